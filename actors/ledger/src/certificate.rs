@@ -1,0 +1,275 @@
+//! Votes that prove something to a third party, and certificates made of them.
+
+use serde::{Deserialize, Serialize};
+use standin_foundation::{
+    Digest, Domain, Encoder, Epoch, Height, PublicKey, Seat, Signature, Term, View,
+};
+
+use crate::error::LedgerError;
+
+/// What a consensus message says. The number is part of what is signed and never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum VoteKind {
+    /// The primary assigns a proposal to a slot.
+    PrePrepare = 1,
+    /// A backup accepts the assignment.
+    Prepare = 2,
+    /// A replica holds a prepared certificate.
+    Commit = 3,
+    /// A replica's result at a checkpoint.
+    Checkpoint = 4,
+    /// A replica has left a view.
+    ViewChange = 5,
+    /// The new primary begins a view.
+    NewView = 6,
+}
+
+/// What a vote is about: the same for all votes that add up to one certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VoteTarget {
+    /// The kind.
+    pub kind: VoteKind,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The view; 0 where the kind has none.
+    pub view: View,
+    /// The slot; 0 where the kind has none.
+    pub height: Height,
+    /// Digest of the content: of a proposal, a checkpoint's result, or a message's body.
+    pub digest: Digest,
+}
+
+impl VoteTarget {
+    /// The bytes that a seat signs: chain, epoch, seat, term, kind, view, height, digest.
+    pub fn signed_content(&self, chain: &Digest, seat: Seat, term: Term) -> Vec<u8> {
+        let mut out = Encoder::with_capacity(128);
+        out.digest(chain).u64(self.epoch.0).u16(seat.0).u64(term.0);
+        out.u8(self.kind as u8).u64(self.view.0).u64(self.height.0).digest(&self.digest);
+        out.into_bytes()
+    }
+}
+
+/// One seat's signature under a [`VoteTarget`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeatVote {
+    /// Who votes.
+    pub seat: Seat,
+    /// The term of the seat's grant under which it votes.
+    pub term: Term,
+    /// The holder's signature.
+    pub signature: Signature,
+}
+
+/// Knows who may speak for a seat in a term, and checks that it did.
+pub trait Authority {
+    /// Number of seats.
+    fn seats(&self) -> usize;
+
+    /// Whether `vote` is its seat's signature under `target`.
+    fn verify(&self, target: &VoteTarget, vote: &SeatVote) -> bool;
+
+    /// How many seats may be faulty: ⌊(n − 1) / 3⌋.
+    fn faulty_max(&self) -> usize {
+        self.seats().saturating_sub(1) / 3
+    }
+
+    /// How many seats make a certificate: the least number of which any two sets share a correct seat,
+    /// ⌈(n + f + 1) / 2⌉. That is 2f+1 where n = 3f+1.
+    fn quorum(&self) -> usize {
+        (self.seats() + self.faulty_max() + 2) / 2
+    }
+
+    /// Checks that `votes` are valid votes of a quorum of distinct seats. Each is judged by the grant of its own term.
+    fn verify_quorum<'a>(
+        &self,
+        votes: impl Iterator<Item = (VoteTarget, &'a SeatVote)>,
+    ) -> Result<(), LedgerError>
+    where
+        Self: Sized,
+    {
+        let mut voted = vec![false; self.seats()];
+        for (target, vote) in votes {
+            match voted.get_mut(vote.seat.index()) {
+                Some(seen) if !*seen => *seen = true,
+                _ => return Err(LedgerError::BadSeat(vote.seat)),
+            }
+            if !self.verify(&target, vote) {
+                return Err(LedgerError::BadSignature { what: "vote in a certificate" });
+            }
+        }
+        let found = voted.iter().filter(|seen| **seen).count();
+        if found >= self.quorum() { Ok(()) } else { Err(LedgerError::NoQuorum { found, needed: self.quorum() }) }
+    }
+}
+
+/// The seats of a chain and the keys of their holders. Terms are constant (0) until clusters arrive.
+#[derive(Debug, Clone)]
+pub struct SeatTable {
+    chain: Digest,
+    holders: Vec<PublicKey>,
+}
+
+impl SeatTable {
+    /// The seats of the chain with genesis digest `chain`, in order.
+    pub fn new(chain: Digest, holders: Vec<PublicKey>) -> Self {
+        Self { chain, holders }
+    }
+
+    /// The key that speaks for `seat` in `term`.
+    pub fn holder(&self, seat: Seat, term: Term) -> Option<&PublicKey> {
+        self.holders.get(seat.index()).filter(|_| term == Term(0))
+    }
+
+    /// The seat that `key` speaks for.
+    pub fn seat_of(&self, key: &PublicKey) -> Option<Seat> {
+        let index = self.holders.iter().position(|holder| holder == key)?;
+        u16::try_from(index).ok().map(Seat)
+    }
+
+    /// The chain's genesis digest.
+    pub fn chain(&self) -> &Digest {
+        &self.chain
+    }
+}
+
+impl Authority for SeatTable {
+    fn seats(&self) -> usize {
+        self.holders.len()
+    }
+
+    fn verify(&self, target: &VoteTarget, vote: &SeatVote) -> bool {
+        let content = target.signed_content(&self.chain, vote.seat, vote.term);
+        self.holder(vote.seat, vote.term)
+            .is_some_and(|holder| holder.verify(Domain::Consensus, &content, &vote.signature))
+    }
+}
+
+/// 2f+1 commits for a proposal: the block is final.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitCertificate {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The view in which the commits were cast.
+    pub view: View,
+    /// The slot.
+    pub height: Height,
+    /// Digest of the proposal.
+    pub digest: Digest,
+    /// The votes, of distinct seats.
+    pub votes: Vec<SeatVote>,
+}
+
+impl CommitCertificate {
+    /// What the votes are about.
+    pub fn target(&self) -> VoteTarget {
+        let Self { epoch, view, height, digest, .. } = *self;
+        VoteTarget { kind: VoteKind::Commit, epoch, view, height, digest }
+    }
+
+    /// Checks the votes.
+    pub fn verify(&self, authority: &impl Authority) -> Result<(), LedgerError> {
+        let target = self.target();
+        authority.verify_quorum(self.votes.iter().map(|vote| (target, vote)))
+    }
+}
+
+/// What a replica computed, at a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CheckpointResult {
+    /// The height.
+    pub height: Height,
+    /// Hash of the header at that height.
+    pub block_hash: Digest,
+    /// Root of the state after that block.
+    pub state_root: Digest,
+    /// Root over the receipts' roots of all blocks since the checkpoint before.
+    pub receipts_root: Digest,
+}
+
+impl CheckpointResult {
+    /// What votes name.
+    pub fn digest(&self) -> Digest {
+        let mut out = Encoder::with_capacity(128);
+        out.u64(self.height.0).digest(&self.block_hash).digest(&self.state_root).digest(&self.receipts_root);
+        Digest::sha256(&out.into_bytes())
+    }
+
+    /// What a vote for this result is about.
+    pub fn target(&self, epoch: Epoch) -> VoteTarget {
+        VoteTarget {
+            kind: VoteKind::Checkpoint,
+            epoch,
+            view: View(0),
+            height: self.height,
+            digest: self.digest(),
+        }
+    }
+}
+
+/// 2f+1 seats' word for a result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointCertificate {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The result.
+    pub result: CheckpointResult,
+    /// The votes, of distinct seats.
+    pub votes: Vec<SeatVote>,
+}
+
+impl CheckpointCertificate {
+    /// Checks the votes.
+    pub fn verify(&self, authority: &impl Authority) -> Result<(), LedgerError> {
+        let target = self.result.target(self.epoch);
+        authority.verify_quorum(self.votes.iter().map(|vote| (target, vote)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use standin_foundation::SecretKey;
+
+    use super::*;
+
+    fn keys() -> Vec<SecretKey> {
+        (1..=4).map(|seed| SecretKey::from_bytes(&[seed; 32]).unwrap()).collect()
+    }
+
+    fn certificate(chain: &Digest, voters: &[u16]) -> CommitCertificate {
+        let mut certificate = CommitCertificate {
+            epoch: Epoch(0),
+            view: View(2),
+            height: Height(9),
+            digest: Digest::sha256(b"proposal"),
+            votes: Vec::new(),
+        };
+        let target = certificate.target();
+        for seat in voters {
+            let content = target.signed_content(chain, Seat(*seat), Term(0));
+            let signature = keys()[usize::from(*seat)].sign(Domain::Consensus, &content);
+            certificate.votes.push(SeatVote { seat: Seat(*seat), term: Term(0), signature });
+        }
+        certificate
+    }
+
+    #[test]
+    fn a_certificate_needs_a_quorum_of_distinct_valid_seats() {
+        let chain = Digest::sha256(b"chain");
+        let table = SeatTable::new(chain, keys().iter().map(SecretKey::public).collect());
+        certificate(&chain, &[0, 2, 3]).verify(&table).unwrap();
+        let too_few = certificate(&chain, &[0, 2]).verify(&table);
+        assert_eq!(too_few, Err(LedgerError::NoQuorum { found: 2, needed: 3 }));
+        let mut twice = certificate(&chain, &[0, 2]);
+        twice.votes.push(twice.votes[0].clone());
+        assert_eq!(twice.verify(&table), Err(LedgerError::BadSeat(Seat(0))));
+        let mut unknown = certificate(&chain, &[0, 1, 2]);
+        unknown.votes[1].seat = Seat(9);
+        assert_eq!(unknown.verify(&table), Err(LedgerError::BadSeat(Seat(9))));
+        let mut stolen = certificate(&chain, &[0, 1, 2]);
+        stolen.votes[1].seat = Seat(3);
+        assert!(matches!(stolen.verify(&table), Err(LedgerError::BadSignature { .. })));
+        let foreign = certificate(&Digest::sha256(b"another chain"), &[0, 1, 2]).verify(&table);
+        assert!(matches!(foreign, Err(LedgerError::BadSignature { .. })));
+    }
+}

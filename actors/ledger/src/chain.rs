@@ -1,0 +1,474 @@
+//! Execution: the chain as a function of genesis and the sequence of proposals. Pure.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use standin_foundation::{Digest, Encoder, Height};
+
+use crate::batch::Batch;
+use crate::block::{Header, Proposal};
+use crate::certificate::CheckpointResult;
+use crate::error::LedgerError;
+use crate::genesis::{Genesis, Parameters};
+use crate::receipt::{Outcome, Receipt, interval_root, receipts_root};
+use crate::snapshot::Snapshot;
+use crate::state::{State, Write};
+use crate::state_machine::{Context, Reject, StateMachine};
+use crate::transaction::{Transaction, TransactionId};
+use crate::trie::Trie;
+
+/// How many blocks can be undone.
+pub const UNDO_DEPTH: usize = 64;
+
+/// The head of a chain: everything that the next block's execution depends on.
+#[derive(Clone)]
+pub struct Chain {
+    machine: Arc<dyn StateMachine>,
+    parameters: Parameters,
+    head: Version,
+    /// Versions before the head, oldest first, at most [`UNDO_DEPTH`].
+    past: VecDeque<Version>,
+    recent: RecentTransactions,
+}
+
+/// The chain right after one block.
+#[derive(Debug, Clone)]
+struct Version {
+    header: Header,
+    hash: Digest,
+    state: Trie,
+    /// Receipts' roots of the blocks since the last checkpoint, up to and with this one.
+    interval: Vec<Digest>,
+}
+
+/// What came of one block.
+#[derive(Debug, Clone)]
+pub struct ExecutedBlock {
+    /// The header.
+    pub header: Header,
+    /// Its hash.
+    pub hash: Digest,
+    /// A receipt for each transaction, in order.
+    pub receipts: Vec<Receipt>,
+    /// Root over the receipts.
+    pub receipts_root: Digest,
+    /// What changed in the state, in order.
+    pub writes: Vec<Write>,
+    /// The result to vote for, where the block is a checkpoint.
+    pub checkpoint: Option<CheckpointResult>,
+}
+
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chain").field("height", &self.height()).field("head", &self.head.hash).finish_non_exhaustive()
+    }
+}
+
+impl Chain {
+    /// A chain at height 0.
+    pub fn new(genesis: &Genesis, machine: Arc<dyn StateMachine>) -> Self {
+        let header = genesis.header();
+        let head = Version { hash: header.hash(), header, state: genesis.state(), interval: Vec::new() };
+        Self {
+            machine,
+            parameters: genesis.parameters,
+            head,
+            past: VecDeque::new(),
+            recent: RecentTransactions::default(),
+        }
+    }
+
+    /// A chain that goes on from a snapshot. The snapshot must have been verified against a certificate.
+    pub fn from_snapshot(genesis: &Genesis, machine: Arc<dyn StateMachine>, snapshot: Snapshot) -> Self {
+        let Snapshot { header, state, recent } = snapshot;
+        let mut chain = Self::new(genesis, machine);
+        chain.head = Version { hash: header.hash(), header, state, interval: Vec::new() };
+        for (height, ids) in recent {
+            chain.recent.remember(height, ids);
+        }
+        chain
+    }
+
+    /// Height of the head.
+    pub fn height(&self) -> Height {
+        self.head.header.height()
+    }
+
+    /// The head's header.
+    pub fn header(&self) -> &Header {
+        &self.head.header
+    }
+
+    /// The head's hash.
+    pub fn hash(&self) -> Digest {
+        self.head.hash
+    }
+
+    /// The state after the head.
+    pub fn state(&self) -> &Trie {
+        &self.head.state
+    }
+
+    /// The parameters.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Receipts' roots of the blocks since the last checkpoint.
+    pub fn interval(&self) -> &[Digest] {
+        &self.head.interval
+    }
+
+    /// Whether a transaction with this id took a place within the replay window.
+    pub fn is_recent(&self, id: &TransactionId) -> bool {
+        self.recent.contains(id)
+    }
+
+    /// Answers a question about the state at the head.
+    pub fn query(&self, query: &[u8]) -> Result<Vec<u8>, Reject> {
+        self.machine.query(&self.head.state, query)
+    }
+
+    /// Executes the next proposal. `batches` are the payloads that it names, in order.
+    pub fn execute(&mut self, proposal: Proposal, batches: &[Arc<Batch>]) -> Result<ExecutedBlock, LedgerError> {
+        self.check_next(&proposal, batches)?;
+        let header = Header::following(&self.head.header, proposal);
+        let height = header.height();
+        let context = Context { height, time_ms: header.time_ms };
+        let mut state = self.head.state.clone();
+        let mut receipts = Vec::with_capacity(header.proposal.transaction_count() as usize);
+        let mut writes = Vec::new();
+        let mut ids = Vec::with_capacity(receipts.capacity());
+        self.recent.forget(height, self.parameters.replay_window);
+        for transaction in batches.iter().flat_map(|batch| batch.transactions()) {
+            let outcome = self.apply(&context, transaction, &mut state, &mut writes);
+            if !matches!(outcome, Outcome::Duplicate | Outcome::Expired) {
+                self.recent.insert(transaction.id());
+                ids.push(transaction.id());
+            }
+            receipts.push(Receipt { transaction: transaction.id(), outcome });
+        }
+        self.recent.close(height, ids);
+        Ok(self.advance(header, state, receipts, writes))
+    }
+
+    /// Goes back to the state right after the block at `height`. Fails if that is further than [`UNDO_DEPTH`] blocks.
+    pub fn undo_to(&mut self, height: Height) -> Result<(), LedgerError> {
+        while self.height() > height {
+            let Some(previous) = self.past.pop_back() else {
+                return Err(LedgerError::NotNext { head: self.height(), found: height });
+            };
+            self.recent.undo(self.height());
+            self.head = previous;
+        }
+        Ok(())
+    }
+
+    /// The whole state at the head, to be sent to others. Costs nothing but a reference.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            header: self.head.header.clone(),
+            state: self.head.state.clone(),
+            recent: self.recent.to_list(),
+        }
+    }
+
+    fn check_next(&self, proposal: &Proposal, batches: &[Arc<Batch>]) -> Result<(), LedgerError> {
+        let (head, height) = (self.height(), proposal.height);
+        if height != head.next() {
+            return Err(LedgerError::NotNext { head, found: height });
+        }
+        let count = proposal.batches.len().max(batches.len());
+        for index in 0..count {
+            if proposal.batches.get(index) != batches.get(index).map(|batch| batch.reference()).as_ref() {
+                return Err(LedgerError::WrongPayload { height, index });
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(
+        &self,
+        context: &Context,
+        transaction: &Transaction,
+        trie: &mut Trie,
+        writes: &mut Vec<Write>,
+    ) -> Outcome {
+        let expires = transaction.expires();
+        if expires < context.height || expires > context.height.plus(self.parameters.replay_window - 1) {
+            return Outcome::Expired;
+        }
+        if self.recent.contains(&transaction.id()) {
+            return Outcome::Duplicate;
+        }
+        let mut state = State::new(trie);
+        match self.machine.apply(context, transaction, &mut state) {
+            Ok(output) => {
+                let new = state.into_writes();
+                apply_writes(trie, &new);
+                writes.extend(new);
+                Outcome::Applied(output)
+            }
+            Err(Reject(reason)) => Outcome::Rejected(reason),
+        }
+    }
+
+    fn advance(
+        &mut self,
+        header: Header,
+        state: Trie,
+        receipts: Vec<Receipt>,
+        writes: Vec<Write>,
+    ) -> ExecutedBlock {
+        let height = header.height();
+        let receipts_root = receipts_root(&receipts);
+        let mut interval = if self.is_checkpoint(&self.head.header) { Vec::new() } else { self.head.interval.clone() };
+        interval.push(receipts_root);
+        let head = Version { hash: header.hash(), header, state, interval };
+        self.past.push_back(std::mem::replace(&mut self.head, head));
+        if self.past.len() > UNDO_DEPTH {
+            self.past.pop_front();
+        }
+        let checkpoint = self.is_checkpoint(&self.head.header).then(|| CheckpointResult {
+            height,
+            block_hash: self.head.hash,
+            state_root: state_root(&self.head.state, &self.recent.root()),
+            receipts_root: interval_root(&self.head.interval),
+        });
+        let (header, hash) = (self.head.header.clone(), self.head.hash);
+        ExecutedBlock { header, hash, receipts, receipts_root, writes, checkpoint }
+    }
+
+    fn is_checkpoint(&self, header: &Header) -> bool {
+        is_checkpoint(&header.proposal, self.parameters.checkpoint_interval)
+    }
+}
+
+/// Whether a checkpoint is taken after this proposal.
+pub fn is_checkpoint(proposal: &Proposal, interval: u64) -> bool {
+    proposal.checkpoint || proposal.height.0.is_multiple_of(interval)
+}
+
+/// Applies writes, in order.
+pub fn apply_writes(trie: &mut Trie, writes: &[Write]) {
+    for (key, value) in writes {
+        match value {
+            Some(value) => trie.insert(key.clone(), value.clone()),
+            None => {
+                trie.remove(key);
+            }
+        }
+    }
+}
+
+/// The state root that checkpoints certify: over the trie and over the ids that are remembered.
+pub(crate) fn state_root(trie: &Trie, recent_root: &Digest) -> Digest {
+    Digest::sha256_of(&[b"standin/v1/state", trie.root().as_bytes(), recent_root.as_bytes()])
+}
+
+/// The ids of the transactions of the last heights.
+#[derive(Debug, Clone, Default)]
+struct RecentTransactions {
+    ids: BTreeSet<TransactionId>,
+    by_height: VecDeque<RecentHeight>,
+    /// What each of the last blocks made go, newest last, for undo.
+    forgotten: VecDeque<Vec<RecentHeight>>,
+}
+
+#[derive(Debug, Clone)]
+struct RecentHeight {
+    height: Height,
+    ids: Vec<TransactionId>,
+    root: Digest,
+}
+
+impl RecentTransactions {
+    fn contains(&self, id: &TransactionId) -> bool {
+        self.ids.contains(id)
+    }
+
+    fn insert(&mut self, id: TransactionId) {
+        self.ids.insert(id);
+    }
+
+    /// Forgets what a block at `height` need not know any more. A transaction at height h has expires ≤ h + window − 1,
+    /// so at h + window its id cannot come again.
+    fn forget(&mut self, height: Height, window: u64) {
+        let mut forgotten = Vec::new();
+        while self.by_height.front().is_some_and(|oldest| oldest.height.plus(window) <= height) {
+            let Some(oldest) = self.by_height.pop_front() else { break };
+            for id in &oldest.ids {
+                self.ids.remove(id);
+            }
+            forgotten.push(oldest);
+        }
+        self.forgotten.push_back(forgotten);
+        if self.forgotten.len() > UNDO_DEPTH {
+            self.forgotten.pop_front();
+        }
+    }
+
+    fn close(&mut self, height: Height, ids: Vec<TransactionId>) {
+        let root = ids_root(height, &ids);
+        self.by_height.push_back(RecentHeight { height, ids, root });
+    }
+
+    fn remember(&mut self, height: Height, ids: Vec<TransactionId>) {
+        self.ids.extend(&ids);
+        self.close(height, ids);
+    }
+
+    fn undo(&mut self, height: Height) {
+        let Some(newest) = self.by_height.pop_back() else { return };
+        debug_assert_eq!(newest.height, height);
+        for id in &newest.ids {
+            self.ids.remove(id);
+        }
+        for old in self.forgotten.pop_back().unwrap_or_default().into_iter().rev() {
+            self.ids.extend(&old.ids);
+            self.by_height.push_front(old);
+        }
+    }
+
+    fn root(&self) -> Digest {
+        recent_root(self.by_height.iter().map(|recent| &recent.root))
+    }
+
+    fn to_list(&self) -> Vec<(Height, Vec<TransactionId>)> {
+        self.by_height.iter().map(|recent| (recent.height, recent.ids.clone())).collect()
+    }
+}
+
+pub(crate) fn ids_root(height: Height, ids: &[TransactionId]) -> Digest {
+    let mut out = Encoder::with_capacity(16 + ids.len() * 32);
+    out.u64(height.0).length(ids.len());
+    for id in ids {
+        out.digest(id);
+    }
+    Digest::sha256(&out.into_bytes())
+}
+
+pub(crate) fn recent_root<'a>(roots: impl Iterator<Item = &'a Digest>) -> Digest {
+    let mut out = Encoder::default();
+    for root in roots {
+        out.digest(root);
+    }
+    Digest::sha256(&out.into_bytes())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::builtin::{Builtin, Operation};
+    use crate::genesis::{Account, SeatDescriptor};
+    use crate::transaction::TransactionBody;
+    use crate::transaction::tests::key;
+    use standin_foundation::{Epoch, Seat, View};
+
+    pub(crate) fn genesis(replay_window: u64) -> Genesis {
+        let seat = |n: u8| SeatDescriptor {
+            cluster: format!("c{n}").parse().unwrap(),
+            holder: key(n).public(),
+        };
+        Genesis {
+            chain: "test-chain".parse().unwrap(),
+            time_ms: 1_000,
+            parameters: Parameters { replay_window, checkpoint_interval: 4, window: 8, ..Default::default() },
+            seats: (1..=4).map(seat).collect(),
+            accounts: vec![Account { key: key(1).public(), amount: 1_000 }],
+        }
+    }
+
+    pub(crate) fn chain(replay_window: u64) -> Chain {
+        Chain::new(&genesis(replay_window), Arc::new(Builtin))
+    }
+
+    pub(crate) fn put(nonce: u64, expires: u64) -> Transaction {
+        let value = nonce.to_be_bytes().to_vec();
+        let payload = Operation::Put { key: vec![(nonce % 7) as u8], value }.to_payload();
+        let body = TransactionBody { title: "t".parse().unwrap(), nonce, expires: Height(expires), payload };
+        Transaction::unsigned(&key(1).public(), &body).unwrap()
+    }
+
+    pub(crate) fn step(chain: &mut Chain, transactions: Vec<Transaction>) -> ExecutedBlock {
+        let batches: Vec<_> =
+            if transactions.is_empty() { vec![] } else { vec![Arc::new(Batch::new(transactions).unwrap())] };
+        let mut proposal = Proposal::null(chain.height().next(), Epoch(0), View(0), Seat(0));
+        proposal.batches = batches.iter().map(|batch| batch.reference()).collect();
+        chain.execute(proposal, &batches).unwrap()
+    }
+
+    #[test]
+    fn a_transaction_takes_effect_once_within_its_life() {
+        let mut chain = chain(5);
+        let outcome = |block: ExecutedBlock| block.receipts[0].outcome.clone();
+        assert!(outcome(step(&mut chain, vec![put(1, 4)])).is_applied());
+        assert_eq!(outcome(step(&mut chain, vec![put(1, 4)])), Outcome::Duplicate);
+        assert_eq!(outcome(step(&mut chain, vec![put(2, 2)])), Outcome::Expired);
+        assert_eq!(outcome(step(&mut chain, vec![put(3, 9)])), Outcome::Expired, "too far ahead");
+        assert!(outcome(step(&mut chain, vec![put(3, 9)])).is_applied());
+        while chain.height() < Height(20) {
+            step(&mut chain, vec![]);
+        }
+        assert_eq!(outcome(step(&mut chain, vec![put(3, 9)])), Outcome::Expired, "forgotten, but dead");
+    }
+
+    #[test]
+    fn undo_brings_back_state_hash_and_memory() {
+        let mut chain = chain(5);
+        let mut past = vec![];
+        for nonce in 0..30 {
+            past.push((chain.hash(), chain.state().root(), chain.recent.root(), chain.recent.ids.clone()));
+            let expires = chain.height().0 + 3;
+            step(&mut chain, vec![put(nonce, expires)]);
+        }
+        for back in (0..30).rev() {
+            chain.undo_to(Height(back as u64)).unwrap();
+            let now = (chain.hash(), chain.state().root(), chain.recent.root(), chain.recent.ids.clone());
+            assert_eq!(now, past[back]);
+        }
+        assert!(chain.clone().undo_to(Height(0)).is_ok());
+    }
+
+    #[test]
+    fn undo_is_bounded_and_says_so() {
+        let mut chain = chain(5);
+        for _ in 0..UNDO_DEPTH + 10 {
+            step(&mut chain, vec![]);
+        }
+        assert!(matches!(chain.undo_to(Height(3)), Err(LedgerError::NotNext { .. })));
+    }
+
+    #[test]
+    fn checkpoints_fall_on_the_interval_and_where_a_proposal_asks() {
+        let mut chain = chain(5);
+        let mut heights = vec![];
+        for height in 1..=12u64 {
+            let mut proposal = Proposal::null(Height(height), Epoch(0), View(0), Seat(0));
+            proposal.checkpoint = height == 6;
+            if chain.execute(proposal, &[]).unwrap().checkpoint.is_some() {
+                heights.push((height, chain.interval().len()));
+            }
+        }
+        assert_eq!(heights, [(4, 4), (6, 2), (8, 2), (12, 4)]);
+    }
+
+    #[test]
+    fn only_the_next_proposal_with_its_own_payloads_is_executed() {
+        let mut chain = chain(5);
+        let far = Proposal::null(Height(2), Epoch(0), View(0), Seat(0));
+        assert!(matches!(chain.execute(far, &[]), Err(LedgerError::NotNext { .. })));
+        let next = Proposal::null(Height(1), Epoch(0), View(0), Seat(0));
+        let foreign = [Arc::new(Batch::new(vec![put(1, 4)]).unwrap())];
+        assert!(matches!(chain.execute(next, &foreign), Err(LedgerError::WrongPayload { .. })));
+    }
+
+    #[test]
+    fn time_never_goes_back() {
+        let mut chain = chain(5);
+        let mut proposal = Proposal::null(Height(1), Epoch(0), View(0), Seat(0));
+        proposal.time_ms = 5_000;
+        assert_eq!(chain.execute(proposal, &[]).unwrap().header.time_ms, 5_000);
+        assert_eq!(step(&mut chain, vec![]).header.time_ms, 5_001);
+    }
+}

@@ -1,0 +1,215 @@
+//! What all nodes of a chain must agree on before its first block.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use standin_foundation::limits::SEATS_MAX;
+use standin_foundation::{Canonical, ChainId, ClusterId, Digest, Encoder, Height, PublicKey, Seat, View};
+
+use crate::block::{Header, Proposal};
+use crate::builtin::Builtin;
+use crate::certificate::SeatTable;
+use crate::error::LedgerError;
+use crate::trie::Trie;
+
+/// Whether transactions must carry their client's signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientSignatures {
+    /// Every seat checks every signature.
+    #[default]
+    Required,
+    /// Nobody does; only on chains marked as test by their name (`test-…`, `drill-…`).
+    None,
+}
+
+/// Numbers that change what is agreed on, and so must be the same everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Parameters {
+    /// A checkpoint every so many blocks.
+    pub checkpoint_interval: u64,
+    /// Slots that may be open above the last stable checkpoint; at least twice the checkpoint interval.
+    pub window: u64,
+    /// For how many heights a transaction's id is remembered, and so how far ahead its last height may lie.
+    pub replay_window: u64,
+    /// Whether clients sign.
+    pub client_signatures: ClientSignatures,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            checkpoint_interval: 32,
+            window: 128,
+            replay_window: 4_096,
+            client_signatures: ClientSignatures::Required,
+        }
+    }
+}
+
+/// A seat as the genesis names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeatDescriptor {
+    /// The cluster that holds the seat.
+    pub cluster: ClusterId,
+    /// The key of its first holder.
+    pub holder: PublicKey,
+}
+
+/// An account that holds something from the beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// Its key.
+    pub key: PublicKey,
+    /// What it holds.
+    pub amount: u64,
+}
+
+/// The beginning of a chain. Its digest stands in everything that is signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Genesis {
+    /// The chain's name.
+    pub chain: ChainId,
+    /// Beginning of time, in ms since the Unix epoch.
+    pub time_ms: u64,
+    /// Numbers that must be the same everywhere.
+    #[serde(default)]
+    pub parameters: Parameters,
+    /// The seats, in order.
+    pub seats: Vec<SeatDescriptor>,
+    /// First accounts.
+    #[serde(default)]
+    pub accounts: Vec<Account>,
+}
+
+impl Genesis {
+    /// Checks everything that can be wrong, and says all of it.
+    pub fn check(&self) -> Result<(), LedgerError> {
+        let mut faults = Vec::new();
+        let Parameters { checkpoint_interval, window, replay_window, client_signatures } = self.parameters;
+        if self.seats.is_empty() || self.seats.len() > SEATS_MAX {
+            faults.push(format!("seats: {} found, 1 to {SEATS_MAX} are allowed", self.seats.len()));
+        }
+        let holders: BTreeSet<_> = self.seats.iter().map(|seat| seat.holder).collect();
+        let clusters: BTreeSet<_> = self.seats.iter().map(|seat| &seat.cluster).collect();
+        if holders.len() < self.seats.len() || clusters.len() < self.seats.len() {
+            faults.push("seats: each needs a cluster and a key of its own".to_owned());
+        }
+        if checkpoint_interval == 0 || window < 2 * checkpoint_interval || window > 1_024 {
+            faults.push(format!(
+                "parameters.window: {window} found, from twice the checkpoint interval \
+                 ({checkpoint_interval}, at least 1) to 1024 is allowed"
+            ));
+        }
+        if replay_window == 0 || replay_window > 1_000_000 {
+            faults.push(format!("parameters.replay_window: {replay_window} found, 1 to 1000000 is allowed"));
+        }
+        if client_signatures == ClientSignatures::None && !self.chain.is_test() {
+            faults.push(format!(
+                "parameters.client_signatures: `none` needs a chain named `test-…` or `drill-…`, this one is `{}`",
+                self.chain
+            ));
+        }
+        if self.accounts.iter().try_fold(0u64, |sum, account| sum.checked_add(account.amount)).is_none() {
+            faults.push("accounts: the sum of all amounts is above 2^64 - 1".to_owned());
+        }
+        if faults.is_empty() { Ok(()) } else { Err(LedgerError::BadGenesis(faults.join("; "))) }
+    }
+
+    /// The digest that names this chain in everything signed.
+    pub fn digest(&self) -> Digest {
+        Digest::sha256_of(&[b"standin/v1/genesis", &self.canonical_bytes()])
+    }
+
+    /// The seats and their keys.
+    pub fn seat_table(&self) -> SeatTable {
+        SeatTable::new(self.digest(), self.seats.iter().map(|seat| seat.holder).collect())
+    }
+
+    /// The header at height 0. Its parent is the genesis digest.
+    pub fn header(&self) -> Header {
+        let proposal = Proposal::null(Height(0), Default::default(), View(0), Seat(0));
+        Header {
+            parent: self.digest(),
+            time_ms: self.time_ms,
+            transactions_root: proposal.transactions_root(),
+            proposal,
+        }
+    }
+
+    /// The state at height 0.
+    pub fn state(&self) -> Trie {
+        let accounts: Vec<_> = self.accounts.iter().map(|account| (account.key, account.amount)).collect();
+        let mut trie = Trie::default();
+        for (key, value) in Builtin::genesis_writes(&accounts) {
+            if let Some(value) = value {
+                trie.insert(key, value);
+            }
+        }
+        trie
+    }
+}
+
+impl Canonical for Genesis {
+    fn encode(&self, out: &mut Encoder) {
+        let parameters = &self.parameters;
+        out.bytes(self.chain.as_str().as_bytes()).u64(self.time_ms);
+        out.u64(parameters.checkpoint_interval).u64(parameters.window).u64(parameters.replay_window);
+        out.u8(parameters.client_signatures as u8).length(self.seats.len());
+        for seat in &self.seats {
+            out.bytes(seat.cluster.as_str().as_bytes()).raw(seat.holder.as_bytes());
+        }
+        out.length(self.accounts.len());
+        for account in &self.accounts {
+            out.raw(account.key.as_bytes()).u64(account.amount);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transaction::tests::key;
+
+    fn genesis(chain: &str) -> Genesis {
+        let seat = |n: u8| SeatDescriptor {
+            cluster: format!("c{n}").parse().unwrap(),
+            holder: key(n).public(),
+        };
+        Genesis {
+            chain: chain.parse().unwrap(),
+            time_ms: 1,
+            parameters: Parameters::default(),
+            seats: (1..=4).map(seat).collect(),
+            accounts: vec![],
+        }
+    }
+
+    #[test]
+    fn a_sound_genesis_passes_and_any_change_changes_its_digest() {
+        let sound = genesis("payments");
+        sound.check().unwrap();
+        let mut other = sound.clone();
+        other.parameters.window = 256;
+        assert_ne!(other.digest(), sound.digest());
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let mut bad = genesis("payments");
+        bad.parameters.client_signatures = ClientSignatures::None;
+        bad.parameters.window = 3;
+        bad.seats[1].holder = bad.seats[0].holder;
+        let text = bad.check().unwrap_err().to_string();
+        for expected in ["client_signatures", "window", "a key of its own"] {
+            assert!(text.contains(expected), "{text}");
+        }
+        bad = genesis("test-x");
+        bad.parameters.client_signatures = ClientSignatures::None;
+        bad.check().unwrap();
+    }
+}
