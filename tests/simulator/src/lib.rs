@@ -1,1 +1,26 @@
-//! x
+//! A whole network in one thread, from one seed.
+//!
+//! The machines, the gate, the execution and the snapshots are the real ones; the network, the disks, the clocks and the
+//! signatures are simulated. One seed fixes the topology of faults, every delay and every choice, so a failure is
+//! replayed by its number: `cargo run --release -p standin-simulator --bin seeds -- --replay SEED`.
+//!
+//! - [`world`]: time, events, delivery; steps nodes and calls the invariants after every event.
+//! - [`node`]: what the actor does around the machine, on a simulated disk.
+//! - [`network`], [`disk`]: what can go wrong with messages and with what was written.
+//! - [`faults`]: when nodes crash, freeze and are cut off. [`byzantine`]: what a faulty seat does, a file each.
+//! - [`invariants`]: what must hold, a file each, written without a look at the code that they judge.
+//! - [`scenario`]: what a seed means. After the faults everything is healed, and the network must go on.
+
+#![allow(clippy::indexing_slicing, clippy::panic, reason = "a test tool: a wrong index is a bug of the simulator")]
+
+pub mod authority;
+pub mod byzantine;
+pub mod disk;
+pub mod faults;
+pub mod invariants;
+pub mod network;
+pub mod node;
+pub mod scenario;
+pub mod world;
+
+pub use scenario::{Report, Scenario, run};

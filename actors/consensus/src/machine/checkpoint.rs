@@ -1,0 +1,210 @@
+//! Checkpoints: results are compared, and what is proven makes room.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use standin_foundation::{Height, Seat};
+use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, SeatVote};
+
+use super::*;
+
+/// Votes of one seat that are kept: checkpoints may lie closer than the interval, but not without bound.
+const VOTES_PER_SEAT_MAX: usize = 16;
+/// Stable certificates that are kept, to judge votes that come late.
+const CERTIFICATES_MAX: usize = 8;
+
+/// Votes and certificates.
+#[derive(Debug, Default)]
+pub(super) struct Checkpoints {
+    stable: Option<CheckpointCertificate>,
+    /// Own results above the stable checkpoint.
+    own: BTreeMap<Height, CheckpointResult>,
+    last_taken: Height,
+    votes: BTreeMap<Seat, BTreeMap<Height, (CheckpointResult, SeatVote)>>,
+    /// Proven, but not reached by execution.
+    ahead: Option<CheckpointCertificate>,
+    past: VecDeque<CheckpointCertificate>,
+}
+
+impl Checkpoints {
+    pub(super) fn stable(&self) -> Option<&CheckpointCertificate> {
+        self.stable.as_ref()
+    }
+
+    pub(super) fn stable_height(&self) -> Height {
+        self.stable.as_ref().map_or(Height(0), |certificate| certificate.result.height)
+    }
+
+    /// Height of the last checkpoint that this replica took or saw proven.
+    pub(super) fn last_taken(&self) -> Height {
+        self.last_taken.max(self.stable_height())
+    }
+
+    pub(super) fn own(&self) -> impl Iterator<Item = &CheckpointResult> {
+        self.own.values()
+    }
+
+    /// The certificate for `height`, if it is still known.
+    fn certificate(&self, height: Height) -> Option<&CheckpointCertificate> {
+        self.past.iter().chain(&self.ahead).find(|certificate| certificate.result.height == height)
+    }
+
+    /// Own results from the log.
+    pub(super) fn restore_own(&mut self, result: CheckpointResult) {
+        self.last_taken = self.last_taken.max(result.height);
+        self.own.insert(result.height, result);
+    }
+
+    pub(super) fn set_stable(&mut self, certificate: CheckpointCertificate) {
+        let height = certificate.result.height;
+        self.own.retain(|at, _| *at > height);
+        for votes in self.votes.values_mut() {
+            votes.retain(|at, _| *at > height);
+        }
+        self.ahead = self.ahead.take().filter(|ahead| ahead.result.height > height);
+        self.past.push_back(certificate.clone());
+        if self.past.len() > CERTIFICATES_MAX {
+            self.past.pop_front();
+        }
+        self.stable = Some(certificate);
+    }
+
+    fn note(&mut self, result: CheckpointResult, vote: SeatVote) {
+        let votes = self.votes.entry(vote.seat).or_default();
+        votes.entry(result.height).or_insert((result, vote));
+        if votes.len() > VOTES_PER_SEAT_MAX {
+            votes.pop_first();
+        }
+    }
+
+    fn votes_for(&self, result: &CheckpointResult) -> Vec<SeatVote> {
+        let vote = |votes: &BTreeMap<Height, (CheckpointResult, SeatVote)>| {
+            votes.get(&result.height).filter(|(voted, _)| voted == result).map(|(_, vote)| vote.clone())
+        };
+        self.votes.values().filter_map(vote).collect()
+    }
+}
+
+impl Machine {
+    pub(super) fn on_executed(&mut self, height: Height, checkpoint: Option<CheckpointResult>) {
+        self.executed = self.executed.max(height);
+        if let Some(result) = checkpoint
+            && height > self.stable()
+        {
+            self.vote_for_result(result);
+        }
+        self.adopt_ahead();
+    }
+
+    fn vote_for_result(&mut self, result: CheckpointResult) {
+        if let Some(certificate) = self.checkpoints.certificate(result.height).cloned()
+            && !self.agrees(&result, &certificate)
+        {
+            return;
+        }
+        if let Some(known) = self.checkpoints.own.get(&result.height).copied().filter(|known| *known != result) {
+            self.halt(Event::NotDeterministic { results: Box::new([known, result]) });
+            return;
+        }
+        self.checkpoints.restore_own(result);
+        let lsn = self.log(Record::Checkpoint(result));
+        self.send(Recipient::All, Body::Checkpoint(result), lsn);
+    }
+
+    /// Whether the own result is the proven one; stops the replica if not.
+    fn agrees(&mut self, own: &CheckpointResult, certificate: &CheckpointCertificate) -> bool {
+        if *own == certificate.result || self.mutation == Some(Mutation::IgnoreOwnResult) {
+            return true;
+        }
+        self.halt(Event::Diverged { own: *own, certificate: Box::new(certificate.clone()) });
+        false
+    }
+
+    pub(super) fn on_checkpoint(&mut self, vote: SeatVote, result: CheckpointResult) {
+        if let Some(certificate) = self.checkpoints.certificate(result.height).cloned() {
+            self.compare(&result, &vote, &certificate);
+            return;
+        }
+        let highest = self.stable().plus(2 * self.identity.parameters.window);
+        if result.height <= self.stable() || result.height > highest {
+            return;
+        }
+        self.checkpoints.note(result, vote);
+        let votes = self.checkpoints.votes_for(&result);
+        if votes.len() >= self.quorum() {
+            self.proven(CheckpointCertificate { epoch: self.identity.epoch, result, votes });
+        }
+    }
+
+    /// Reports a seat whose result is not the proven one.
+    fn compare(&mut self, result: &CheckpointResult, vote: &SeatVote, certificate: &CheckpointCertificate) {
+        if *result != certificate.result && vote.seat != self.identity.seat {
+            self.report(Event::WrongResult {
+                seat: vote.seat,
+                result: *result,
+                vote: vote.clone(),
+                certificate: Box::new(certificate.clone()),
+            });
+        }
+    }
+
+    pub(super) fn on_stable_certificate(&mut self, certificate: CheckpointCertificate) {
+        if certificate.result.height > self.stable() {
+            self.proven(certificate);
+        }
+    }
+
+    fn proven(&mut self, certificate: CheckpointCertificate) {
+        let height = certificate.result.height;
+        let differing: Vec<_> = self.checkpoints.votes.values().filter_map(|votes| votes.get(&height)).cloned().collect();
+        for (result, vote) in differing {
+            self.compare(&result, &vote, &certificate);
+        }
+        if let Some(own) = self.checkpoints.own.get(&height).copied()
+            && !self.agrees(&own, &certificate)
+        {
+            return;
+        }
+        if self.checkpoints.ahead.as_ref().is_none_or(|ahead| ahead.result.height < height) {
+            self.checkpoints.ahead = Some(certificate);
+        }
+        self.adopt_ahead();
+    }
+
+    /// A proven checkpoint becomes stable here once execution has reached it.
+    fn adopt_ahead(&mut self) {
+        let reached = self.checkpoints.ahead.as_ref().filter(|ahead| ahead.result.height <= self.executed);
+        if let Some(certificate) = reached.cloned() {
+            self.stabilize(certificate);
+        }
+    }
+
+    pub(super) fn stabilize(&mut self, certificate: CheckpointCertificate) {
+        let height = certificate.result.height;
+        self.log(Record::Stable(certificate.clone()));
+        self.checkpoints.set_stable(certificate.clone());
+        self.forget_below(height);
+        self.effects.push(Effect::Stabilize(certificate));
+        let dropped = self.pool.forget_ordered(Height(height.0.saturating_sub(self.identity.parameters.window)));
+        if !dropped.is_empty() {
+            self.effects.push(Effect::ForgetBatches(dropped));
+        }
+        self.consider_all_parked();
+    }
+
+    fn forget_below(&mut self, height: Height) {
+        self.slots = self.slots.split_off(&height.next());
+        self.required = self.required.split_off(&height.next());
+        self.delivered = self.delivered.max(height);
+        self.executed = self.executed.max(height);
+        self.deliver();
+    }
+
+    pub(super) fn on_snapshot_installed(&mut self, certificate: CheckpointCertificate) {
+        self.catch_up = CatchUp::default();
+        let dropped = self.pool.clear();
+        self.effects.push(Effect::DropBatches(dropped));
+        if certificate.result.height > self.stable() {
+            self.stabilize(certificate);
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The PBFT machine: inputs and time in, effects out. No clock, randomness, I/O, threads or unordered iteration.
+//!
+//! Source: Castro and Liskov, "Practical Byzantine Fault Tolerance and Proactive Recovery" (TOCS 2002), section 4, with
+//! these deviations: proposals name batches instead of holding requests; own messages count only when they come back
+//! through the gate; certificates are transferable, so commits can be learned in any view; a view-change joins on f+1;
+//! time-outs are bounded.
+
+mod catch_up;
+mod checkpoint;
+mod ordering;
+mod pool;
+mod proposing;
+mod recovery;
+mod slot;
+mod status;
+mod view_change;
+
+use std::collections::BTreeMap;
+
+use standin_foundation::{Digest, Epoch, Height, Millis, Seat, View};
+use standin_ledger::certificate::CheckpointCertificate;
+use standin_ledger::Parameters;
+
+use crate::config::Config;
+use crate::effect::{Effect, Event, Input, Recipient};
+use crate::messages::{Body, NewView, Note, Signed, Status, ViewChange};
+use crate::mutation::Mutation;
+use crate::record::{Lsn, Record};
+use crate::verify::primary_of;
+
+use catch_up::CatchUp;
+use checkpoint::Checkpoints;
+use pool::Pool;
+use slot::Slot;
+
+/// What a machine must know of its chain.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity {
+    /// Its seat.
+    pub seat: Seat,
+    /// Number of seats.
+    pub seats: usize,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The chain's parameters.
+    pub parameters: Parameters,
+}
+
+/// In a view, or between two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Taking part in the current view.
+    Normal,
+    /// Has left all views below this one, and waits for it to begin.
+    Changing(View),
+}
+
+/// A replica of one seat.
+///
+/// Invariants, each checked by the simulator after every event: a slot gets at most one accepted proposal a view; a commit
+/// is sent only with a prepared certificate in the log; no vote is cast in a view below one that a view-change named;
+/// `stable ≤ executed ≤ delivered`.
+#[derive(Debug)]
+pub struct Machine {
+    identity: Identity,
+    config: Config,
+    mutation: Option<Mutation>,
+
+    view: View,
+    mode: Mode,
+    /// The message that began the current view; none in view 0.
+    new_view: Option<Signed>,
+    /// What the current view must propose again, by slot.
+    required: BTreeMap<Height, Digest>,
+    /// The stable checkpoint that the current view began with: nothing is proposed again at or below it.
+    view_floor: Height,
+    /// Newest view-change of each seat.
+    view_changes: BTreeMap<Seat, Signed>,
+    /// Since when a seat's newest view-change is above our view.
+    waiting_since: BTreeMap<Seat, Millis>,
+    /// When others were last joined for the sake of one seat.
+    rejoined_at: BTreeMap<Seat, Millis>,
+    /// The own view-change that is in the log.
+    own_view_change: Option<ViewChange>,
+
+    slots: BTreeMap<Height, Slot>,
+    /// Up to here commits went out to execution, without a gap.
+    delivered: Height,
+    executed: Height,
+    checkpoints: Checkpoints,
+    pool: Pool,
+    catch_up: CatchUp,
+    /// Counts rounds of asking for payloads again, to ask another seat each time.
+    fetch_round: usize,
+    statuses: BTreeMap<Seat, Status>,
+
+    next_lsn: Lsn,
+    now: Millis,
+    /// What the Unix clock showed, in ms, when `now` was zero.
+    unix_ms_at_zero: u64,
+    /// Views that failed since the last commit.
+    failed_views: u32,
+    view_deadline: Option<Millis>,
+    status_due: Millis,
+    idle_since: Millis,
+    halted: bool,
+    effects: Vec<Effect>,
+}
+
+impl Machine {
+    /// A replica of a new chain.
+    pub fn new(identity: Identity, config: Config, now: Millis) -> Self {
+        Self {
+            identity,
+            config,
+            mutation: None,
+            view: View(0),
+            mode: Mode::Normal,
+            new_view: None,
+            required: BTreeMap::new(),
+            view_floor: Height(0),
+            view_changes: BTreeMap::new(),
+            waiting_since: BTreeMap::new(),
+            rejoined_at: BTreeMap::new(),
+            own_view_change: None,
+            slots: BTreeMap::new(),
+            delivered: Height(0),
+            executed: Height(0),
+            checkpoints: Checkpoints::default(),
+            pool: Pool::default(),
+            catch_up: CatchUp::default(),
+            fetch_round: 0,
+            statuses: BTreeMap::new(),
+            next_lsn: 1,
+            now,
+            unix_ms_at_zero: 0,
+            failed_views: 0,
+            view_deadline: None,
+            status_due: now,
+            idle_since: now,
+            halted: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Switches one rule off, to see whether the tests notice. A chain must never run with it.
+    #[cfg(feature = "mutations")]
+    pub fn mutate(&mut self, mutation: Mutation) {
+        self.mutation = Some(mutation);
+    }
+
+    /// Tells the machine a fact; what must be done about it comes back, in order.
+    pub fn step(&mut self, now: Millis, input: Input) -> Vec<Effect> {
+        self.note_pause(now);
+        self.now = self.now.max(now);
+        if !self.halted {
+            self.take(input);
+            self.propose();
+            self.set_view_timer();
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Tells what the Unix clock showed, in ms, when the machine's time was zero. Proposals carry it; nothing depends on it.
+    pub fn set_unix_ms_at_zero(&mut self, unix_ms_at_zero: u64) {
+        self.unix_ms_at_zero = unix_ms_at_zero;
+    }
+
+    /// When the machine wants to be told [`Input::Tick`] at the latest. A halted machine wants nothing any more.
+    pub fn deadline(&self) -> Millis {
+        if self.halted {
+            return Millis(u64::MAX);
+        }
+        [self.view_deadline, self.linger_deadline(), self.catch_up.deadline()]
+            .into_iter()
+            .flatten()
+            .fold(self.status_due, Millis::min)
+    }
+
+    /// Where the replica stands.
+    pub fn status(&self) -> Status {
+        Status {
+            view: self.view,
+            changing_to: match self.mode {
+                Mode::Normal => None,
+                Mode::Changing(view) => Some(view),
+            },
+            stable: self.stable(),
+            committed: self.delivered,
+        }
+    }
+
+    /// What the other seats last said of where they stand.
+    pub fn statuses(&self) -> &BTreeMap<Seat, Status> {
+        &self.statuses
+    }
+
+    /// The seat that leads the current view.
+    pub fn primary(&self) -> Seat {
+        primary_of(self.view, self.identity.seats)
+    }
+
+    /// Up to here blocks have been executed.
+    pub fn executed(&self) -> Height {
+        self.executed
+    }
+
+    /// Height of the last stable checkpoint.
+    pub fn stable(&self) -> Height {
+        self.checkpoints.stable_height()
+    }
+
+    /// The proof of the last stable checkpoint; none at genesis.
+    pub fn stable_certificate(&self) -> Option<&CheckpointCertificate> {
+        self.checkpoints.stable()
+    }
+
+    /// Number and bytes of the batches that wait for their order.
+    pub fn pending(&self) -> (usize, usize) {
+        (self.pool.len(), self.pool.bytes())
+    }
+
+    /// Whether the replica stopped because going on could do harm.
+    pub fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Tick => self.on_tick(),
+            Input::MessageReceived(message) => self.on_message(message.into_inner()),
+            Input::StatusReceived(from, status) => self.on_status(from, status),
+            Input::OfferReceived(from, digests) => self.on_offer(from, &digests),
+            Input::BatchReceived { from, batch, needed } => self.on_batch(from, batch, needed),
+            Input::BlocksReceived { from, blocks } => self.on_blocks(from, blocks),
+            Input::UnavailableReceived(from) => self.on_unavailable(from),
+            Input::StableReceived(certificate) => self.on_stable_certificate(certificate.into_inner()),
+            Input::ManifestReceived(from, manifest) => self.on_manifest(from, manifest.into_inner()),
+            Input::ChunkReceived { from, height, index, chunk } => self.on_chunk(from, height, index, chunk),
+            Input::Executed { height, checkpoint } => self.on_executed(height, checkpoint),
+            Input::SnapshotInstalled(certificate) => self.on_snapshot_installed(certificate),
+            Input::LogFull => self.on_log_full(),
+        }
+    }
+
+    fn on_message(&mut self, message: Signed) {
+        if message.epoch != self.identity.epoch {
+            return;
+        }
+        let Signed { epoch: _, vote, body } = message.clone();
+        match body {
+            Body::PrePrepare { view, proposal } => self.on_pre_prepare(vote, view, proposal),
+            Body::Prepare { view, height, digest } => self.on_prepare(vote, view, height, digest),
+            Body::Commit { view, height, digest } => self.on_commit(vote, view, height, digest),
+            Body::Checkpoint(result) => self.on_checkpoint(vote, result),
+            Body::ViewChange(body) => self.on_view_change(message, body.view),
+            Body::NewView(body) => self.on_new_view(message, &body),
+        }
+    }
+
+    fn on_tick(&mut self) {
+        self.check_view_timer();
+        self.join_waiting_seats();
+        self.check_catch_up();
+        if self.now >= self.status_due {
+            self.status_due = self.now + self.config.status_interval_ms;
+            self.tell(Recipient::All, Note::Status(self.status()));
+            self.offer_old_batches();
+            self.fetch_wanted_again();
+        }
+    }
+
+    /// A process that was paused finds its timers run out although it never listened: they start again.
+    fn note_pause(&mut self, now: Millis) {
+        let gap = now - self.now;
+        if gap < self.config.pause_ms {
+            return;
+        }
+        self.view_deadline = self.view_deadline.map(|deadline| deadline + gap);
+        self.pool.shift(gap);
+        self.waiting_since.values_mut().for_each(|since| *since = *since + gap);
+    }
+
+    fn quorum(&self) -> usize {
+        if self.mutation == Some(Mutation::QuorumTooSmall) {
+            return 2 * self.faulty_max();
+        }
+        (self.identity.seats + self.faulty_max() + 2) / 2
+    }
+
+    fn faulty_max(&self) -> usize {
+        self.identity.seats.saturating_sub(1) / 3
+    }
+
+    fn is_primary(&self) -> bool {
+        self.primary() == self.identity.seat
+    }
+
+    fn is_normal(&self) -> bool {
+        self.mode == Mode::Normal
+    }
+
+    /// Whether votes may be cast for a slot.
+    fn in_window(&self, height: Height) -> bool {
+        height > self.stable() && height <= self.stable().plus(self.identity.parameters.window)
+    }
+
+    fn other_seats(&self) -> impl Iterator<Item = Seat> + use<> {
+        let own = self.identity.seat;
+        (0..self.identity.seats as u16).map(Seat).filter(move |seat| *seat != own)
+    }
+
+    fn log(&mut self, record: Record) -> Lsn {
+        let lsn = self.next_lsn;
+        self.next_lsn += 1;
+        self.effects.push(Effect::Log { lsn, record });
+        lsn
+    }
+
+    /// The last record written: what a message that was logged some time ago waits for when it is sent again.
+    fn last_lsn(&self) -> Lsn {
+        self.next_lsn - 1
+    }
+
+    fn send(&mut self, to: Recipient, body: Body, after: Lsn) {
+        let after = if self.mutation == Some(Mutation::SendBeforeSync) { 0 } else { after };
+        self.effects.push(Effect::Send { to, body, after });
+    }
+
+    fn tell(&mut self, to: Recipient, note: Note) {
+        self.effects.push(Effect::Tell { to, note });
+    }
+
+    fn report(&mut self, event: Event) {
+        self.effects.push(Effect::Report(event));
+    }
+
+    fn halt(&mut self, event: Event) {
+        self.halted = true;
+        self.report(event);
+    }
+}

@@ -1,0 +1,181 @@
+//! Batches that wait for their order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use standin_foundation::limits::{PROPOSAL_BATCHES_MAX, PROPOSAL_BYTES_MAX};
+use standin_foundation::{Digest, Height, Millis, Seat};
+use standin_ledger::BatchRef;
+
+/// A batch that waits.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    reference: BatchRef,
+    from: Seat,
+    arrival: u64,
+    since: Millis,
+}
+
+/// All batches whose payloads are here and whose order is not final, and the names of those that were ordered lately.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    pending: BTreeMap<Digest, Pending>,
+    by_arrival: BTreeMap<u64, Digest>,
+    /// Assigned to a slot of the current view.
+    assigned: BTreeSet<Digest>,
+    bytes: usize,
+    bytes_by_seat: BTreeMap<Seat, usize>,
+    next_arrival: u64,
+    /// Ordered lately: at which height. They are not taken again, and their payloads are still here.
+    ordered: BTreeMap<Digest, Height>,
+    /// Payloads that are here although the batch may not wait: a proposal needs them.
+    wanted: BTreeSet<Digest>,
+}
+
+impl Pool {
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes that wait of one seat's batches.
+    pub(super) fn bytes_of(&self, seat: Seat) -> usize {
+        self.bytes_by_seat.get(&seat).copied().unwrap_or(0)
+    }
+
+    /// Whether the payload is here.
+    pub(super) fn holds(&self, digest: &Digest) -> bool {
+        self.pending.contains_key(digest) || self.ordered.contains_key(digest)
+    }
+
+    /// Whether the batch has its final place, and was handed to execution.
+    pub(super) fn is_ordered(&self, digest: &Digest) -> bool {
+        self.ordered.contains_key(digest)
+    }
+
+    /// Says that a proposal needs this batch, whatever the limits.
+    pub(super) fn want(&mut self, digest: Digest) {
+        self.wanted.insert(digest);
+    }
+
+    /// Up to `count` payloads that proposals need.
+    pub(super) fn wanted(&self, count: usize) -> Vec<Digest> {
+        self.wanted.iter().copied().take(count).collect()
+    }
+
+    /// Forgets all that wait: they may have been ordered in blocks that a snapshot stands for. Gives their names.
+    pub(super) fn clear(&mut self) -> Vec<Digest> {
+        let names = self.pending.keys().copied().collect();
+        let next_arrival = self.next_arrival;
+        *self = Self { ordered: std::mem::take(&mut self.ordered), next_arrival, ..Self::default() };
+        names
+    }
+
+    pub(super) fn is_wanted(&self, digest: &Digest) -> bool {
+        self.wanted.contains(digest)
+    }
+
+    pub(super) fn add(&mut self, reference: BatchRef, from: Seat, now: Millis) {
+        let digest = reference.digest();
+        self.wanted.remove(&digest);
+        let arrival = self.next_arrival;
+        self.next_arrival += 1;
+        self.pending.insert(digest, Pending { reference, from, arrival, since: now });
+        self.by_arrival.insert(arrival, digest);
+        self.bytes += reference.bytes as usize;
+        *self.bytes_by_seat.entry(from).or_default() += reference.bytes as usize;
+    }
+
+    /// The batch has its final place.
+    pub(super) fn order(&mut self, digest: Digest, height: Height) {
+        self.assigned.remove(&digest);
+        self.wanted.remove(&digest);
+        self.ordered.insert(digest, height);
+        if let Some(pending) = self.pending.remove(&digest) {
+            self.by_arrival.remove(&pending.arrival);
+            self.bytes -= pending.reference.bytes as usize;
+            if let Some(bytes) = self.bytes_by_seat.get_mut(&pending.from) {
+                *bytes -= pending.reference.bytes as usize;
+            }
+        }
+    }
+
+    /// Forgets what was ordered up to `height`; gives the names.
+    pub(super) fn forget_ordered(&mut self, height: Height) -> Vec<Digest> {
+        let old: Vec<_> = self.ordered.iter().filter(|(_, at)| **at <= height).map(|(digest, _)| *digest).collect();
+        for digest in &old {
+            self.ordered.remove(digest);
+        }
+        old
+    }
+
+    /// The batch stands in a slot of the current view.
+    pub(super) fn assign(&mut self, digest: Digest) {
+        self.assigned.insert(digest);
+    }
+
+    /// A new view: nothing is assigned, and waiting starts again, for the new primary has its own time.
+    pub(super) fn unassign_all(&mut self, now: Millis) {
+        self.assigned.clear();
+        self.wanted.clear();
+        self.pending.values_mut().for_each(|pending| pending.since = now);
+    }
+
+    pub(super) fn shift(&mut self, gap: u64) {
+        self.pending.values_mut().for_each(|pending| pending.since = pending.since + gap);
+    }
+
+    fn unassigned(&self) -> impl Iterator<Item = &Pending> {
+        let free = |digest: &&Digest| !self.assigned.contains(digest);
+        self.by_arrival.values().filter(free).filter_map(|digest| self.pending.get(digest))
+    }
+
+    /// Since when the oldest batch waits that is in no slot.
+    pub(super) fn oldest_unassigned(&self) -> Option<Millis> {
+        self.unassigned().next().map(|pending| pending.since)
+    }
+
+    /// Since when the oldest batch waits.
+    pub(super) fn oldest(&self) -> Option<Millis> {
+        let digest = self.by_arrival.values().next()?;
+        self.pending.get(digest).map(|pending| pending.since)
+    }
+
+    /// Whether enough waits to fill a good part of a proposal.
+    pub(super) fn is_plenty(&self) -> bool {
+        let mut bytes = 0;
+        for (index, pending) in self.unassigned().enumerate() {
+            bytes += pending.reference.bytes as usize;
+            if index + 1 >= PROPOSAL_BATCHES_MAX / 4 || bytes >= PROPOSAL_BYTES_MAX / 8 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The next batches for a proposal, within its limits, in order of arrival.
+    pub(super) fn next(&self) -> Vec<BatchRef> {
+        let mut bytes = 0;
+        let mut batches = Vec::new();
+        for pending in self.unassigned().take(PROPOSAL_BATCHES_MAX) {
+            bytes += pending.reference.bytes as usize;
+            if bytes > PROPOSAL_BYTES_MAX {
+                break;
+            }
+            batches.push(pending.reference);
+        }
+        batches
+    }
+
+    /// Up to `count` batches that have waited since `before` or longer.
+    pub(super) fn old(&self, before: Millis, count: usize) -> Vec<Digest> {
+        self.unassigned().filter(|pending| pending.since <= before).map(|p| p.reference.digest()).take(count).collect()
+    }
+
+    /// All that wait.
+    pub(super) fn all(&self) -> impl Iterator<Item = BatchRef> + '_ {
+        self.by_arrival.values().filter_map(|digest| self.pending.get(digest)).map(|pending| pending.reference)
+    }
+}

@@ -1,0 +1,130 @@
+//! What a primary does: puts batches into proposals, and fills silence with checkpoints.
+
+use standin_foundation::{Height, Millis, Seat};
+use standin_ledger::{BatchRef, Proposal};
+
+use super::*;
+
+impl Machine {
+    pub(super) fn on_batch(&mut self, from: Seat, batch: BatchRef, needed: bool) {
+        let digest = batch.digest();
+        if self.pool.holds(&digest) {
+            return;
+        }
+        let wanted = needed || self.pool.is_wanted(&digest);
+        let full = self.pool.bytes_of(from) + batch.bytes as usize > self.config.pending_bytes_max;
+        if full && !wanted {
+            self.effects.push(Effect::DropBatches(vec![digest]));
+            self.report(Event::BatchRefused { seat: from });
+            return;
+        }
+        self.pool.add(batch, from, self.now);
+        self.log(Record::Batch(batch));
+        if wanted {
+            self.consider_all_parked();
+            self.deliver();
+        }
+    }
+
+    pub(super) fn on_offer(&mut self, from: Seat, digests: &[Digest]) {
+        let unknown: Vec<_> = digests.iter().copied().filter(|digest| !self.pool.holds(digest)).take(256).collect();
+        if !unknown.is_empty() {
+            self.tell(Recipient::One(from), Note::FetchBatches(unknown));
+        }
+    }
+
+    /// Batches that have waited for long may never have reached the primary.
+    pub(super) fn offer_old_batches(&mut self) {
+        if self.is_primary() || !self.is_normal() {
+            return;
+        }
+        let before = Millis(self.now.0.saturating_sub(self.config.status_interval_ms));
+        let digests = self.pool.old(before, 64);
+        if !digests.is_empty() {
+            self.tell(Recipient::One(self.primary()), Note::Offer(digests));
+        }
+    }
+
+    /// Payloads that were asked for and did not come are asked for again, from another seat each time.
+    pub(super) fn fetch_wanted_again(&mut self) {
+        let wanted = self.pool.wanted(64);
+        let others: Vec<_> = self.other_seats().collect();
+        self.fetch_round = self.fetch_round.wrapping_add(1);
+        if let Some(seat) = others.get(self.fetch_round % others.len().max(1)).copied().filter(|_| !wanted.is_empty()) {
+            self.tell(Recipient::One(seat), Note::FetchBatches(wanted));
+        }
+        self.deliver();
+    }
+
+    /// When the primary has waited long enough for more batches.
+    pub(super) fn linger_deadline(&self) -> Option<Millis> {
+        if !self.may_propose() {
+            return None;
+        }
+        let idle = self.wants_checkpoint().then_some(self.idle_since + self.config.idle_checkpoint_ms);
+        let linger = self.pool.oldest_unassigned().map(|since| since + self.config.linger_ms);
+        [idle, linger].into_iter().flatten().min()
+    }
+
+    /// Proposes as long as there is something to propose and room for it.
+    pub(super) fn propose(&mut self) {
+        while self.may_propose() {
+            let Some(proposal) = self.next_proposal() else { return };
+            self.idle_since = self.now;
+            self.accept(self.view, proposal);
+        }
+    }
+
+    fn may_propose(&self) -> bool {
+        !self.halted
+            && self.is_normal()
+            && self.is_primary()
+            && self.required_are_assigned()
+            && self.in_window(self.next_height())
+            && self.open_slots() < self.config.in_flight_max
+    }
+
+    fn required_are_assigned(&self) -> bool {
+        let assigned = |height: &Height| {
+            let slot = self.slots.get(height);
+            slot.is_none_or(|slot| slot.accepted.as_ref().is_some_and(|accepted| accepted.view == self.view))
+        };
+        self.required.keys().filter(|height| self.in_window(**height)).all(assigned)
+    }
+
+    fn open_slots(&self) -> u64 {
+        self.next_height().0 - self.delivered.0 - 1
+    }
+
+    /// The first slot that nothing was assigned to in this view.
+    fn next_height(&self) -> Height {
+        let assigned = |slot: &Slot| {
+            slot.committed.is_some() || slot.accepted.as_ref().is_some_and(|accepted| accepted.view == self.view)
+        };
+        let last = self.slots.iter().rev().find(|(_, slot)| assigned(slot)).map(|(height, _)| *height);
+        let required = self.required.last_key_value().map(|(height, _)| *height);
+        [last, required, Some(self.delivered), Some(self.stable())].into_iter().flatten().fold(Height(0), Height::max).next()
+    }
+
+    /// Whether there are results that no checkpoint covers, and nothing is under way.
+    fn wants_checkpoint(&self) -> bool {
+        self.open_slots() == 0 && self.executed == self.delivered && self.delivered > self.checkpoints.last_taken()
+    }
+
+    fn next_proposal(&self) -> Option<Proposal> {
+        let open = self.open_slots();
+        let waited = self.pool.oldest_unassigned().is_some_and(|since| since + self.config.linger_ms <= self.now);
+        let batches = if open == 0 || waited || self.pool.is_plenty() { self.pool.next() } else { Vec::new() };
+        let silent = self.idle_since + self.config.idle_checkpoint_ms <= self.now;
+        let checkpoint = batches.is_empty() && silent && self.wants_checkpoint();
+        (checkpoint || !batches.is_empty()).then(|| Proposal {
+            height: self.next_height(),
+            epoch: self.identity.epoch,
+            view: self.view,
+            proposer: self.identity.seat,
+            time_ms: self.unix_ms_at_zero + self.now.0,
+            checkpoint,
+            batches,
+        })
+    }
+}

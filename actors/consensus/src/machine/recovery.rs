@@ -1,0 +1,175 @@
+//! From the log back to a replica, and the shortest log that would give the same replica.
+
+use standin_foundation::{Height, Millis};
+use standin_ledger::certificate::CheckpointResult;
+
+use super::slot::Accepted;
+use super::*;
+
+impl Machine {
+    /// A replica as its log and its store say it was. `executed` is the height up to which the store has executed blocks;
+    /// `records` are the log's, followed by a [`Record::Committed`] for each block of the store above the log's last stable
+    /// checkpoint, since the store may know of blocks whose record was not durable. Final blocks above `executed` come out
+    /// as effects of the first step. `next_lsn` is the number of the next record.
+    pub fn restore(
+        identity: Identity,
+        config: Config,
+        now: Millis,
+        records: impl IntoIterator<Item = Record>,
+        executed: Height,
+        next_lsn: Lsn,
+    ) -> Self {
+        let mut machine = Self::new(identity, config, now);
+        machine.next_lsn = next_lsn.max(1);
+        for record in records {
+            machine.merge(record);
+        }
+        machine.executed = executed;
+        machine.delivered = executed;
+        machine.finish_restore();
+        machine
+    }
+
+    fn merge(&mut self, record: Record) {
+        match record {
+            Record::Batch(batch) => {
+                if !self.pool.holds(&batch.digest()) {
+                    self.pool.add(batch, self.identity.seat, self.now);
+                }
+            }
+            Record::Accepted { view, proposal } => {
+                let slot = self.slots.entry(proposal.height).or_default();
+                if slot.accepted.as_ref().is_none_or(|accepted| accepted.view < view) {
+                    slot.accepted = Some(Accepted { view, digest: proposal.digest(), proposal });
+                }
+            }
+            Record::Prepared(certificate) => {
+                let slot = self.slots.entry(certificate.proposal.height).or_default();
+                if slot.prepared.as_ref().is_none_or(|prepared| prepared.view < certificate.view) {
+                    slot.prepared = Some(certificate);
+                }
+            }
+            Record::Committed { proposal, certificate } => {
+                let slot = self.slots.entry(proposal.height).or_default();
+                slot.committed = Some((proposal, certificate));
+            }
+            Record::Checkpoint(result) => self.checkpoints.restore_own(result),
+            Record::Stable(certificate) => {
+                if certificate.result.height > self.stable() {
+                    self.checkpoints.set_stable(certificate);
+                }
+            }
+            Record::ViewChange(body) => {
+                if self.own_view_change.as_ref().is_none_or(|own| own.view < body.view) && body.view > self.view {
+                    self.mode = Mode::Changing(body.view);
+                    self.own_view_change = Some(body);
+                }
+            }
+            Record::NewView(message) => self.merge_new_view(message),
+        }
+    }
+
+    fn merge_new_view(&mut self, message: Signed) {
+        let Body::NewView(body) = message.body.clone() else { return };
+        let unsigned = message.vote.signature == standin_foundation::Signature::NONE;
+        if unsigned {
+            // Written by this replica as primary, and perhaps never sent: it is sent again, not entered.
+            if body.view > self.view {
+                self.new_view = Some(message);
+            }
+        } else if body.view > self.view {
+            self.restore_view(message, &body);
+        }
+    }
+
+    fn finish_restore(&mut self) {
+        // The store may be behind the last stable checkpoint: final blocks above it are executed again from the log.
+        let kept = self.stable().min(self.executed);
+        let executed = self.slots.range(..=self.executed).filter_map(|(_, slot)| slot.committed.as_ref());
+        for (proposal, _) in executed {
+            for batch in &proposal.batches {
+                self.pool.order(batch.digest(), proposal.height);
+            }
+        }
+        self.slots = self.slots.split_off(&kept.next());
+        self.required = self.required.split_off(&self.stable().next());
+        self.pool.forget_ordered(kept);
+        let current = |slot: &Slot| slot.accepted.as_ref().filter(|accepted| accepted.view == self.view).cloned();
+        let accepted: Vec<_> = self.slots.values().filter_map(current).collect();
+        for batch in accepted.iter().flat_map(|accepted| &accepted.proposal.batches) {
+            self.pool.assign(batch.digest());
+        }
+        self.send_again_after_restart();
+        self.deliver();
+    }
+
+    /// Own votes are not in memory any more: they are signed again and come back through the gate, as the first time.
+    fn send_again_after_restart(&mut self) {
+        let after = self.last_lsn();
+        let own: Vec<CheckpointResult> = self.checkpoints.own().copied().collect();
+        for result in own {
+            self.send(Recipient::All, Body::Checkpoint(result), after);
+        }
+        match (self.mode, self.own_view_change.clone()) {
+            (Mode::Changing(_), Some(body)) => {
+                self.send(Recipient::All, Body::ViewChange(body), after);
+            }
+            _ => {
+                let heights: Vec<_> = self.slots.keys().copied().collect();
+                let votes: Vec<_> = heights.into_iter().flat_map(|height| self.votes_of(height)).collect();
+                for body in votes {
+                    self.send(Recipient::All, body, after);
+                }
+                if self.is_primary() {
+                    self.assign_missing_required();
+                }
+            }
+        }
+    }
+
+    /// A primary that died between its new-view and the assignments that the new-view requires.
+    fn assign_missing_required(&mut self) {
+        for (height, proposal) in self.required_proposals() {
+            let assigned = self.slots.get(&height).and_then(|slot| slot.accepted.as_ref());
+            if self.in_window(height) && assigned.is_none_or(|accepted| accepted.view < self.view) {
+                self.want_missing(&proposal, self.someone_else());
+                self.accept(self.view, proposal);
+            }
+        }
+    }
+
+    /// Writes the live records once more, so that everything before them can go.
+    pub(super) fn on_log_full(&mut self) {
+        let keep_from = self.next_lsn;
+        for record in self.live_records() {
+            self.log(record);
+        }
+        self.effects.push(Effect::CutLog { keep_from });
+    }
+
+    /// The shortest log that gives this replica: all that it may still be asked about, or must not contradict.
+    fn live_records(&self) -> Vec<Record> {
+        let mut records: Vec<_> = self.pool.all().map(Record::Batch).collect();
+        // Payloads of final blocks that execution may have to see again after a restart.
+        for (proposal, _) in self.slots.values().filter_map(|slot| slot.committed.as_ref()) {
+            let here = proposal.batches.iter().filter(|batch| self.pool.is_ordered(&batch.digest()));
+            records.extend(here.copied().map(Record::Batch));
+        }
+        records.extend(self.checkpoints.stable().cloned().map(Record::Stable));
+        records.extend(self.new_view.clone().map(Record::NewView));
+        if matches!(self.mode, Mode::Changing(_)) {
+            records.extend(self.own_view_change.clone().map(Record::ViewChange));
+        }
+        for slot in self.slots.values() {
+            if let Some(Accepted { view, proposal, .. }) = slot.accepted.clone() {
+                records.push(Record::Accepted { view, proposal });
+            }
+            records.extend(slot.prepared.clone().map(Record::Prepared));
+            if let Some((proposal, certificate)) = slot.committed.clone() {
+                records.push(Record::Committed { proposal, certificate });
+            }
+        }
+        records.extend(self.checkpoints.own().copied().map(Record::Checkpoint));
+        records
+    }
+}

@@ -1,0 +1,106 @@
+//! One slot of the order: what was proposed for it, who voted how, and what is proven.
+
+use std::collections::BTreeMap;
+
+use standin_foundation::{Digest, Millis, Seat, View};
+use standin_ledger::Proposal;
+use standin_ledger::certificate::{CommitCertificate, SeatVote, VoteKind};
+
+use crate::messages::PreparedCertificate;
+
+/// A vote in one of the phases of a slot.
+#[derive(Debug, Clone)]
+pub(super) struct PhaseVote {
+    pub(super) kind: VoteKind,
+    pub(super) view: View,
+    pub(super) digest: Digest,
+    pub(super) vote: SeatVote,
+}
+
+/// A proposal that was assigned to the slot in a view.
+#[derive(Debug, Clone)]
+pub(super) struct Accepted {
+    pub(super) view: View,
+    pub(super) digest: Digest,
+    pub(super) proposal: Proposal,
+}
+
+/// What became of a vote that came in.
+#[derive(Debug)]
+pub(super) enum Noted {
+    /// It counts.
+    New,
+    /// It is known, or older than what is known.
+    Known,
+    /// The seat voted for something else in the same view: here is what it said before.
+    Conflict(Box<PhaseVote>),
+}
+
+/// One slot.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    /// Accepted in the current view, or in the last in which the slot had anything.
+    pub(super) accepted: Option<Accepted>,
+    /// An assignment that cannot be judged yet: payloads are missing, or its view has not begun.
+    pub(super) parked: Option<(View, Proposal)>,
+    /// Newest pre-prepare or prepare of each seat.
+    prepares: BTreeMap<Seat, PhaseVote>,
+    /// Newest commit of each seat.
+    commits: BTreeMap<Seat, PhaseVote>,
+    /// The prepared certificate of the highest view.
+    pub(super) prepared: Option<PreparedCertificate>,
+    /// Final.
+    pub(super) committed: Option<(Proposal, CommitCertificate)>,
+    /// When something last happened here.
+    pub(super) touched: Millis,
+}
+
+impl Slot {
+    /// Notes a vote. A seat's vote of a higher view takes the place of its older one.
+    pub(super) fn note(&mut self, vote: PhaseVote) -> Noted {
+        let votes = if vote.kind == VoteKind::Commit { &mut self.commits } else { &mut self.prepares };
+        match votes.get(&vote.vote.seat) {
+            Some(known) if known.view == vote.view && known.digest != vote.digest => {
+                Noted::Conflict(Box::new(known.clone()))
+            }
+            Some(known) if known.view >= vote.view => Noted::Known,
+            _ => {
+                votes.insert(vote.vote.seat, vote);
+                Noted::New
+            }
+        }
+    }
+
+    /// The seats' votes for this assignment in the first two phases.
+    pub(super) fn prepares_for(&self, view: View, digest: Digest) -> Vec<SeatVote> {
+        matching(&self.prepares, view, digest)
+    }
+
+    /// The seats' commits for this assignment.
+    pub(super) fn commits_for(&self, view: View, digest: Digest) -> Vec<SeatVote> {
+        matching(&self.commits, view, digest)
+    }
+
+    /// The proposal with this digest, if the slot knows it.
+    pub(super) fn proposal(&self, digest: Digest) -> Option<&Proposal> {
+        let accepted = self.accepted.as_ref().filter(|accepted| accepted.digest == digest);
+        let prepared = || self.prepared.as_ref().map(|prepared| &prepared.proposal);
+        let parked = || self.parked.as_ref().map(|(_, proposal)| proposal);
+        accepted
+            .map(|accepted| &accepted.proposal)
+            .or_else(|| prepared().filter(|proposal| proposal.digest() == digest))
+            .or_else(|| parked().filter(|proposal| proposal.digest() == digest))
+    }
+
+    /// Whether something was assigned in this view and nothing is final.
+    pub(super) fn is_open(&self, view: View) -> bool {
+        let accepted = self.accepted.as_ref().is_some_and(|accepted| accepted.view == view);
+        let parked = self.parked.as_ref().is_some_and(|(parked, _)| *parked == view);
+        self.committed.is_none() && (accepted || parked)
+    }
+}
+
+fn matching(votes: &BTreeMap<Seat, PhaseVote>, view: View, digest: Digest) -> Vec<SeatVote> {
+    let matches = |vote: &&PhaseVote| vote.view == view && vote.digest == digest;
+    votes.values().filter(matches).map(|vote| vote.vote.clone()).collect()
+}

@@ -1,0 +1,20 @@
+//! Rules that can be switched off, to find out whether the tests would notice. Only with the feature `mutations`, which
+//! no product build has; without it nothing can make a value of this type reach a machine.
+
+/// A rule that is switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mutation {
+    /// 2f votes make a certificate.
+    QuorumTooSmall,
+    /// A message leaves before its record is durable.
+    SendBeforeSync,
+    /// A message that is sent again leaves although its record may not be durable.
+    ResendUngated,
+    /// A view-change leaves out what was prepared.
+    ForgetPrepared,
+    /// A slot takes a second proposal in one view.
+    AcceptTwice,
+    /// A replica goes on although its result is not the proven one.
+    IgnoreOwnResult,
+}

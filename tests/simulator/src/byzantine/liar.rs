@@ -1,0 +1,44 @@
+//! Lies about where it stands, hides what it prepared, computes wrong results, and has never what it is asked for.
+
+use fastrand::Rng;
+use standin_consensus::{Body, Note, Transfer};
+use standin_foundation::{Digest, Height, Seat, View};
+
+use super::{Behaviour, signed_as};
+use crate::network::Envelope;
+
+#[derive(Debug)]
+pub(super) struct Liar;
+
+impl Behaviour for Liar {
+    fn name(&self) -> &'static str {
+        "liar"
+    }
+
+    fn send(&mut self, rng: &mut Rng, own: Seat, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
+        match envelope {
+            Envelope::Note(Note::Status(status)) => {
+                let mut status = *status;
+                status.committed = Height(status.committed.0 + rng.u64(0..2_000));
+                status.view = View(status.view.0 + rng.u64(0..3));
+                vec![Envelope::Note(Note::Status(status))]
+            }
+            Envelope::Signed(message) => match &message.body {
+                Body::Checkpoint(result) => {
+                    let mut result = *result;
+                    result.state_root = Digest::sha256(b"a lie");
+                    vec![signed_as(own, Body::Checkpoint(result))]
+                }
+                Body::ViewChange(body) => {
+                    let mut body = body.clone();
+                    body.prepared.clear();
+                    vec![signed_as(own, Body::ViewChange(body))]
+                }
+                _ => vec![envelope.clone()],
+            },
+            Envelope::Transfer(Transfer::Batch(_)) => vec![envelope.clone()],
+            Envelope::Transfer(_) => vec![Envelope::Note(Note::Unavailable)],
+            Envelope::Note(_) => vec![envelope.clone()],
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What a faulty seat does. Each behaviour is a file: it sees what its correct machine would send, and sends what it
+//! likes.
+
+mod equivocator;
+mod flooder;
+mod forger;
+mod liar;
+mod replayer;
+mod silent;
+
+use std::fmt;
+
+use fastrand::Rng;
+use standin_foundation::Seat;
+
+use crate::network::Envelope;
+
+/// A faulty seat's way to send. Given what a correct replica would send to `to`, says what is sent instead.
+pub trait Behaviour: fmt::Debug {
+    /// The name, which is the file's.
+    fn name(&self) -> &'static str;
+
+    /// What goes to seat `to` in the place of `envelope`.
+    fn send(&mut self, rng: &mut Rng, own: Seat, to: Seat, envelope: &Envelope) -> Vec<Envelope>;
+}
+
+/// The behaviours that a seed can choose.
+pub const NAMES: [&str; 6] = ["equivocator", "flooder", "forger", "liar", "replayer", "silent"];
+
+/// The behaviour with this name.
+pub fn behaviour(name: &str) -> Option<Box<dyn Behaviour>> {
+    match name {
+        "equivocator" => Some(Box::new(equivocator::Equivocator)),
+        "flooder" => Some(Box::new(flooder::Flooder)),
+        "forger" => Some(Box::new(forger::Forger)),
+        "liar" => Some(Box::new(liar::Liar)),
+        "replayer" => Some(Box::<replayer::Replayer>::default()),
+        "silent" => Some(Box::<silent::Silent>::default()),
+        _ => None,
+    }
+}
+
+/// Signs a changed body as `seat`.
+fn signed_as(seat: Seat, body: standin_consensus::Body) -> Envelope {
+    let message = standin_consensus::verify::sign(
+        &crate::authority::SimulatedSigner(seat),
+        standin_foundation::Epoch(0),
+        body,
+    );
+    Envelope::Signed(message.into_inner())
+}

@@ -1,0 +1,65 @@
+//! When nodes crash, freeze, are cut off, and when disks are slow. A seed makes a plan; the plan ends with healing.
+
+use fastrand::Rng;
+
+use crate::network::NodeIndex;
+
+/// Something that goes wrong, or right again.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// The process dies.
+    Crash(NodeIndex),
+    /// The process starts again.
+    Restart(NodeIndex),
+    /// The process stands still; its messages and timers wait.
+    Freeze(NodeIndex),
+    /// The process goes on.
+    Thaw(NodeIndex),
+    /// Nothing passes between the two groups; with `one_way`, nothing from the first to the second.
+    Partition {
+        /// The first group.
+        group: Vec<NodeIndex>,
+        /// Only one direction is cut.
+        one_way: bool,
+    },
+    /// All links work again.
+    Heal,
+    /// A sync takes this long from now on, in µs.
+    DiskLatency(NodeIndex, u64),
+    /// The log is cut.
+    CutLog(NodeIndex),
+}
+
+/// A plan of faults: when, in µs, and what.
+pub type Plan = Vec<(u64, Fault)>;
+
+/// A plan for `nodes` nodes over `length_us`. Everything that it starts it ends before that.
+pub fn plan(rng: &mut Rng, nodes: usize, length_us: u64) -> Plan {
+    let mut plan = Plan::new();
+    for _ in 0..rng.usize(0..10) {
+        let from = rng.u64(0..length_us);
+        let until = (from + rng.u64(1_000..length_us / 2)).min(length_us);
+        let node = rng.usize(0..nodes);
+        match rng.u8(0..10) {
+            0..=2 => plan.extend([(from, Fault::Crash(node)), (until, Fault::Restart(node))]),
+            3 => {
+                // Everyone at once: a power cut.
+                plan.extend((0..nodes).map(|node| (from, Fault::Crash(node))));
+                plan.extend((0..nodes).map(|node| (until + rng.u64(0..500_000), Fault::Restart(node))));
+            }
+            4..=5 => plan.extend([(from, Fault::Freeze(node)), (until, Fault::Thaw(node))]),
+            6..=7 => {
+                let mut group: Vec<_> = (0..nodes).collect();
+                rng.shuffle(&mut group);
+                group.truncate(rng.usize(1..nodes));
+                plan.extend([(from, Fault::Partition { group, one_way: rng.bool() }), (until, Fault::Heal)]);
+            }
+            8 => {
+                let slow = rng.choice([2_000, 20_000, 400_000]).unwrap_or(2_000);
+                plan.extend([(from, Fault::DiskLatency(node, slow)), (until, Fault::DiskLatency(node, 150))]);
+            }
+            _ => plan.extend((0..rng.u64(1..4)).map(|i| (from + i * 100_000, Fault::CutLog(node)))),
+        }
+    }
+    plan
+}

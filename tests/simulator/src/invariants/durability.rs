@@ -1,0 +1,40 @@
+//! What has left a node can be found on its disk: a crash right now would not make it forget.
+
+use standin_consensus::{Body, Record, Signed};
+
+use super::Violation;
+use crate::disk::Disk;
+
+pub(super) fn check(disk: &Disk, message: &Signed) -> Result<(), Violation> {
+    let found = match &message.body {
+        Body::PrePrepare { view: v, proposal: p } => {
+            disk.has_durable(|r| matches!(r, Record::Accepted { view, proposal } if view == v && proposal == p))
+        }
+        Body::Prepare { view: v, height, digest } => disk.has_durable(|r| {
+            matches!(r, Record::Accepted { view, proposal }
+                if view == v && proposal.height == *height && proposal.digest() == *digest)
+        }),
+        Body::Commit { view, height, digest } => disk.has_durable(|r| {
+            matches!(r, Record::Prepared(certificate)
+                if certificate.view == *view
+                    && certificate.proposal.height == *height
+                    && certificate.proposal.digest() == *digest)
+        }),
+        Body::Checkpoint(voted) => disk.has_durable(|r| matches!(r, Record::Checkpoint(result) if result == voted)),
+        Body::ViewChange(said) => disk.has_durable(|r| matches!(r, Record::ViewChange(body) if body == said)),
+        Body::NewView(_) => {
+            disk.has_durable(|r| matches!(r, Record::NewView(logged) if logged.body == message.body))
+        }
+    };
+    // A cut log keeps what is live; what is behind a stable checkpoint needs no record any more.
+    let behind = match &message.body {
+        Body::PrePrepare { proposal, .. } => disk.base_height() >= proposal.height,
+        Body::Prepare { height, .. } | Body::Commit { height, .. } => disk.base_height() >= *height,
+        _ => false,
+    };
+    if found || behind {
+        return Ok(());
+    }
+    let what = format!("seat {} sent {:?} before it was durable", message.seat(), message.target());
+    Err(Violation { invariant: "durability", what })
+}

@@ -1,0 +1,70 @@
+//! What must hold, whatever happens. A file each; none of them uses the code that it judges.
+
+mod agreement;
+mod durability;
+mod no_loss;
+mod one_vote;
+mod validity;
+
+use standin_consensus::effect::Event;
+use standin_foundation::{Digest, Seat};
+
+use crate::disk::Disk;
+use crate::node::Observation;
+
+/// A rule that does not hold.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    /// The invariant's name, which is its file's.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.what)
+    }
+}
+
+/// All invariants, and what they remember.
+#[derive(Debug, Default)]
+pub struct Invariants {
+    agreement: agreement::Agreement,
+    validity: validity::Validity,
+    one_vote: one_vote::OneVote,
+    no_loss: no_loss::NoLoss,
+}
+
+impl Invariants {
+    /// A client submitted a transaction.
+    pub fn submitted(&mut self, transaction: Digest) {
+        self.validity.submitted(transaction);
+    }
+
+    /// Judges what a correct node did.
+    pub fn check(&mut self, seat: Seat, disk: &Disk, observation: &Observation) -> Result<(), Violation> {
+        match observation {
+            Observation::Emitted(message) => {
+                durability::check(disk, message)?;
+                self.one_vote.check(message)
+            }
+            Observation::Executed { proposal, certificate, hash, applied } => {
+                self.agreement.executed(seat, proposal.height, *hash)?;
+                self.no_loss.committed(proposal.height, certificate, proposal)?;
+                self.validity.executed(proposal.height, applied)
+            }
+            Observation::Installed(result) => self.agreement.executed(seat, result.height, result.block_hash),
+            Observation::Event(event) => judge(seat, event),
+        }
+    }
+}
+
+/// With at most f faulty seats no correct machine may find a contradiction.
+fn judge(seat: Seat, event: &Event) -> Result<(), Violation> {
+    let fatal = matches!(
+        event,
+        Event::SafetyViolated { .. } | Event::Diverged { .. } | Event::NotDeterministic { .. }
+    );
+    if fatal { Err(Violation { invariant: "agreement", what: format!("seat {seat}: {event:?}") }) } else { Ok(()) }
+}
