@@ -9,7 +9,7 @@ use standin_consensus::effect::{Effect, Event, Input, Recipient};
 use standin_consensus::messages::BlockTransfer;
 use standin_consensus::mutation::Mutation;
 use standin_consensus::verify::sign;
-use standin_consensus::{Gate, Identity, Lsn, Machine, Note, Record, Signed, Transfer, Verified, Verifier};
+use standin_consensus::{Body, Gate, Identity, Lsn, Machine, Note, Record, Signed, Transfer, Verified, Verifier};
 use standin_foundation::{Digest, Epoch, Height, Millis, Seat};
 use standin_ledger::builtin::Builtin;
 use standin_ledger::certificate::{CheckpointResult, CommitCertificate};
@@ -99,6 +99,8 @@ pub struct Node {
     own_batches: BTreeMap<Digest, Vec<Transaction>>,
     /// Own transactions that need a new batch.
     again: Vec<Transaction>,
+    /// Height of the last result that was made wrong in this life.
+    wrong_result: Option<Height>,
     actions: Vec<Action>,
 }
 
@@ -124,6 +126,7 @@ impl Node {
             cut_when_durable: None,
             own_batches: BTreeMap::new(),
             again: Vec::new(),
+            wrong_result: None,
             actions: Vec::new(),
         };
         node.apply_mutation();
@@ -158,6 +161,7 @@ impl Node {
         self.payloads = self.disk.payloads().map(|batch| (batch.digest(), Arc::clone(batch))).collect();
         self.own_batches.clear();
         self.again.clear();
+        self.wrong_result = None;
         self.to_execute.clear();
         self.installing = None;
         self.syncing = false;
@@ -179,7 +183,7 @@ impl Node {
         self.machine =
             Machine::restore(identity(&self.setup), self.setup.config, now, records, self.chain.height(), next);
         self.apply_mutation();
-        for result in results.into_iter().filter(|result| result.height > stable) {
+        for result in results.into_iter().filter(|result| result.height >= stable) {
             self.step(now, Input::Executed { height: result.height, checkpoint: Some(result) });
         }
         self.step(now, Input::Tick);
@@ -210,9 +214,10 @@ impl Node {
         results
     }
 
-    fn maybe_wrong(&self, mut result: CheckpointResult) -> CheckpointResult {
+    fn maybe_wrong(&mut self, mut result: CheckpointResult) -> CheckpointResult {
         if self.setup.wrong_from.is_some_and(|from| result.height >= from) {
             result.state_root = Digest::sha256(b"wrong");
+            self.wrong_result = Some(result.height);
         }
         result
     }
@@ -220,6 +225,12 @@ impl Node {
     /// The machine.
     pub fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// Height of a result that this node made wrong, if a quorum has since proven another one.
+    pub fn refuted_result(&self) -> Option<Height> {
+        let (base, stable) = (self.disk.base_height(), self.machine.stable());
+        self.wrong_result.filter(|height| *height > base && *height <= stable)
     }
 
     /// The chain.
@@ -438,6 +449,10 @@ impl Node {
                 };
                 self.disk.append(lsn, record, payload);
             }
+            // The gate keeps order, which would hide this mutation: what does not wait overtakes what does.
+            Effect::Send { to, body, after: 0 } if self.setup.mutation == Some(Mutation::ResendUngated) => {
+                self.emit(to, body);
+            }
             Effect::Send { to, body, after } => self.gate.hold(to, body, after),
             Effect::Relay { to, message } => {
                 self.actions.push(Action::Deliver(Recipient::One(to), Envelope::Signed(*message)));
@@ -492,13 +507,18 @@ impl Node {
 
     fn release(&mut self, now: Millis) {
         while let Some(held) = self.gate.release() {
-            let message = sign(&SimulatedSigner(self.setup.seat), Epoch(0), held.body);
-            self.actions.push(Action::Observe(Observation::Emitted(Box::new(Signed::clone(&message)))));
-            self.actions.push(Action::Deliver(held.to, Envelope::Signed(Signed::clone(&message))));
+            let message = self.emit(held.to, held.body);
             if held.to == Recipient::All {
                 self.take_own(now, message);
             }
         }
+    }
+
+    fn emit(&mut self, to: Recipient, body: Body) -> Verified<Signed> {
+        let message = sign(&SimulatedSigner(self.setup.seat), Epoch(0), body);
+        self.actions.push(Action::Observe(Observation::Emitted(Box::new(Signed::clone(&message)))));
+        self.actions.push(Action::Deliver(to, Envelope::Signed(Signed::clone(&message))));
+        message
     }
 
     fn take_own(&mut self, now: Millis, message: Verified<Signed>) {

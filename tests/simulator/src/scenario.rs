@@ -61,6 +61,7 @@ fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
     world.run_until(FAULTS_US)?;
     world.heal()?;
     demand_progress(&mut rng, &mut world)?;
+    demand_that_a_diverged_node_stopped(&world)?;
     let correct = || (0..world.nodes.len()).filter(|index| world.is_correct(*index)).map(|index| &world.nodes[index]);
     Ok(Report {
         steps: world.steps,
@@ -180,6 +181,19 @@ fn demand_progress(rng: &mut Rng, world: &mut World) -> Result<(), Violation> {
         })
         .collect();
     Err(Violation { invariant: "liveness", what: format!("no progress after healing: {}", states.join("; ")) })
+}
+
+/// A node whose results are wrong has seen by now that a quorum got others: it must not vote any more.
+fn demand_that_a_diverged_node_stopped(world: &World) -> Result<(), Violation> {
+    for node in world.nodes.iter().filter(|node| node.up) {
+        let Some(refuted) = node.refuted_result() else { continue };
+        if !node.machine().is_halted() {
+            let seat = node.setup.seat;
+            let what = format!("seat {seat} was wrong at {refuted}, and goes on: {:?}", node.machine().status());
+            return Err(Violation { invariant: "divergence", what });
+        }
+    }
+    Ok(())
 }
 
 fn has_all(node: &Node, ids: &[standin_foundation::Digest]) -> bool {

@@ -36,8 +36,8 @@ pub(super) struct CatchUp {
     behind_since: Option<(Height, Millis)>,
     /// Counts attempts, to ask another seat each time.
     attempt: usize,
-    /// Blocks were not to be had: try a snapshot.
-    prefer_snapshot: bool,
+    /// What the gap suggests, blocks or a snapshot, was not to be had: try the other.
+    other_way: bool,
 }
 
 impl CatchUp {
@@ -96,7 +96,8 @@ impl Machine {
 
     fn start_fetch(&mut self, target: Height) {
         self.catch_up.attempt += 1;
-        let snapshot = self.catch_up.prefer_snapshot || target > self.delivered.plus(self.config.snapshot_gap);
+        let is_far = target > self.delivered.plus(self.config.snapshot_gap);
+        let snapshot = is_far != self.catch_up.other_way;
         // Whoever has what is needed: a seat that is ahead, another one at each attempt.
         let ahead: Vec<_> = self
             .statuses
@@ -107,7 +108,7 @@ impl Machine {
             .collect();
         let Some(seat) = ahead.get(self.catch_up.attempt % ahead.len().max(1)).copied() else {
             self.catch_up.stop();
-            self.catch_up.prefer_snapshot = false;
+            self.catch_up.other_way = !self.catch_up.other_way;
             return;
         };
         if matches!(self.catch_up.fetch, Fetch::Idle) {
@@ -155,8 +156,9 @@ impl Machine {
 
     pub(super) fn on_unavailable(&mut self, from: Seat) {
         match self.catch_up.fetch {
-            Fetch::Blocks(seat) if seat == from => self.catch_up.prefer_snapshot = true,
-            Fetch::Manifest(seat) if seat == from => {}
+            Fetch::Blocks(seat) | Fetch::Manifest(seat) if seat == from => {
+                self.catch_up.other_way = !self.catch_up.other_way;
+            }
             Fetch::Chunks(_) => self.catch_up.fetch = Fetch::Idle,
             _ => return,
         }
@@ -170,7 +172,7 @@ impl Machine {
         }
         if manifest.certificate.result.height <= self.delivered {
             self.catch_up.stop();
-            self.catch_up.prefer_snapshot = false;
+            self.catch_up.other_way = !self.catch_up.other_way;
             return;
         }
         match SnapshotBuilder::new(manifest) {
@@ -208,6 +210,8 @@ impl Machine {
         }
         match std::mem::take(&mut self.catch_up.fetch) {
             Fetch::Chunks(builder) => match builder.finish() {
+                // Ordinary commits were faster.
+                Ok((_, certificate)) if certificate.result.height <= self.delivered => self.catch_up.stop(),
                 Ok((snapshot, certificate)) => {
                     self.catch_up.fetch = Fetch::Installing;
                     self.catch_up.deadline = None;

@@ -87,10 +87,11 @@ impl Checkpoints {
 impl Machine {
     pub(super) fn on_executed(&mut self, height: Height, checkpoint: Option<CheckpointResult>) {
         self.executed = self.executed.max(height);
-        if let Some(result) = checkpoint
-            && height > self.stable()
-        {
-            self.vote_for_result(result);
+        match (checkpoint, self.checkpoints.certificate(height).cloned()) {
+            (Some(result), _) if height > self.stable() => self.vote_for_result(result),
+            // Executed again after a restart, behind what is proven.
+            (Some(result), Some(certificate)) if !self.agrees(&result, &certificate) => return,
+            _ => {}
         }
         self.adopt_ahead();
     }
@@ -205,6 +206,8 @@ impl Machine {
         self.effects.push(Effect::DropBatches(dropped));
         if certificate.result.height > self.stable() {
             self.stabilize(certificate);
+        } else {
+            self.forget_below(certificate.result.height);
         }
     }
 }
