@@ -20,7 +20,7 @@ use standin_foundation::{Digest, Height};
 
 use crate::block::Header;
 use crate::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate};
-use crate::receipt::Receipt;
+use crate::receipt::{Outcome, Receipt};
 use crate::snapshot::Snapshot;
 use crate::state::Write;
 use crate::transaction::TransactionId;
@@ -199,8 +199,8 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store, or makes a new one.
-    pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
+    /// Opens the store, or makes a new one that holds the state at genesis.
+    pub fn open(options: StoreOptions, genesis: &Trie) -> Result<Self, StoreError> {
         let path = &options.path;
         fs::create_dir_all(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
         check_space(&options)?;
@@ -211,7 +211,7 @@ impl Store {
             sync_new(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
         }
         let mut store = Self { options, database: Some(database), unflushed: BTreeMap::new(), head: Height(0) };
-        store.check_chain()?;
+        store.check_chain(genesis)?;
         store.head = store.number(HEAD)?;
         Ok(store)
     }
@@ -251,18 +251,18 @@ impl Store {
         Ok(())
     }
 
+    /// Tells again what a block above the flush mark wrote, when it has been executed again after a restart.
+    pub fn restore_writes(&mut self, writes: Vec<Write>) {
+        self.unflushed.extend(writes);
+    }
+
     /// Writes the state as it is after the block at the head, and the own result at this checkpoint.
-    pub fn flush(
-        &mut self,
-        result: &CheckpointResult,
-        recent: Vec<(Height, Vec<TransactionId>)>,
-    ) -> Result<(), StoreError> {
+    pub fn flush(&mut self, result: &CheckpointResult) -> Result<(), StoreError> {
         let checkpoint = StoredCheckpoint { result: *result, certificate: None };
         let mut changes: Vec<_> = std::mem::take(&mut self.unflushed)
             .into_iter()
             .map(|(key, value)| (STATE, key.to_vec(), value.map(|value| value.to_vec())))
             .collect();
-        changes.extend(self.remembered(recent)?);
         changes.push((CHECKPOINTS, key_of(result.height).to_vec(), Some(self.encode(&checkpoint)?)));
         changes.push((META, FLUSHED.to_vec(), Some(key_of(result.height).to_vec())));
         self.commit(changes)
@@ -302,8 +302,9 @@ impl Store {
         Ok(())
     }
 
-    /// The snapshot at the flush mark; none if no state has ever been written.
-    pub fn snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
+    /// The snapshot at the flush mark, for a chain that remembers ids for `replay_window` heights; none if no state has
+    /// ever been written.
+    pub fn snapshot(&self, replay_window: u64) -> Result<Option<Snapshot>, StoreError> {
         let flushed = self.flushed()?;
         if flushed == Height(0) {
             return Ok(None);
@@ -318,14 +319,33 @@ impl Store {
         for (key, value) in self.read_state()? {
             state.insert(key, value);
         }
-        let mut remembered = Vec::new();
-        let mut part = 0;
-        while let Some(bytes) = self.get(META, &recent_key(part))? {
-            remembered.extend(bytes);
-            part += 1;
-        }
-        let recent = self.decode::<Remembered>(Some(remembered))?.unwrap_or_default().0;
+        let recent = self.recent(flushed, replay_window)?;
         Ok(Some(Snapshot { header, state, recent }))
+    }
+
+    /// The ids that a chain at `height` remembers: those of the snapshot that the store began with, as far as they are
+    /// within the window, and those in the blocks since.
+    fn recent(&self, height: Height, window: u64) -> Result<Vec<(Height, Vec<TransactionId>)>, StoreError> {
+        let first = Height((height.0 + 1).saturating_sub(window).max(1));
+        let base = self.base()?;
+        let mut recent = Vec::new();
+        if base >= first {
+            let mut bytes = Vec::new();
+            let mut part = 0;
+            while let Some(more) = self.get(META, &recent_key(part))? {
+                bytes.extend(more);
+                part += 1;
+            }
+            let remembered = self.decode::<Remembered>(Some(bytes))?.unwrap_or_default().0;
+            recent.extend(remembered.into_iter().filter(|(height, _)| *height >= first));
+        }
+        for height in (first.max(base.next()).0..=height.0).map(Height) {
+            let block = self.block(height)?.ok_or_else(|| self.damaged(format!("block {height} is not there")))?;
+            let took_place = |receipt: &&Receipt| !matches!(receipt.outcome, Outcome::Duplicate | Outcome::Expired);
+            let ids = block.receipts.iter().filter(took_place).map(|receipt| receipt.transaction).collect();
+            recent.push((height, ids));
+        }
+        Ok(recent)
     }
 
     /// The block at `height`.
@@ -413,10 +433,14 @@ impl Store {
         Ok(state)
     }
 
-    fn check_chain(&mut self) -> Result<(), StoreError> {
+    fn check_chain(&mut self, genesis: &Trie) -> Result<(), StoreError> {
         let expected = self.options.chain;
         match self.get(META, CHAIN)? {
-            None => self.commit(vec![(META, CHAIN.to_vec(), Some(expected.as_bytes().to_vec()))]),
+            None => {
+                let state = genesis.entries().into_iter().map(|(k, v)| (STATE, k.to_vec(), Some(v.to_vec())));
+                let mark = (META, CHAIN.to_vec(), Some(expected.as_bytes().to_vec()));
+                self.commit(state.chain([mark]).collect())
+            }
             Some(found) if found == expected.as_bytes() => Ok(()),
             Some(found) => {
                 let found = found.try_into().map(Digest).unwrap_or(Digest::ZERO);
@@ -560,7 +584,7 @@ mod tests {
                 let ids: Vec<_> = executed.receipts.iter().map(|receipt| receipt.transaction).collect();
                 store.append(&block, &ids, executed.writes).unwrap();
                 if let Some(result) = executed.checkpoint {
-                    store.flush(&result, chain.snapshot().recent).unwrap();
+                    store.flush(&result).unwrap();
                 }
                 block
             })
@@ -571,11 +595,11 @@ mod tests {
     fn blocks_state_and_indices_are_there_after_a_barrier_and_after_opening_again() {
         let folder = tempfile::tempdir().unwrap();
         let mut chain = chain(40);
-        let mut store = Store::open(options(folder.path())).unwrap();
+        let mut store = Store::open(options(folder.path()), &genesis(40).state()).unwrap();
         let blocks = grow(&mut store, &mut chain, 10);
         store.barrier().unwrap();
         drop(store);
-        let store = Store::open(options(folder.path())).unwrap();
+        let store = Store::open(options(folder.path()), &genesis(40).state()).unwrap();
         assert_eq!((store.head(), store.flushed().unwrap()), (Height(10), Height(8)));
         for block in &blocks {
             let height = block.header.height();
@@ -586,7 +610,7 @@ mod tests {
         assert_eq!(store.checkpoint_covering(Height(5)).unwrap().unwrap().result.height, Height(8));
         assert_eq!(store.checkpoint_before(Height(8)).unwrap(), Height(4));
         assert_eq!(store.checkpoint_before(Height(3)).unwrap(), Height(0));
-        let snapshot = store.snapshot().unwrap().unwrap();
+        let snapshot = store.snapshot(40).unwrap().unwrap();
         let mut again = Chain::from_snapshot(&genesis(40), Arc::new(Builtin), snapshot);
         for height in 9..=10 {
             step(&mut again, vec![put(height, height + 5)]);
@@ -598,28 +622,28 @@ mod tests {
     fn a_snapshot_takes_the_place_of_everything() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut ahead = chain(40);
-        let mut source = Store::open(options(one.path())).unwrap();
+        let mut source = Store::open(options(one.path()), &genesis(40).state()).unwrap();
         grow(&mut source, &mut ahead, 20);
-        let mut behind = Store::open(options(two.path())).unwrap();
+        let mut behind = Store::open(options(two.path()), &genesis(40).state()).unwrap();
         grow(&mut behind, &mut chain(40), 6);
         let result = source.checkpoint_covering(Height(20)).unwrap().unwrap().result;
         let certificate = CheckpointCertificate { epoch: Epoch(0), result, votes: vec![] };
         behind.install(&ahead.snapshot(), &certificate).unwrap();
         drop(behind);
-        let behind = Store::open(options(two.path())).unwrap();
+        let behind = Store::open(options(two.path()), &genesis(40).state()).unwrap();
         assert_eq!((behind.head(), behind.base().unwrap()), (Height(20), Height(20)));
-        let snapshot = behind.snapshot().unwrap().unwrap();
+        let snapshot = behind.snapshot(40).unwrap().unwrap();
         assert_eq!(snapshot.state_root(), result.state_root);
     }
 
     #[test]
     fn a_store_of_another_chain_and_a_full_disk_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        drop(Store::open(options(folder.path())).unwrap());
+        drop(Store::open(options(folder.path()), &genesis(40).state()).unwrap());
         let other = StoreOptions { chain: Digest::sha256(b"other"), ..options(folder.path()) };
-        assert!(matches!(Store::open(other), Err(StoreError::AnotherChain { .. })));
+        assert!(matches!(Store::open(other, &genesis(40).state()), Err(StoreError::AnotherChain { .. })));
         let full = StoreOptions { reserve_bytes: u64::MAX, ..options(folder.path()) };
-        let error = Store::open(full).unwrap_err();
+        let error = Store::open(full, &genesis(40).state()).unwrap_err();
         assert!(error.to_string().contains("store.reserve_bytes"), "{error}");
     }
 }

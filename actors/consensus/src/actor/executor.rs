@@ -1,0 +1,202 @@
+//! The thread that owns the chain and its store: it executes final blocks in order, and answers reads in between.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use standin_foundation::Height;
+use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate};
+use standin_ledger::error::LedgerError;
+use standin_ledger::snapshot::{ServedSnapshot, Snapshot};
+use standin_ledger::store::{Store, StoreError, StoredBlock};
+use standin_ledger::{Batch, Chain, Genesis, Proposal, Receipt, StateMachine};
+
+/// Commands that may wait. Consensus keeps far fewer blocks open; reads beyond this are refused.
+const COMMANDS_MAX: usize = 1_024;
+
+/// Why execution cannot go on. The node must stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExecutionError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A final block cannot be executed: something is damaged.
+    #[error("a final block cannot be executed: {0}")]
+    Ledger(#[from] LedgerError),
+}
+
+/// What reads see.
+#[derive(Debug)]
+pub struct Ledger {
+    /// The head of the chain.
+    pub chain: Chain,
+    /// The store.
+    pub store: Store,
+    /// The newest snapshot that is proven.
+    pub served: Option<ServedSnapshot>,
+    /// Snapshots at checkpoints that are not proven yet.
+    pub(super) snapshots: BTreeMap<Height, Snapshot>,
+}
+
+type Read = Box<dyn FnOnce(&Ledger) + Send>;
+
+pub(super) enum Command {
+    Execute { proposal: Proposal, certificate: CommitCertificate, batches: Vec<Arc<Batch>> },
+    Certify(CheckpointCertificate),
+    Install(Box<Snapshot>, CheckpointCertificate),
+    Barrier,
+    Read(Read),
+}
+
+/// What the executor says.
+#[derive(Debug)]
+pub(super) enum ExecutorReport {
+    Executed { height: Height, checkpoint: Option<CheckpointResult>, receipts: Vec<Receipt> },
+    Installed(CheckpointCertificate),
+    BarrierDone(Height),
+    Failed(ExecutionError),
+}
+
+/// A handle to the executor. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LedgerReader {
+    commands: SyncSender<Command>,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Command")
+    }
+}
+
+impl LedgerReader {
+    /// Runs `read` on the executor's thread, between two blocks. False if too many reads wait, or the node has stopped.
+    pub fn read(&self, read: impl FnOnce(&Ledger) + Send + 'static) -> bool {
+        match self.commands.try_send(Command::Read(Box::new(read))) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+/// The executor's thread.
+#[derive(Debug)]
+pub(super) struct Executor {
+    reader: LedgerReader,
+    stop: SyncSender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Executor {
+    pub(super) fn start(
+        ledger: Ledger,
+        genesis: Genesis,
+        machine: Arc<dyn StateMachine>,
+        report: impl Fn(ExecutorReport) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (commands, receiver) = sync_channel(COMMANDS_MAX);
+        let mut worker = Worker { ledger, genesis, machine };
+        let run = move || worker.run(&receiver, &report);
+        let thread = std::thread::Builder::new().name("executor".to_owned()).spawn(run)?;
+        let reader = LedgerReader { commands: commands.clone() };
+        Ok(Self { reader, stop: commands, thread: Some(thread) })
+    }
+
+    pub(super) fn reader(&self) -> LedgerReader {
+        self.reader.clone()
+    }
+
+    /// Hands in a command; waits if execution is far behind.
+    pub(super) fn send(&self, command: Command) {
+        // The thread ends early only after it has reported why.
+        let _ = self.stop.send(command);
+    }
+
+    /// The thread, to be joined once all handles are gone.
+    pub(super) fn take_thread(&mut self) -> Option<JoinHandle<()>> {
+        self.thread.take()
+    }
+}
+
+struct Worker {
+    ledger: Ledger,
+    genesis: Genesis,
+    machine: Arc<dyn StateMachine>,
+}
+
+impl Worker {
+    fn run(&mut self, commands: &Receiver<Command>, report: &impl Fn(ExecutorReport)) {
+        while let Ok(command) = commands.recv() {
+            match self.take(command) {
+                Ok(Some(done)) => report(done),
+                Ok(None) => {}
+                Err(error) => {
+                    report(ExecutorReport::Failed(error));
+                    return;
+                }
+            }
+        }
+        // The last commits are made durable by dropping the database, with the store.
+    }
+
+    fn take(&mut self, command: Command) -> Result<Option<ExecutorReport>, ExecutionError> {
+        match command {
+            Command::Execute { proposal, certificate, batches } => {
+                self.execute(proposal, certificate, &batches).map(Some)
+            }
+            Command::Certify(certificate) => self.certify(certificate).map(|()| None),
+            Command::Install(snapshot, certificate) => {
+                self.ledger.store.install(&snapshot, &certificate)?;
+                self.ledger.served = Some(ServedSnapshot::new(&snapshot, certificate.clone()));
+                self.ledger.snapshots.clear();
+                self.ledger.chain = Chain::from_snapshot(&self.genesis, Arc::clone(&self.machine), *snapshot);
+                Ok(Some(ExecutorReport::Installed(certificate)))
+            }
+            Command::Barrier => {
+                self.ledger.store.barrier()?;
+                Ok(Some(ExecutorReport::BarrierDone(self.ledger.store.head())))
+            }
+            Command::Read(read) => {
+                read(&self.ledger);
+                Ok(None)
+            }
+        }
+    }
+
+    fn execute(
+        &mut self,
+        proposal: Proposal,
+        certificate: CommitCertificate,
+        batches: &[Arc<Batch>],
+    ) -> Result<ExecutorReport, ExecutionError> {
+        let executed = self.ledger.chain.execute(proposal, batches)?;
+        let height = executed.header.height();
+        let block = StoredBlock {
+            header: executed.header,
+            hash: executed.hash,
+            certificate,
+            receipts_root: executed.receipts_root,
+            payloads: batches.iter().map(|batch| batch.payload().clone()).collect(),
+            receipts: executed.receipts,
+        };
+        let ids: Vec<_> = block.receipts.iter().map(|receipt| receipt.transaction).collect();
+        self.ledger.store.append(&block, &ids, executed.writes)?;
+        if let Some(result) = &executed.checkpoint {
+            self.ledger.store.flush(result)?;
+            self.ledger.snapshots.insert(height, self.ledger.chain.snapshot());
+        }
+        Ok(ExecutorReport::Executed { height, checkpoint: executed.checkpoint, receipts: block.receipts })
+    }
+
+    fn certify(&mut self, certificate: CheckpointCertificate) -> Result<(), ExecutionError> {
+        let height = certificate.result.height;
+        self.ledger.store.certify(&certificate)?;
+        if let Some(snapshot) = self.ledger.snapshots.remove(&height) {
+            self.ledger.served = Some(ServedSnapshot::new(&snapshot, certificate));
+        }
+        self.ledger.snapshots = self.ledger.snapshots.split_off(&height);
+        Ok(())
+    }
+}

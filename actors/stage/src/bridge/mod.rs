@@ -1,0 +1,341 @@
+//! The bridge: actors on other machines.
+//!
+//! One websocket for each pair of nodes, over mutual TLS. The node with the lower id dials, with jittered backoff, for ever;
+//! the other listens. A connection counts only after the hello ([`hello`]). Messages are delivered at most once; a queue that
+//! is full, or a peer that is not there, is told to the sender at once.
+
+pub mod frame;
+pub mod hello;
+mod outbox;
+mod peer;
+mod pipe;
+mod router;
+mod session;
+pub mod tls;
+mod transport;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use standin_foundation::limits::{HELLO_TIMEOUT_MS, HELLOS_PENDING_MAX};
+use standin_foundation::{Digest, NodeId, PublicKey, SecretKey};
+use tokio::sync::Notify;
+
+pub use peer::Remote;
+pub use pipe::Pipe;
+pub use router::Router;
+pub use session::SessionEnd;
+pub use tls::TlsIdentity;
+
+use crate::mailbox::MailboxLimits;
+use crate::policy::Backoff;
+use hello::{Credentials, HelloError, Side};
+use peer::Peer;
+
+/// Why the bridge cannot work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BridgeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A peer cannot be reached.
+    #[error("cannot connect to {address}: {what}")]
+    Dial {
+        /// Its address.
+        address: String,
+        /// Why.
+        what: String,
+    },
+    /// The hello failed.
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+}
+
+/// A node that is admitted.
+#[derive(Debug, Clone)]
+pub struct PeerConfig {
+    /// Its key.
+    pub key: PublicKey,
+    /// Where it can be reached: host and port.
+    pub address: String,
+}
+
+/// What a bridge needs.
+#[derive(Debug)]
+pub struct BridgeConfig {
+    /// The node's key.
+    pub key: SecretKey,
+    /// The chain's genesis digest.
+    pub chain: Digest,
+    /// The node's certificate and key.
+    pub tls: TlsIdentity,
+    /// Who is admitted.
+    pub peers: Vec<PeerConfig>,
+    /// Bounds of what waits for one peer.
+    pub limits: MailboxLimits,
+}
+
+#[derive(Debug)]
+struct Shared {
+    credentials: Credentials,
+    tls: TlsIdentity,
+    peers: BTreeMap<NodeId, Arc<Peer>>,
+    router: Router,
+    hellos: AtomicUsize,
+    stopping: AtomicBool,
+    stop: Notify,
+}
+
+/// The connections of a node.
+#[derive(Debug)]
+pub struct Bridge {
+    shared: Arc<Shared>,
+    server: actix_web::dev::ServerHandle,
+    address: Option<SocketAddr>,
+}
+
+impl Bridge {
+    /// The peers as they will be reachable: to be wired before the bridge starts.
+    pub fn prepare(config: &BridgeConfig) -> Prepared {
+        let own = config.key.public().node_id();
+        let others = config.peers.iter().map(|peer| peer.key.node_id()).filter(|id| *id != own);
+        Prepared { peers: others.map(|id| (id, Arc::new(Peer::new(id, config.limits)))).collect() }
+    }
+
+    /// Listens, and dials those peers whose id is above the own one.
+    pub fn start(
+        config: BridgeConfig,
+        prepared: Prepared,
+        listener: TcpListener,
+        router: Router,
+    ) -> Result<Self, BridgeError> {
+        let own = config.key.public().node_id();
+        let admitted = config.peers.iter().map(|peer| (peer.key.node_id(), peer.key)).collect();
+        let shared = Arc::new(Shared {
+            credentials: Credentials { key: config.key, chain: config.chain, admitted },
+            tls: config.tls,
+            peers: prepared.peers,
+            router,
+            hellos: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+            stop: Notify::new(),
+        });
+        let address = listener.local_addr().ok();
+        let accepting = Arc::clone(&shared);
+        let server = transport::listen(listener, &shared.tls, move |opened| {
+            actix_web::rt::spawn(accept(Arc::clone(&accepting), opened));
+        })?;
+        for peer in config.peers.into_iter().filter(|peer| peer.key.node_id() > own) {
+            actix_rt::spawn(keep_dialling(Arc::clone(&shared), peer));
+        }
+        Ok(Self { shared, server, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Says goodbye to all peers, and stops listening. Ends within about a second.
+    pub async fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.stop.notify_waiters();
+        for peer in self.shared.peers.values() {
+            peer.disconnect();
+        }
+        self.server.stop(true).await;
+    }
+}
+
+/// The peers of a bridge that has not started.
+#[derive(Debug)]
+pub struct Prepared {
+    peers: BTreeMap<NodeId, Arc<Peer>>,
+}
+
+impl Prepared {
+    /// The peer with this id.
+    pub fn remote(&self, id: &NodeId) -> Option<Remote> {
+        self.peers.get(id).map(|peer| Remote { peer: Arc::clone(peer) })
+    }
+}
+
+async fn accept(shared: Arc<Shared>, (mut pipe, binding): transport::Opened) {
+    if shared.hellos.fetch_add(1, Ordering::AcqRel) >= HELLOS_PENDING_MAX {
+        shared.hellos.fetch_sub(1, Ordering::AcqRel);
+        tracing::warn!("connection refused: {HELLOS_PENDING_MAX} others are proving who they are");
+        return;
+    }
+    let greeted = greet(&shared, &mut pipe, Side::Acceptor, &binding, None).await;
+    shared.hellos.fetch_sub(1, Ordering::AcqRel);
+    match greeted {
+        Ok(id) => run_session(&shared, pipe, id).await,
+        Err(error) => tracing::warn!(%error, "connection refused"),
+    }
+}
+
+async fn greet(
+    shared: &Shared,
+    pipe: &mut Pipe,
+    side: Side,
+    binding: &[u8],
+    expected: Option<NodeId>,
+) -> Result<NodeId, HelloError> {
+    let within = Duration::from_millis(HELLO_TIMEOUT_MS);
+    let greeting = shared.credentials.greet(pipe, side, binding, expected);
+    tokio::time::timeout(within, greeting).await.unwrap_or(Err(HelloError::Ended))
+}
+
+async fn run_session(shared: &Shared, pipe: Pipe, id: NodeId) {
+    if shared.stopping.load(Ordering::Acquire) {
+        return;
+    }
+    if let Some(peer) = shared.peers.get(&id) {
+        tracing::info!(peer = %id.short(), "connected");
+        let end = session::run(pipe, peer, &shared.router).await;
+        tracing::info!(peer = %id.short(), ?end, "disconnected");
+    }
+}
+
+async fn keep_dialling(shared: Arc<Shared>, peer: PeerConfig) {
+    let id = peer.key.node_id();
+    let backoff = Backoff { min: Duration::from_millis(50), max: Duration::from_secs(2) };
+    let mut attempt = 0;
+    while !shared.stopping.load(Ordering::Acquire) {
+        match connect(&shared, &peer).await {
+            Ok(pipe) => {
+                attempt = 0;
+                run_session(&shared, pipe, id).await;
+            }
+            Err(error) => {
+                attempt += 1;
+                tracing::debug!(peer = %id.short(), %error, "no connection");
+            }
+        }
+        let stopped = shared.stop.notified();
+        // Woken early or not: the loop looks at the flag.
+        let _ = tokio::time::timeout(backoff.delay(attempt), stopped).await;
+    }
+}
+
+async fn connect(shared: &Shared, peer: &PeerConfig) -> Result<Pipe, BridgeError> {
+    let within = Duration::from_millis(HELLO_TIMEOUT_MS);
+    let dialled = tokio::time::timeout(within, transport::dial(&peer.address, &shared.tls)).await;
+    let (mut pipe, binding) = dialled.unwrap_or_else(|_| {
+        Err(BridgeError::Dial { address: peer.address.clone(), what: "timed out".to_owned() })
+    })?;
+    greet(shared, &mut pipe, Side::Dialler, &binding, Some(peer.key.node_id())).await?;
+    Ok(pipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+    use standin_foundation::wire::Wire;
+
+    use super::*;
+    use crate::call::CallError;
+    use crate::cell::{Cell, Ctx, Handle, Reply, Role};
+    use crate::message::{Message, RemoteMessage};
+    use crate::policy::Supervision;
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Echo(String);
+
+    impl Wire for Echo {
+        const NAME: &'static str = "test.echo";
+        const BYTES_MAX: usize = 1_000;
+    }
+
+    impl Message for Echo {
+        type Reply = Self;
+    }
+
+    impl RemoteMessage for Echo {}
+
+    struct Parrot;
+
+    impl Role for Parrot {}
+
+    impl Handle<Echo> for Parrot {
+        fn handle(&mut self, message: Echo, reply: Reply<Echo>, _: &mut Ctx<Self>) {
+            if message.0 != "silence" {
+                reply.send(Echo(format!("{}!", message.0)));
+            }
+        }
+    }
+
+    struct TestNode {
+        bridge: Bridge,
+        remote: Remote,
+        _cell: Cell<Parrot>,
+    }
+
+    fn key(seed: u8) -> SecretKey {
+        SecretKey::from_bytes(&[seed; 32]).unwrap()
+    }
+
+    fn start(own: u8, other: u8, listeners: &[TcpListener; 2], addresses: &[String; 2]) -> TestNode {
+        let (certificate, private) = tls::make_certificate("node").unwrap();
+        let peers = (1..=2)
+            .map(|seed: u8| PeerConfig {
+                key: key(seed).public(),
+                address: addresses[usize::from(seed) - 1].clone(),
+            })
+            .collect();
+        let config = BridgeConfig {
+            key: key(own),
+            chain: Digest::sha256(b"chain"),
+            tls: TlsIdentity::from_pem(&certificate, &private).unwrap(),
+            peers,
+            limits: MailboxLimits::default(),
+        };
+        let cell =
+            Cell::spawn("parrot", Supervision::default(), MailboxLimits::default(), |_| Parrot);
+        let prepared = Bridge::prepare(&config);
+        let remote = prepared.remote(&key(other).public().node_id()).unwrap();
+        let listener = listeners[usize::from(own) - 1].try_clone().unwrap();
+        let router = Router::default().ask::<Echo, _>(cell.address().clone());
+        TestNode { bridge: Bridge::start(config, prepared, listener, router).unwrap(), remote, _cell: cell }
+    }
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    async fn ask_until_connected(remote: &Remote) -> Echo {
+        loop {
+            match remote.ask(&Echo("hello".into()), SOON).await {
+                Ok(answer) => return answer,
+                Err(CallError::Disconnected { .. }) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[actix::test]
+    async fn actors_on_two_nodes_ask_each_other_over_real_sockets_and_stop_quickly() {
+        let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = [0, 1].map(|i: usize| listeners[i].local_addr().unwrap().to_string());
+        let one = start(1, 2, &listeners, &addresses);
+        let two = start(2, 1, &listeners, &addresses);
+        assert_eq!(ask_until_connected(&one.remote).await, Echo("hello!".into()));
+        assert_eq!(ask_until_connected(&two.remote).await, Echo("hello!".into()));
+        let silence = one.remote.ask(&Echo("silence".into()), SOON).await;
+        assert_eq!(silence, Err(CallError::Refused("the receiver dropped the message".into())));
+        let large = one.remote.ask(&Echo("x".repeat(2_000)), SOON).await;
+        assert!(matches!(large, Err(CallError::Refused(what)) if what.contains("limit")));
+        let begun = std::time::Instant::now();
+        two.bridge.stop().await;
+        one.bridge.stop().await;
+        assert!(begun.elapsed() < Duration::from_secs(5), "stopping took {:?}", begun.elapsed());
+        assert!(matches!(one.remote.tell(&Echo("late".into())), Err(CallError::Disconnected { sent: false })));
+    }
+}

@@ -1,0 +1,164 @@
+//! A peer: a node on another machine, whether it is connected or not.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use standin_foundation::NodeId;
+use tokio::sync::{Notify, oneshot};
+
+use super::frame::{Frame, FrameKind, type_of};
+use super::outbox::Outbox;
+use super::router::encode;
+use crate::call::CallError;
+use crate::mailbox::MailboxLimits;
+use crate::message::{Message, RemoteMessage};
+use standin_foundation::wire::Wire;
+
+type Waiting = BTreeMap<u64, oneshot::Sender<Result<Bytes, CallError>>>;
+
+/// State of a peer that outlives its connections.
+#[derive(Debug)]
+pub(super) struct Peer {
+    id: NodeId,
+    pub(super) outbox: Outbox,
+    waiting: Mutex<Waiting>,
+    next_correlation: AtomicU64,
+    sessions: AtomicU64,
+    current: Mutex<Option<(u64, Arc<Notify>)>>,
+    pub(super) refused: AtomicU64,
+}
+
+impl Peer {
+    pub(super) fn new(id: NodeId, limits: MailboxLimits) -> Self {
+        Self {
+            id,
+            outbox: Outbox::new(limits),
+            waiting: Mutex::new(Waiting::new()),
+            next_correlation: AtomicU64::new(1),
+            sessions: AtomicU64::new(0),
+            current: Mutex::new(None),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// A connection is ready: an older one gives way.
+    pub(super) fn session_began(&self) -> (u64, Arc<Notify>) {
+        let id = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        let replaced = Arc::new(Notify::new());
+        if let Ok(mut current) = self.current.lock()
+            && let Some((_, older)) = current.replace((id, Arc::clone(&replaced)))
+        {
+            older.notify_one();
+        }
+        self.fail_waiting();
+        self.outbox.set_open(true);
+        (id, replaced)
+    }
+
+    pub(super) fn session_ended(&self, id: u64) {
+        if let Ok(mut current) = self.current.lock()
+            && current.as_ref().is_some_and(|(current, _)| *current == id)
+        {
+            *current = None;
+            self.outbox.set_open(false);
+            drop(current);
+            self.fail_waiting();
+        }
+    }
+
+    /// Ends the session, if there is one.
+    pub(super) fn disconnect(&self) {
+        if let Ok(current) = self.current.lock()
+            && let Some((_, session)) = &*current
+        {
+            session.notify_one();
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.current.lock().is_ok_and(|current| current.is_some())
+    }
+
+    pub(super) fn answered(&self, correlation: u64, result: Result<Bytes, CallError>) {
+        let waiting = self.waiting.lock().ok().and_then(|mut waiting| waiting.remove(&correlation));
+        if let Some(waiting) = waiting {
+            // The asker may have given up.
+            let _ = waiting.send(result);
+        }
+    }
+
+    fn fail_waiting(&self) {
+        let waiting = self.waiting.lock().map(|mut waiting| std::mem::take(&mut *waiting)).unwrap_or_default();
+        for (_, waiting) in waiting {
+            let _ = waiting.send(Err(CallError::Disconnected { sent: true }));
+        }
+    }
+}
+
+/// An actor, or a whole node, on another machine.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    pub(super) peer: Arc<Peer>,
+}
+
+impl Remote {
+    /// The node.
+    pub fn id(&self) -> NodeId {
+        self.peer.id
+    }
+
+    /// Whether there is a session.
+    pub fn is_connected(&self) -> bool {
+        self.peer.is_connected()
+    }
+
+    /// Messages of this peer that were not taken.
+    pub fn refused(&self) -> u64 {
+        self.peer.refused.load(Ordering::Relaxed)
+    }
+
+    /// Tells the peer something. An error means that it did not leave; without one it may still be lost.
+    pub fn tell<M: RemoteMessage>(&self, message: &M) -> Result<(), CallError> {
+        self.tell_encoded::<M>(encode(message)?)
+    }
+
+    /// Tells the peer something that is encoded already: one encoding for many peers.
+    pub fn tell_encoded<M: RemoteMessage>(&self, payload: Bytes) -> Result<(), CallError> {
+        self.peer.outbox.push(M::LANE, frame::<M>(FrameKind::Tell, 0, 0, payload))
+    }
+
+    /// Asks the peer, and waits at most so long for the answer.
+    pub async fn ask<M: RemoteMessage>(&self, message: &M, within: Duration) -> Result<M::Reply, CallError> {
+        let correlation = self.peer.next_correlation.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        let deadline_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+        let frame = frame::<M>(FrameKind::Ask, correlation, deadline_ms, encode(message)?);
+        if let Ok(mut waiting) = self.peer.waiting.lock() {
+            waiting.insert(correlation, sender);
+        }
+        let pushed = self.peer.outbox.push(M::LANE, frame);
+        let answer = match pushed {
+            Err(error) => Err(error),
+            Ok(()) => match tokio::time::timeout(within, receiver).await {
+                Err(_) => Err(CallError::TimedOut),
+                Ok(Err(_)) => Err(CallError::Disconnected { sent: true }),
+                Ok(Ok(answer)) => answer,
+            },
+        };
+        if let Ok(mut waiting) = self.peer.waiting.lock() {
+            waiting.remove(&correlation);
+        }
+        <M as Message>::Reply::from_wire(&answer?).map_err(|error| CallError::Incompatible(error.to_string()))
+    }
+}
+
+fn frame<M: RemoteMessage>(kind: FrameKind, correlation: u64, deadline_ms: u32, payload: Bytes) -> Frame {
+    Frame { kind, lane: M::LANE as u8, correlation, message_type: type_of(M::NAME), deadline_ms, payload }
+}

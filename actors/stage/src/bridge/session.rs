@@ -1,0 +1,134 @@
+//! One connection to a peer that has proven who it is: reading, writing, heartbeat.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use standin_foundation::NodeId;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::frame::{Frame, FrameError, FrameKind};
+use super::peer::Peer;
+use super::pipe::Pipe;
+use super::router::{Answer, Router};
+use crate::call::CallError;
+use crate::message::Lane;
+
+/// Interval at which a side says that it is there.
+const PING_INTERVAL: Duration = Duration::from_millis(1_000);
+/// After so long without a frame the session is dead.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// The connection broke.
+    Disconnected,
+    /// The peer said goodbye.
+    Goodbye,
+    /// The peer was silent for too long.
+    Silent,
+    /// The peer sent something that is no frame.
+    Broken(FrameError),
+    /// A newer connection took its place, or the node stops.
+    Replaced,
+}
+
+/// Runs a session to its end.
+pub(super) async fn run(pipe: Pipe, peer: &Arc<Peer>, router: &Router) -> SessionEnd {
+    let (outgoing, mut incoming) = pipe.split();
+    let (id, replaced) = peer.session_began();
+    let writer = write(peer, &outgoing);
+    let reader = read(peer, router, &mut incoming);
+    let end = tokio::select! {
+        biased;
+        () = replaced.notified() => SessionEnd::Replaced,
+        end = reader => end,
+        () = writer => SessionEnd::Disconnected,
+    };
+    if end == SessionEnd::Replaced {
+        let mut goodbye = BytesMut::new();
+        Frame::signal(FrameKind::Goodbye).encode(&mut goodbye);
+        // The connection may be gone already.
+        let _ = outgoing.try_send(goodbye.freeze());
+    }
+    peer.session_ended(id);
+    end
+}
+
+async fn write(peer: &Peer, outgoing: &mpsc::Sender<Bytes>) {
+    loop {
+        let message = match tokio::time::timeout(PING_INTERVAL, peer.outbox.next()).await {
+            Ok(Some(message)) => message,
+            Ok(None) => return,
+            Err(_) => {
+                let mut ping = BytesMut::new();
+                Frame::signal(FrameKind::Ping).encode(&mut ping);
+                ping.freeze()
+            }
+        };
+        if outgoing.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read(peer: &Arc<Peer>, router: &Router, incoming: &mut mpsc::Receiver<Bytes>) -> SessionEnd {
+    let mut heard = Instant::now();
+    loop {
+        let bytes = match tokio::time::timeout_at(heard + SILENCE_MAX, incoming.recv()).await {
+            Err(_) => return SessionEnd::Silent,
+            Ok(None) => return SessionEnd::Disconnected,
+            Ok(Some(bytes)) => bytes,
+        };
+        heard = Instant::now();
+        let frames = match Frame::decode_all(bytes) {
+            Ok(frames) => frames,
+            Err(error) => return SessionEnd::Broken(error),
+        };
+        for frame in frames {
+            match frame.kind {
+                FrameKind::Goodbye => return SessionEnd::Goodbye,
+                // A pong that finds no room says less than the traffic that took it.
+                FrameKind::Ping => drop(peer.outbox.push(Lane::Control, Frame::signal(FrameKind::Pong))),
+                FrameKind::Pong => {}
+                FrameKind::Reply => peer.answered(frame.correlation, Ok(frame.payload)),
+                FrameKind::Error => {
+                    let text = String::from_utf8_lossy(&frame.payload).into_owned();
+                    peer.answered(frame.correlation, Err(CallError::Refused(text)));
+                }
+                FrameKind::Tell | FrameKind::Ask => dispatch(peer, router, frame),
+            }
+        }
+    }
+}
+
+fn dispatch(peer: &Arc<Peer>, router: &Router, frame: Frame) {
+    let lane = Lane::from_u8(frame.lane).unwrap_or(Lane::Bulk);
+    let correlation = frame.correlation;
+    let answer = (frame.kind == FrameKind::Ask).then(|| {
+        let peer = Arc::clone(peer);
+        let answer: Answer = Box::new(move |result| reply(&peer, lane, correlation, result));
+        (Duration::from_millis(u64::from(frame.deadline_ms)), answer)
+    });
+    let asked = answer.is_some();
+    let from: NodeId = peer.id();
+    if let Err(error) = router.dispatch(from, frame.message_type, frame.payload, answer) {
+        peer.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        tracing::debug!(peer = %from.short(), %error, "message not taken");
+        if asked {
+            reply(peer, lane, correlation, Err(error));
+        }
+    }
+}
+
+fn reply(peer: &Peer, lane: Lane, correlation: u64, result: Result<Bytes, CallError>) {
+    let (kind, payload) = match result {
+        Ok(payload) => (FrameKind::Reply, payload),
+        Err(error) => (FrameKind::Error, error.to_string().into()),
+    };
+    let frame = Frame { kind, lane: lane as u8, correlation, message_type: 0, deadline_ms: 0, payload };
+    // The asker has a deadline: it learns of a lost answer by itself.
+    let _ = peer.outbox.push(lane, frame);
+}
