@@ -68,6 +68,12 @@ pub trait Wire: Serialize + DeserializeOwned {
     }
 }
 
+/// The answer that says nothing but "done".
+impl Wire for () {
+    const NAME: &'static str = "done";
+    const BYTES_MAX: usize = 0;
+}
+
 /// Decodes with the smallest fixed limit that covers the input twice: `bincode` takes its limit as a constant, and it
 /// bounds what a length inside the input may make the decoder allocate.
 fn decode_within<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), bincode::error::DecodeError> {

@@ -204,6 +204,9 @@ async fn supervise<R: Role>(
     let probe = || address.probe();
     let mut restarts: VecDeque<Instant> = VecDeque::new();
     loop {
+        if address.mailbox.is_closed() {
+            return Exit::Stopped;
+        }
         let ended = incarnation(&address, &mut factory).await;
         if address.mailbox.is_closed() {
             return Exit::Stopped;

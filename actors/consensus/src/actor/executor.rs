@@ -48,6 +48,7 @@ pub(super) enum Command {
     Install(Box<Snapshot>, CheckpointCertificate),
     Barrier,
     Read(Read),
+    Stop,
 }
 
 /// What the executor says.
@@ -114,9 +115,16 @@ impl Executor {
         let _ = self.stop.send(command);
     }
 
-    /// The thread, to be joined once all handles are gone.
-    pub(super) fn take_thread(&mut self) -> Option<JoinHandle<()>> {
-        self.thread.take()
+}
+
+impl Drop for Executor {
+    /// Waits until everything handed in is done and the store is closed: that makes it durable.
+    fn drop(&mut self) {
+        self.send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic in the thread has been printed already.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -129,6 +137,10 @@ struct Worker {
 impl Worker {
     fn run(&mut self, commands: &Receiver<Command>, report: &impl Fn(ExecutorReport)) {
         while let Ok(command) = commands.recv() {
+            if matches!(command, Command::Stop) {
+                // The store makes its last commits durable when it is dropped, with this worker.
+                return;
+            }
             match self.take(command) {
                 Ok(Some(done)) => report(done),
                 Ok(None) => {}
@@ -138,7 +150,6 @@ impl Worker {
                 }
             }
         }
-        // The last commits are made durable by dropping the database, with the store.
     }
 
     fn take(&mut self, command: Command) -> Result<Option<ExecutorReport>, ExecutionError> {
@@ -162,6 +173,7 @@ impl Worker {
                 read(&self.ledger);
                 Ok(None)
             }
+            Command::Stop => Ok(None),
         }
     }
 

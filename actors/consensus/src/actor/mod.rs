@@ -1,0 +1,462 @@
+//! The replica's actor: carries the machine's effects out, and brings it what it needs to know.
+//!
+//! Threads: the actor's arbiter steps the machine; one thread owns the log, one owns chain and store, a bounded pool checks
+//! signatures. They talk to the actor through its address only.
+
+mod executor;
+mod log_writer;
+mod mempool;
+mod open;
+mod peers;
+mod pool;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{AsyncContext, SpawnHandle};
+use standin_foundation::{Digest, Height, Millis, Seat};
+use standin_ledger::{Batch, Genesis, StateMachine};
+use standin_stage::{Address, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Role};
+
+pub use executor::{ExecutionError, Ledger, LedgerReader};
+pub use mempool::{Finished, Submit, SubmitError};
+pub use open::{OpenError, Storage};
+pub use peers::{Ingress, routes};
+pub use pool::{PoolFull, VerifyPool};
+
+use crate::config::Config;
+use crate::effect::{Effect, Event, Input, Recipient};
+use crate::gate::Gate;
+use crate::machine::Machine;
+use crate::messages::{Note, Signed, Status, Transfer};
+use crate::record::{Lsn, Record};
+use crate::verify::{KeySigner, sign};
+use executor::{Command, Executor, ExecutorReport};
+use log_writer::{LogCommand, LogReport, LogWriter};
+use mempool::Mempool;
+
+impl Message for Signed {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl RemoteMessage for Signed {}
+
+impl Message for Note {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl RemoteMessage for Note {}
+
+impl Message for Transfer {
+    type Reply = ();
+    const LANE: Lane = Lane::Ordinary;
+}
+
+impl RemoteMessage for Transfer {}
+
+/// What a replica is made of.
+pub struct ReplicaConfig {
+    /// The chain's beginning.
+    pub genesis: Genesis,
+    /// The seat's signer.
+    pub signer: KeySigner,
+    /// The machine's configuration.
+    pub consensus: Config,
+    /// Where its data lies.
+    pub storage: Storage,
+    /// The log is cut when it has grown to this many bytes.
+    pub log_bytes_max: u64,
+    /// What transactions do.
+    pub state_machine: Arc<dyn StateMachine>,
+    /// The other seats' holders.
+    pub remotes: BTreeMap<Seat, Remote>,
+    /// Called once when the replica must not go on; the node stops.
+    pub on_fatal: Box<dyn Fn(String) + Send + Sync>,
+}
+
+impl std::fmt::Debug for ReplicaConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReplicaConfig").field("seat", &self.signer.seat).finish_non_exhaustive()
+    }
+}
+
+/// Counters of a replica, for metrics.
+#[derive(Debug, Default, Clone)]
+pub struct Counters {
+    /// Blocks executed since the start.
+    pub blocks: u64,
+    /// Transactions that took a place in a block since the start.
+    pub transactions: u64,
+    /// Views that were left.
+    pub view_changes: u64,
+    /// Seats that were found to contradict themselves.
+    pub equivocations: u64,
+    /// Results of other seats that differ from a quorum's.
+    pub wrong_results: u64,
+    /// Transfers that were refused.
+    pub bad_transfers: u64,
+    /// Times that catch-up began.
+    pub catch_ups: u64,
+}
+
+/// A replica at one moment.
+#[derive(Debug, Clone)]
+pub struct ReplicaStatus {
+    /// Its seat.
+    pub seat: Seat,
+    /// Where it stands.
+    pub status: Status,
+    /// The seat that leads its view.
+    pub primary: Seat,
+    /// Up to here blocks have been executed.
+    pub executed: Height,
+    /// Batches that wait for their order: number and bytes.
+    pub pending: (usize, usize),
+    /// Transactions of clients that wait for an outcome.
+    pub waiting: usize,
+    /// Messages that wait for the log.
+    pub gated: usize,
+    /// The log is durable up to this record.
+    pub durable: Lsn,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// What the other seats say of where they stand, and whether they are connected.
+    pub peers: BTreeMap<Seat, (Status, bool)>,
+    /// Counters.
+    pub counters: Counters,
+}
+
+/// The actor.
+pub struct Replica {
+    machine: Machine,
+    gate: Gate,
+    config: ReplicaConfig,
+    log: LogWriter,
+    executor: Executor,
+    payloads: BTreeMap<Digest, Arc<Batch>>,
+    mempool: Mempool,
+    started: Instant,
+    timer: Option<(Millis, SpawnHandle)>,
+    flush_timer: Option<SpawnHandle>,
+    durable: Lsn,
+    log_bytes: u64,
+    cutting: bool,
+    counters: Counters,
+    results: Vec<standin_ledger::CheckpointResult>,
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica").field("seat", &self.config.signer.seat).finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// Opens log and store, and starts the threads. The actor itself is started by its cell.
+    pub fn open(config: ReplicaConfig, address: Address<Self>) -> Result<Self, OpenError> {
+        let seat = config.signer.seat;
+        let opened = open::open(&config.storage, &config.genesis, seat, config.consensus, &config.state_machine)?;
+        let log_bytes = opened.log.bytes();
+        let to = address.clone();
+        // A replica that has ended wants no reports.
+        let log = LogWriter::start(opened.log, move |report| drop(to.tell(LogReported(report))))?;
+        let to = address;
+        let machine = Arc::clone(&config.state_machine);
+        let genesis = config.genesis.clone();
+        let report = move |report| drop(to.tell(Executed(report)));
+        let executor = Executor::start(opened.ledger, genesis, machine, report)?;
+        Ok(Self {
+            machine: opened.machine,
+            gate: Gate::new(opened.durable),
+            log,
+            executor,
+            payloads: opened.payloads,
+            mempool: Mempool::default(),
+            started: Instant::now(),
+            timer: None,
+            flush_timer: None,
+            durable: opened.durable,
+            log_bytes,
+            cutting: false,
+            counters: Counters::default(),
+            results: opened.results,
+            config,
+        })
+    }
+
+    /// Reads of chain and store.
+    pub fn reader(&self) -> LedgerReader {
+        self.executor.reader()
+    }
+
+    fn now(&self) -> Millis {
+        Millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    fn step(&mut self, input: Input, ctx: &mut Ctx<Self>) {
+        let effects = self.machine.step(self.now(), input);
+        self.carry_out_all(effects);
+        self.release();
+        self.set_timer(ctx);
+    }
+
+    fn carry_out_all(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Log { lsn, record } => self.write(lsn, &record),
+            Effect::Send { to, body, after } => self.gate.hold(to, body, after),
+            Effect::Relay { to, message } => self.send_to(to, &*message),
+            Effect::Tell { to: Recipient::All, note } => self.send_to_all(&note),
+            Effect::Tell { to: Recipient::One(seat), note } => self.send_to(seat, &note),
+            Effect::Commit { proposal, certificate } => {
+                let names = proposal.batches.iter().map(|batch| batch.digest());
+                let batches = names.filter_map(|name| self.payloads.get(&name).cloned()).collect();
+                self.executor.send(Command::Execute { proposal, certificate, batches });
+            }
+            Effect::Stabilize(certificate) => self.executor.send(Command::Certify(certificate)),
+            Effect::InstallSnapshot(snapshot, certificate) => {
+                self.executor.send(Command::Install(snapshot, certificate));
+            }
+            Effect::DropBatches(digests) => {
+                let dropped = digests.iter().filter_map(|digest| self.payloads.remove(digest));
+                self.mempool.batches_dropped(dropped);
+            }
+            Effect::ForgetBatches(digests) => {
+                for digest in digests {
+                    self.payloads.remove(&digest);
+                }
+            }
+            Effect::CutLog { keep_from } => {
+                self.log.send(LogCommand::CutBefore(keep_from));
+                self.cutting = false;
+            }
+            Effect::Report(event) => self.report(event),
+        }
+    }
+
+    fn write(&mut self, lsn: Lsn, record: &Record) {
+        let payload = match record {
+            Record::Batch(reference) => self.payloads.get(&reference.digest()).map(|batch| batch.payload().clone()),
+            _ => None,
+        };
+        match log_writer::encode(record) {
+            Ok(encoded) => self.log.send(LogCommand::Append(lsn, encoded, payload)),
+            Err(error) => self.fatal(format!("a record cannot be written: {error}")),
+        }
+    }
+
+    /// Lets out what is durable by now. Own messages come back as inputs, whose effects may let out more.
+    fn release(&mut self) {
+        while let Some(held) = self.gate.release() {
+            let message = sign(&self.config.signer, standin_foundation::Epoch(0), held.body);
+            match held.to {
+                Recipient::One(seat) => self.send_to(seat, &*message),
+                Recipient::All => {
+                    self.send_to_all(&*message);
+                    let effects = self.machine.step(self.now(), Input::MessageReceived(message));
+                    self.carry_out_all(effects);
+                }
+            }
+        }
+    }
+
+    fn send_to<M: RemoteMessage>(&self, seat: Seat, message: &M) {
+        if let Some(remote) = self.config.remotes.get(&seat)
+            && let Err(error) = remote.tell(message)
+        {
+            tracing::debug!(seat = seat.0, kind = M::NAME, %error, "message not sent");
+        }
+    }
+
+    fn send_to_all<M: RemoteMessage>(&self, message: &M) {
+        match message.to_wire() {
+            Ok(bytes) => {
+                let bytes = bytes::Bytes::from(bytes);
+                for remote in self.config.remotes.values() {
+                    if let Err(error) = remote.tell_encoded::<M>(bytes.clone()) {
+                        tracing::debug!(peer = %remote.id().short(), kind = M::NAME, %error, "message not sent");
+                    }
+                }
+            }
+            Err(error) => tracing::error!(kind = M::NAME, %error, "message cannot be encoded"),
+        }
+    }
+
+    fn set_timer(&mut self, ctx: &mut Ctx<Self>) {
+        let wanted = self.machine.deadline();
+        if wanted == Millis(u64::MAX) || self.timer.as_ref().is_some_and(|(at, _)| *at <= wanted) {
+            return;
+        }
+        if let Some((_, timer)) = self.timer.take() {
+            ctx.cancel_future(timer);
+        }
+        let wait = Duration::from_millis((wanted - self.now()).max(1));
+        let timer = ctx.run_later(wait, |shell, ctx| {
+            shell.role.timer = None;
+            shell.role.step(Input::Tick, ctx);
+        });
+        self.timer = Some((wanted, timer));
+    }
+
+    fn report(&mut self, event: Event) {
+        match &event {
+            Event::ViewChangeStarted { to, cause } => {
+                self.counters.view_changes += 1;
+                tracing::warn!(view = to.0, ?cause, "left the view");
+            }
+            Event::ViewEntered { view, primary } => {
+                tracing::info!(view = view.0, primary = primary.0, "view began");
+            }
+            Event::Equivocation { seat, evidence } => {
+                self.counters.equivocations += 1;
+                tracing::error!(seat = seat.0, ?evidence, "a seat contradicts itself");
+            }
+            Event::WrongResult { seat, result, certificate, .. } => {
+                self.counters.wrong_results += 1;
+                let proven = certificate.result;
+                tracing::error!(seat = seat.0, ?result, ?proven, "a seat's result differs from a quorum's");
+            }
+            Event::CatchUpStarted { target, snapshot } => {
+                self.counters.catch_ups += 1;
+                tracing::info!(target = target.0, snapshot, "catching up");
+            }
+            Event::BatchRefused { seat } => tracing::debug!(seat = seat.0, "too many batches of a seat wait"),
+            Event::BadTransfer { seat } => {
+                self.counters.bad_transfers += 1;
+                tracing::warn!(seat = seat.0, "a transfer does not verify");
+            }
+            fatal => self.fatal(format!("{fatal:?}")),
+        }
+    }
+
+    fn fatal(&self, why: String) {
+        tracing::error!(why, "the replica must not go on");
+        (self.config.on_fatal)(why);
+    }
+
+    /// Begins to cut the log: first the store must be durable, for the log will not remember.
+    fn consider_cutting(&mut self) {
+        if !self.cutting && self.log_bytes > self.config.log_bytes_max && self.machine.stable() > Height(0) {
+            self.cutting = true;
+            self.executor.send(Command::Barrier);
+        }
+    }
+
+    fn barrier_done(&mut self, height: Height, ctx: &mut Ctx<Self>) {
+        if height < self.machine.stable() {
+            // Blocks became stable meanwhile that the barrier did not cover.
+            self.executor.send(Command::Barrier);
+            return;
+        }
+        self.log.send(LogCommand::Roll);
+        self.step(Input::LogFull, ctx);
+    }
+
+    fn status(&self) -> ReplicaStatus {
+        let connected = |seat: &Seat| self.config.remotes.get(seat).is_some_and(Remote::is_connected);
+        let statuses = self.machine.statuses();
+        let peer = |seat: &Seat| (statuses.get(seat).copied().unwrap_or_default(), connected(seat));
+        ReplicaStatus {
+            seat: self.config.signer.seat,
+            status: self.machine.status(),
+            primary: self.machine.primary(),
+            executed: self.machine.executed(),
+            pending: self.machine.pending(),
+            waiting: self.mempool.waiting(),
+            gated: self.gate.len(),
+            durable: self.durable,
+            log_bytes: self.log_bytes,
+            peers: self.config.remotes.keys().map(|seat| (*seat, peer(seat))).collect(),
+            counters: self.counters.clone(),
+        }
+    }
+}
+
+impl Role for Replica {
+    fn started(&mut self, ctx: &mut Ctx<Self>) {
+        for result in std::mem::take(&mut self.results) {
+            if result.height >= self.machine.stable() {
+                self.step(Input::Executed { height: result.height, checkpoint: Some(result) }, ctx);
+            }
+        }
+        self.step(Input::Tick, ctx);
+    }
+}
+
+/// The log's thread says how far it is.
+#[derive(Debug)]
+struct LogReported(LogReport);
+
+impl Message for LogReported {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<LogReported> for Replica {
+    fn handle(&mut self, LogReported(report): LogReported, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        match report {
+            Ok((durable, bytes)) => {
+                self.durable = durable;
+                self.log_bytes = bytes;
+                self.gate.durable(durable);
+                self.release();
+                self.consider_cutting();
+                self.set_timer(ctx);
+            }
+            Err(error) => self.fatal(error.to_string()),
+        }
+    }
+}
+
+/// The executor says what it has done.
+#[derive(Debug)]
+struct Executed(ExecutorReport);
+
+impl Message for Executed {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<Executed> for Replica {
+    fn handle(&mut self, Executed(report): Executed, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        match report {
+            ExecutorReport::Executed { height, checkpoint, receipts } => {
+                self.counters.blocks += 1;
+                self.counters.transactions += receipts.len() as u64;
+                self.mempool.executed(height, receipts);
+                self.step(Input::Executed { height, checkpoint }, ctx);
+                self.flush_mempool(ctx);
+            }
+            ExecutorReport::Installed(certificate) => {
+                self.mempool.skipped_to(certificate.result.height);
+                self.step(Input::SnapshotInstalled(certificate), ctx);
+                self.flush_mempool(ctx);
+            }
+            ExecutorReport::BarrierDone(height) => self.barrier_done(height, ctx),
+            ExecutorReport::Failed(error) => self.fatal(error.to_string()),
+        }
+    }
+}
+
+/// Asks how the replica stands.
+#[derive(Debug)]
+pub struct AskStatus;
+
+impl Message for AskStatus {
+    type Reply = ReplicaStatus;
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<AskStatus> for Replica {
+    fn handle(&mut self, _: AskStatus, reply: Reply<ReplicaStatus>, _: &mut Ctx<Self>) {
+        reply.send(self.status());
+    }
+}

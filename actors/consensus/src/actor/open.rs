@@ -1,0 +1,180 @@
+//! From the disk to a running replica: the log, the store, the chain, the machine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use standin_foundation::{Digest, Epoch, Height, Millis, Seat};
+use standin_ledger::certificate::CheckpointResult;
+use standin_ledger::log::{Log, LogError, LogOptions, Recovered};
+use standin_ledger::store::{Store, StoreError, StoreOptions, StoredBlock};
+use standin_ledger::{Batch, Chain, Genesis, StateMachine};
+
+use super::executor::{ExecutionError, Ledger};
+use super::log_writer;
+use crate::config::Config;
+use crate::machine::{Identity, Machine};
+use crate::record::{Lsn, Record};
+
+/// Where a replica's data lies, and how it is kept.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// The folder: `log/` and `store/` are in it.
+    pub folder: PathBuf,
+    /// Size of a log segment, in bytes.
+    pub segment_bytes: u64,
+    /// Bytes that must stay free.
+    pub reserve_bytes: u64,
+    /// Whether transactions can be looked up by id.
+    pub index_transactions: bool,
+}
+
+/// Why a replica cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The blocks in the store.
+    #[error("the store's blocks cannot be executed again: {0}")]
+    Execution(#[from] ExecutionError),
+    /// A record that this version does not know.
+    #[error("record {lsn} of the log is of no known kind: it was written by another version")]
+    UnknownRecord {
+        /// Its number.
+        lsn: Lsn,
+    },
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A replica as it was when it stopped.
+pub(super) struct Opened {
+    pub(super) machine: Machine,
+    pub(super) log: Log,
+    pub(super) ledger: Ledger,
+    pub(super) payloads: BTreeMap<Digest, Arc<Batch>>,
+    /// Own results since the last flush, to be told to the machine again.
+    pub(super) results: Vec<CheckpointResult>,
+    pub(super) durable: Lsn,
+}
+
+pub(super) fn open(
+    storage: &Storage,
+    genesis: &Genesis,
+    seat: Seat,
+    config: Config,
+    state_machine: &Arc<dyn StateMachine>,
+) -> Result<Opened, OpenError> {
+    let chain_digest = genesis.digest();
+    let options = LogOptions { segment_bytes: storage.segment_bytes, chain: chain_digest };
+    let (log, recovered) = Log::open(&storage.folder.join("log"), options)?;
+    if let Some((path, offset)) = &recovered.torn_at {
+        tracing::warn!(path = %path.display(), offset, "a torn tail of the log was cut: what was in it never left");
+    }
+    let options = StoreOptions {
+        path: storage.folder.join("store"),
+        chain: chain_digest,
+        reserve_bytes: storage.reserve_bytes,
+        index_transactions: storage.index_transactions,
+    };
+    let mut store = Store::open(options, &genesis.state())?;
+    let (chain, results, mut ledger_snapshots) = rebuild_chain(&mut store, genesis, state_machine)?;
+    let (mut records, mut payloads) = decode_log(recovered)?;
+    let stable = last_stable(&records);
+    for block in blocks_above(&store, stable)? {
+        for payload in &block.payloads {
+            let batch = Batch::parse(payload.clone()).map_err(ExecutionError::from)?;
+            payloads.insert(batch.digest(), Arc::new(batch));
+        }
+        records.push(Record::Committed { proposal: block.header.proposal, certificate: block.certificate });
+    }
+    let identity = Identity { seat, seats: genesis.seats.len(), epoch: Epoch(0), parameters: genesis.parameters };
+    let next = log.next();
+    let mut machine = Machine::restore(identity, config, Millis(0), records, store.head(), next);
+    let now_unix_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    machine.set_unix_ms_at_zero(now_unix_ms.as_millis() as u64);
+    ledger_snapshots.retain(|height, _| *height >= stable);
+    let mut ledger = Ledger { chain, store, served: None, snapshots: ledger_snapshots };
+    if let (Some(certificate), Some(snapshot)) = (machine.stable_certificate(), ledger.snapshots.get(&stable)) {
+        ledger.served = Some(standin_ledger::snapshot::ServedSnapshot::new(snapshot, certificate.clone()));
+    }
+    Ok(Opened { machine, log, ledger, payloads, results, durable: next - 1 })
+}
+
+type Rebuilt = (Chain, Vec<CheckpointResult>, BTreeMap<Height, standin_ledger::snapshot::Snapshot>);
+
+/// The chain at the store's head: the flushed state, and the blocks since executed again.
+fn rebuild_chain(
+    store: &mut Store,
+    genesis: &Genesis,
+    state_machine: &Arc<dyn StateMachine>,
+) -> Result<Rebuilt, OpenError> {
+    let machine = Arc::clone(state_machine);
+    let mut snapshots = BTreeMap::new();
+    let mut results = Vec::new();
+    let mut chain = match store.snapshot(genesis.parameters.replay_window)? {
+        Some(snapshot) => {
+            snapshots.insert(snapshot.header.height(), snapshot.clone());
+            if let Some(checkpoint) = store.checkpoint_covering(snapshot.header.height())? {
+                results.push(checkpoint.result);
+            }
+            Chain::from_snapshot(genesis, machine, snapshot)
+        }
+        None => Chain::new(genesis, machine),
+    };
+    while chain.height() < store.head() {
+        let height = chain.height().next();
+        let block = store.block(height)?.ok_or_else(|| StoreError::Damaged {
+            path: PathBuf::from("store"),
+            what: format!("block {height} is missing below the head {}", store.head()),
+        })?;
+        let batches: Result<Vec<_>, _> =
+            block.payloads.iter().map(|payload| Batch::parse(payload.clone()).map(Arc::new)).collect();
+        let batches = batches.map_err(ExecutionError::from)?;
+        let executed = chain.execute(block.header.proposal, &batches).map_err(ExecutionError::from)?;
+        store.restore_writes(executed.writes);
+        if let Some(result) = executed.checkpoint {
+            store.flush(&result)?;
+            snapshots.insert(height, chain.snapshot());
+            results.push(result);
+        }
+    }
+    Ok((chain, results, snapshots))
+}
+
+fn decode_log(recovered: Recovered) -> Result<(Vec<Record>, BTreeMap<Digest, Arc<Batch>>), OpenError> {
+    let mut records = Vec::with_capacity(recovered.records.len());
+    let mut payloads = BTreeMap::new();
+    for (lsn, bytes) in recovered.records {
+        let (record, payload) = log_writer::decode(&bytes).ok_or(OpenError::UnknownRecord { lsn })?;
+        if let Record::Batch(reference) = &record {
+            let batch = Batch::parse(payload).map_err(|_| OpenError::UnknownRecord { lsn })?;
+            payloads.insert(reference.digest(), Arc::new(batch));
+        }
+        records.push(record);
+    }
+    Ok((records, payloads))
+}
+
+fn last_stable(records: &[Record]) -> Height {
+    let stable = |record: &Record| match record {
+        Record::Stable(certificate) => Some(certificate.result.height),
+        _ => None,
+    };
+    records.iter().filter_map(stable).max().unwrap_or_default()
+}
+
+/// The store may hold final blocks whose records were not durable.
+fn blocks_above(store: &Store, stable: Height) -> Result<Vec<StoredBlock>, StoreError> {
+    let mut blocks = Vec::new();
+    for height in stable.0.max(store.base()?.0) + 1..=store.head().0 {
+        blocks.extend(store.block(Height(height))?);
+    }
+    Ok(blocks)
+}

@@ -1,0 +1,294 @@
+//! What comes from other seats: checked on the pool, then told to the replica; and what other seats ask for.
+
+use std::sync::Arc;
+
+use standin_foundation::{Digest, Height, NodeId, Seat};
+use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate, SeatTable};
+use standin_ledger::snapshot::{Chunk, Manifest};
+use standin_ledger::{Batch, ClientSignatures, Genesis, Proposal};
+use standin_stage::bridge::Router;
+use standin_stage::{Address, CallError, Ctx, Handle, Lane, Message, Reply};
+
+use super::executor::Ledger;
+use super::pool::VerifyPool;
+use super::{Replica, Status};
+use crate::effect::Input;
+use crate::messages::{BlockTransfer, Note, Signed, Transfer};
+use crate::verify::{Verified, Verifier, VerifyError};
+
+/// Blocks and bytes in one answer.
+const BLOCKS_PER_ANSWER: u64 = 64;
+const ANSWER_BYTES: usize = 1024 * 1024;
+
+/// Checks what comes in before the replica sees it.
+#[derive(Debug)]
+pub struct Ingress {
+    verifier: Verifier<SeatTable>,
+    signatures: ClientSignatures,
+    seats: std::collections::BTreeMap<NodeId, Seat>,
+    pool: VerifyPool,
+}
+
+impl Ingress {
+    /// Checks for a chain with this genesis.
+    pub fn new(genesis: &Genesis, pool: VerifyPool) -> Self {
+        let seats = genesis.seats.iter().enumerate();
+        let seats = seats.map(|(index, seat)| (seat.holder.node_id(), Seat(index as u16))).collect();
+        Self {
+            verifier: Verifier {
+                authority: genesis.seat_table(),
+                epoch: standin_foundation::Epoch(0),
+                window: genesis.parameters.window,
+            },
+            signatures: genesis.parameters.client_signatures,
+            seats,
+            pool,
+        }
+    }
+
+    /// Checks the clients' signatures of a batch.
+    pub fn check_batch(&self, batch: &Batch) -> Result<(), VerifyError> {
+        match self.signatures {
+            ClientSignatures::None => Ok(()),
+            ClientSignatures::Required => Ok(batch.verify_signatures(self.verifier.authority.chain())?),
+        }
+    }
+
+    fn seat_of(&self, node: NodeId) -> Result<Seat, CallError> {
+        self.seats.get(&node).copied().ok_or_else(|| CallError::Refused("the sender holds no seat".to_owned()))
+    }
+}
+
+/// Routes what other seats say through the pool to the replica.
+pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>) -> Router {
+    let (signed_ingress, signed_to) = (Arc::clone(ingress), replica.clone());
+    let (note_ingress, note_to) = (Arc::clone(ingress), replica.clone());
+    let (transfer_ingress, transfer_to) = (Arc::clone(ingress), replica.clone());
+    router
+        .tell::<Signed>(move |node, message| {
+            let from = signed_ingress.seat_of(node)?;
+            check(&signed_ingress, &signed_to, from, move |verifier, to| {
+                let message = verifier.message(from, message)?;
+                tell(to, Checked(Input::MessageReceived(message)));
+                Ok(())
+            })
+        })
+        .tell::<Note>(move |node, note| {
+            let from = note_ingress.seat_of(node)?;
+            match note {
+                Note::Stable(certificate) => check(&note_ingress, &note_to, from, move |verifier, to| {
+                    let certificate = verifier.checkpoint(certificate)?;
+                    tell(to, Checked(Input::StableReceived(certificate)));
+                    Ok(())
+                }),
+                note => note_to.tell(PeerNote(from, note)),
+            }
+        })
+        .tell::<Transfer>(move |node, transfer| {
+            let from = transfer_ingress.seat_of(node)?;
+            let ingress = Arc::clone(&transfer_ingress);
+            check(&transfer_ingress, &transfer_to, from, move |_, to| ingress.check_transfer(from, transfer, to))
+        })
+}
+
+/// A full mailbox is counted by its probe; the status of both sides brings the message back.
+fn tell<M: Message>(to: &Address<Replica>, message: M)
+where
+    Replica: Handle<M>,
+{
+    drop(to.tell(message));
+}
+
+fn check(
+    ingress: &Arc<Ingress>,
+    to: &Address<Replica>,
+    from: Seat,
+    job: impl FnOnce(&Verifier<SeatTable>, &Address<Replica>) -> Result<(), VerifyError> + Send + 'static,
+) -> Result<(), CallError> {
+    let (ingress_, to) = (Arc::clone(ingress), to.clone());
+    let run = move || {
+        if let Err(error) = job(&ingress_.verifier, &to) {
+            tracing::warn!(seat = from.0, %error, "message refused");
+        }
+    };
+    ingress.pool.run(run).map_err(|_| CallError::Overloaded { queued: 0, limit: 0 })
+}
+
+impl Ingress {
+    fn check_transfer(&self, from: Seat, transfer: Transfer, to: &Address<Replica>) -> Result<(), VerifyError> {
+        match transfer {
+            Transfer::Batch(payload) => {
+                let batch = Batch::parse(payload)?;
+                self.check_batch(&batch)?;
+                tell(to, PeerBatch(from, batch));
+            }
+            Transfer::Blocks(blocks) => {
+                let blocks: Result<Vec<_>, _> = blocks.into_iter().map(|block| self.check_block(block)).collect();
+                tell(to, PeerBlocks(from, blocks?));
+            }
+            Transfer::Manifest(manifest) => {
+                let manifest: Verified<Manifest> = self.verifier.manifest(*manifest)?;
+                tell(to, Checked(Input::ManifestReceived(from, manifest)));
+            }
+            Transfer::Chunk { height, index, chunk } => {
+                tell(to, Checked(Input::ChunkReceived { from, height, index, chunk }));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_block(&self, block: BlockTransfer) -> Result<CheckedBlock, VerifyError> {
+        let BlockTransfer { proposal, certificate, payloads } = block;
+        let certificate = self.verifier.commit(proposal.height, proposal.digest(), certificate)?;
+        let batches: Result<Vec<_>, _> = payloads.into_iter().map(Batch::parse).collect();
+        let batches = batches?;
+        if batches.iter().map(Batch::reference).ne(proposal.batches.iter().copied()) {
+            return Err(VerifyError::Inconsistent("a block's payloads are not those that it names"));
+        }
+        Ok((proposal, certificate, batches))
+    }
+}
+
+type CheckedBlock = (Proposal, Verified<CommitCertificate>, Vec<Batch>);
+
+/// Something that has been checked, for the machine.
+#[derive(Debug)]
+struct Checked(Input);
+
+impl Message for Checked {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<Checked> for Replica {
+    fn handle(&mut self, Checked(input): Checked, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.step(input, ctx);
+    }
+}
+
+#[derive(Debug)]
+struct PeerBatch(Seat, Batch);
+
+impl Message for PeerBatch {
+    type Reply = ();
+
+    fn bytes(&self) -> usize {
+        self.1.payload().len()
+    }
+}
+
+impl Handle<PeerBatch> for Replica {
+    fn handle(&mut self, PeerBatch(from, batch): PeerBatch, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.take_batch(from, batch, false, ctx);
+    }
+}
+
+#[derive(Debug)]
+struct PeerBlocks(Seat, Vec<CheckedBlock>);
+
+impl Message for PeerBlocks {
+    type Reply = ();
+
+    fn bytes(&self) -> usize {
+        self.1.iter().flat_map(|(_, _, batches)| batches).map(|batch| batch.payload().len()).sum()
+    }
+}
+
+impl Handle<PeerBlocks> for Replica {
+    fn handle(&mut self, PeerBlocks(from, blocks): PeerBlocks, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        let mut checked = Vec::with_capacity(blocks.len());
+        for (proposal, certificate, batches) in blocks {
+            if proposal.height > self.machine.status().committed {
+                for batch in batches {
+                    self.take_batch(from, batch, true, ctx);
+                }
+            }
+            checked.push((proposal, certificate));
+        }
+        self.step(Input::BlocksReceived { from, blocks: checked }, ctx);
+    }
+}
+
+#[derive(Debug)]
+struct PeerNote(Seat, Note);
+
+impl Message for PeerNote {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<PeerNote> for Replica {
+    fn handle(&mut self, PeerNote(from, note): PeerNote, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        match note {
+            Note::Status(status) => self.take_status(from, status, ctx),
+            Note::Offer(digests) => self.step(Input::OfferReceived(from, digests), ctx),
+            Note::Unavailable => self.step(Input::UnavailableReceived(from), ctx),
+            Note::FetchBatches(digests) => self.serve_batches(from, &digests),
+            Note::FetchBlocks { from: height } => self.serve(from, move |ledger| blocks_from(ledger, height)),
+            Note::FetchManifest => self.serve(from, manifest_of),
+            Note::FetchChunk { height, index } => self.serve(from, move |ledger| chunk_of(ledger, height, index)),
+            // Checked on the pool before it came here.
+            Note::Stable(CheckpointCertificate { .. }) => {}
+        }
+    }
+}
+
+impl Replica {
+    fn take_status(&mut self, from: Seat, status: Status, ctx: &mut Ctx<Self>) {
+        self.step(Input::StatusReceived(from, status), ctx);
+    }
+
+    fn take_batch(&mut self, from: Seat, batch: Batch, needed: bool, ctx: &mut Ctx<Self>) {
+        let reference = batch.reference();
+        self.payloads.entry(batch.digest()).or_insert_with(|| Arc::new(batch));
+        self.step(Input::BatchReceived { from, batch: reference, needed }, ctx);
+    }
+
+    fn serve_batches(&self, to: Seat, digests: &[Digest]) {
+        for batch in digests.iter().filter_map(|digest| self.payloads.get(digest)) {
+            self.send_to(to, &Transfer::Batch(batch.payload().clone()));
+        }
+    }
+
+    /// Answers from chain and store, on their thread.
+    fn serve(&self, to: Seat, answer: impl FnOnce(&Ledger) -> Option<Transfer> + Send + 'static) {
+        let Some(remote) = self.config.remotes.get(&to).cloned() else { return };
+        self.executor.reader().read(move |ledger| {
+            let sent = match answer(ledger) {
+                Some(transfer) => remote.tell(&transfer),
+                None => remote.tell(&Note::Unavailable),
+            };
+            if let Err(error) = sent {
+                tracing::debug!(seat = to.0, %error, "answer not sent");
+            }
+        });
+    }
+}
+
+fn blocks_from(ledger: &Ledger, from: Height) -> Option<Transfer> {
+    let mut blocks = Vec::new();
+    let mut bytes = 0;
+    for height in (from.0..from.0.saturating_add(BLOCKS_PER_ANSWER)).map(Height) {
+        let Some(block) = ledger.store.block(height).ok().flatten() else { break };
+        bytes += block.payloads.iter().map(bytes::Bytes::len).sum::<usize>();
+        if bytes > ANSWER_BYTES && !blocks.is_empty() {
+            break;
+        }
+        let (proposal, certificate) = (block.header.proposal, block.certificate);
+        blocks.push(BlockTransfer { proposal, certificate, payloads: block.payloads });
+    }
+    (!blocks.is_empty()).then_some(Transfer::Blocks(blocks))
+}
+
+fn manifest_of(ledger: &Ledger) -> Option<Transfer> {
+    ledger.served.as_ref().map(|served| Transfer::Manifest(Box::new(served.manifest().clone())))
+}
+
+fn chunk_of(ledger: &Ledger, height: Height, index: u32) -> Option<Transfer> {
+    let served = ledger.served.as_ref()?;
+    if served.manifest().certificate.result.height != height {
+        return None;
+    }
+    let chunk: Chunk = served.chunk(index as usize)?;
+    Some(Transfer::Chunk { height, index, chunk })
+}

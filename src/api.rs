@@ -1,0 +1,571 @@
+//! HTTP: health, metrics, and `/api/v1`. The same types are read by [`crate::client`].
+
+use std::time::Duration;
+
+use actix_web::{HttpResponse, Responder, web};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use standin_consensus::actor::{Finished, Ledger, ReplicaStatus, Submit, SubmitError};
+use standin_foundation::limits::{BATCH_TRANSACTIONS_MAX, HTTP_BODY_BYTES_MAX, QUERY_BYTES_MAX};
+use standin_foundation::{Digest, Height, PublicKey};
+use standin_ledger::builtin::Question;
+use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate};
+use standin_ledger::namespaced::NamespacedNode;
+use standin_ledger::store::StoreError;
+use standin_ledger::trie::StateProof;
+use standin_ledger::{
+    Batch, ClientSignatures, Genesis, Header, Outcome, Receipt, ReceiptProof, Title, Transaction, TransactionId,
+};
+use tokio::sync::oneshot;
+
+use crate::node::NodeHandle;
+
+/// Longest time that a request may wait for outcomes.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Blocks in one listing.
+const LIST_MAX: u64 = 1_000;
+
+/// What became of a submitted transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// Its id.
+    pub id: TransactionId,
+    /// Height of its block, if it has one.
+    pub height: Option<Height>,
+    /// Its place there.
+    pub index: Option<usize>,
+    /// What became of it; none if that is not known yet.
+    pub outcome: Option<Outcome>,
+    /// Why it was not taken at all.
+    pub refused: Option<String>,
+}
+
+/// Where a node stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatusView {
+    /// The chain's name.
+    pub chain: String,
+    /// The cluster that holds this node's seat.
+    pub cluster: String,
+    /// Its seat.
+    pub seat: u16,
+    /// The view.
+    pub view: u64,
+    /// The view that it wants, while it changes views.
+    pub changing_to: Option<u64>,
+    /// The seat that leads the view.
+    pub primary: u16,
+    /// Up to here blocks have been committed.
+    pub committed: Height,
+    /// Up to here blocks have been executed.
+    pub height: Height,
+    /// The last stable checkpoint.
+    pub stable: Height,
+    /// Batches that wait for their order.
+    pub pending_batches: usize,
+    /// Bytes of these.
+    pub pending_bytes: usize,
+    /// Transactions of clients that wait for an outcome.
+    pub waiting: usize,
+    /// Bytes of the durable log.
+    pub log_bytes: u64,
+    /// Seats whose result was found to differ from a quorum's.
+    pub wrong_results: u64,
+    /// Seats that were found to contradict themselves.
+    pub equivocations: u64,
+    /// Views that were left.
+    pub view_changes: u64,
+    /// Transactions that took a place in a block since the start.
+    pub transactions: u64,
+    /// The other seats.
+    pub peers: Vec<PeerView>,
+}
+
+/// Another seat, as this node sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerView {
+    /// The seat.
+    pub seat: u16,
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// Its view, as it last said.
+    pub view: u64,
+    /// Up to here it has committed, as it last said.
+    pub committed: Height,
+}
+
+/// A block.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockView {
+    /// Its height.
+    pub height: Height,
+    /// Its hash.
+    pub hash: Digest,
+    /// Its header.
+    pub header: Header,
+    /// 2f+1 commits.
+    pub certificate: CommitCertificate,
+    /// Root over the receipts.
+    pub receipts_root: Digest,
+    /// A receipt for each transaction, in order.
+    pub receipts: Vec<Receipt>,
+}
+
+/// A transaction with the proofs that it is in its block, and that its receipt is covered by a checkpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TransactionView {
+    /// Its canonical bytes, hex.
+    pub bytes: String,
+    /// Header of its block.
+    pub header: Header,
+    /// 2f+1 commits for that block.
+    pub certificate: CommitCertificate,
+    /// Place of its batch in the block.
+    pub batch: usize,
+    /// Its place in the batch.
+    pub index_in_batch: usize,
+    /// Siblings on the way to the batch's name.
+    pub inclusion: Vec<NamespacedNode>,
+    /// What became of it.
+    pub receipt: Receipt,
+    /// The proof of the receipt; none while no checkpoint covers the block.
+    pub receipt_proof: Option<ReceiptProof>,
+    /// The checkpoint that covers it, once it is proven.
+    pub checkpoint: Option<CheckpointCertificate>,
+}
+
+/// An answer about the state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AnswerView {
+    /// The state is that after this block.
+    pub height: Height,
+    /// What stands there, hex; none if nothing does.
+    pub value: Option<String>,
+    /// Root of the trie.
+    pub root: Digest,
+    /// The proof of the value, or of its absence, against the root.
+    pub proof: StateProof,
+}
+
+/// An error, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// What is wrong, and what to do.
+    pub error: String,
+}
+
+/// Adds all routes to an Actix application.
+pub fn routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |config| {
+        config
+            .app_data(web::Data::new(handle))
+            .app_data(web::PayloadConfig::new(HTTP_BODY_BYTES_MAX))
+            .route("/livez", web::get().to(livez))
+            .route("/readyz", web::get().to(readyz))
+            .route("/metrics", web::get().to(crate::metrics::metrics))
+            .route("/api/v1/status", web::get().to(status))
+            .route("/api/v1/genesis", web::get().to(genesis))
+            .route("/api/v1/transactions", web::post().to(submit))
+            .route("/api/v1/transactions/{id}", web::get().to(transaction))
+            .route("/api/v1/blocks", web::get().to(blocks))
+            .route("/api/v1/blocks/{height}", web::get().to(block))
+            .route("/api/v1/query", web::get().to(query));
+    }
+}
+
+async fn livez() -> impl Responder {
+    "ok\n"
+}
+
+/// Ready: in a view, not behind the others, and connected to enough of them for a quorum.
+async fn readyz(node: web::Data<NodeHandle>) -> HttpResponse {
+    let Ok(status) = node.status().await else {
+        return HttpResponse::ServiceUnavailable().body("[-]replica does not answer\n");
+    };
+    let seats = node.genesis.seats.len();
+    let quorum = (seats + (seats - 1) / 3 + 2) / 2;
+    let connected = 1 + status.peers.values().filter(|(_, connected)| *connected).count();
+    let ahead = status.peers.values().map(|(peer, _)| peer.committed).max().unwrap_or_default();
+    let window = node.genesis.parameters.window;
+    let checks = [
+        (connected >= quorum, format!("quorum {connected} of {seats} connected, {quorum} needed")),
+        (status.status.changing_to.is_none(), format!("view {}", status.status.view)),
+        (ahead.0 <= status.executed.0 + window, format!("sync at {} of {ahead}", status.executed)),
+    ];
+    let line = |(sound, what): &(bool, String)| format!("[{}]{what}\n", if *sound { '+' } else { '-' });
+    let text: String = checks.iter().map(line).collect();
+    match checks.iter().all(|(sound, _)| *sound) {
+        true => HttpResponse::Ok().body(text),
+        false => HttpResponse::ServiceUnavailable().body(text),
+    }
+}
+
+async fn status(node: web::Data<NodeHandle>) -> HttpResponse {
+    match node.status().await {
+        Ok(status) => HttpResponse::Ok().json(view_of(&node, &status)),
+        Err(error) => unavailable(error.to_string()),
+    }
+}
+
+fn view_of(node: &NodeHandle, status: &ReplicaStatus) -> StatusView {
+    let cluster = node.genesis.seats.get(node.seat.index()).map(|seat| seat.cluster.to_string());
+    let peer = |(seat, (status, connected)): (&standin_foundation::Seat, &(standin_consensus::Status, bool))| PeerView {
+        seat: seat.0,
+        connected: *connected,
+        view: status.view.0,
+        committed: status.committed,
+    };
+    StatusView {
+        chain: node.genesis.chain.to_string(),
+        cluster: cluster.unwrap_or_default(),
+        seat: node.seat.0,
+        view: status.status.view.0,
+        changing_to: status.status.changing_to.map(|view| view.0),
+        primary: status.primary.0,
+        committed: status.status.committed,
+        height: status.executed,
+        stable: status.status.stable,
+        pending_batches: status.pending.0,
+        pending_bytes: status.pending.1,
+        waiting: status.waiting,
+        log_bytes: status.log_bytes,
+        wrong_results: status.counters.wrong_results,
+        equivocations: status.counters.equivocations,
+        view_changes: status.counters.view_changes,
+        transactions: status.counters.transactions,
+        peers: status.peers.iter().map(peer).collect(),
+    }
+}
+
+async fn genesis(node: web::Data<NodeHandle>) -> HttpResponse {
+    HttpResponse::Ok().json(&*node.genesis)
+}
+
+#[derive(Debug, Deserialize)]
+struct SubmitQuery {
+    /// How long to wait for outcomes, in ms; 0 for not at all.
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+/// Takes a batch's payload: count, then length and canonical bytes of each transaction.
+async fn submit(node: web::Data<NodeHandle>, query: web::Query<SubmitQuery>, body: Bytes) -> HttpResponse {
+    let transactions = match parse_transactions(&body) {
+        Ok(transactions) => transactions,
+        Err(error) => return bad(error),
+    };
+    let checked = match check(&node, transactions).await {
+        Ok(checked) => checked,
+        Err(busy) => return unavailable(busy),
+    };
+    let taken: Vec<_> = checked.iter().filter_map(|checked| checked.as_ref().ok()).cloned().collect();
+    let ids: Vec<_> = taken.iter().map(Transaction::id).collect();
+    let outcomes = match node.replica.ask(Submit { transactions: taken }, Duration::from_secs(5)).await {
+        Ok(Ok(outcomes)) => outcomes,
+        Ok(Err(error @ SubmitError::Busy)) => return unavailable(error.to_string()),
+        Ok(Err(error)) => return unavailable(error.to_string()),
+        Err(error) => return unavailable(error.to_string()),
+    };
+    let wait = Duration::from_millis(query.wait_ms).min(WAIT_MAX);
+    let finished = wait_for(outcomes, wait).await;
+    let mut taken = ids.into_iter().zip(finished);
+    let results: Vec<Submitted> = checked
+        .into_iter()
+        .filter_map(|checked| match checked {
+            Ok(_) => taken.next().map(|(id, finished)| submitted(id, finished)),
+            Err((id, why)) => Some(Submitted { id, height: None, index: None, outcome: None, refused: Some(why) }),
+        })
+        .collect();
+    HttpResponse::Ok().json(results)
+}
+
+fn parse_transactions(body: &Bytes) -> Result<Vec<Transaction>, String> {
+    use standin_foundation::Decoder;
+    let mut input = Decoder::new(body);
+    let malformed = |error: standin_foundation::MalformedBytes| format!("body: {error}");
+    let count = input.length(BATCH_TRANSACTIONS_MAX).map_err(malformed)?;
+    let mut transactions = Vec::with_capacity(count);
+    for number in 0..count {
+        let length = input.length(HTTP_BODY_BYTES_MAX).map_err(malformed)?;
+        let start = input.offset();
+        input.raw(length).map_err(malformed)?;
+        let parsed = Transaction::parse(body.slice(start..start + length));
+        transactions.push(parsed.map_err(|error| format!("transaction {number}: {error}"))?);
+    }
+    input.finish().map_err(malformed)?;
+    Ok(transactions)
+}
+
+type CheckedTransactions = Vec<Result<Transaction, (TransactionId, String)>>;
+
+/// Checks signatures on the pool, and what needs no state.
+async fn check(node: &NodeHandle, transactions: Vec<Transaction>) -> Result<CheckedTransactions, String> {
+    let (sender, receiver) = oneshot::channel();
+    let chain = node.genesis.digest();
+    let signed = node.genesis.parameters.client_signatures == ClientSignatures::Required;
+    let job = move || {
+        let check = |transaction: Transaction| {
+            use standin_ledger::StateMachine;
+            let id = transaction.id();
+            if signed && let Err(error) = transaction.verify(&chain) {
+                return Err((id, error.to_string()));
+            }
+            match standin_ledger::builtin::Builtin.check(&transaction) {
+                Ok(()) => Ok(transaction),
+                Err(reject) => Err((id, reject.to_string())),
+            }
+        };
+        // The client may have gone.
+        drop(sender.send(transactions.into_iter().map(check).collect()));
+    };
+    node.pool.run(job).map_err(|error| error.to_string())?;
+    receiver.await.map_err(|_| "the node is stopping".to_owned())
+}
+
+async fn wait_for(outcomes: Vec<oneshot::Receiver<Finished>>, wait: Duration) -> Vec<Option<Finished>> {
+    let deadline = tokio::time::Instant::now() + wait;
+    let mut finished = Vec::with_capacity(outcomes.len());
+    for outcome in outcomes {
+        finished.push(match wait.is_zero() {
+            true => None,
+            false => tokio::time::timeout_at(deadline, outcome).await.ok().and_then(Result::ok),
+        });
+    }
+    finished
+}
+
+fn submitted(id: TransactionId, finished: Option<Finished>) -> Submitted {
+    match finished {
+        Some(Finished { height, index, outcome }) => {
+            Submitted { id, height: Some(height), index: Some(index), outcome: Some(outcome), refused: None }
+        }
+        None => Submitted { id, height: None, index: None, outcome: None, refused: None },
+    }
+}
+
+/// Runs a read on the executor's thread.
+async fn read<T: Send + 'static>(
+    node: &NodeHandle,
+    read: impl FnOnce(&Ledger) -> Result<T, HttpFault> + Send + 'static,
+) -> Result<T, HttpFault> {
+    let (sender, receiver) = oneshot::channel();
+    // The client may have gone.
+    let taken = node.reader.read(move |ledger| drop(sender.send(read(ledger))));
+    if !taken {
+        return Err(HttpFault::Busy);
+    }
+    receiver.await.map_err(|_| HttpFault::Busy)?
+}
+
+enum HttpFault {
+    Busy,
+    NotFound(String),
+    Store(StoreError),
+}
+
+impl From<StoreError> for HttpFault {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+fn respond<T: Serialize>(result: Result<T, HttpFault>) -> HttpResponse {
+    match result {
+        Ok(value) => HttpResponse::Ok().json(value),
+        Err(HttpFault::Busy) => unavailable("too many reads wait; try again in a moment".to_owned()),
+        Err(HttpFault::NotFound(what)) => HttpResponse::NotFound().json(ErrorView { error: what }),
+        Err(HttpFault::Store(error)) => HttpResponse::InternalServerError().json(ErrorView { error: error.to_string() }),
+    }
+}
+
+async fn transaction(node: web::Data<NodeHandle>, id: web::Path<String>) -> HttpResponse {
+    let id: TransactionId = match id.parse() {
+        Ok(id) => id,
+        Err(error) => return bad(format!("{error}")),
+    };
+    respond(read(&node, move |ledger| transaction_view(ledger, &id)).await)
+}
+
+fn transaction_view(ledger: &Ledger, id: &TransactionId) -> Result<TransactionView, HttpFault> {
+    let unknown = || HttpFault::NotFound(format!("no transaction {id} is in the chain"));
+    let (height, _) = ledger.store.transaction(id)?.ok_or_else(unknown)?;
+    let block = ledger.store.block(height)?.ok_or_else(unknown)?;
+    let batches: Vec<_> = block.payloads.iter().filter_map(|payload| Batch::parse(payload.clone()).ok()).collect();
+    let place = batches.iter().enumerate().find_map(|(number, batch)| {
+        batch.transactions().iter().position(|transaction| transaction.id() == *id).map(|index| (number, index))
+    });
+    let (batch_number, index_in_batch) = place.ok_or_else(unknown)?;
+    let batch = batches.get(batch_number).ok_or_else(unknown)?;
+    let before: usize = batches.iter().take(batch_number).map(|batch| batch.transactions().len()).sum();
+    let index = before + index_in_batch;
+    let receipt = block.receipts.get(index).cloned().ok_or_else(unknown)?;
+    let (receipt_proof, checkpoint) = prove_receipt(ledger, height, &block.receipts, index)?;
+    Ok(TransactionView {
+        bytes: batch.transactions().get(index_in_batch).map(|t| hex::encode(t.bytes())).unwrap_or_default(),
+        header: block.header,
+        certificate: block.certificate,
+        batch: batch_number,
+        index_in_batch,
+        inclusion: batch.prove_inclusion(index_in_batch).unwrap_or_default(),
+        receipt,
+        receipt_proof,
+        checkpoint,
+    })
+}
+
+type ProvenReceipt = (Option<ReceiptProof>, Option<CheckpointCertificate>);
+
+fn prove_receipt(
+    ledger: &Ledger,
+    height: Height,
+    receipts: &[Receipt],
+    index: usize,
+) -> Result<ProvenReceipt, StoreError> {
+    let Some(checkpoint) = ledger.store.checkpoint_covering(height)? else { return Ok((None, None)) };
+    let Some(certificate) = checkpoint.certificate else { return Ok((None, None)) };
+    let first = ledger.store.checkpoint_before(height)?.next();
+    let mut roots = Vec::new();
+    for at in first.0..=certificate.result.height.0 {
+        match ledger.store.block_without_body(Height(at))? {
+            Some(block) => roots.push(block.receipts_root),
+            None => return Ok((None, None)),
+        }
+    }
+    let proof = ReceiptProof::new(height, receipts, index, &roots, (height.0 - first.0) as usize);
+    Ok((proof, Some(certificate)))
+}
+
+async fn block(node: web::Data<NodeHandle>, height: web::Path<String>) -> HttpResponse {
+    let height = height.into_inner();
+    let wanted = match height.as_str() {
+        "latest" => None,
+        text => match text.parse() {
+            Ok(number) => Some(Height(number)),
+            Err(_) => return bad(format!("`{text}` is no height: a number or `latest` is needed")),
+        },
+    };
+    let view = move |ledger: &Ledger| {
+        let height = wanted.unwrap_or_else(|| ledger.chain.height());
+        let block = ledger.store.block(height)?;
+        let block = block.ok_or_else(|| HttpFault::NotFound(format!("block {height} is not here")))?;
+        Ok(BlockView {
+            height,
+            hash: block.hash,
+            header: block.header,
+            certificate: block.certificate,
+            receipts_root: block.receipts_root,
+            receipts: block.receipts,
+        })
+    };
+    respond(read(&node, view).await)
+}
+
+#[derive(Debug, Deserialize)]
+struct ListQuery {
+    /// The first height.
+    from: u64,
+    /// How many blocks.
+    #[serde(default = "default_limit")]
+    limit: u64,
+}
+
+fn default_limit() -> u64 {
+    100
+}
+
+/// Lists blocks with receipts, by rising height, as far as there are.
+async fn blocks(node: web::Data<NodeHandle>, query: web::Query<ListQuery>) -> HttpResponse {
+    let (from, limit) = (query.from.max(1), query.limit.min(LIST_MAX));
+    let list = move |ledger: &Ledger| {
+        let mut blocks = Vec::new();
+        for height in (from..from.saturating_add(limit)).map(Height) {
+            let Some(block) = ledger.store.block(height)? else { break };
+            blocks.push(BlockView {
+                height,
+                hash: block.hash,
+                header: block.header,
+                certificate: block.certificate,
+                receipts_root: block.receipts_root,
+                receipts: block.receipts,
+            });
+        }
+        Ok(blocks)
+    };
+    respond(read(&node, list).await)
+}
+
+#[derive(Debug, Deserialize)]
+struct QueryQuery {
+    title: Option<String>,
+    key: Option<String>,
+    account: Option<String>,
+}
+
+async fn query(node: web::Data<NodeHandle>, query: web::Query<QueryQuery>) -> HttpResponse {
+    let question = match question_of(&query) {
+        Ok(question) => question,
+        Err(error) => return bad(error),
+    };
+    let answer = move |ledger: &Ledger| {
+        let key = question.state_key();
+        let state = ledger.chain.state();
+        Ok(AnswerView {
+            height: ledger.chain.height(),
+            value: state.get(&key).map(hex::encode),
+            root: state.root(),
+            proof: state.prove(&key),
+        })
+    };
+    respond(read(&node, answer).await)
+}
+
+fn question_of(query: &QueryQuery) -> Result<Question, String> {
+    match (&query.title, &query.key, &query.account) {
+        (Some(title), Some(key), None) if key.len() <= QUERY_BYTES_MAX => {
+            let title: Title = title.parse().map_err(|error| format!("title: {error}"))?;
+            Ok(Question::Record { title, key: key.clone().into_bytes() })
+        }
+        (None, None, Some(account)) => {
+            let account: PublicKey = account.parse().map_err(|error| format!("account: {error}"))?;
+            Ok(Question::Balance { account })
+        }
+        _ => Err("either `title` and `key`, or `account` is needed".to_owned()),
+    }
+}
+
+fn bad(error: String) -> HttpResponse {
+    HttpResponse::BadRequest().json(ErrorView { error })
+}
+
+fn unavailable(error: String) -> HttpResponse {
+    HttpResponse::ServiceUnavailable().json(ErrorView { error })
+}
+
+impl TransactionView {
+    /// Checks everything that this view claims, against the genesis alone: that the transaction is the one that was asked
+    /// for, that it is in a block with a valid certificate, and that its receipt is covered by a proven checkpoint.
+    pub fn verify(&self, id: &TransactionId, genesis: &Genesis) -> Result<(), String> {
+        let seats = genesis.seat_table();
+        let bytes = hex::decode(&self.bytes).map_err(|error| format!("transaction bytes: {error}"))?;
+        let transaction = Transaction::parse(bytes.into()).map_err(|error| error.to_string())?;
+        if transaction.id() != *id || self.receipt.transaction != *id {
+            return Err("another transaction came back".to_owned());
+        }
+        if self.certificate.digest != self.header.proposal.digest() {
+            return Err("the block's certificate is for another proposal".to_owned());
+        }
+        self.certificate.verify(&seats).map_err(|error| format!("block certificate: {error}"))?;
+        let batch = self.header.proposal.batches.get(self.batch).ok_or("the block has no such batch")?;
+        if !batch.verify_inclusion(&transaction, self.index_in_batch, &self.inclusion) {
+            return Err("the inclusion proof does not lead to the batch's name".to_owned());
+        }
+        let (Some(proof), Some(checkpoint)) = (&self.receipt_proof, &self.checkpoint) else {
+            return Err("no proven checkpoint covers the block yet".to_owned());
+        };
+        checkpoint.verify(&seats).map_err(|error| format!("checkpoint certificate: {error}"))?;
+        if proof.height != self.header.height() || !proof.verify(&self.receipt, &checkpoint.result) {
+            return Err("the receipt's proof does not lead to the checkpoint".to_owned());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! Disks that tear, rot and fill up.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::super::demo::plan;
+use super::super::load::Judgement;
+use super::super::network::Network;
+use super::{Drill, Ended, Failure, Finished};
+
+const SOON: Duration = Duration::from_secs(20);
+const VICTIM: usize = 3;
+
+pub(super) async fn log_torn(drill: &mut Drill) -> Result<(), Failure> {
+    drill.network.kill(VICTIM).await?;
+    let (path, end) = last_record_end(&drill.network.data(VICTIM).join("log"))?;
+    // The beginning of a record that never got further: a length, and a part of the rest.
+    let file = OpenOptions::new().write(true).open(&path)?;
+    file.write_all_at(&[200, 1, 0, 0, 9, 9, 9], end)?;
+    let begun = Instant::now();
+    drill.network.start_node(VICTIM)?;
+    drill.network.wait_ready(SOON).await?;
+    drill.recovery_ms = Some(begun.elapsed().as_millis() as u64);
+    let told = drill.network.output(VICTIM).contains("torn tail") || whole_output(drill).contains("torn tail");
+    drill.check("a torn tail is cut and told", told, format!("{} at {end}", path.display()));
+    drill.progress("after the torn tail", 300, SOON).await;
+    drill.caught_up(VICTIM, SOON).await?;
+
+    drill.network.kill(VICTIM).await?;
+    let saved = save_log(&drill.network.data(VICTIM).join("log"))?;
+    let damaged = saved.first().map(|(path, _)| path.clone()).unwrap_or_default();
+    flip_byte(&damaged, 100)?;
+    drill.network.start_node(VICTIM)?;
+    let refused = wait_for_end(drill).await;
+    let said = drill.network.output(VICTIM);
+    let named = said.contains("damaged at offset") && said.contains(&damaged.display().to_string());
+    drill.check("damage in the middle refuses, with file and offset", refused && named, said);
+    for (path, bytes) in saved {
+        fs::write(path, bytes)?;
+    }
+    drill.network.start_node(VICTIM)?;
+    drill.network.wait_ready(SOON).await?;
+    drill.caught_up(VICTIM, SOON).await
+}
+
+fn whole_output(drill: &Drill) -> String {
+    let folder = drill.network.data(VICTIM);
+    let path = folder.parent().map(|folder| folder.join("output.log")).unwrap_or_default();
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The last segment, and where its records end: at the zeros that it was preallocated with.
+fn last_record_end(folder: &Path) -> Result<(PathBuf, u64), Failure> {
+    let mut segments: Vec<_> = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
+    segments.sort();
+    let path = segments.pop().ok_or_else(|| Failure::new(1, "there is no log"))?;
+    let bytes = fs::read(&path)?;
+    let mut offset = 64;
+    while let Some(length) = bytes.get(offset..offset + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes)
+        && length > 0
+    {
+        offset += 16 + length as usize;
+    }
+    Ok((path, offset as u64))
+}
+
+fn save_log(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
+    let mut saved = Vec::new();
+    for entry in fs::read_dir(folder)?.flatten() {
+        saved.push((entry.path(), fs::read(entry.path())?));
+    }
+    saved.sort();
+    Ok(saved)
+}
+
+fn flip_byte(path: &Path, offset: u64) -> Result<(), Failure> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset)?;
+    file.write_all_at(&[byte[0] ^ 0x40], offset)?;
+    Ok(())
+}
+
+/// Waits until the victim has ended by itself.
+async fn wait_for_end(drill: &mut Drill) -> bool {
+    let begun = Instant::now();
+    while drill.network.is_running(VICTIM) && begun.elapsed() < SOON {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    !drill.network.is_running(VICTIM)
+}
+
+/// A small tmpfs under the victim's data folder; unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: &Path) -> Result<Self, Ended> {
+        fs::create_dir_all(path)?;
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=160m", "tmpfs"])
+            .arg(path)
+            .output()
+            .map_err(|error| Ended::Skipped(format!("`mount` cannot be run: {error}")))?;
+        if mounted.status.success() {
+            return Ok(Self(path.to_owned()));
+        }
+        let why = String::from_utf8_lossy(&mounted.stderr).trim().to_owned();
+        Err(Ended::Skipped(format!("a small tmpfs cannot be mounted (root is needed): {why}")))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Nothing more can be done about it here; the folder is temporary.
+        let _ = std::process::Command::new("umount").arg(&self.0).output();
+    }
+}
+
+pub(super) async fn disk_full() -> Result<(Finished, Judgement), Ended> {
+    let mut network = Network::prepare(&plan("drill-disk-full"))?;
+    let data = network.data(VICTIM);
+    let disk = SmallDisk::mount(&data)?;
+    for seat in 0..network.size() {
+        network.start_node(seat)?;
+    }
+    network.wait_ready(SOON).await?;
+    let mut drill = Drill::start(network).await?;
+    let filler = data.join("filler");
+    fill(&filler)?;
+    let ended = wait_for_end(&mut drill).await;
+    let said = drill.network.output(VICTIM);
+    let told = said.contains("must stay free") || said.contains("no space");
+    drill.check("the node stops in order and says why", ended && told, said);
+    drill.recovery_ms = drill.progress("of the others", 300, SOON).await;
+    fs::remove_file(&filler)?;
+    drill.network.start_node(VICTIM)?;
+    drill.network.wait_ready(SOON).await?;
+    drill.caught_up(VICTIM, SOON).await?;
+    let finished = drill.finish().await;
+    drop(disk);
+    finished
+}
+
+/// Writes until nothing more fits.
+fn fill(path: &Path) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut file = File::create(path)?;
+    let block = vec![1u8; 1 << 20];
+    while file.write_all(&block).is_ok() {}
+    Ok(())
+}

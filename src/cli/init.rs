@@ -1,0 +1,238 @@
+//! `init`, `keygen`, `config`: what a network needs before it runs.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use standin::config::NodeConfig;
+use standin_foundation::{PublicKey, SecretKey};
+use standin_ledger::genesis::Account;
+use standin_ledger::{ClientSignatures, Genesis, Parameters, SeatDescriptor};
+use standin_stage::bridge::tls::make_certificate;
+
+use super::Failure;
+
+#[derive(Debug, Args)]
+pub(super) struct InitArguments {
+    /// The folder; it must not exist, or be empty.
+    folder: PathBuf,
+    /// The layout: `four-seats`.
+    #[arg(long, default_value = "four-seats")]
+    layout: String,
+    /// The chain's name.
+    #[arg(long, default_value = "four-seats")]
+    chain: String,
+    /// The first port; nodes take consecutive ones. Free ports are chosen without it.
+    #[arg(long)]
+    port: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeygenArguments {
+    /// The new key file.
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArguments {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a configuration, its key, its certificate and its genesis.
+    Check {
+        /// The file.
+        #[arg(short, long)]
+        config: PathBuf,
+    },
+    /// Show the configuration as it is understood, defaults included.
+    Show {
+        /// The file.
+        #[arg(short, long)]
+        config: PathBuf,
+    },
+}
+
+/// What differs between networks that are made by the same layout.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    /// The chain's name.
+    pub(super) chain: String,
+    /// The first port; none for free ones.
+    pub(super) port: Option<u16>,
+    /// Whether clients sign.
+    pub(super) signatures: ClientSignatures,
+    /// The `[store]` section of each node.
+    pub(super) store: String,
+    /// Log level of the nodes.
+    pub(super) log_level: String,
+}
+
+/// A network on disk.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// Configuration files, by seat.
+    pub(super) configs: Vec<PathBuf>,
+    /// HTTP addresses, by seat.
+    pub(super) urls: Vec<String>,
+    /// Bridge addresses, by seat.
+    pub(super) genesis: Genesis,
+    /// A client's key with funds.
+    pub(super) client_key: PathBuf,
+}
+
+const SEATS: usize = 4;
+
+pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
+    check_layout(&arguments.layout)?;
+    let plan = Plan {
+        chain: arguments.chain.clone(),
+        port: arguments.port,
+        signatures: ClientSignatures::Required,
+        store: "# segment_bytes = 67108864\n# reserve_bytes = 536870912\n# index_transactions = true\n".to_owned(),
+        log_level: "info".to_owned(),
+    };
+    let layout = write_layout(&arguments.folder, &plan)?;
+    eprintln!("{} nodes of chain `{}` in {}", layout.configs.len(), plan.chain, arguments.folder.display());
+    for config in &layout.configs {
+        println!("standin run -c {}", config.display());
+    }
+    eprintln!("clients: --node {} --key {}", layout.urls.join(","), layout.client_key.display());
+    Ok(())
+}
+
+pub(super) fn check_layout(layout: &str) -> Result<(), Failure> {
+    match layout {
+        "four-seats" => Ok(()),
+        other => Err(Failure::new(2, format!("layout `{other}` is not known; `four-seats` is"))),
+    }
+}
+
+/// Writes a network of four seats, a node each.
+pub(super) fn write_layout(folder: &Path, plan: &Plan) -> Result<Layout, Failure> {
+    if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Failure::new(6, format!("{} is not empty: nothing is overwritten", folder.display())));
+    }
+    fs::create_dir_all(folder)?;
+    let ports = ports(plan.port)?;
+    let mut keys = Vec::new();
+    for seat in 0..SEATS {
+        let node = folder.join(format!("s{}", seat + 1));
+        fs::create_dir_all(&node)?;
+        keys.push(new_key(&node.join("node.key"))?);
+        let (certificate, private) = make_certificate("standin").map_err(|e| Failure::new(1, e.to_string()))?;
+        fs::write(node.join("tls.pem"), certificate)?;
+        write_private(&node.join("tls.key"), &private)?;
+    }
+    let client_key = folder.join("client.key");
+    let client = new_key(&client_key)?;
+    let genesis = genesis(plan, &keys, client)?;
+    let text = toml::to_string(&genesis).map_err(|error| Failure::new(1, error.to_string()))?;
+    fs::write(folder.join("genesis.toml"), text)?;
+    let mut configs = Vec::new();
+    for seat in 0..SEATS {
+        let path = folder.join(format!("s{}", seat + 1)).join("node.toml");
+        fs::write(&path, node_config(seat, &keys, &ports, plan))?;
+        configs.push(path);
+    }
+    let urls = ports.iter().map(|(_, http)| format!("http://{http}")).collect();
+    Ok(Layout { configs, urls, genesis, client_key })
+}
+
+fn genesis(plan: &Plan, keys: &[PublicKey], client: PublicKey) -> Result<Genesis, Failure> {
+    let configuration = |what: String| Failure::new(78, what);
+    let seat = |(index, key): (usize, &PublicKey)| {
+        let cluster = format!("c{}", index + 1).parse().map_err(|error| configuration(format!("{error}")))?;
+        Ok(SeatDescriptor { cluster, holder: *key })
+    };
+    let seats: Result<Vec<_>, Failure> = keys.iter().enumerate().map(seat).collect();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let genesis = Genesis {
+        chain: plan.chain.parse().map_err(|error| configuration(format!("{error}")))?,
+        time_ms: now.as_millis() as u64,
+        parameters: Parameters { client_signatures: plan.signatures, ..Parameters::default() },
+        seats: seats?,
+        accounts: vec![Account { key: client, amount: 1_000_000_000 }],
+    };
+    genesis.check().map_err(|error| configuration(error.to_string()))?;
+    Ok(genesis)
+}
+
+type Ports = Vec<(SocketAddr, SocketAddr)>;
+
+/// A bridge and an HTTP address for each node. Free ports are found by binding them all at one time.
+fn ports(first: Option<u16>) -> Result<Ports, Failure> {
+    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    if let Some(first) = first {
+        let pair = |seat: u16| Some((at(first.checked_add(2 * seat)?), at(first.checked_add(2 * seat + 1)?)));
+        let ports: Option<Ports> = (0..SEATS as u16).map(pair).collect();
+        return ports.ok_or_else(|| Failure::new(2, "--port is too high for all nodes"));
+    }
+    let bound: Result<Vec<_>, _> = (0..2 * SEATS).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+    let addresses: Result<Vec<_>, _> = bound?.iter().map(TcpListener::local_addr).collect();
+    let pairs = addresses?;
+    Ok(pairs.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
+}
+
+fn node_config(seat: usize, keys: &[PublicKey], ports: &Ports, plan: &Plan) -> String {
+    let mut text = String::new();
+    let Some((bridge, http)) = ports.get(seat) else { return text };
+    let Plan { store, log_level, .. } = plan;
+    // Writing into a string cannot fail.
+    let _ = write!(
+        text,
+        "# A node of Standin. Paths are relative to this file; sizes are in bytes, times in ms.\n\
+         [node]\nname = \"s{}\"\nkey_file = \"node.key\"\ngenesis_file = \"../genesis.toml\"\ndata_dir = \"data\"\n\n\
+         [bridge]\nlisten = \"{bridge}\"\ncertificate_file = \"tls.pem\"\ncertificate_key_file = \"tls.key\"\n\n\
+         [http]\nlisten = \"{http}\"\n\n\
+         [consensus]\n# view_timeout_ms = 1000\n# status_interval_ms = 250\n# in_flight_max = 16\n\n\
+         [store]\n{store}\n\
+         [log]\nlevel = \"{log_level}\"\nformat = \"text\"\n",
+        seat + 1
+    );
+    for (other, (key, (address, _))) in keys.iter().zip(ports).enumerate() {
+        if other != seat {
+            let _ = write!(text, "\n[[peer]]\nkey = \"{key}\"\naddress = \"{address}\"\n");
+        }
+    }
+    text
+}
+
+fn new_key(path: &Path) -> Result<PublicKey, Failure> {
+    let key = SecretKey::generate().map_err(|error| Failure::new(1, error.to_string()))?;
+    key.write_new(path).map_err(|error| Failure::new(78, error.to_string()))?;
+    Ok(key.public())
+}
+
+fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    Ok(file.write_all(text.as_bytes())?)
+}
+
+pub(super) fn keygen(arguments: &KeygenArguments) -> Result<(), Failure> {
+    println!("{}", new_key(&arguments.file)?);
+    Ok(())
+}
+
+pub(super) fn config(arguments: &ConfigArguments) -> Result<(), Failure> {
+    match &arguments.command {
+        ConfigCommand::Check { config } => {
+            let read = NodeConfig::read(config)?;
+            let genesis = read.genesis()?;
+            let key = SecretKey::read(&read.key_file).map_err(|error| Failure::new(78, error.to_string()))?;
+            let seat = genesis.seat_table().seat_of(&key.public());
+            let seat = seat.ok_or_else(|| Failure::new(78, "the node's key holds no seat in the genesis"))?;
+            standin_stage::bridge::TlsIdentity::read(&read.certificate_file, &read.certificate_key_file)
+                .map_err(|error| Failure::new(78, error.to_string()))?;
+            println!("{}: sound; seat {seat} of chain `{}`, genesis {}", config.display(), genesis.chain, genesis.digest());
+        }
+        ConfigCommand::Show { config } => println!("{:#?}", NodeConfig::read(config)?),
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! The command line: what each command is called, and with which code it ends.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "data goes to stdout, talk to stderr")]
+
+mod demo;
+mod drill;
+mod init;
+mod inputs;
+mod load;
+mod network;
+mod read;
+mod run;
+mod submit;
+mod verify;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use standin::client::{Client, ClientError};
+use standin::{ConfigError, NodeError};
+
+const EXIT_CODES: &str = "Exit codes:
+  0    done
+  1    failed
+  2    wrong usage
+  3    the condition that was asked about does not hold (health, verify)
+  4    not found
+  5    timed out
+  6    refused by a rule
+  69   the node cannot be reached
+  77   not allowed
+  78   bad configuration, key or genesis
+  130  interrupted";
+
+/// Replicated, supervised actors for consortium chains that do not stop.
+#[derive(Debug, Parser)]
+#[command(name = "standin", version, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show a whole network of real node processes at work, under signed load.
+    Demo(demo::DemoArguments),
+    /// Run failure drills on real node processes.
+    Drill(drill::DrillArguments),
+    /// Write keys, certificates, genesis and configurations of a network.
+    Init(init::InitArguments),
+    /// Make a secret key; its public key goes to stdout.
+    Keygen(init::KeygenArguments),
+    /// Check or show a node's configuration.
+    Config(init::ConfigArguments),
+    /// Run a node until SIGTERM or SIGINT.
+    Run(run::RunArguments),
+    /// Show where nodes stand.
+    Status(read::StatusArguments),
+    /// Say whether a node is ready; ends with 3 if it is not.
+    Health(ClientArguments),
+    /// Submit transactions: one, or a JSON-lines file, or stdin.
+    Submit(submit::SubmitArguments),
+    /// Ask for a record or a balance.
+    Query(read::QueryArguments),
+    /// Show a transaction, and check its proofs.
+    Tx(read::TransactionArguments),
+    /// Show a block.
+    Block(read::BlockArguments),
+    /// Check a stopped node's log and store.
+    Verify(verify::VerifyArguments),
+}
+
+/// Which nodes to talk to.
+#[derive(Debug, Clone, Args)]
+struct ClientArguments {
+    /// Addresses of nodes, separated by commas.
+    #[arg(long, env = "STANDIN_NODE", value_delimiter = ',', default_value = "http://127.0.0.1:8001")]
+    node: Vec<String>,
+    /// How long to wait for an answer, in s.
+    #[arg(long, default_value_t = 10)]
+    timeout: u64,
+}
+
+impl ClientArguments {
+    fn clients(&self) -> Vec<Client> {
+        let timeout = Duration::from_secs(self.timeout.max(1));
+        self.node.iter().map(|node| Client::new(node, timeout)).collect()
+    }
+
+    fn first(&self) -> Result<Client, Failure> {
+        self.clients().into_iter().next().ok_or_else(|| Failure::new(2, "--node needs an address"))
+    }
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// A JSON document a line.
+    Jsonl,
+}
+
+/// Why a command failed, and the code that it ends with.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    fn new(code: u8, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let code = match &error {
+            ClientError::Unreachable { .. } => 69,
+            ClientError::NotFound(_) => 4,
+            ClientError::Refused(_) => 6,
+            _ => 1,
+        };
+        Self::new(code, chain_of(&error))
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(78, chain_of(&error))
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        let code = match &error {
+            NodeError::Config(_) | NodeError::Key(_) | NodeError::NoSeat(_) | NodeError::Tls(_) => 78,
+            _ => 1,
+        };
+        Self::new(code, chain_of(&error))
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(1, error.to_string())
+    }
+}
+
+/// An error with its causes, as far as they say more than it does.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Runs the command line; errors are printed with their causes.
+pub(crate) fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match actix::System::new().block_on(dispatch(arguments.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, text }) => {
+            if !text.is_empty() {
+                eprintln!("standin: {text}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Demo(arguments) => demo::demo(arguments).await,
+        Command::Drill(arguments) => drill::drill(arguments).await,
+        Command::Init(arguments) => init::init(&arguments),
+        Command::Keygen(arguments) => init::keygen(&arguments),
+        Command::Config(arguments) => init::config(&arguments),
+        Command::Run(arguments) => run::run(arguments).await,
+        Command::Status(arguments) => read::status(arguments).await,
+        Command::Health(arguments) => read::health(arguments).await,
+        Command::Submit(arguments) => submit::submit(arguments).await,
+        Command::Query(arguments) => read::query(arguments).await,
+        Command::Tx(arguments) => read::transaction(arguments).await,
+        Command::Block(arguments) => read::block(arguments).await,
+        Command::Verify(arguments) => verify::verify(&arguments),
+    }
+}

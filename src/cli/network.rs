@@ -1,0 +1,206 @@
+//! A network of real node processes on loopback, for the demo and the drills. Every process dies with this one.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use standin::client::Client;
+use standin_foundation::{Height, SecretKey};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::Failure;
+use super::init::{Layout, Plan, write_layout};
+
+/// How often a condition is looked at again.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Node processes, and the folder that they live in.
+#[derive(Debug)]
+pub(super) struct Network {
+    folder: TempDir,
+    layout: Layout,
+    nodes: Vec<Option<Child>>,
+    clients: Vec<Client>,
+}
+
+impl Network {
+    /// Writes a network into a temporary folder and starts all of its nodes.
+    pub(super) async fn start(plan: &Plan) -> Result<Self, Failure> {
+        let mut network = Self::prepare(plan)?;
+        for seat in 0..network.size() {
+            network.start_node(seat)?;
+        }
+        network.wait_ready(Duration::from_secs(30)).await?;
+        Ok(network)
+    }
+
+    /// Writes a network into a temporary folder.
+    pub(super) fn prepare(plan: &Plan) -> Result<Self, Failure> {
+        let folder = tempfile::Builder::new().prefix("standin-").tempdir()?;
+        let layout = write_layout(&folder.path().join("network"), plan)?;
+        let clients = layout.urls.iter().map(|url| Client::new(url, Duration::from_secs(5))).collect();
+        let nodes = layout.configs.iter().map(|_| None).collect();
+        Ok(Self { folder, layout, nodes, clients })
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(super) fn clients(&self) -> &[Client] {
+        &self.clients
+    }
+
+    pub(super) fn client(&self, seat: usize) -> Result<&Client, Failure> {
+        self.clients.get(seat).ok_or_else(|| Failure::new(1, format!("there is no node {seat}")))
+    }
+
+    pub(super) fn client_key(&self) -> Result<SecretKey, Failure> {
+        SecretKey::read(&self.layout.client_key).map_err(|error| Failure::new(78, error.to_string()))
+    }
+
+    /// The node's data folder.
+    pub(super) fn data(&self, seat: usize) -> PathBuf {
+        self.node_folder(seat).join("data")
+    }
+
+    pub(super) fn config(&self, seat: usize) -> PathBuf {
+        self.node_folder(seat).join("node.toml")
+    }
+
+    fn node_folder(&self, seat: usize) -> PathBuf {
+        self.folder.path().join("network").join(format!("s{}", seat + 1))
+    }
+
+    /// What the node wrote last to its log output.
+    pub(super) fn output(&self, seat: usize) -> String {
+        let text = std::fs::read_to_string(self.node_folder(seat).join("output.log")).unwrap_or_default();
+        let lines: Vec<_> = text.lines().rev().take(8).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Starts a node that is not running.
+    pub(super) fn start_node(&mut self, seat: usize) -> Result<(), Failure> {
+        let output = File::options().create(true).append(true).open(self.node_folder(seat).join("output.log"))?;
+        let child = Command::new(std::env::current_exe()?)
+            .args([Path::new("run"), Path::new("--die-with-parent"), Path::new("-c"), &self.config(seat)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(output)
+            .kill_on_drop(true)
+            .spawn()?;
+        if let Some(place) = self.nodes.get_mut(seat) {
+            *place = Some(child);
+        }
+        Ok(())
+    }
+
+    fn pid(&self, seat: usize) -> Result<Pid, Failure> {
+        let id = self.nodes.get(seat).and_then(Option::as_ref).and_then(Child::id);
+        let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        pid.ok_or_else(|| Failure::new(1, format!("node s{} does not run", seat + 1)))
+    }
+
+    fn signal(&self, seat: usize, signal: Signal) -> Result<(), Failure> {
+        Ok(kill_process(self.pid(seat)?, signal).map_err(std::io::Error::from)?)
+    }
+
+    /// Whether the process runs.
+    pub(super) fn is_running(&mut self, seat: usize) -> bool {
+        let child = self.nodes.get_mut(seat).and_then(Option::as_mut);
+        child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub(super) async fn kill(&mut self, seat: usize) -> Result<(), Failure> {
+        if let Some(mut child) = self.nodes.get_mut(seat).and_then(Option::take) {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// SIGSTOP.
+    pub(super) fn freeze(&self, seat: usize) -> Result<(), Failure> {
+        self.signal(seat, Signal::STOP)
+    }
+
+    /// SIGCONT.
+    pub(super) fn thaw(&self, seat: usize) -> Result<(), Failure> {
+        self.signal(seat, Signal::CONT)
+    }
+
+    /// SIGTERM to all, and waits for them; says how long the slowest took, and whether all ended with 0.
+    pub(super) async fn stop(&mut self) -> Result<(Duration, bool), Failure> {
+        let begun = Instant::now();
+        for seat in 0..self.size() {
+            if self.is_running(seat) {
+                self.signal(seat, Signal::TERM)?;
+            }
+        }
+        let mut clean = true;
+        for node in &mut self.nodes {
+            if let Some(mut child) = node.take() {
+                match tokio::time::timeout(Duration::from_secs(15), child.wait()).await {
+                    Ok(status) => clean &= status?.success(),
+                    Err(_) => {
+                        clean = false;
+                        child.kill().await?;
+                    }
+                }
+            }
+        }
+        Ok((begun.elapsed(), clean))
+    }
+
+    /// Waits until every node that runs says that it is ready.
+    pub(super) async fn wait_ready(&mut self, within: Duration) -> Result<(), Failure> {
+        let deadline = Instant::now() + within;
+        for seat in 0..self.size() {
+            while self.nodes.get(seat).is_some_and(Option::is_some) {
+                if !self.is_running(seat) {
+                    return Err(Failure::new(1, format!("node s{} ended:\n{}", seat + 1, self.output(seat))));
+                }
+                if matches!(self.client(seat)?.ready().await, Ok((true, _))) {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(Failure::new(5, format!("node s{} is not ready:\n{}", seat + 1, self.output(seat))));
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Height of a node; none if it does not answer.
+    pub(super) async fn height(&self, seat: usize) -> Option<Height> {
+        self.clients.get(seat)?.status().await.ok().map(|status| status.height)
+    }
+
+    /// Waits until all nodes that run have executed up to the same height; gives it.
+    pub(super) async fn wait_level(&mut self, within: Duration) -> Result<Height, Failure> {
+        let deadline = Instant::now() + within;
+        loop {
+            let mut heights = Vec::new();
+            for seat in 0..self.size() {
+                if self.is_running(seat) {
+                    heights.push(self.height(seat).await);
+                }
+            }
+            match heights.first().copied().flatten() {
+                Some(first) if heights.iter().all(|height| *height == Some(first)) => return Ok(first),
+                _ if Instant::now() > deadline => {
+                    return Err(Failure::new(5, format!("the nodes do not come to one height: {heights:?}")));
+                }
+                _ => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! `status`, `health`, `query`, `tx`, `block`: what nodes say.
+
+use clap::Args;
+use standin_foundation::Height;
+use standin_ledger::builtin::Question;
+use standin_ledger::{Title, TransactionId};
+
+use super::{ClientArguments, Failure, Output};
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArguments {
+    #[command(flatten)]
+    client: ClientArguments,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QueryArguments {
+    #[command(flatten)]
+    client: ClientArguments,
+    /// The record's title.
+    #[arg(long, requires = "key")]
+    title: Option<String>,
+    /// The record's key.
+    #[arg(long, requires = "title")]
+    key: Option<String>,
+    /// An account's public key: asks for its balance.
+    #[arg(long, conflicts_with = "title")]
+    account: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TransactionArguments {
+    #[command(flatten)]
+    client: ClientArguments,
+    /// The transaction's id.
+    id: String,
+    /// Check its proofs, at every node given; ends with 3 if one does not hold.
+    #[arg(long)]
+    verify: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BlockArguments {
+    #[command(flatten)]
+    client: ClientArguments,
+    /// The height; the newest without it.
+    height: Option<u64>,
+}
+
+pub(super) async fn status(arguments: StatusArguments) -> Result<(), Failure> {
+    let mut last = None;
+    let mut views = Vec::new();
+    for client in arguments.client.clients() {
+        match client.status().await {
+            Ok(view) => views.push((client.base().to_owned(), view)),
+            Err(error) => {
+                eprintln!("standin: {error}");
+                last = Some(error);
+            }
+        }
+    }
+    match arguments.output {
+        Output::Table => {
+            println!("{:<28} {:>4} {:>5} {:>7} {:>9} {:>9} {:>7} {:>5}", "node", "seat", "view", "primary", "height", "stable", "pending", "peers");
+            for (base, view) in &views {
+                let peers = view.peers.iter().filter(|peer| peer.connected).count();
+                println!(
+                    "{base:<28} {:>4} {:>5} {:>7} {:>9} {:>9} {:>7} {peers:>5}",
+                    view.seat, view.view, view.primary, view.height, view.stable, view.pending_batches
+                );
+            }
+        }
+        Output::Json => println!("{}", json(&views.iter().map(|(_, view)| view).collect::<Vec<_>>())),
+        Output::Jsonl => views.iter().for_each(|(_, view)| println!("{}", json(view))),
+    }
+    match last {
+        Some(error) if views.is_empty() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+}
+
+pub(super) async fn health(arguments: ClientArguments) -> Result<(), Failure> {
+    let (ready, text) = arguments.first()?.ready().await?;
+    print!("{text}");
+    if ready { Ok(()) } else { Err(Failure::new(3, "")) }
+}
+
+pub(super) async fn query(arguments: QueryArguments) -> Result<(), Failure> {
+    let client = arguments.client.first()?;
+    let (query, question) = match (&arguments.title, &arguments.key, &arguments.account) {
+        (Some(title), Some(key), _) => {
+            let parsed: Title = title.parse().map_err(|error| Failure::new(2, format!("{error}")))?;
+            let question = Question::Record { title: parsed, key: key.clone().into_bytes() };
+            (format!("title={title}&key={}", encode(key)), question)
+        }
+        (_, _, Some(account)) => {
+            let parsed = account.parse().map_err(|error| Failure::new(2, format!("{error}")))?;
+            (format!("account={account}"), Question::Balance { account: parsed })
+        }
+        _ => return Err(Failure::new(2, "either --title and --key, or --account is needed")),
+    };
+    let answer = client.query(&query).await?;
+    let proven = answer.proof.verify(&answer.root, &question.state_key());
+    let proven = proven.ok_or_else(|| Failure::new(3, "the node's proof does not hold"))?;
+    match (proven, &question) {
+        (None, _) => return Err(Failure::new(4, format!("nothing stands there as of height {}", answer.height))),
+        (Some(value), Question::Balance { .. }) => {
+            println!("{}", value.try_into().map_or(0, u64::from_be_bytes));
+        }
+        (Some(value), Question::Record { .. }) => println!("{}", String::from_utf8_lossy(value)),
+    }
+    eprintln!("as of height {}", answer.height);
+    Ok(())
+}
+
+/// Percent-encodes what must not stand in a query.
+pub(super) fn encode(text: &str) -> String {
+    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    text.bytes().map(|byte| if safe(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+pub(super) async fn transaction(arguments: TransactionArguments) -> Result<(), Failure> {
+    let id: TransactionId = arguments.id.parse().map_err(|error| Failure::new(2, format!("{error}")))?;
+    if !arguments.verify {
+        println!("{}", json(&arguments.client.first()?.transaction(&id).await?));
+        return Ok(());
+    }
+    for client in arguments.client.clients() {
+        let genesis = client.genesis().await?;
+        let view = client.transaction(&id).await?;
+        match view.verify(&id, &genesis) {
+            Ok(()) => println!("{}: in block {}, receipt {:?}: proven", client.base(), view.header.height(), view.receipt.outcome),
+            Err(what) => return Err(Failure::new(3, format!("{}: {what}", client.base()))),
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn block(arguments: BlockArguments) -> Result<(), Failure> {
+    let block = arguments.client.first()?.block(arguments.height.map(Height)).await?;
+    println!("{}", json(&block));
+    Ok(())
+}

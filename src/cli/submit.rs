@@ -1,0 +1,145 @@
+//! `submit`: one transaction, or many from a file or stdin.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use standin::client::{Client, ClientError};
+use standin_foundation::SecretKey;
+use standin_ledger::{Genesis, Transaction};
+
+use super::inputs::{Line, parse_line};
+use super::read::json;
+use super::{ClientArguments, Failure};
+
+/// Transactions in one request.
+const CHUNK: usize = 500;
+
+#[derive(Debug, Args)]
+pub(super) struct SubmitArguments {
+    #[command(flatten)]
+    client: ClientArguments,
+    /// The secret key that signs.
+    #[arg(long, env = "STANDIN_KEY")]
+    key: PathBuf,
+    /// One transaction, as a line of JSON: {"put":{"title":…,"key":…,"value":…}}, {"delete":…} or {"transfer":{"to":…,"amount":…}}.
+    #[arg(conflicts_with = "file")]
+    line: Option<String>,
+    /// A file with such a line for each transaction; `-` for stdin.
+    #[arg(long)]
+    file: Option<PathBuf>,
+    /// Go on after a line that does not parse; without it nothing is submitted when any line is wrong.
+    #[arg(long)]
+    skip_bad_lines: bool,
+}
+
+pub(super) async fn submit(arguments: SubmitArguments) -> Result<(), Failure> {
+    let key = SecretKey::read(&arguments.key).map_err(|error| Failure::new(78, error.to_string()))?;
+    let client = arguments.client.first()?;
+    let genesis = client.genesis().await?;
+    let (lines, bad) = read_lines(&arguments)?;
+    let bar = progress(lines.len() as u64);
+    let mut totals = Totals::default();
+    let base = unique_nonce();
+    for (number, chunk) in lines.chunks(CHUNK).enumerate() {
+        let first = base.wrapping_add((number * CHUNK) as u64);
+        let transactions = sign_chunk(&client, &genesis, &key, chunk, first).await?;
+        submit_chunk(&client, &transactions, &mut totals).await?;
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish_and_clear();
+    eprintln!("{} applied, {} rejected, {} without an outcome yet, {bad} bad lines", totals.applied, totals.rejected, totals.unknown);
+    match (totals.unknown, totals.rejected + bad) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(Failure::new(6, "not everything was applied")),
+        _ => Err(Failure::new(5, "some outcomes are not known: ask with `standin tx ID`")),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    applied: u64,
+    rejected: u64,
+    unknown: u64,
+}
+
+fn read_lines(arguments: &SubmitArguments) -> Result<(Vec<Line>, u64), Failure> {
+    let source: Box<dyn BufRead> = match (&arguments.line, &arguments.file) {
+        (Some(line), _) => Box::new(BufReader::new(std::io::Cursor::new(line.clone().into_bytes()))),
+        (None, Some(path)) if path.as_os_str() != "-" => {
+            let file = File::open(path).map_err(|error| Failure::new(1, format!("{}: {error}", path.display())))?;
+            Box::new(BufReader::new(file))
+        }
+        _ => Box::new(BufReader::new(std::io::stdin())),
+    };
+    let mut lines = Vec::new();
+    let mut bad = 0;
+    for (number, text) in source.lines().enumerate() {
+        let text = text?;
+        if text.trim().is_empty() {
+            continue;
+        }
+        match parse_line(&text) {
+            Ok(line) => lines.push(line),
+            Err(what) => {
+                bad += 1;
+                eprintln!("line {}: {what}", number + 1);
+            }
+        }
+    }
+    if bad > 0 && !arguments.skip_bad_lines {
+        return Err(Failure::new(2, format!("{bad} bad lines, nothing was submitted; --skip-bad-lines goes on without them")));
+    }
+    Ok((lines, bad))
+}
+
+async fn sign_chunk(
+    client: &Client,
+    genesis: &Genesis,
+    key: &SecretKey,
+    chunk: &[Line],
+    first_nonce: u64,
+) -> Result<Vec<Transaction>, Failure> {
+    let height = client.status().await?.height;
+    let sign = |(index, line): (usize, &Line)| {
+        line.clone()
+            .sign(genesis, key, first_nonce.wrapping_add(index as u64), height)
+            .map_err(|what| Failure::new(6, format!("transaction {index}: {what}")))
+    };
+    chunk.iter().enumerate().map(sign).collect()
+}
+
+async fn submit_chunk(client: &Client, transactions: &[Transaction], totals: &mut Totals) -> Result<(), Failure> {
+    let results = loop {
+        match client.submit(transactions, Duration::from_secs(30)).await {
+            Err(ClientError::Busy(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            other => break other?,
+        }
+    };
+    for result in results {
+        match &result.outcome {
+            Some(outcome) if outcome.is_applied() => totals.applied += 1,
+            None if result.refused.is_none() => totals.unknown += 1,
+            _ => totals.rejected += 1,
+        }
+        println!("{}", json(&result));
+    }
+    Ok(())
+}
+
+/// Nonces of different runs must differ: they begin with the time.
+pub(super) fn unique_nonce() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    now.as_nanos() as u64
+}
+
+pub(super) fn progress(length: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {per_sec}  {eta} left");
+    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

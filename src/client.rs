@@ -1,0 +1,154 @@
+//! A client of a node's HTTP interface.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use standin_foundation::limits::HTTP_BODY_BYTES_MAX;
+use standin_foundation::{Encoder, Height};
+use standin_ledger::{Genesis, Transaction, TransactionId};
+
+use crate::api::{AnswerView, BlockView, ErrorView, StatusView, Submitted, TransactionView};
+
+/// Why a call came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The node cannot be reached, or did not answer in time.
+    #[error("cannot reach {url}: {what}")]
+    Unreachable {
+        /// What was called.
+        url: String,
+        /// Why.
+        what: String,
+    },
+    /// The node has too much to do, or is stopping.
+    #[error("{0}")]
+    Busy(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// The node refuses the request.
+    #[error("{0}")]
+    Refused(String),
+    /// The answer cannot be read.
+    #[error("the answer of {url} cannot be read: {what}")]
+    BadAnswer {
+        /// What was called.
+        url: String,
+        /// Why.
+        what: String,
+    },
+}
+
+/// Calls one node. It belongs to the thread that made it, as Actix's client does.
+#[derive(Clone)]
+pub struct Client {
+    base: String,
+    http: awc::Client,
+    timeout: Duration,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Client({})", self.base)
+    }
+}
+
+impl Client {
+    /// A client of the node at `base`, such as `http://127.0.0.1:8001`.
+    pub fn new(base: &str, timeout: Duration) -> Self {
+        let http = awc::Client::builder().timeout(timeout).disable_redirects().finish();
+        Self { base: base.trim_end_matches('/').to_owned(), http, timeout }
+    }
+
+    /// The node's address.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Where the node stands.
+    pub async fn status(&self) -> Result<StatusView, ClientError> {
+        self.get("/api/v1/status").await
+    }
+
+    /// The chain's genesis.
+    pub async fn genesis(&self) -> Result<Genesis, ClientError> {
+        self.get("/api/v1/genesis").await
+    }
+
+    /// A block; none for the newest.
+    pub async fn block(&self, height: Option<Height>) -> Result<BlockView, ClientError> {
+        let height = height.map_or_else(|| "latest".to_owned(), |height| height.to_string());
+        self.get(&format!("/api/v1/blocks/{height}")).await
+    }
+
+    /// Blocks from a height on, as far as there are.
+    pub async fn blocks(&self, from: Height, limit: u64) -> Result<Vec<BlockView>, ClientError> {
+        self.get(&format!("/api/v1/blocks?from={from}&limit={limit}")).await
+    }
+
+    /// A transaction with its proofs.
+    pub async fn transaction(&self, id: &TransactionId) -> Result<TransactionView, ClientError> {
+        self.get(&format!("/api/v1/transactions/{id}")).await
+    }
+
+    /// A question about the state; `query` is the part behind the question mark, encoded.
+    pub async fn query(&self, query: &str) -> Result<AnswerView, ClientError> {
+        self.get(&format!("/api/v1/query?{query}")).await
+    }
+
+    /// Whether the node is ready, with its reasons.
+    pub async fn ready(&self) -> Result<(bool, String), ClientError> {
+        let url = format!("{}/readyz", self.base);
+        let mut response = self.http.get(&url).send().await.map_err(|error| unreachable(&url, error))?;
+        let body = response.body().limit(HTTP_BODY_BYTES_MAX).await.map_err(|error| unreachable(&url, error))?;
+        Ok((response.status().is_success(), String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    /// Submits transactions, and waits so long for their outcomes.
+    pub async fn submit(&self, transactions: &[Transaction], wait: Duration) -> Result<Vec<Submitted>, ClientError> {
+        let mut out = Encoder::default();
+        out.length(transactions.len());
+        for transaction in transactions {
+            out.bytes(transaction.bytes());
+        }
+        let url = format!("{}/api/v1/transactions?wait_ms={}", self.base, wait.as_millis());
+        let request = self.http.post(&url).timeout(self.timeout + wait).content_type("application/octet-stream");
+        let response = request.send_body(out.into_bytes()).await;
+        self.answer(&url, response).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let url = format!("{}{path}", self.base);
+        let response = self.http.get(&url).send().await;
+        self.answer(&url, response).await
+    }
+
+    async fn answer<T: DeserializeOwned, S>(
+        &self,
+        url: &str,
+        response: Result<awc::ClientResponse<S>, awc::error::SendRequestError>,
+    ) -> Result<T, ClientError>
+    where
+        S: futures_util::Stream<Item = Result<bytes::Bytes, awc::error::PayloadError>> + Unpin,
+    {
+        let mut response = response.map_err(|error| unreachable(url, error))?;
+        let body = response.body().limit(64 * HTTP_BODY_BYTES_MAX).await.map_err(|error| unreachable(url, error))?;
+        let status = response.status();
+        if status.is_success() {
+            let bad = |error: serde_json::Error| ClientError::BadAnswer { url: url.to_owned(), what: error.to_string() };
+            return serde_json::from_slice(&body).map_err(bad);
+        }
+        let text = serde_json::from_slice::<ErrorView>(&body).map(|view| view.error);
+        let text = text.unwrap_or_else(|_| format!("{url} answered {status}"));
+        Err(match status.as_u16() {
+            404 => ClientError::NotFound(text),
+            503 => ClientError::Busy(text),
+            _ => ClientError::Refused(text),
+        })
+    }
+}
+
+fn unreachable(url: &str, error: impl std::fmt::Display) -> ClientError {
+    ClientError::Unreachable { url: url.to_owned(), what: error.to_string() }
+}

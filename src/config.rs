@@ -1,0 +1,513 @@
+//! The node's configuration: one TOML file, then the environment (`STANDIN__SECTION__KEY`).
+//!
+//! All faults are told at once, each with file, line, column, key, what was found and what is allowed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use standin_consensus::Config as ConsensusConfig;
+use standin_foundation::PublicKey;
+use standin_ledger::Genesis;
+use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+
+/// A fault in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// File, line and column; or the environment variable.
+    pub place: String,
+    /// The key.
+    pub key: String,
+    /// What was found, and what is allowed.
+    pub what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: `{}`: {}", self.place, self.key, self.what)
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("configuration {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is no TOML.
+    #[error("configuration {place}: {what}")]
+    Syntax {
+        /// File, line and column.
+        place: String,
+        /// What the parser said.
+        what: String,
+    },
+    /// All that is wrong in it.
+    #[error("configuration has {} fault(s):\n{}", .0.len(), list(.0))]
+    Faults(Vec<Fault>),
+    /// The genesis file.
+    #[error("genesis {path}: {what}")]
+    Genesis {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+fn list(faults: &[Fault]) -> String {
+    faults.iter().map(|fault| format!("  {fault}")).collect::<Vec<_>>().join("\n")
+}
+
+/// Another node of the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerEntry {
+    /// Its key.
+    pub key: PublicKey,
+    /// Where its bridge can be reached: host and port.
+    pub address: String,
+}
+
+/// A node's configuration. Paths are relative to the file's folder and made absolute here.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Name in logs.
+    pub name: String,
+    /// The node's secret key.
+    pub key_file: PathBuf,
+    /// The chain's genesis.
+    pub genesis_file: PathBuf,
+    /// Where log and store lie.
+    pub data_dir: PathBuf,
+    /// Where the bridge listens.
+    pub bridge_listen: SocketAddr,
+    /// The bridge's certificate.
+    pub certificate_file: PathBuf,
+    /// The certificate's private key.
+    pub certificate_key_file: PathBuf,
+    /// Where HTTP listens.
+    pub http_listen: SocketAddr,
+    /// The other nodes.
+    pub peers: Vec<PeerEntry>,
+    /// The replica's numbers.
+    pub consensus: ConsensusConfig,
+    /// Size of a log segment, in bytes.
+    pub segment_bytes: u64,
+    /// The log is cut when it has grown to this, in bytes.
+    pub log_bytes_max: u64,
+    /// Bytes that must stay free on the store's file system.
+    pub reserve_bytes: u64,
+    /// Whether transactions can be looked up by id.
+    pub index_transactions: bool,
+    /// Threads that check signatures; 0 for one a core.
+    pub verify_threads: usize,
+    /// Filter of the log output, such as `info` or `standin_consensus=debug,info`.
+    pub log_level: String,
+    /// Whether the log output is JSON.
+    pub log_json: bool,
+}
+
+impl NodeConfig {
+    /// Reads and checks a file, with the environment on top.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
+        let environment = std::env::vars().filter(|(name, _)| name.starts_with("STANDIN__")).collect();
+        Self::parse(path, &text, environment)
+    }
+
+    fn parse(path: &Path, text: &str, environment: BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
+            place: place_of(path, text, error.span()),
+            what: error.message().to_owned(),
+        })?;
+        let mut reader = Reader { path, text, root: table.get_ref(), environment, faults: Vec::new(), known: Vec::new() };
+        let config = reader.node_config();
+        reader.find_unknown();
+        if reader.faults.is_empty() { Ok(config) } else { Err(ConfigError::Faults(reader.faults)) }
+    }
+
+    /// Reads the genesis that this configuration names.
+    pub fn genesis(&self) -> Result<Genesis, ConfigError> {
+        read_genesis(&self.genesis_file)
+    }
+}
+
+/// Reads and checks a genesis file.
+pub fn read_genesis(path: &Path) -> Result<Genesis, ConfigError> {
+    let wrong = |what: String| ConfigError::Genesis { path: path.to_owned(), what };
+    let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let genesis: Genesis = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    genesis.check().map_err(|error| wrong(error.to_string()))?;
+    Ok(genesis)
+}
+
+fn place_of(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
+    let before = text.get(..span.map_or(0, |span| span.start)).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    format!("{}:{line}:{column}", path.display())
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    root: &'a DeTable<'a>,
+    environment: BTreeMap<String, String>,
+    faults: Vec<Fault>,
+    known: Vec<(&'static str, &'static str)>,
+}
+
+impl<'a> Reader<'a> {
+    fn node_config(&mut self) -> NodeConfig {
+        let defaults = ConsensusConfig::default();
+        let consensus = ConsensusConfig {
+            view_timeout_ms: self.number("consensus", "view_timeout_ms", 50..=8_000, Some(defaults.view_timeout_ms)),
+            status_interval_ms: self.number(
+                "consensus",
+                "status_interval_ms",
+                10..=10_000,
+                Some(defaults.status_interval_ms),
+            ),
+            in_flight_max: self.number("consensus", "in_flight_max", 1..=128, Some(defaults.in_flight_max)),
+            linger_ms: self.number("consensus", "linger_ms", 0..=1_000, Some(defaults.linger_ms)),
+            idle_checkpoint_ms: self.number(
+                "consensus",
+                "idle_checkpoint_ms",
+                10..=600_000,
+                Some(defaults.idle_checkpoint_ms),
+            ),
+            ..defaults
+        };
+        NodeConfig {
+            name: self.text("node", "name", Some("node")),
+            key_file: self.file("node", "key_file"),
+            genesis_file: self.file("node", "genesis_file"),
+            data_dir: self.file("node", "data_dir"),
+            bridge_listen: self.address("bridge", "listen"),
+            certificate_file: self.file("bridge", "certificate_file"),
+            certificate_key_file: self.file("bridge", "certificate_key_file"),
+            http_listen: self.loopback("http", "listen"),
+            peers: self.peers(),
+            consensus,
+            segment_bytes: self.number("store", "segment_bytes", 65_536..=1 << 32, Some(64 << 20)),
+            log_bytes_max: self.number("store", "log_bytes_max", 65_536..=1 << 40, Some(256 << 20)),
+            reserve_bytes: self.number("store", "reserve_bytes", 0..=1 << 50, Some(512 << 20)),
+            index_transactions: self.flag("store", "index_transactions", true),
+            verify_threads: self.number("limits", "verify_threads", 0..=256, Some(0)) as usize,
+            log_level: self.text("log", "level", Some("info")),
+            log_json: self.text("log", "format", Some("text")) == "json",
+        }
+    }
+
+    /// The value as text for the parser, and where it stands.
+    fn value(&mut self, section: &'static str, key: &'static str) -> Option<(Value, String)> {
+        self.known.push((section, key));
+        let variable = format!("STANDIN__{}__{}", section.to_uppercase(), key.to_uppercase());
+        if let Some(value) = self.environment.remove(&variable) {
+            return Some((Value::of_text(&value), variable));
+        }
+        let table = self.root.get(section)?;
+        let DeValue::Table(table) = table.get_ref() else { return None };
+        let value = table.get(key)?;
+        Some((Value::of(value.get_ref()), place_of(self.path, self.text, Some(value.span()))))
+    }
+
+    fn fault(&mut self, place: String, section: &str, key: &str, what: impl Into<String>) {
+        self.faults.push(Fault { place, key: format!("{section}.{key}"), what: what.into() });
+    }
+
+    fn missing(&mut self, section: &str, key: &str) {
+        let place = self.path.display().to_string();
+        self.fault(place, section, key, "is missing");
+    }
+
+    fn text(&mut self, section: &'static str, key: &'static str, default: Option<&str>) -> String {
+        match self.value(section, key) {
+            Some((Value::Text(text), _)) => text,
+            Some((other, place)) => {
+                self.fault(place, section, key, format!("found {other}, a text in quotes is needed"));
+                String::new()
+            }
+            None => {
+                if default.is_none() {
+                    self.missing(section, key);
+                }
+                default.unwrap_or_default().to_owned()
+            }
+        }
+    }
+
+    fn file(&mut self, section: &'static str, key: &'static str) -> PathBuf {
+        let text = self.text(section, key, None);
+        self.path.parent().unwrap_or(Path::new(".")).join(text)
+    }
+
+    fn parsed<T: FromStr<Err: fmt::Display>>(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        needed: &str,
+    ) -> Option<T> {
+        let Some((value, place)) = self.value(section, key) else {
+            self.missing(section, key);
+            return None;
+        };
+        let Value::Text(text) = value else {
+            self.fault(place, section, key, format!("found {value}, {needed} is needed"));
+            return None;
+        };
+        match text.parse() {
+            Ok(parsed) => Some(parsed),
+            Err(error) => {
+                self.fault(place, section, key, format!("found \"{text}\", {needed} is needed ({error})"));
+                None
+            }
+        }
+    }
+
+    fn address(&mut self, section: &'static str, key: &'static str) -> SocketAddr {
+        let parsed = self.parsed(section, key, "an address such as \"127.0.0.1:7001\"");
+        parsed.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    fn loopback(&mut self, section: &'static str, key: &'static str) -> SocketAddr {
+        let address = self.address(section, key);
+        if !address.ip().is_loopback() {
+            let place = self.path.display().to_string();
+            let what = format!("found \"{address}\": plain HTTP is served on loopback only; put a TLS proxy in front");
+            self.fault(place, section, key, what);
+        }
+        address
+    }
+
+    fn number(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        allowed: std::ops::RangeInclusive<u64>,
+        default: Option<u64>,
+    ) -> u64 {
+        let (value, place) = match self.value(section, key) {
+            Some(found) => found,
+            None => return default.unwrap_or_default(),
+        };
+        match value {
+            Value::Number(number) if allowed.contains(&number) => number,
+            other => {
+                let (low, high) = (allowed.start(), allowed.end());
+                self.fault(place, section, key, format!("found {other}, a number from {low} to {high} is needed"));
+                default.unwrap_or_default()
+            }
+        }
+    }
+
+    fn flag(&mut self, section: &'static str, key: &'static str, default: bool) -> bool {
+        match self.value(section, key) {
+            Some((Value::Flag(flag), _)) => flag,
+            None => default,
+            Some((other, place)) => {
+                self.fault(place, section, key, format!("found {other}, true or false is needed"));
+                default
+            }
+        }
+    }
+
+    fn peers(&mut self) -> Vec<PeerEntry> {
+        let Some(peers) = self.root.get("peer") else { return Vec::new() };
+        let place = |span| place_of(self.path, self.text, Some(span));
+        let DeValue::Array(entries) = peers.get_ref() else {
+            let place = place(peers.span());
+            self.fault(place, "peer", "", "a list is needed: write [[peer]] before each");
+            return Vec::new();
+        };
+        let entries: Vec<_> = entries.iter().collect();
+        entries.into_iter().filter_map(|entry| self.peer(entry)).collect()
+    }
+
+    fn peer(&mut self, entry: &Spanned<DeValue<'_>>) -> Option<PeerEntry> {
+        let place = place_of(self.path, self.text, Some(entry.span()));
+        let DeValue::Table(table) = entry.get_ref() else {
+            self.fault(place, "peer", "", "a table is needed: write [[peer]] before each");
+            return None;
+        };
+        for (key, _) in table.iter() {
+            if !["key", "address"].contains(&key.get_ref().as_ref()) {
+                let place = place_of(self.path, self.text, Some(key.span()));
+                self.fault(place, "peer", key.get_ref(), "is not known; `key` and `address` are");
+            }
+        }
+        let text = |key: &str| match table.get(key).map(Spanned::get_ref) {
+            Some(DeValue::String(text)) => Some(text.to_string()),
+            _ => None,
+        };
+        let (key, address) = (text("key"), text("address"));
+        let parsed = key.as_deref().unwrap_or_default().parse::<PublicKey>();
+        if let Err(error) = &parsed {
+            self.fault(place.clone(), "peer", "key", error.to_string());
+        }
+        let sound = |address: &&String| address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let address = address.as_ref().filter(sound).cloned();
+        if address.is_none() {
+            self.fault(place, "peer", "address", "host and port are needed, such as \"bank-a.example:7001\"");
+        }
+        Some(PeerEntry { key: parsed.ok()?, address: address? })
+    }
+
+    fn find_unknown(&mut self) {
+        let mut unknown = Vec::new();
+        for (section, table) in self.root.iter() {
+            let name: &str = section.get_ref();
+            match table.get_ref() {
+                _ if name == "peer" => {}
+                DeValue::Table(table) if self.known.iter().any(|(known, _)| *known == name) => {
+                    for (key, _) in table.iter() {
+                        let key_name: &str = key.get_ref();
+                        let keys = self.known.iter().filter(|(known, _)| *known == name).map(|(_, key)| *key);
+                        if !keys.clone().any(|known| known == key_name) {
+                            unknown.push((key.span(), format!("{name}.{key_name}"), suggestion(key_name, keys)));
+                        }
+                    }
+                }
+                _ => {
+                    let sections = self.known.iter().map(|(known, _)| *known).chain(["peer"]);
+                    unknown.push((section.span(), name.to_owned(), suggestion(name, sections)));
+                }
+            }
+        }
+        for (span, key, what) in unknown {
+            self.faults.push(Fault { place: place_of(self.path, self.text, Some(span)), key, what });
+        }
+        for variable in std::mem::take(&mut self.environment).into_keys() {
+            self.faults.push(Fault { place: variable.clone(), key: variable, what: "names no known key".to_owned() });
+        }
+    }
+}
+
+fn suggestion<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let near = known.map(|known| (strsim::damerau_levenshtein(found, known), known)).min();
+    match near {
+        Some((distance, known)) if distance <= 3 => format!("is not known; did you mean `{known}`?"),
+        _ => "is not known".to_owned(),
+    }
+}
+
+enum Value {
+    Text(String),
+    Number(u64),
+    Flag(bool),
+    Other(&'static str),
+}
+
+impl Value {
+    fn of(value: &DeValue<'_>) -> Self {
+        match value {
+            DeValue::String(text) => Self::Text(text.to_string()),
+            DeValue::Integer(number) => {
+                u64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).map_or(Self::Other("a number that does not fit"), Self::Number)
+            }
+            DeValue::Boolean(flag) => Self::Flag(*flag),
+            DeValue::Float(_) => Self::Other("a number with a fraction"),
+            DeValue::Array(_) => Self::Other("a list"),
+            DeValue::Table(_) => Self::Other("a table"),
+            DeValue::Datetime(_) => Self::Other("a date"),
+        }
+    }
+
+    fn of_text(text: &str) -> Self {
+        match (text.parse(), text.parse()) {
+            (Ok(number), _) => Self::Number(number),
+            (_, Ok(flag)) => Self::Flag(flag),
+            _ => Self::Text(text.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "\"{text}\""),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Flag(flag) => write!(f, "{flag}"),
+            Self::Other(what) => f.write_str(what),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOUND: &str = r#"
+[node]
+name = "s1"
+key_file = "node.key"
+genesis_file = "genesis.toml"
+data_dir = "data"
+[bridge]
+listen = "127.0.0.1:7001"
+certificate_file = "tls.pem"
+certificate_key_file = "tls.key"
+[http]
+listen = "127.0.0.1:8001"
+[consensus]
+view_timeout_ms = 500
+"#;
+
+    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<NodeConfig, ConfigError> {
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        NodeConfig::parse(Path::new("/etc/standin/node.toml"), text, environment)
+    }
+
+    #[test]
+    fn a_sound_file_reads_and_the_environment_wins() {
+        let config = parse(SOUND, &[("STANDIN__CONSENSUS__VIEW_TIMEOUT_MS", "700")]).unwrap();
+        assert_eq!(config.key_file, Path::new("/etc/standin/node.key"));
+        assert_eq!(config.consensus.view_timeout_ms, 700);
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once_with_their_places() {
+        let text = SOUND.replace("view_timeout_ms = 500", "view_timeout_ms = \"soon\"\nlinger = 3").replace(
+            "listen = \"127.0.0.1:8001\"",
+            "listen = \"nowhere\"",
+        ) + "[stroe]\nsegment_bytes = 1\n[[peer]]\nkey = \"zz\"\naddress = \"host\"\n";
+        let error = parse(&text, &[("STANDIN__NODE__COLOUR", "red")]).unwrap_err().to_string();
+        for expected in [
+            "node.toml:13:19: `consensus.view_timeout_ms`: found \"soon\", a number from 50 to 8000",
+            "`consensus.linger`: is not known; did you mean `linger_ms`?",
+            "`http.listen`: found \"nowhere\", an address such as",
+            "`stroe`: is not known; did you mean `store`?",
+            "`peer.key`: public key `zz` is not valid",
+            "`peer.address`: host and port are needed",
+            "STANDIN__NODE__COLOUR",
+        ] {
+            assert!(error.contains(expected), "{expected}\n in \n{error}");
+        }
+    }
+
+    #[test]
+    fn missing_keys_and_broken_syntax_are_told() {
+        let error = parse("[node]\nname = \"x\"\n", &[]).unwrap_err().to_string();
+        assert!(error.contains("`node.key_file`: is missing") && error.contains("`bridge.listen`: is missing"), "{error}");
+        let error = parse("[node\n", &[]).unwrap_err().to_string();
+        assert!(error.contains("node.toml:1:"), "{error}");
+    }
+
+    #[test]
+    fn plain_http_stays_on_loopback() {
+        let error = parse(&SOUND.replace("127.0.0.1:8001", "0.0.0.0:8001"), &[]).unwrap_err().to_string();
+        assert!(error.contains("loopback"), "{error}");
+    }
+}

@@ -1,0 +1,240 @@
+//! A running node: the only place that wires actors together.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use standin_consensus::KeySigner;
+use standin_consensus::actor::{
+    AskStatus, Ingress, LedgerReader, OpenError, Replica, ReplicaConfig, ReplicaStatus, Storage, VerifyPool, routes,
+};
+use standin_foundation::{KeyError, Seat, SecretKey, Term};
+use standin_ledger::builtin::Builtin;
+use standin_ledger::{Genesis, StateMachine};
+use standin_stage::bridge::tls::TlsError;
+use standin_stage::bridge::{Bridge, BridgeConfig, BridgeError, PeerConfig, Router, TlsIdentity};
+use standin_stage::{Address, CallError, Cell, MailboxLimits, Supervision};
+use tokio::sync::watch;
+
+use crate::config::{ConfigError, NodeConfig};
+
+/// Jobs that may wait for the signature pool.
+const VERIFY_JOBS_MAX: usize = 8_192;
+
+/// Why a node cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The node's key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The key holds no seat.
+    #[error("the key in {0} holds no seat in the genesis: is it the key of another node or chain?")]
+    NoSeat(std::path::PathBuf),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The bridge.
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
+    /// A port is taken.
+    #[error("cannot listen on {address} ({role}): {source}{holder}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What it is for.
+        role: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+        /// Who holds the port, if it can be known.
+        holder: String,
+    },
+    /// Log or store.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The replica's threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// The replica must not go on.
+    #[error("the replica stopped: {0}")]
+    Fatal(String),
+}
+
+/// A handle to what a node offers. Cheap to clone; works from any thread.
+#[derive(Debug, Clone)]
+pub struct NodeHandle {
+    /// The chain's beginning.
+    pub genesis: Arc<Genesis>,
+    /// The seat that this node speaks for.
+    pub seat: Seat,
+    /// The replica.
+    pub replica: Address<Replica>,
+    /// Reads of chain and store.
+    pub reader: LedgerReader,
+    /// Checks of what comes in.
+    pub ingress: Arc<Ingress>,
+    /// The signature pool.
+    pub pool: VerifyPool,
+}
+
+impl NodeHandle {
+    /// How the replica stands.
+    pub async fn status(&self) -> Result<ReplicaStatus, CallError> {
+        self.replica.ask(AskStatus, Duration::from_secs(2)).await
+    }
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    handle: NodeHandle,
+    bridge: Bridge,
+    replica: Cell<Replica>,
+    fatal: watch::Receiver<Option<String>>,
+}
+
+impl Node {
+    /// Starts a node with the built-in state machine: opens log and store, joins the others.
+    pub fn start(config: &NodeConfig) -> Result<Self, NodeError> {
+        Self::start_with(config, Arc::new(Builtin))
+    }
+
+    /// Starts a node with a state machine of one's own.
+    pub fn start_with(config: &NodeConfig, state_machine: Arc<dyn StateMachine>) -> Result<Self, NodeError> {
+        let genesis = Arc::new(config.genesis()?);
+        let key = SecretKey::read(&config.key_file)?;
+        let seat = genesis.seat_table().seat_of(&key.public());
+        let seat = seat.ok_or_else(|| NodeError::NoSeat(config.key_file.clone()))?;
+        let listener = listen(config.bridge_listen, "bridge")?;
+        let bridge = BridgeConfig {
+            key: SecretKey::read(&config.key_file)?,
+            chain: genesis.digest(),
+            tls: TlsIdentity::read(&config.certificate_file, &config.certificate_key_file)?,
+            peers: peers(config),
+            limits: MailboxLimits::default(),
+        };
+        let prepared = Bridge::prepare(&bridge);
+        let seats = genesis.seats.iter().enumerate();
+        let remotes: BTreeMap<_, _> = seats
+            .filter_map(|(index, seat)| Some((Seat(index as u16), prepared.remote(&seat.holder.node_id())?)))
+            .collect();
+        let (fatal_sender, fatal) = watch::channel(None);
+        let signer = KeySigner { chain: genesis.digest(), seat, term: Term(0), key };
+        let replica_config = ReplicaConfig {
+            genesis: (*genesis).clone(),
+            signer,
+            consensus: config.consensus,
+            storage: Storage {
+                folder: config.data_dir.clone(),
+                segment_bytes: config.segment_bytes,
+                reserve_bytes: config.reserve_bytes,
+                index_transactions: config.index_transactions,
+            },
+            log_bytes_max: config.log_bytes_max,
+            state_machine,
+            remotes,
+            on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
+        };
+        let (replica, reader) = start_replica(replica_config)?;
+        let threads = match config.verify_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let pool = VerifyPool::start(threads, VERIFY_JOBS_MAX).map_err(NodeError::Thread)?;
+        let ingress = Arc::new(Ingress::new(&genesis, pool.clone()));
+        let router = routes(Router::default(), &ingress, replica.address());
+        let bridge = Bridge::start(bridge, prepared, listener, router)?;
+        let handle = NodeHandle { genesis, seat, replica: replica.address().clone(), reader, ingress, pool };
+        Ok(Self { handle, bridge, replica, fatal })
+    }
+
+    /// What the node offers.
+    pub fn handle(&self) -> &NodeHandle {
+        &self.handle
+    }
+
+    /// Waits until the node must not go on; says why.
+    pub async fn failed(&self) -> NodeError {
+        let mut fatal = self.fatal.clone();
+        tokio::select! {
+            biased;
+            why = fatal.wait_for(Option::is_some) => {
+                let why = why.ok().and_then(|why| why.clone());
+                NodeError::Fatal(why.unwrap_or_else(|| "it ended".to_owned()))
+            }
+            exit = self.replica.ended() => NodeError::Fatal(format!("{exit:?}")),
+        }
+    }
+
+    /// Stops in order: connections, the replica, then log and store, which makes everything durable.
+    pub async fn shutdown(self) {
+        self.bridge.stop().await;
+        self.replica.stop();
+        self.replica.ended().await;
+    }
+}
+
+/// The replica is made once: after a panic its state is unknown, and the node stops. Its threads report to the cell's
+/// address, so the cell comes first; its arbiter does not run before this function has returned.
+fn start_replica(config: ReplicaConfig) -> Result<(Cell<Replica>, LedgerReader), NodeError> {
+    let (hand_over, opened) = std::sync::mpsc::channel();
+    let make = move |_| match opened.try_recv() {
+        Ok(replica) => replica,
+        Err(_) => std::panic::panic_any("the replica could not be opened"),
+    };
+    let cell = Cell::spawn("replica", Supervision::never_restart(), MailboxLimits::default(), make);
+    match Replica::open(config, cell.address().clone()) {
+        Ok(replica) => {
+            let reader = replica.reader();
+            // The receiver lives as long as the cell.
+            drop(hand_over.send(replica));
+            Ok((cell, reader))
+        }
+        Err(error) => {
+            cell.stop();
+            Err(error.into())
+        }
+    }
+}
+
+fn peers(config: &NodeConfig) -> Vec<PeerConfig> {
+    config.peers.iter().map(|peer| PeerConfig { key: peer.key, address: peer.address.clone() }).collect()
+}
+
+/// Binds a port; says who holds it if it is taken.
+pub fn listen(address: std::net::SocketAddr, role: &'static str) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address).map_err(|source| {
+        let holder = match source.kind() {
+            std::io::ErrorKind::AddrInUse => holder_of(address.port()),
+            _ => String::new(),
+        };
+        NodeError::Listen { address, role, source, holder }
+    })
+}
+
+/// Who listens on a port: the kernel's table of sockets, and the processes that hold the socket.
+fn holder_of(port: u16) -> String {
+    let wanted = format!(":{port:04X}");
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let inode = tables.iter().flat_map(|table| table.lines()).find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let listens = fields.get(1)?.ends_with(&wanted) && *fields.get(3)? == "0A";
+        listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
+    });
+    inode.and_then(|inode| process_with(&inode)).map_or_else(String::new, |process| format!(", held by {process}"))
+}
+
+fn process_with(socket: &str) -> Option<String> {
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    processes.into_iter().find_map(|process| {
+        let holds = std::fs::read_dir(process.path().join("fd")).ok()?.flatten().any(|fd| {
+            std::fs::read_link(fd.path()).is_ok_and(|target| target.to_string_lossy() == socket)
+        });
+        let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        holds.then(|| format!("process {} ({})", process.file_name().to_string_lossy(), name.trim()))
+    })
+}
