@@ -9,6 +9,9 @@ use standin_ledger::{Genesis, Transaction, TransactionId};
 
 use crate::api::{AnswerView, BlockView, ErrorView, StatusView, Submitted, TransactionView};
 
+/// Connections that one client may have open.
+const CONNECTIONS_MAX: usize = 4_096;
+
 /// Why a call came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -57,7 +60,9 @@ impl std::fmt::Debug for Client {
 impl Client {
     /// A client of the node at `base`, such as `http://127.0.0.1:8001`.
     pub fn new(base: &str, timeout: Duration) -> Self {
-        let http = awc::Client::builder().timeout(timeout).disable_redirects().finish();
+        // Requests that wait for outcomes hold a connection each; others must not queue behind them.
+        let connector = awc::Connector::new().limit(CONNECTIONS_MAX);
+        let http = awc::Client::builder().connector(connector).timeout(timeout).disable_redirects().finish();
         Self { base: base.trim_end_matches('/').to_owned(), http, timeout }
     }
 
