@@ -209,11 +209,8 @@ async fn status(node: web::Data<NodeHandle>) -> HttpResponse {
 
 fn view_of(node: &NodeHandle, status: &ReplicaStatus) -> StatusView {
     let cluster = node.genesis.seats.get(node.seat.index()).map(|seat| seat.cluster.to_string());
-    let peer = |(seat, (status, connected)): (&standin_foundation::Seat, &(standin_consensus::Status, bool))| PeerView {
-        seat: seat.0,
-        connected: *connected,
-        view: status.view.0,
-        committed: status.committed,
+    let peer = |(seat, (status, connected)): (&standin_foundation::Seat, &(standin_consensus::Status, bool))| {
+        PeerView { seat: seat.0, connected: *connected, view: status.view.0, committed: status.committed }
     };
     StatusView {
         chain: node.genesis.chain.to_string(),
@@ -374,7 +371,9 @@ fn respond<T: Serialize>(result: Result<T, HttpFault>) -> HttpResponse {
         Ok(value) => HttpResponse::Ok().json(value),
         Err(HttpFault::Busy) => unavailable("too many reads wait; try again in a moment".to_owned()),
         Err(HttpFault::NotFound(what)) => HttpResponse::NotFound().json(ErrorView { error: what }),
-        Err(HttpFault::Store(error)) => HttpResponse::InternalServerError().json(ErrorView { error: error.to_string() }),
+        Err(HttpFault::Store(error)) => {
+            HttpResponse::InternalServerError().json(ErrorView { error: error.to_string() })
+        }
     }
 }
 

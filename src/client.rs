@@ -141,7 +141,8 @@ impl Client {
         let body = response.body().limit(64 * HTTP_BODY_BYTES_MAX).await.map_err(|error| unreachable(url, error))?;
         let status = response.status();
         if status.is_success() {
-            let bad = |error: serde_json::Error| ClientError::BadAnswer { url: url.to_owned(), what: error.to_string() };
+            let bad =
+                |error: serde_json::Error| ClientError::BadAnswer { url: url.to_owned(), what: error.to_string() };
             return serde_json::from_slice(&body).map_err(bad);
         }
         let text = serde_json::from_slice::<ErrorView>(&body).map(|view| view.error);

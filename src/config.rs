@@ -13,8 +13,8 @@ use std::str::FromStr;
 use standin_consensus::Config as ConsensusConfig;
 use standin_foundation::PublicKey;
 use standin_ledger::Genesis;
-use toml::de::{DeTable, DeValue};
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 /// A fault in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,8 +121,7 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// Reads and checks a file, with the environment on top.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
         let environment = std::env::vars().filter(|(name, _)| name.starts_with("STANDIN__")).collect();
         Self::parse(path, &text, environment)
     }
@@ -132,7 +131,8 @@ impl NodeConfig {
             place: place_of(path, text, error.span()),
             what: error.message().to_owned(),
         })?;
-        let mut reader = Reader { path, text, root: table.get_ref(), environment, faults: Vec::new(), known: Vec::new() };
+        let mut reader =
+            Reader { path, text, root: table.get_ref(), environment, faults: Vec::new(), known: Vec::new() };
         let config = reader.node_config();
         reader.find_unknown();
         if reader.faults.is_empty() { Ok(config) } else { Err(ConfigError::Faults(reader.faults)) }
@@ -414,9 +414,8 @@ impl Value {
     fn of(value: &DeValue<'_>) -> Self {
         match value {
             DeValue::String(text) => Self::Text(text.to_string()),
-            DeValue::Integer(number) => {
-                u64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).map_or(Self::Other("a number that does not fit"), Self::Number)
-            }
+            DeValue::Integer(number) => u64::from_str_radix(&number.as_str().replace('_', ""), number.radix())
+                .map_or(Self::Other("a number that does not fit"), Self::Number),
             DeValue::Boolean(flag) => Self::Flag(*flag),
             DeValue::Float(_) => Self::Other("a number with a fraction"),
             DeValue::Array(_) => Self::Other("a list"),
@@ -479,10 +478,10 @@ view_timeout_ms = 500
 
     #[test]
     fn all_faults_are_told_at_once_with_their_places() {
-        let text = SOUND.replace("view_timeout_ms = 500", "view_timeout_ms = \"soon\"\nlinger = 3").replace(
-            "listen = \"127.0.0.1:8001\"",
-            "listen = \"nowhere\"",
-        ) + "[stroe]\nsegment_bytes = 1\n[[peer]]\nkey = \"zz\"\naddress = \"host\"\n";
+        let text = SOUND
+            .replace("view_timeout_ms = 500", "view_timeout_ms = \"soon\"\nlinger = 3")
+            .replace("listen = \"127.0.0.1:8001\"", "listen = \"nowhere\"")
+            + "[stroe]\nsegment_bytes = 1\n[[peer]]\nkey = \"zz\"\naddress = \"host\"\n";
         let error = parse(&text, &[("STANDIN__NODE__COLOUR", "red")]).unwrap_err().to_string();
         for expected in [
             "node.toml:13:19: `consensus.view_timeout_ms`: found \"soon\", a number from 50 to 8000",
@@ -500,7 +499,10 @@ view_timeout_ms = 500
     #[test]
     fn missing_keys_and_broken_syntax_are_told() {
         let error = parse("[node]\nname = \"x\"\n", &[]).unwrap_err().to_string();
-        assert!(error.contains("`node.key_file`: is missing") && error.contains("`bridge.listen`: is missing"), "{error}");
+        assert!(
+            error.contains("`node.key_file`: is missing") && error.contains("`bridge.listen`: is missing"),
+            "{error}"
+        );
         let error = parse("[node\n", &[]).unwrap_err().to_string();
         assert!(error.contains("node.toml:1:"), "{error}");
     }

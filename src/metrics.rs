@@ -27,7 +27,11 @@ pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
     gauge("view", "The view", status.status.view.0);
     gauge("is_primary", "1 while this seat leads the view", u64::from(status.primary == node.seat));
     gauge("is_changing_views", "1 between two views", u64::from(status.status.changing_to.is_some()));
-    gauge("peers_connected", "Other seats with a connection", status.peers.values().filter(|(_, on)| *on).count() as u64);
+    gauge(
+        "peers_connected",
+        "Other seats with a connection",
+        status.peers.values().filter(|(_, on)| *on).count() as u64,
+    );
     gauge("pending_batches", "Batches that wait for their order", status.pending.0 as u64);
     gauge("pending_bytes", "Bytes of batches that wait for their order", status.pending.1 as u64);
     gauge("waiting_transactions", "Transactions of clients that wait for an outcome", status.waiting as u64);

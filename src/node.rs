@@ -182,10 +182,8 @@ impl Node {
 /// address, so the cell comes first; its arbiter does not run before this function has returned.
 fn start_replica(config: ReplicaConfig) -> Result<(Cell<Replica>, LedgerReader), NodeError> {
     let (hand_over, opened) = std::sync::mpsc::channel();
-    let make = move |_| match opened.try_recv() {
-        Ok(replica) => replica,
-        Err(_) => std::panic::panic_any("the replica could not be opened"),
-    };
+    #[allow(clippy::expect_used, reason = "the cell is stopped before its first turn if nothing was handed over")]
+    let make = move |_| opened.try_recv().expect("the replica was opened");
     let cell = Cell::spawn("replica", Supervision::never_restart(), MailboxLimits::default(), make);
     match Replica::open(config, cell.address().clone()) {
         Ok(replica) => {
@@ -231,9 +229,10 @@ fn holder_of(port: u16) -> String {
 fn process_with(socket: &str) -> Option<String> {
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
     processes.into_iter().find_map(|process| {
-        let holds = std::fs::read_dir(process.path().join("fd")).ok()?.flatten().any(|fd| {
-            std::fs::read_link(fd.path()).is_ok_and(|target| target.to_string_lossy() == socket)
-        });
+        let holds = std::fs::read_dir(process.path().join("fd"))
+            .ok()?
+            .flatten()
+            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target.to_string_lossy() == socket));
         let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
         holds.then(|| format!("process {} ({})", process.file_name().to_string_lossy(), name.trim()))
     })

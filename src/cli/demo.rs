@@ -76,7 +76,11 @@ pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
     let begun = Instant::now();
     let mut network = Network::start(&plan("demo")).await?;
     let layout = network.layout();
-    eprintln!("{} nodes, a seat each, up in {:.1} s on loopback; mutual TLS, signed transactions", network.size(), begun.elapsed().as_secs_f64());
+    eprintln!(
+        "{} nodes, a seat each, up in {:.1} s on loopback; mutual TLS, signed transactions",
+        network.size(),
+        begun.elapsed().as_secs_f64()
+    );
     eprintln!("clients:  --node {} --key {}", layout.urls.join(","), layout.client_key.display());
     let load = Load::start(&network, arguments.rate)?;
     eprintln!("load:     {} transactions a second", arguments.rate);
@@ -120,8 +124,13 @@ fn print(arguments: &DemoArguments, network: &Network, judgement: &Judgement) ->
     if arguments.json {
         println!("{}", json(&outcome));
     } else {
-        println!("{submitted} submitted, {committed} committed, {rejected} rejected; {lost} lost, {doubled} doubled, {forks} forks");
-        println!("height {}; {} tx/s; p50 {} ms, p99 {} ms", outcome.height, outcome.tps, judgement.p50_ms, judgement.p99_ms);
+        println!(
+            "{submitted} submitted, {committed} committed, {rejected} rejected; {lost} lost, {doubled} doubled, {forks} forks"
+        );
+        println!(
+            "height {}; {} tx/s; p50 {} ms, p99 {} ms",
+            outcome.height, outcome.tps, judgement.p50_ms, judgement.p99_ms
+        );
     }
     lost == 0 && doubled == 0 && forks == 0
 }
@@ -141,7 +150,8 @@ async fn watch(load: &Load, duration: Duration) -> Result<(), Failure> {
     Ok(())
 }
 
-const KEYS: &str = "keys, each with a node's number and Enter:  k kill · f freeze · t thaw · r restart;  s status · q quit";
+const KEYS: &str =
+    "keys, each with a node's number and Enter:  k kill · f freeze · t thaw · r restart;  s status · q quit";
 
 /// Takes commands from the terminal until `q`.
 async fn interact(network: &mut Network, load: &Load) -> Result<(), Failure> {
@@ -189,7 +199,13 @@ async fn command(network: &mut Network, load: &Load, line: &str) -> Result<(), F
         ("s", _) => {
             for seat in 0..network.size() {
                 match network.client(seat)?.status().await {
-                    Ok(view) => eprintln!("s{}  height {}  view {}  primary s{}", seat + 1, view.height, view.view, view.primary + 1),
+                    Ok(view) => eprintln!(
+                        "s{}  height {}  view {}  primary s{}",
+                        seat + 1,
+                        view.height,
+                        view.view,
+                        view.primary + 1
+                    ),
                     Err(error) => eprintln!("s{}  {error}", seat + 1),
                 }
             }

@@ -164,18 +164,29 @@ fn genesis(plan: &Plan, keys: &[PublicKey], client: PublicKey) -> Result<Genesis
 
 type Ports = Vec<(SocketAddr, SocketAddr)>;
 
-/// A bridge and an HTTP address for each node. Free ports are found by binding them all at one time.
+/// Free ports are looked for here, below the range from which systems take ports for outgoing connections: one of those
+/// could otherwise take the place before the node does.
+const FREE_PORTS: std::ops::Range<u16> = 10_000..32_000;
+/// Ports that are tried before giving up.
+const PORT_ATTEMPTS: usize = 1_000;
+
+/// A bridge and an HTTP address for each node.
 fn ports(first: Option<u16>) -> Result<Ports, Failure> {
     let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-    if let Some(first) = first {
-        let pair = |seat: u16| Some((at(first.checked_add(2 * seat)?), at(first.checked_add(2 * seat + 1)?)));
-        let ports: Option<Ports> = (0..SEATS as u16).map(pair).collect();
-        return ports.ok_or_else(|| Failure::new(2, "--port is too high for all nodes"));
+    let addresses: Vec<SocketAddr> = match first {
+        Some(first) => (first..=u16::MAX).take(2 * SEATS).map(at).collect(),
+        None => {
+            let tried = std::iter::repeat_with(|| at(fastrand::u16(FREE_PORTS))).take(PORT_ATTEMPTS);
+            // All are held until all are found, so that none is found twice.
+            let bound = tried.filter_map(|address| TcpListener::bind(address).ok()).take(2 * SEATS);
+            let bound: Vec<_> = bound.collect();
+            bound.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        }
+    };
+    if addresses.len() < 2 * SEATS {
+        return Err(Failure::new(2, format!("there are not {} ports for this network", 2 * SEATS)));
     }
-    let bound: Result<Vec<_>, _> = (0..2 * SEATS).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    let addresses: Result<Vec<_>, _> = bound?.iter().map(TcpListener::local_addr).collect();
-    let pairs = addresses?;
-    Ok(pairs.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
+    Ok(addresses.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
 }
 
 fn node_config(seat: usize, keys: &[PublicKey], ports: &Ports, plan: &Plan) -> String {
@@ -230,7 +241,12 @@ pub(super) fn config(arguments: &ConfigArguments) -> Result<(), Failure> {
             let seat = seat.ok_or_else(|| Failure::new(78, "the node's key holds no seat in the genesis"))?;
             standin_stage::bridge::TlsIdentity::read(&read.certificate_file, &read.certificate_key_file)
                 .map_err(|error| Failure::new(78, error.to_string()))?;
-            println!("{}: sound; seat {seat} of chain `{}`, genesis {}", config.display(), genesis.chain, genesis.digest());
+            println!(
+                "{}: sound; seat {seat} of chain `{}`, genesis {}",
+                config.display(),
+                genesis.chain,
+                genesis.digest()
+            );
         }
         ConfigCommand::Show { config } => println!("{:#?}", NodeConfig::read(config)?),
     }

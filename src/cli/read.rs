@@ -64,7 +64,10 @@ pub(super) async fn status(arguments: StatusArguments) -> Result<(), Failure> {
     }
     match arguments.output {
         Output::Table => {
-            println!("{:<28} {:>4} {:>5} {:>7} {:>9} {:>9} {:>7} {:>5}", "node", "seat", "view", "primary", "height", "stable", "pending", "peers");
+            println!(
+                "{:<28} {:>4} {:>5} {:>7} {:>9} {:>9} {:>7} {:>5}",
+                "node", "seat", "view", "primary", "height", "stable", "pending", "peers"
+            );
             for (base, view) in &views {
                 let peers = view.peers.iter().filter(|peer| peer.connected).count();
                 println!(
@@ -136,7 +139,12 @@ pub(super) async fn transaction(arguments: TransactionArguments) -> Result<(), F
         let genesis = client.genesis().await?;
         let view = client.transaction(&id).await?;
         match view.verify(&id, &genesis) {
-            Ok(()) => println!("{}: in block {}, receipt {:?}: proven", client.base(), view.header.height(), view.receipt.outcome),
+            Ok(()) => println!(
+                "{}: in block {}, receipt {:?}: proven",
+                client.base(),
+                view.header.height(),
+                view.receipt.outcome
+            ),
             Err(what) => return Err(Failure::new(3, format!("{}: {what}", client.base()))),
         }
     }

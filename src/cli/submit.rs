@@ -51,7 +51,10 @@ pub(super) async fn submit(arguments: SubmitArguments) -> Result<(), Failure> {
         bar.inc(chunk.len() as u64);
     }
     bar.finish_and_clear();
-    eprintln!("{} applied, {} rejected, {} without an outcome yet, {bad} bad lines", totals.applied, totals.rejected, totals.unknown);
+    eprintln!(
+        "{} applied, {} rejected, {} without an outcome yet, {bad} bad lines",
+        totals.applied, totals.rejected, totals.unknown
+    );
     match (totals.unknown, totals.rejected + bad) {
         (0, 0) => Ok(()),
         (0, _) => Err(Failure::new(6, "not everything was applied")),
@@ -91,7 +94,10 @@ fn read_lines(arguments: &SubmitArguments) -> Result<(Vec<Line>, u64), Failure> 
         }
     }
     if bad > 0 && !arguments.skip_bad_lines {
-        return Err(Failure::new(2, format!("{bad} bad lines, nothing was submitted; --skip-bad-lines goes on without them")));
+        return Err(Failure::new(
+            2,
+            format!("{bad} bad lines, nothing was submitted; --skip-bad-lines goes on without them"),
+        ));
     }
     Ok((lines, bad))
 }

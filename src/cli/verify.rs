@@ -59,12 +59,7 @@ pub(super) fn verify_node(config: &NodeConfig) -> Result<Verified, Failure> {
     let store = Store::open(store_options, &genesis.state()).map_err(|error| unsound(error.to_string()))?;
     let mut check = Check { genesis: &genesis, seats: genesis.seat_table(), checkpoints: 0 };
     let blocks = check.blocks(&store).map_err(unsound)?;
-    Ok(Verified {
-        height: store.head(),
-        blocks,
-        records: recovered.records.len(),
-        checkpoints: check.checkpoints,
-    })
+    Ok(Verified { height: store.head(), blocks, records: recovered.records.len(), checkpoints: check.checkpoints })
 }
 
 struct Check<'a> {

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use standin_foundation::limits::FRAME_BYTES_MAX;
 use standin_foundation::wire::Wire;
 use standin_foundation::{Canonical, Digest, Encoder, Epoch, Height, Seat, Signature, Term, View};
+use standin_ledger::Proposal;
 use standin_ledger::certificate::{
     CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote, VoteKind, VoteTarget,
 };
 use standin_ledger::snapshot::{Chunk, Manifest};
-use standin_ledger::Proposal;
 
 /// The content of a binding message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

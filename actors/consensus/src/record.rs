@@ -4,9 +4,9 @@
 //! live records once more at its end and then dropping everything before them.
 
 use serde::{Deserialize, Serialize};
+use standin_foundation::View;
 use standin_foundation::limits::LOG_RECORD_BYTES_MAX;
 use standin_foundation::wire::Wire;
-use standin_foundation::View;
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate};
 use standin_ledger::{BatchRef, Proposal};
 

@@ -194,7 +194,10 @@ mod tests {
         out.bytes(b"hello");
         let bytes = out.into_bytes();
         assert_eq!(Decoder::new(&bytes).bytes(4).unwrap_err().what, "length is over the limit");
-        assert_eq!(Decoder::new(&bytes[..7]).bytes(9).unwrap_err(), MalformedBytes { offset: 4, what: "ends too early" });
+        assert_eq!(
+            Decoder::new(&bytes[..7]).bytes(9).unwrap_err(),
+            MalformedBytes { offset: 4, what: "ends too early" }
+        );
         let mut input = Decoder::new(&bytes);
         input.u32().unwrap();
         assert_eq!(input.finish().unwrap_err().what, "trailing bytes");

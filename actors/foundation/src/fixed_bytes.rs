@@ -52,8 +52,7 @@ macro_rules! fixed_bytes {
                         text.parse().map_err(E::custom)
                     }
                     fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<$name, E> {
-                        let bytes: [u8; $len] =
-                            bytes.try_into().map_err(|_| E::invalid_length(bytes.len(), &self))?;
+                        let bytes: [u8; $len] = bytes.try_into().map_err(|_| E::invalid_length(bytes.len(), &self))?;
                         $name::try_from_bytes(bytes).map_err(E::custom)
                     }
                 }

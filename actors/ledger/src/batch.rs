@@ -59,16 +59,15 @@ impl Batch {
     /// Reads a payload: checks limits and encodings, and computes its name. Signatures are not checked here.
     pub fn parse(payload: Bytes) -> Result<Self, LedgerError> {
         if payload.len() > BATCH_BYTES_MAX {
-            return Err(LedgerError::TooLarge {
-                what: "batch bytes",
-                found: payload.len(),
-                limit: BATCH_BYTES_MAX,
-            });
+            return Err(LedgerError::TooLarge { what: "batch bytes", found: payload.len(), limit: BATCH_BYTES_MAX });
         }
         let transactions = parse_transactions(&payload)?;
         let leaves: Vec<_> = transactions.iter().map(leaf_of).collect();
-        let root = merkle::root(&leaves)
-            .ok_or(LedgerError::TooLarge { what: "an empty batch's transactions", found: 0, limit: 0 })?;
+        let root = merkle::root(&leaves).ok_or(LedgerError::TooLarge {
+            what: "an empty batch's transactions",
+            found: 0,
+            limit: 0,
+        })?;
         let reference = BatchRef { count: transactions.len() as u32, bytes: payload.len() as u32, root };
         Ok(Self { digest: reference.digest(), payload, transactions, reference })
     }
@@ -120,12 +119,7 @@ impl BatchRef {
     }
 
     /// Whether `transactions` are, in order, all of `title` in the batch, as `steps` say.
-    pub fn verify_completeness(
-        &self,
-        title: Title,
-        transactions: &[Transaction],
-        steps: &[CompletenessStep],
-    ) -> bool {
+    pub fn verify_completeness(&self, title: Title, transactions: &[Transaction], steps: &[CompletenessStep]) -> bool {
         let claimed: Vec<_> = transactions.iter().map(leaf_of).collect();
         verify_completeness(title, self.count as usize, &claimed, steps) == Some(self.root)
     }

@@ -112,12 +112,7 @@ impl Builtin {
 }
 
 impl StateMachine for Builtin {
-    fn apply(
-        &self,
-        _context: &Context,
-        transaction: &Transaction,
-        state: &mut State<'_>,
-    ) -> Result<Vec<u8>, Reject> {
+    fn apply(&self, _context: &Context, transaction: &Transaction, state: &mut State<'_>) -> Result<Vec<u8>, Reject> {
         match read(transaction)? {
             Operation::Put { key, value } => state.put(record_key(transaction.title(), &key), value),
             Operation::Delete { key } => {

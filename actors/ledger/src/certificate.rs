@@ -1,9 +1,7 @@
 //! Votes that prove something to a third party, and certificates made of them.
 
 use serde::{Deserialize, Serialize};
-use standin_foundation::{
-    Digest, Domain, Encoder, Epoch, Height, PublicKey, Seat, Signature, Term, View,
-};
+use standin_foundation::{Digest, Domain, Encoder, Epoch, Height, PublicKey, Seat, Signature, Term, View};
 
 use crate::error::LedgerError;
 
@@ -81,10 +79,7 @@ pub trait Authority {
     }
 
     /// Checks that `votes` are valid votes of a quorum of distinct seats. Each is judged by the grant of its own term.
-    fn verify_quorum<'a>(
-        &self,
-        votes: impl Iterator<Item = (VoteTarget, &'a SeatVote)>,
-    ) -> Result<(), LedgerError>
+    fn verify_quorum<'a>(&self, votes: impl Iterator<Item = (VoteTarget, &'a SeatVote)>) -> Result<(), LedgerError>
     where
         Self: Sized,
     {
@@ -197,13 +192,7 @@ impl CheckpointResult {
 
     /// What a vote for this result is about.
     pub fn target(&self, epoch: Epoch) -> VoteTarget {
-        VoteTarget {
-            kind: VoteKind::Checkpoint,
-            epoch,
-            view: View(0),
-            height: self.height,
-            digest: self.digest(),
-        }
+        VoteTarget { kind: VoteKind::Checkpoint, epoch, view: View(0), height: self.height, digest: self.digest() }
     }
 }
 

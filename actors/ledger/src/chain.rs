@@ -166,11 +166,7 @@ impl Chain {
 
     /// The whole state at the head, to be sent to others. Costs nothing but a reference.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            header: self.head.header.clone(),
-            state: self.head.state.clone(),
-            recent: self.recent.to_list(),
-        }
+        Snapshot { header: self.head.header.clone(), state: self.head.state.clone(), recent: self.recent.to_list() }
     }
 
     fn check_next(&self, proposal: &Proposal, batches: &[Arc<Batch>]) -> Result<(), LedgerError> {
@@ -187,13 +183,7 @@ impl Chain {
         Ok(())
     }
 
-    fn apply(
-        &self,
-        context: &Context,
-        transaction: &Transaction,
-        trie: &mut Trie,
-        writes: &mut Vec<Write>,
-    ) -> Outcome {
+    fn apply(&self, context: &Context, transaction: &Transaction, trie: &mut Trie, writes: &mut Vec<Write>) -> Outcome {
         let expires = transaction.expires();
         if expires < context.height || expires > context.height.plus(self.parameters.replay_window - 1) {
             return Outcome::Expired;
@@ -213,13 +203,7 @@ impl Chain {
         }
     }
 
-    fn advance(
-        &mut self,
-        header: Header,
-        state: Trie,
-        receipts: Vec<Receipt>,
-        writes: Vec<Write>,
-    ) -> ExecutedBlock {
+    fn advance(&mut self, header: Header, state: Trie, receipts: Vec<Receipt>, writes: Vec<Write>) -> ExecutedBlock {
         let height = header.height();
         let receipts_root = receipts_root(&receipts);
         let mut interval = if self.is_checkpoint(&self.head.header) { Vec::new() } else { self.head.interval.clone() };
@@ -366,10 +350,7 @@ pub(crate) mod tests {
     use standin_foundation::{Epoch, Seat, View};
 
     pub(crate) fn genesis(replay_window: u64) -> Genesis {
-        let seat = |n: u8| SeatDescriptor {
-            cluster: format!("c{n}").parse().unwrap(),
-            holder: key(n).public(),
-        };
+        let seat = |n: u8| SeatDescriptor { cluster: format!("c{n}").parse().unwrap(), holder: key(n).public() };
         Genesis {
             chain: "test-chain".parse().unwrap(),
             time_ms: 1_000,

@@ -176,10 +176,7 @@ mod tests {
     use crate::transaction::tests::key;
 
     fn genesis(chain: &str) -> Genesis {
-        let seat = |n: u8| SeatDescriptor {
-            cluster: format!("c{n}").parse().unwrap(),
-            holder: key(n).public(),
-        };
+        let seat = |n: u8| SeatDescriptor { cluster: format!("c{n}").parse().unwrap(), holder: key(n).public() };
         Genesis {
             chain: chain.parse().unwrap(),
             time_ms: 1,

@@ -41,7 +41,9 @@ pub enum LogError {
         path: PathBuf,
     },
     /// A record in the middle is damaged.
-    #[error("log {path}: damaged at offset {offset}: {what}; restore this file, or resync this node with an empty store")]
+    #[error(
+        "log {path}: damaged at offset {offset}: {what}; restore this file, or resync this node with an empty store"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -400,8 +402,8 @@ fn record_at(bytes: &Bytes, offset: usize, sequence: u64) -> Found {
     let mut checksum = crc32fast::Hasher::new();
     checksum.update(&sequence.to_le_bytes());
     checksum.update(payload);
-    let sound = number(4, 8) == Some(&checksum.finalize().to_le_bytes())
-        && number(8, 16) == Some(&sequence.to_le_bytes());
+    let sound =
+        number(4, 8) == Some(&checksum.finalize().to_le_bytes()) && number(8, 16) == Some(&sequence.to_le_bytes());
     if sound { Found::Record(bytes.slice(start..start + payload.len())) } else { Found::Broken }
 }
 

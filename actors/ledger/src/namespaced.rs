@@ -36,12 +36,7 @@ impl NamespacedNode {
 
     /// One digest over the titles and the hash.
     pub fn digest(&self) -> Digest {
-        Digest::sha256_of(&[
-            &[0x12],
-            self.min.as_padded_bytes(),
-            self.max.as_padded_bytes(),
-            self.hash.as_bytes(),
-        ])
+        Digest::sha256_of(&[&[0x12], self.min.as_padded_bytes(), self.max.as_padded_bytes(), self.hash.as_bytes()])
     }
 }
 
@@ -125,9 +120,7 @@ mod tests {
     use super::*;
 
     fn leaves(titles: &str) -> Vec<NamespacedNode> {
-        let leaf = |(i, c): (usize, char)| {
-            NamespacedNode::leaf(c.to_string().parse().unwrap(), &[&i.to_be_bytes()])
-        };
+        let leaf = |(i, c): (usize, char)| NamespacedNode::leaf(c.to_string().parse().unwrap(), &[&i.to_be_bytes()]);
         titles.chars().enumerate().map(leaf).collect()
     }
 

@@ -112,9 +112,9 @@ impl ReceiptProof {
         let block_root = merkle::root_from_path(&receipt.leaf(), self.index, self.total, &self.path);
         let covered = self.block_total.checked_sub(self.block_index + 1).map(|after| self.height.0 + after as u64);
         covered == Some(result.height.0)
-            && block_root.and_then(|root| {
-                merkle::root_from_path(&root, self.block_index, self.block_total, &self.block_path)
-            }) == Some(result.receipts_root)
+            && block_root
+                .and_then(|root| merkle::root_from_path(&root, self.block_index, self.block_total, &self.block_path))
+                == Some(result.receipts_root)
     }
 }
 
@@ -145,8 +145,7 @@ mod tests {
     use super::*;
 
     fn receipts(count: u8) -> Vec<Receipt> {
-        let receipt =
-            |i: u8| Receipt { transaction: Digest::sha256(&[i]), outcome: Outcome::Applied(vec![i]) };
+        let receipt = |i: u8| Receipt { transaction: Digest::sha256(&[i]), outcome: Outcome::Applied(vec![i]) };
         (0..count).map(receipt).collect()
     }
 

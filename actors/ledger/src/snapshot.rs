@@ -193,11 +193,7 @@ impl SnapshotBuilder {
         Ok(())
     }
 
-    fn accept_recent(
-        &mut self,
-        index: usize,
-        recent: Vec<(Height, Vec<TransactionId>)>,
-    ) -> Result<(), LedgerError> {
+    fn accept_recent(&mut self, index: usize, recent: Vec<(Height, Vec<TransactionId>)>) -> Result<(), LedgerError> {
         let root = self.manifest.certificate.result.state_root;
         let expected = |height: &Height| {
             let found = self.manifest.recent.binary_search_by_key(height, |(height, _)| *height).ok()?;
@@ -249,8 +245,7 @@ mod tests {
             let transactions = if height.is_multiple_of(3) { vec![] } else { vec![put(height, height + 9)] };
             result = step(&mut chain, transactions).checkpoint;
         }
-        let certificate =
-            CheckpointCertificate { epoch: Epoch(0), result: result.unwrap(), votes: vec![] };
+        let certificate = CheckpointCertificate { epoch: Epoch(0), result: result.unwrap(), votes: vec![] };
         let served = ServedSnapshot::new(&chain.snapshot(), certificate);
         (chain, served)
     }

@@ -50,12 +50,7 @@ impl Reject {
 /// ```
 pub trait StateMachine: Send + Sync + 'static {
     /// Applies a verified transaction. `Err` means that nothing changes but the receipt.
-    fn apply(
-        &self,
-        context: &Context,
-        transaction: &Transaction,
-        state: &mut State<'_>,
-    ) -> Result<Vec<u8>, Reject>;
+    fn apply(&self, context: &Context, transaction: &Transaction, state: &mut State<'_>) -> Result<Vec<u8>, Reject>;
 
     /// Answers a question about a state.
     fn query(&self, state: &Trie, query: &[u8]) -> Result<Vec<u8>, Reject>;

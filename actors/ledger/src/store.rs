@@ -279,8 +279,7 @@ impl Store {
     /// Puts a snapshot in the place of everything, and makes it durable.
     pub fn install(&mut self, snapshot: &Snapshot, certificate: &CheckpointCertificate) -> Result<(), StoreError> {
         let height = snapshot.header.height();
-        let mut changes: Vec<_> =
-            self.read_state()?.keys().map(|key| (STATE, key.to_vec(), None::<Vec<u8>>)).collect();
+        let mut changes: Vec<_> = self.read_state()?.keys().map(|key| (STATE, key.to_vec(), None::<Vec<u8>>)).collect();
         changes.extend(snapshot.state.entries().into_iter().map(|(k, v)| (STATE, k.to_vec(), Some(v.to_vec()))));
         changes.extend(self.remembered(snapshot.recent.clone())?);
         let checkpoint = StoredCheckpoint { result: certificate.result, certificate: Some(certificate.clone()) };
@@ -311,9 +310,10 @@ impl Store {
         }
         let header = match self.block_without_body(flushed)? {
             Some(block) => block.header,
-            None => self.decode::<Base>(self.get(META, BASE)?)?.map(|base| base.0).ok_or_else(|| {
-                self.damaged(format!("the state stands at block {flushed}, which is not there"))
-            })?,
+            None => self
+                .decode::<Base>(self.get(META, BASE)?)?
+                .map(|base| base.0)
+                .ok_or_else(|| self.damaged(format!("the state stands at block {flushed}, which is not there")))?,
         };
         let mut state = Trie::default();
         for (key, value) in self.read_state()? {

@@ -6,9 +6,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use standin_foundation::limits::{TITLE_BYTES_MAX, TRANSACTION_BYTES_MAX};
-use standin_foundation::{
-    Decoder, Digest, Domain, Encoder, Height, MalformedBytes, PublicKey, SecretKey, Signature,
-};
+use standin_foundation::{Decoder, Digest, Domain, Encoder, Height, MalformedBytes, PublicKey, SecretKey, Signature};
 
 use crate::error::LedgerError;
 

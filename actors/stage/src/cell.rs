@@ -233,10 +233,7 @@ async fn supervise<R: Role>(
 }
 
 /// Runs one incarnation to its end. `Err` is a failure or a panic.
-async fn incarnation<R: Role>(
-    address: &Address<R>,
-    factory: &mut impl FnMut(Address<R>) -> R,
-) -> Result<(), String> {
+async fn incarnation<R: Role>(address: &Address<R>, factory: &mut impl FnMut(Address<R>) -> R) -> Result<(), String> {
     let failure = Arc::new(std::sync::Mutex::new(None));
     let made = catch_unwind(AssertUnwindSafe(|| factory(address.clone())));
     let role = made.map_err(|cause| note_panic(address, &*cause))?;
@@ -376,10 +373,8 @@ mod tests {
 
     #[actix::test]
     async fn a_full_lane_refuses_and_control_is_not_shut_out_by_others() {
-        let limits = MailboxLimits {
-            ordinary: LaneLimits { count_max: 3, bytes_max: 1_000 },
-            ..MailboxLimits::default()
-        };
+        let limits =
+            MailboxLimits { ordinary: LaneLimits { count_max: 3, bytes_max: 1_000 }, ..MailboxLimits::default() };
         let cell = counter(permanent(5), limits);
         let address = cell.address();
         for _ in 0..3 {

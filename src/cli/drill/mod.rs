@@ -260,7 +260,11 @@ impl Drill {
         let mut check = |name: &str, passed: bool, detail: String| {
             checks.push(Check { name: name.to_owned(), passed, detail });
         };
-        check("nothing lost", lost == 0 && committed * 100 >= submitted * 95, format!("{committed} of {submitted} committed, {lost} lost"));
+        check(
+            "nothing lost",
+            lost == 0 && committed * 100 >= submitted * 95,
+            format!("{committed} of {submitted} committed, {lost} lost"),
+        );
         check("nothing doubled", doubled == 0, format!("{doubled} doubled"));
         check("no fork", forks == 0, format!("{forks} forks up to height {}", judgement.height));
         let (took, clean) = self.network.stop().await?;
@@ -268,7 +272,11 @@ impl Drill {
         for seat in 0..self.network.size() {
             let config = NodeConfig::read(&self.network.config(seat)).map_err(Failure::from)?;
             match verify_node(&config) {
-                Ok(found) => check(&format!("s{} verifies", seat + 1), true, format!("height {}, {} blocks", found.height, found.blocks)),
+                Ok(found) => check(
+                    &format!("s{} verifies", seat + 1),
+                    true,
+                    format!("height {}, {} blocks", found.height, found.blocks),
+                ),
                 Err(failure) => check(&format!("s{} verifies", seat + 1), false, failure.text),
             }
         }

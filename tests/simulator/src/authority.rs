@@ -1,8 +1,8 @@
 //! Signatures that cost a hash: nobody in the simulation can make another's without its secret.
 
+use standin_consensus::Signer;
 use standin_foundation::{Digest, Seat, Signature, Term};
 use standin_ledger::certificate::{Authority, SeatVote, VoteTarget};
-use standin_consensus::Signer;
 
 fn signature_of(seat: Seat, term: Term, target: &VoteTarget) -> Signature {
     let chain = Digest::sha256(b"simulated chain");

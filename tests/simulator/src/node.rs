@@ -287,7 +287,11 @@ impl Node {
             Ok(executed) => {
                 let applied = executed.receipts.iter().filter(|receipt| receipt.outcome.is_applied());
                 let applied = applied.map(|receipt| receipt.transaction).collect();
-                self.disk.blocks.push(StoredBlock { proposal: proposal.clone(), certificate: certificate.clone(), batches });
+                self.disk.blocks.push(StoredBlock {
+                    proposal: proposal.clone(),
+                    certificate: certificate.clone(),
+                    batches,
+                });
                 let hash = executed.hash;
                 self.actions.push(Action::Observe(Observation::Executed { proposal, certificate, hash, applied }));
                 let checkpoint = executed.checkpoint.map(|result| self.maybe_wrong(result));
@@ -381,7 +385,8 @@ impl Node {
                 payloads: block.batches.iter().map(|batch| batch.payload().clone()).collect(),
             })
         };
-        let blocks: Vec<_> = (from.0..from.0 + BLOCKS_PER_ANSWER).map_while(|height| transfer(Height(height))).collect();
+        let blocks: Vec<_> =
+            (from.0..from.0 + BLOCKS_PER_ANSWER).map_while(|height| transfer(Height(height))).collect();
         (!blocks.is_empty()).then_some(Transfer::Blocks(blocks))
     }
 

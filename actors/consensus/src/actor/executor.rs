@@ -114,7 +114,6 @@ impl Executor {
         // The thread ends early only after it has reported why.
         let _ = self.stop.send(command);
     }
-
 }
 
 impl Drop for Executor {

@@ -148,7 +148,9 @@ fn rebuild_chain(
     Ok((chain, results, snapshots))
 }
 
-fn decode_log(recovered: Recovered) -> Result<(Vec<Record>, BTreeMap<Digest, Arc<Batch>>), OpenError> {
+type Decoded = (Vec<Record>, BTreeMap<Digest, Arc<Batch>>);
+
+fn decode_log(recovered: Recovered) -> Result<Decoded, OpenError> {
     let mut records = Vec::with_capacity(recovered.records.len());
     let mut payloads = BTreeMap::new();
     for (lsn, bytes) in recovered.records {

@@ -88,9 +88,8 @@ impl Machine {
 
     /// Behind by more than a window, or behind without a commit for a status interval.
     fn is_stuck(&self, target: Height) -> bool {
-        let waited = self.catch_up.behind_since.is_some_and(|(_, since)| {
-            since + self.config.status_interval_ms <= self.now
-        });
+        let waited =
+            self.catch_up.behind_since.is_some_and(|(_, since)| since + self.config.status_interval_ms <= self.now);
         waited || target > self.delivered.plus(self.identity.parameters.window)
     }
 
@@ -188,7 +187,8 @@ impl Machine {
         let Fetch::Chunks(builder) = &self.catch_up.fetch else { return };
         let height = builder.height();
         let missing = builder.missing(CHUNKS_IN_FLIGHT_MAX);
-        let seats: Vec<_> = self.statuses.iter().filter(|(_, s)| s.committed >= height).map(|(seat, _)| *seat).collect();
+        let seats: Vec<_> =
+            self.statuses.iter().filter(|(_, s)| s.committed >= height).map(|(seat, _)| *seat).collect();
         self.catch_up.attempt += 1;
         self.catch_up.deadline = Some(self.now + self.config.fetch_timeout_ms);
         for index in missing {

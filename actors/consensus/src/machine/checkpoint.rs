@@ -156,7 +156,8 @@ impl Machine {
 
     fn proven(&mut self, certificate: CheckpointCertificate) {
         let height = certificate.result.height;
-        let differing: Vec<_> = self.checkpoints.votes.values().filter_map(|votes| votes.get(&height)).cloned().collect();
+        let differing: Vec<_> =
+            self.checkpoints.votes.values().filter_map(|votes| votes.get(&height)).cloned().collect();
         for (result, vote) in differing {
             self.compare(&result, &vote, &certificate);
         }

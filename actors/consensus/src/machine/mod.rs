@@ -18,8 +18,8 @@ mod view_change;
 use std::collections::BTreeMap;
 
 use standin_foundation::{Digest, Epoch, Height, Millis, Seat, View};
-use standin_ledger::certificate::CheckpointCertificate;
 use standin_ledger::Parameters;
+use standin_ledger::certificate::CheckpointCertificate;
 
 use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient};

@@ -103,7 +103,11 @@ impl Machine {
         };
         let last = self.slots.iter().rev().find(|(_, slot)| assigned(slot)).map(|(height, _)| *height);
         let required = self.required.last_key_value().map(|(height, _)| *height);
-        [last, required, Some(self.delivered), Some(self.stable())].into_iter().flatten().fold(Height(0), Height::max).next()
+        [last, required, Some(self.delivered), Some(self.stable())]
+            .into_iter()
+            .flatten()
+            .fold(Height(0), Height::max)
+            .next()
     }
 
     /// Whether there are results that no checkpoint covers, and nothing is under way.

@@ -66,11 +66,8 @@ impl Machine {
         }
         self.mode = Mode::Changing(to);
         self.view_deadline = None;
-        let body = ViewChange {
-            view: to,
-            stable: self.checkpoints.stable().cloned(),
-            prepared: self.prepared_certificates(),
-        };
+        let body =
+            ViewChange { view: to, stable: self.checkpoints.stable().cloned(), prepared: self.prepared_certificates() };
         self.own_view_change = Some(body.clone());
         let lsn = self.log(Record::ViewChange(body.clone()));
         self.send(Recipient::All, Body::ViewChange(body), lsn);

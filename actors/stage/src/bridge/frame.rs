@@ -36,8 +36,7 @@ pub enum FrameKind {
 
 impl FrameKind {
     fn from_u8(number: u8) -> Option<Self> {
-        let kinds =
-            [Self::Tell, Self::Ask, Self::Reply, Self::Error, Self::Ping, Self::Pong, Self::Goodbye];
+        let kinds = [Self::Tell, Self::Ask, Self::Reply, Self::Error, Self::Ping, Self::Pong, Self::Goodbye];
         kinds.into_iter().find(|kind| *kind as u8 == number)
     }
 }

@@ -230,9 +230,8 @@ async fn keep_dialling(shared: Arc<Shared>, peer: PeerConfig) {
 async fn connect(shared: &Shared, peer: &PeerConfig) -> Result<Pipe, BridgeError> {
     let within = Duration::from_millis(HELLO_TIMEOUT_MS);
     let dialled = tokio::time::timeout(within, transport::dial(&peer.address, &shared.tls)).await;
-    let (mut pipe, binding) = dialled.unwrap_or_else(|_| {
-        Err(BridgeError::Dial { address: peer.address.clone(), what: "timed out".to_owned() })
-    })?;
+    let (mut pipe, binding) = dialled
+        .unwrap_or_else(|_| Err(BridgeError::Dial { address: peer.address.clone(), what: "timed out".to_owned() }))?;
     greet(shared, &mut pipe, Side::Dialler, &binding, Some(peer.key.node_id())).await?;
     Ok(pipe)
 }
@@ -287,10 +286,7 @@ mod tests {
     fn start(own: u8, other: u8, listeners: &[TcpListener; 2], addresses: &[String; 2]) -> TestNode {
         let (certificate, private) = tls::make_certificate("node").unwrap();
         let peers = (1..=2)
-            .map(|seed: u8| PeerConfig {
-                key: key(seed).public(),
-                address: addresses[usize::from(seed) - 1].clone(),
-            })
+            .map(|seed: u8| PeerConfig { key: key(seed).public(), address: addresses[usize::from(seed) - 1].clone() })
             .collect();
         let config = BridgeConfig {
             key: key(own),
@@ -299,8 +295,7 @@ mod tests {
             peers,
             limits: MailboxLimits::default(),
         };
-        let cell =
-            Cell::spawn("parrot", Supervision::default(), MailboxLimits::default(), |_| Parrot);
+        let cell = Cell::spawn("parrot", Supervision::default(), MailboxLimits::default(), |_| Parrot);
         let prepared = Bridge::prepare(&config);
         let remote = prepared.remote(&key(other).public().node_id()).unwrap();
         let listener = listeners[usize::from(own) - 1].try_clone().unwrap();

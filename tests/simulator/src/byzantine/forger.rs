@@ -43,11 +43,9 @@ fn forge(rng: &mut Rng, body: Body) -> Body {
         Body::Prepare { view, height, digest } => {
             Body::Prepare { view: View(near(view.0)), height: Height(near(height.0)), digest }
         }
-        Body::Commit { view, height, .. } => Body::Commit {
-            view: View(near(view.0)),
-            height: Height(near(height.0)),
-            digest: Digest::sha256(b"forged"),
-        },
+        Body::Commit { view, height, .. } => {
+            Body::Commit { view: View(near(view.0)), height: Height(near(height.0)), digest: Digest::sha256(b"forged") }
+        }
         Body::Checkpoint(mut result) => {
             result.height = Height(near(result.height.0));
             Body::Checkpoint(result)

@@ -42,10 +42,7 @@ pub fn behaviour(name: &str) -> Option<Box<dyn Behaviour>> {
 
 /// Signs a changed body as `seat`.
 fn signed_as(seat: Seat, body: standin_consensus::Body) -> Envelope {
-    let message = standin_consensus::verify::sign(
-        &crate::authority::SimulatedSigner(seat),
-        standin_foundation::Epoch(0),
-        body,
-    );
+    let message =
+        standin_consensus::verify::sign(&crate::authority::SimulatedSigner(seat), standin_foundation::Epoch(0), body);
     Envelope::Signed(message.into_inner())
 }

@@ -22,9 +22,7 @@ pub(super) fn check(disk: &Disk, message: &Signed) -> Result<(), Violation> {
         }),
         Body::Checkpoint(voted) => disk.has_durable(|r| matches!(r, Record::Checkpoint(result) if result == voted)),
         Body::ViewChange(said) => disk.has_durable(|r| matches!(r, Record::ViewChange(body) if body == said)),
-        Body::NewView(_) => {
-            disk.has_durable(|r| matches!(r, Record::NewView(logged) if logged.body == message.body))
-        }
+        Body::NewView(_) => disk.has_durable(|r| matches!(r, Record::NewView(logged) if logged.body == message.body)),
     };
     // A cut log keeps what is live; what is behind a stable checkpoint needs no record any more.
     let behind = match &message.body {

@@ -62,9 +62,6 @@ impl Invariants {
 
 /// With at most f faulty seats no correct machine may find a contradiction.
 fn judge(seat: Seat, event: &Event) -> Result<(), Violation> {
-    let fatal = matches!(
-        event,
-        Event::SafetyViolated { .. } | Event::Diverged { .. } | Event::NotDeterministic { .. }
-    );
+    let fatal = matches!(event, Event::SafetyViolated { .. } | Event::Diverged { .. } | Event::NotDeterministic { .. });
     if fatal { Err(Violation { invariant: "agreement", what: format!("seat {seat}: {event:?}") }) } else { Ok(()) }
 }

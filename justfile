@@ -1,0 +1,19 @@
+# Read-only gate: what CI checks.
+verify:
+    bash .ci/run
+
+# Mends what can be mended by a tool.
+fix:
+    cargo fmt --all
+    cargo clippy --release --workspace --all-targets --fix --allow-dirty
+
+# Everything, also what does not fit into CI.
+full: verify
+    cargo run --release -p standin-simulator --bin seeds -- --seeds 10000
+    cargo run --release -p standin-simulator --bin seeds -- --mutations --seeds 1000
+    cargo run --release -- drill run all --layout four-seats --json
+    cargo run --release -- demo --layout four-seats --for 20 --rate 500 --json
+
+# One seed again.
+seed number:
+    cargo run --release -p standin-simulator --bin seeds -- --replay {{number}}

@@ -1,0 +1,9 @@
+//! The process ring: real node processes on loopback, driven through the command line, as a user would.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod bad_input;
+mod demo;
+mod drills;
+mod network;
+mod real_input;
+mod simulator;

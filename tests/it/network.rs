@@ -1,0 +1,127 @@
+//! A network made by `standin init`, run by `standin run`, gone when dropped.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// The program under test.
+pub(crate) fn standin() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_standin"));
+    command.env_remove("STANDIN_NODE").env_remove("STANDIN_KEY").stdin(Stdio::null());
+    command
+}
+
+/// Runs the program with these arguments.
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    standin().args(arguments).output().unwrap()
+}
+
+/// The exit code, and what was said on stderr.
+pub(crate) fn told(output: &Output) -> (i32, String) {
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// What came on stdout.
+pub(crate) fn data(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A network on disk, and its running nodes.
+pub(crate) struct TestNetwork {
+    folder: TempDir,
+    nodes: Vec<Child>,
+    /// All nodes' addresses, as `--node` takes them.
+    pub(crate) urls: String,
+}
+
+impl TestNetwork {
+    /// Writes a network's files; nothing runs.
+    pub(crate) fn files() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = folder.path().join("net");
+        let output = run(&["init", made.to_str().unwrap(), "--chain", "test-it"]);
+        let (code, talk) = told(&output);
+        assert_eq!(code, 0, "{talk}");
+        let urls = talk.split_once("--node ").unwrap().1.split_whitespace().next().unwrap().to_owned();
+        Self { folder, nodes: Vec::new(), urls }
+    }
+
+    /// Writes a network's files and starts its four nodes.
+    pub(crate) fn start() -> Self {
+        let mut network = Self::files();
+        for seat in 1..=4 {
+            let child = standin()
+                .args(["run", "-c", network.config(seat).to_str().unwrap()])
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            network.nodes.push(child);
+        }
+        for url in network.urls.clone().split(',') {
+            network.wait_ready(url);
+        }
+        network
+    }
+
+    fn wait_ready(&mut self, url: &str) {
+        let begun = Instant::now();
+        while run(&["health", "--node", url]).status.code() != Some(0) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{url} does not get ready");
+        }
+    }
+
+    /// A node's configuration; nodes count from 1.
+    pub(crate) fn config(&self, seat: usize) -> PathBuf {
+        self.path(&format!("s{seat}/node.toml"))
+    }
+
+    /// A file of the network.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("net").join(name)
+    }
+
+    /// A file beside the network, with this content.
+    pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// The client's key with funds.
+    pub(crate) fn key(&self) -> PathBuf {
+        self.path("client.key")
+    }
+
+    /// One node's address.
+    pub(crate) fn url(&self, index: usize) -> &str {
+        self.urls.split(',').nth(index).unwrap()
+    }
+
+    /// `standin submit` with the client's key.
+    pub(crate) fn submit(&self, arguments: &[&str]) -> Output {
+        let key = self.key();
+        let mut all = vec!["submit", "--node", self.url(0), "--key", key.to_str().unwrap()];
+        all.extend(arguments);
+        run(&all)
+    }
+}
+
+impl Drop for TestNetwork {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+    }
+}
+
+/// Whether `path` as text stands in the command line of any process.
+pub(crate) fn any_process_mentions(path: &Path) -> bool {
+    let wanted = path.to_str().unwrap().as_bytes();
+    std::fs::read_dir("/proc").unwrap().flatten().any(|process| {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        line.windows(wanted.len()).any(|window| window == wanted)
+    })
+}
