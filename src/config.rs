@@ -484,7 +484,7 @@ view_timeout_ms = 500
             + "[stroe]\nsegment_bytes = 1\n[[peer]]\nkey = \"zz\"\naddress = \"host\"\n";
         let error = parse(&text, &[("STANDIN__NODE__COLOUR", "red")]).unwrap_err().to_string();
         for expected in [
-            "node.toml:13:19: `consensus.view_timeout_ms`: found \"soon\", a number from 50 to 8000",
+            "node.toml:14:19: `consensus.view_timeout_ms`: found \"soon\", a number from 50 to 8000",
             "`consensus.linger`: is not known; did you mean `linger_ms`?",
             "`http.listen`: found \"nowhere\", an address such as",
             "`stroe`: is not known; did you mean `store`?",

@@ -9,7 +9,8 @@ use standin_ledger::ClientSignatures;
 use tokio::sync::mpsc;
 
 use super::Failure;
-use super::init::{Plan, check_layout};
+use super::init::Plan;
+use super::layout::Layout;
 use super::load::{Judgement, Load};
 use super::network::Network;
 use super::read::json;
@@ -61,8 +62,9 @@ struct Outcome {
 }
 
 /// The network that the demo and the drills run: small segments, and no more free space asked for than a laptop has.
-pub(super) fn plan(chain: &str) -> Plan {
+pub(super) fn plan(chain: &str, layout: Layout) -> Plan {
     Plan {
+        layout,
         chain: chain.to_owned(),
         port: None,
         signatures: ClientSignatures::Required,
@@ -72,16 +74,16 @@ pub(super) fn plan(chain: &str) -> Plan {
 }
 
 pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
-    check_layout(&arguments.layout)?;
+    let layout = Layout::named(&arguments.layout)?;
     let begun = Instant::now();
-    let mut network = Network::start(&plan("demo")).await?;
-    let layout = network.layout();
+    let mut network = Network::start(&plan("demo", layout)).await?;
+    let files = network.files();
     eprintln!(
         "{} nodes, a seat each, up in {:.1} s on loopback; mutual TLS, signed transactions",
         network.size(),
         begun.elapsed().as_secs_f64()
     );
-    eprintln!("clients:  --node {} --key {}", layout.urls.join(","), layout.client_key.display());
+    eprintln!("clients:  --node {} --key {}", files.urls.join(","), files.client_key.display());
     let load = Load::start(&network, arguments.rate)?;
     eprintln!("load:     {} transactions a second", arguments.rate);
     let ended = match arguments.duration {

@@ -13,6 +13,7 @@ use standin_ledger::{ClientSignatures, Genesis, Parameters, SeatDescriptor};
 use standin_stage::bridge::tls::make_certificate;
 
 use super::Failure;
+use super::layout::Layout;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArguments {
@@ -60,6 +61,8 @@ enum ConfigCommand {
 /// What differs between networks that are made by the same layout.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
+    /// Which nodes there are.
+    pub(super) layout: Layout,
     /// The chain's name.
     pub(super) chain: String,
     /// The first port; none for free ones.
@@ -74,54 +77,45 @@ pub(super) struct Plan {
 
 /// A network on disk.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(super) struct WrittenNetwork {
     /// Configuration files, by seat.
     pub(super) configs: Vec<PathBuf>,
     /// HTTP addresses, by seat.
     pub(super) urls: Vec<String>,
-    /// Bridge addresses, by seat.
+    /// Its genesis.
     pub(super) genesis: Genesis,
     /// A client's key with funds.
     pub(super) client_key: PathBuf,
 }
 
-const SEATS: usize = 4;
-
 pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
-    check_layout(&arguments.layout)?;
     let plan = Plan {
+        layout: Layout::named(&arguments.layout)?,
         chain: arguments.chain.clone(),
         port: arguments.port,
         signatures: ClientSignatures::Required,
         store: "# segment_bytes = 67108864\n# reserve_bytes = 536870912\n# index_transactions = true\n".to_owned(),
         log_level: "info".to_owned(),
     };
-    let layout = write_layout(&arguments.folder, &plan)?;
-    eprintln!("{} nodes of chain `{}` in {}", layout.configs.len(), plan.chain, arguments.folder.display());
-    for config in &layout.configs {
+    let network = write_network(&arguments.folder, &plan)?;
+    eprintln!("{} nodes of chain `{}` in {}", network.configs.len(), plan.chain, arguments.folder.display());
+    for config in &network.configs {
         println!("standin run -c {}", config.display());
     }
-    eprintln!("clients: --node {} --key {}", layout.urls.join(","), layout.client_key.display());
+    eprintln!("clients: --node {} --key {}", network.urls.join(","), network.client_key.display());
     Ok(())
 }
 
-pub(super) fn check_layout(layout: &str) -> Result<(), Failure> {
-    match layout {
-        "four-seats" => Ok(()),
-        other => Err(Failure::new(2, format!("layout `{other}` is not known; `four-seats` is"))),
-    }
-}
-
-/// Writes a network of four seats, a node each.
-pub(super) fn write_layout(folder: &Path, plan: &Plan) -> Result<Layout, Failure> {
+/// Writes keys, certificates, genesis and configurations of a network.
+pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork, Failure> {
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Failure::new(6, format!("{} is not empty: nothing is overwritten", folder.display())));
     }
     fs::create_dir_all(folder)?;
-    let ports = ports(plan.port)?;
+    let ports = ports(plan.port, plan.layout.nodes.len())?;
     let mut keys = Vec::new();
-    for seat in 0..SEATS {
-        let node = folder.join(format!("s{}", seat + 1));
+    for node in &plan.layout.nodes {
+        let node = folder.join(&node.name);
         fs::create_dir_all(&node)?;
         keys.push(new_key(&node.join("node.key"))?);
         let (certificate, private) = make_certificate("standin").map_err(|e| Failure::new(1, e.to_string()))?;
@@ -134,28 +128,25 @@ pub(super) fn write_layout(folder: &Path, plan: &Plan) -> Result<Layout, Failure
     let text = toml::to_string(&genesis).map_err(|error| Failure::new(1, error.to_string()))?;
     fs::write(folder.join("genesis.toml"), text)?;
     let mut configs = Vec::new();
-    for seat in 0..SEATS {
-        let path = folder.join(format!("s{}", seat + 1)).join("node.toml");
+    for (seat, node) in plan.layout.nodes.iter().enumerate() {
+        let path = folder.join(&node.name).join("node.toml");
         fs::write(&path, node_config(seat, &keys, &ports, plan))?;
         configs.push(path);
     }
     let urls = ports.iter().map(|(_, http)| format!("http://{http}")).collect();
-    Ok(Layout { configs, urls, genesis, client_key })
+    Ok(WrittenNetwork { configs, urls, genesis, client_key })
 }
 
 fn genesis(plan: &Plan, keys: &[PublicKey], client: PublicKey) -> Result<Genesis, Failure> {
     let configuration = |what: String| Failure::new(78, what);
-    let seat = |(index, key): (usize, &PublicKey)| {
-        let cluster = format!("c{}", index + 1).parse().map_err(|error| configuration(format!("{error}")))?;
-        Ok(SeatDescriptor { cluster, holder: *key })
-    };
-    let seats: Result<Vec<_>, Failure> = keys.iter().enumerate().map(seat).collect();
+    let seats = plan.layout.nodes.iter().zip(keys);
+    let seats = seats.map(|(node, key)| SeatDescriptor { cluster: node.cluster.clone(), holder: *key }).collect();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let genesis = Genesis {
         chain: plan.chain.parse().map_err(|error| configuration(format!("{error}")))?,
         time_ms: now.as_millis() as u64,
         parameters: Parameters { client_signatures: plan.signatures, ..Parameters::default() },
-        seats: seats?,
+        seats,
         accounts: vec![Account { key: client, amount: 1_000_000_000 }],
     };
     genesis.check().map_err(|error| configuration(error.to_string()))?;
@@ -171,20 +162,20 @@ const FREE_PORTS: std::ops::Range<u16> = 10_000..32_000;
 const PORT_ATTEMPTS: usize = 1_000;
 
 /// A bridge and an HTTP address for each node.
-fn ports(first: Option<u16>) -> Result<Ports, Failure> {
+fn ports(first: Option<u16>, nodes: usize) -> Result<Ports, Failure> {
     let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
     let addresses: Vec<SocketAddr> = match first {
-        Some(first) => (first..=u16::MAX).take(2 * SEATS).map(at).collect(),
+        Some(first) => (first..=u16::MAX).take(2 * nodes).map(at).collect(),
         None => {
             let tried = std::iter::repeat_with(|| at(fastrand::u16(FREE_PORTS))).take(PORT_ATTEMPTS);
             // All are held until all are found, so that none is found twice.
-            let bound = tried.filter_map(|address| TcpListener::bind(address).ok()).take(2 * SEATS);
+            let bound = tried.filter_map(|address| TcpListener::bind(address).ok()).take(2 * nodes);
             let bound: Vec<_> = bound.collect();
             bound.iter().filter_map(|listener| listener.local_addr().ok()).collect()
         }
     };
-    if addresses.len() < 2 * SEATS {
-        return Err(Failure::new(2, format!("there are not {} ports for this network", 2 * SEATS)));
+    if addresses.len() < 2 * nodes {
+        return Err(Failure::new(2, format!("there are not {} ports for this network", 2 * nodes)));
     }
     Ok(addresses.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
 }
@@ -192,18 +183,18 @@ fn ports(first: Option<u16>) -> Result<Ports, Failure> {
 fn node_config(seat: usize, keys: &[PublicKey], ports: &Ports, plan: &Plan) -> String {
     let mut text = String::new();
     let Some((bridge, http)) = ports.get(seat) else { return text };
-    let Plan { store, log_level, .. } = plan;
+    let Plan { store, log_level, layout, .. } = plan;
+    let name = layout.nodes.get(seat).map(|node| node.name.as_str()).unwrap_or_default();
     // Writing into a string cannot fail.
     let _ = write!(
         text,
         "# A node of Standin. Paths are relative to this file; sizes are in bytes, times in ms.\n\
-         [node]\nname = \"s{}\"\nkey_file = \"node.key\"\ngenesis_file = \"../genesis.toml\"\ndata_dir = \"data\"\n\n\
+         [node]\nname = \"{name}\"\nkey_file = \"node.key\"\ngenesis_file = \"../genesis.toml\"\ndata_dir = \"data\"\n\n\
          [bridge]\nlisten = \"{bridge}\"\ncertificate_file = \"tls.pem\"\ncertificate_key_file = \"tls.key\"\n\n\
          [http]\nlisten = \"{http}\"\n\n\
          [consensus]\n# view_timeout_ms = 1000\n# status_interval_ms = 250\n# in_flight_max = 16\n\n\
          [store]\n{store}\n\
-         [log]\nlevel = \"{log_level}\"\nformat = \"text\"\n",
-        seat + 1
+         [log]\nlevel = \"{log_level}\"\nformat = \"text\"\n"
     );
     for (other, (key, (address, _))) in keys.iter().zip(ports).enumerate() {
         if other != seat {

@@ -75,7 +75,7 @@ impl Load {
         let tally = Rc::new(RefCell::new(Tally::default()));
         let source = Rc::new(Source {
             clients: network.clients().to_vec(),
-            genesis: network.layout().genesis.clone(),
+            genesis: network.files().genesis.clone(),
             key: network.client_key()?,
             rate,
             tally: Rc::clone(&tally),
@@ -104,7 +104,9 @@ impl Load {
         let tally = self.tally.borrow();
         let mut judgement = compare(&tally.outcomes, &chains);
         let mut histogram = Histogram::<u64>::new(3).map_err(|error| Failure::new(1, error.to_string()))?;
-        tally.latencies.iter().for_each(|latency| histogram.saturating_record(*latency));
+        for latency in &tally.latencies {
+            histogram.record(*latency).map_err(|error| Failure::new(1, error.to_string()))?;
+        }
         judgement.p50_ms = histogram.value_at_quantile(0.5);
         judgement.p99_ms = histogram.value_at_quantile(0.99);
         judgement.tps = (judgement.committed as f64 / made_for.as_secs_f64() * 10.0).round() / 10.0;

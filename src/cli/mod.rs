@@ -5,6 +5,7 @@ mod demo;
 mod drill;
 mod init;
 mod inputs;
+mod layout;
 mod load;
 mod network;
 mod read;

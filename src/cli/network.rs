@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::Failure;
-use super::init::{Layout, Plan, write_layout};
+use super::init::{Plan, WrittenNetwork, write_network};
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);
@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Network {
     folder: TempDir,
-    layout: Layout,
+    files: WrittenNetwork,
     nodes: Vec<Option<Child>>,
     clients: Vec<Client>,
 }
@@ -40,18 +40,18 @@ impl Network {
     /// Writes a network into a temporary folder.
     pub(super) fn prepare(plan: &Plan) -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("standin-").tempdir()?;
-        let layout = write_layout(&folder.path().join("network"), plan)?;
-        let clients = layout.urls.iter().map(|url| Client::new(url, Duration::from_secs(5))).collect();
-        let nodes = layout.configs.iter().map(|_| None).collect();
-        Ok(Self { folder, layout, nodes, clients })
+        let files = write_network(&folder.path().join("network"), plan)?;
+        let clients = files.urls.iter().map(|url| Client::new(url, Duration::from_secs(5))).collect();
+        let nodes = files.configs.iter().map(|_| None).collect();
+        Ok(Self { folder, files, nodes, clients })
     }
 
     pub(super) fn size(&self) -> usize {
         self.nodes.len()
     }
 
-    pub(super) fn layout(&self) -> &Layout {
-        &self.layout
+    pub(super) fn files(&self) -> &WrittenNetwork {
+        &self.files
     }
 
     pub(super) fn clients(&self) -> &[Client] {
@@ -63,7 +63,7 @@ impl Network {
     }
 
     pub(super) fn client_key(&self) -> Result<SecretKey, Failure> {
-        SecretKey::read(&self.layout.client_key).map_err(|error| Failure::new(78, error.to_string()))
+        SecretKey::read(&self.files.client_key).map_err(|error| Failure::new(78, error.to_string()))
     }
 
     /// The node's data folder.
@@ -76,7 +76,8 @@ impl Network {
     }
 
     fn node_folder(&self, seat: usize) -> PathBuf {
-        self.folder.path().join("network").join(format!("s{}", seat + 1))
+        let config = self.files.configs.get(seat).and_then(|config| config.parent());
+        config.unwrap_or(self.folder.path()).to_owned()
     }
 
     /// What the node wrote last to its log output.

@@ -65,9 +65,9 @@ fn start_logging(config: &NodeConfig) -> Result<(), Failure> {
         .map_err(|error| Failure::new(78, format!("`log.level`: `{}`: {error}", config.log_level)))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     if config.log_json {
-        builder.json().init()
+        builder.json().init();
     } else {
-        builder.with_ansi(false).init()
+        builder.with_ansi(false).init();
     }
     Ok(())
 }

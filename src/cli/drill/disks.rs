@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::super::demo::plan;
+use super::super::layout::Layout;
 use super::super::load::Judgement;
 use super::super::network::Network;
 use super::{Drill, Ended, Failure, Finished};
@@ -118,8 +119,8 @@ impl Drop for SmallDisk {
     }
 }
 
-pub(super) async fn disk_full() -> Result<(Finished, Judgement), Ended> {
-    let mut network = Network::prepare(&plan("drill-disk-full"))?;
+pub(super) async fn disk_full(layout: &Layout) -> Result<(Finished, Judgement), Ended> {
+    let mut network = Network::prepare(&plan("drill-disk-full", layout.clone()))?;
     let data = network.data(VICTIM);
     let disk = SmallDisk::mount(&data)?;
     for seat in 0..network.size() {

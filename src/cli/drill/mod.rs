@@ -12,7 +12,7 @@ use standin::config::NodeConfig;
 use standin_foundation::Height;
 
 use super::Failure;
-use super::init::check_layout;
+use super::layout::Layout;
 use super::load::{Judgement, Load};
 use super::network::Network;
 use super::read::json;
@@ -119,7 +119,7 @@ pub(super) async fn drill(arguments: DrillArguments) -> Result<(), Failure> {
 }
 
 async fn run(names: &[String], layout: &str, as_json: bool) -> Result<(), Failure> {
-    check_layout(layout)?;
+    let layout = Layout::named(layout)?;
     let known = |name: &String| name == "all" || DRILLS.iter().any(|(known, _)| known == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         return Err(Failure::new(2, format!("drill `{unknown}` is not known; see `standin drill list`")));
@@ -127,7 +127,7 @@ async fn run(names: &[String], layout: &str, as_json: bool) -> Result<(), Failur
     let all = names.iter().any(|name| name == "all");
     let mut failed = 0;
     for (name, _) in DRILLS.iter().filter(|(name, _)| all || names.iter().any(|wanted| wanted == name)) {
-        let report = run_one(name, layout).await;
+        let report = run_one(name, &layout).await;
         if as_json {
             println!("{}", json(&report));
         } else {
@@ -151,10 +151,10 @@ fn print(report: &Report) {
     }
 }
 
-async fn run_one(name: &str, layout: &str) -> Report {
+async fn run_one(name: &str, layout: &Layout) -> Report {
     let mut report = Report {
         drill: name.to_owned(),
-        layout: layout.to_owned(),
+        layout: layout.name.clone(),
         passed: false,
         skipped: None,
         checks: Vec::new(),
@@ -164,8 +164,8 @@ async fn run_one(name: &str, layout: &str) -> Report {
         forks: 0,
     };
     let done = match name {
-        "disk-full" => disks::disk_full().await,
-        _ => plain(name).await,
+        "disk-full" => disks::disk_full(layout).await,
+        _ => plain(name, layout).await,
     };
     match done {
         Ok((drill, judgement)) => {
@@ -182,8 +182,8 @@ async fn run_one(name: &str, layout: &str) -> Report {
     report
 }
 
-async fn plain(name: &str) -> Result<(Finished, Judgement), Ended> {
-    let network = Network::start(&super::demo::plan(&format!("drill-{name}"))).await?;
+async fn plain(name: &str, layout: &Layout) -> Result<(Finished, Judgement), Ended> {
+    let network = Network::start(&super::demo::plan(&format!("drill-{name}"), layout.clone())).await?;
     let mut drill = Drill::start(network).await?;
     match name {
         "replica-killed" => replicas::replica_killed(&mut drill).await?,

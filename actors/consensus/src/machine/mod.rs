@@ -13,6 +13,8 @@ mod proposing;
 mod recovery;
 mod slot;
 mod status;
+#[cfg(test)]
+mod tests;
 mod view_change;
 
 use std::collections::BTreeMap;

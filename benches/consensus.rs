@@ -1,0 +1,181 @@
+//! Four real node processes on this machine: throughput and latency, at 128 and 512 B, without client signatures (a test
+//! chain) and with every seat verifying. Transactions are made before the clock starts. The floor is what one thread can do
+//! of the work that a replica cannot avoid: parse, hash, name the batch, execute.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::indexing_slicing, reason = "a bench")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use standin::client::Client;
+use standin::config::read_genesis;
+use standin_foundation::{Epoch, Height, Seat, SecretKey, View};
+use standin_ledger::builtin::{Builtin, Operation};
+use standin_ledger::transaction::TransactionBody;
+use standin_ledger::{Batch, Chain, ClientSignatures, Genesis, Proposal, Transaction};
+
+/// Transactions in one request, which becomes about one batch.
+const CHUNK: usize = 500;
+/// Requests that are open at one time, over all nodes.
+const OPEN: usize = 24;
+
+struct Nodes(Vec<Child>);
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for node in &mut self.0 {
+            // Nothing can be done about a process that is gone.
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+    }
+}
+
+fn main() {
+    actix::System::new().block_on(async {
+        for (signatures, count) in [(ClientSignatures::None, 200_000), (ClientSignatures::Required, 20_000)] {
+            for bytes in [128, 512] {
+                measure(signatures, bytes, count).await;
+            }
+        }
+    });
+}
+
+async fn measure(signatures: ClientSignatures, bytes: usize, count: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let network = folder.path().join("net");
+    let (genesis, key, urls) = init(&network, signatures);
+    let chunks = Rc::new(transactions(&genesis, &key, bytes, count));
+    let floor = floor(&genesis, &chunks);
+    let _nodes = start(&network);
+    let clients: Vec<_> = urls.iter().map(|url| Client::new(url, Duration::from_secs(30))).collect();
+    for client in &clients {
+        while !matches!(client.ready().await, Ok((true, _))) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let mut latencies = Histogram::<u64>::new(3).unwrap();
+    let (rate, _) = drive(&clients, &chunks, 0..chunks.len() * 2 / 3, OPEN, &mut latencies).await;
+    let mut latencies = Histogram::<u64>::new(3).unwrap();
+    drive(&clients, &chunks, chunks.len() * 2 / 3..chunks.len(), 2, &mut latencies).await;
+    let name = match signatures {
+        ClientSignatures::None => "unsigned",
+        ClientSignatures::Required => "every seat verifies",
+    };
+    println!(
+        "consensus: {bytes} B, {name:<20} {rate:>9.0} tx/s; with two requests of 500 open p50 {:.1} ms, p99 {:.1} ms; floor {floor:.0} tx/s, ratio {:.2}",
+        latencies.value_at_quantile(0.5) as f64 / 1_000.0,
+        latencies.value_at_quantile(0.99) as f64 / 1_000.0,
+        rate / floor
+    );
+}
+
+fn init(network: &Path, signatures: ClientSignatures) -> (Genesis, SecretKey, Vec<String>) {
+    let output = Command::new(env!("CARGO_BIN_EXE_standin"))
+        .args(["init", network.to_str().unwrap(), "--chain", "test-bench"])
+        .output()
+        .unwrap();
+    let talk = String::from_utf8(output.stderr).unwrap();
+    let urls = talk.split_once("--node ").unwrap().1.split_whitespace().next().unwrap();
+    let urls = urls.split(',').map(str::to_owned).collect();
+    let path = network.join("genesis.toml");
+    let mut genesis = read_genesis(&path).unwrap();
+    genesis.parameters.client_signatures = signatures;
+    genesis.parameters.replay_window = 100_000;
+    std::fs::write(path, toml::to_string(&genesis).unwrap()).unwrap();
+    (genesis, SecretKey::read(&network.join("client.key")).unwrap(), urls)
+}
+
+fn start(network: &Path) -> Nodes {
+    let node = |seat: usize| {
+        Command::new(env!("CARGO_BIN_EXE_standin"))
+            .args(["run", "--die-with-parent", "-c"])
+            .arg(network.join(format!("s{seat}/node.toml")))
+            .env("STANDIN__LOG__LEVEL", "warn")
+            .env("STANDIN__STORE__INDEX_TRANSACTIONS", "false")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    Nodes((1..=4).map(node).collect())
+}
+
+fn transactions(genesis: &Genesis, key: &SecretKey, bytes: usize, count: usize) -> Vec<Vec<Transaction>> {
+    let chain = genesis.digest();
+    let make = |nonce: usize| {
+        let overhead = 1 + 1 + 5 + 33 + 8 + 8 + 4 + 64 + 1 + 4 + 4 + 4;
+        let key_bytes = ((nonce % 10_000) as u32).to_be_bytes().to_vec();
+        let value = vec![nonce as u8; bytes.saturating_sub(overhead)];
+        let payload = Operation::Put { key: key_bytes, value }.to_payload();
+        let body =
+            TransactionBody { title: "bench".parse().unwrap(), nonce: nonce as u64, expires: Height(99_000), payload };
+        match genesis.parameters.client_signatures {
+            ClientSignatures::None => Transaction::unsigned(&key.public(), &body).unwrap(),
+            ClientSignatures::Required => Transaction::sign(&chain, key, &body).unwrap(),
+        }
+    };
+    (0..count / CHUNK).map(|chunk| (0..CHUNK).map(|i| make(chunk * CHUNK + i)).collect()).collect()
+}
+
+/// What one replica's work costs on one thread, all four on all cores: the rate that would leave nothing for the rest.
+fn floor(genesis: &Genesis, chunks: &[Vec<Transaction>]) -> f64 {
+    let chain_digest = genesis.digest();
+    let mut chain = Chain::new(genesis, Arc::new(Builtin));
+    let sample = &chunks[..chunks.len().min(40)];
+    let count = sample.len() * CHUNK;
+    let rate = common::rate(count, || {
+        for transactions in sample {
+            let batch = Batch::new(transactions.clone()).unwrap();
+            let batch = Arc::new(Batch::parse(batch.payload().clone()).unwrap());
+            if genesis.parameters.client_signatures == ClientSignatures::Required {
+                batch.verify_signatures(&chain_digest).unwrap();
+            }
+            let mut proposal = Proposal::null(chain.height().next(), Epoch(0), View(0), Seat(0));
+            proposal.batches = vec![batch.reference()];
+            chain.execute(proposal, &[batch]).unwrap();
+        }
+    });
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    rate * cores as f64 / 4.0
+}
+
+/// Keeps `open` requests under way; gives the rate, and the time taken.
+async fn drive(
+    clients: &[Client],
+    chunks: &Rc<Vec<Vec<Transaction>>>,
+    range: std::ops::Range<usize>,
+    open: usize,
+    latencies: &mut Histogram<u64>,
+) -> (f64, Duration) {
+    let begun = Instant::now();
+    let next = Rc::new(std::cell::Cell::new(range.start));
+    let count = range.len() * CHUNK;
+    let tasks: Vec<_> = (0..open)
+        .map(|worker| {
+            let (client, chunks, next) = (clients[worker % clients.len()].clone(), Rc::clone(chunks), Rc::clone(&next));
+            let end = range.end;
+            actix::spawn(async move {
+                let mut taken = Vec::new();
+                while next.get() < end {
+                    let chunk = next.replace(next.get() + 1);
+                    let begun = Instant::now();
+                    while client.submit(&chunks[chunk], Duration::from_secs(30)).await.is_err() {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    taken.push(begun.elapsed().as_micros() as u64);
+                }
+                taken
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().into_iter().for_each(|latency| latencies.record(latency).unwrap());
+    }
+    let took = begun.elapsed();
+    (count as f64 / took.as_secs_f64(), took)
+}

@@ -1,0 +1,116 @@
+//! Writes one sound sample for each target into the corpus: `cargo run -p standin-fuzz --bin corpus`.
+#![allow(clippy::expect_used, reason = "a tool for developers: whatever fails is told and ends it")]
+
+use std::path::Path;
+
+use bytes::Bytes;
+use standin_consensus::messages::{BlockTransfer, NewView, PreparedCertificate, ViewChange};
+use standin_consensus::{Body, Note, Record, Signed, Status, Transfer};
+use standin_foundation::wire::Wire;
+use standin_foundation::{Digest, Epoch, Height, Seat, SecretKey, Signature, Term, View};
+use standin_ledger::builtin::Operation;
+use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote};
+use standin_ledger::snapshot::{Chunk, Manifest};
+use standin_ledger::store::{StoredBlock, StoredCheckpoint};
+use standin_ledger::transaction::TransactionBody;
+use standin_ledger::{Batch, Header, Proposal, Transaction};
+use standin_stage::bridge::frame::{Frame, FrameKind, type_of};
+
+fn main() {
+    let key = SecretKey::from_bytes(&[5; 32]).expect("a small number is a key");
+    let operation = Operation::Put { key: b"key".to_vec(), value: b"value".to_vec() };
+    let body = TransactionBody {
+        title: "title".parse().expect("a valid title"),
+        nonce: 7,
+        expires: Height(99),
+        payload: operation.to_payload(),
+    };
+    let transaction = Transaction::sign(&Digest::ZERO, &key, &body).expect("within all limits");
+    let batch = Batch::new(vec![transaction.clone(), transaction.clone()]).expect("within all limits");
+    let mut proposal = Proposal::null(Height(3), Epoch(0), View(1), Seat(1));
+    proposal.batches.push(batch.reference());
+    let votes: Vec<_> =
+        (0..3).map(|seat| SeatVote { seat: Seat(seat), term: Term(0), signature: Signature([9; 64]) }).collect();
+    let result = CheckpointResult {
+        height: Height(3),
+        block_hash: Digest::sha256(b"b"),
+        state_root: Digest::sha256(b"s"),
+        receipts_root: Digest::sha256(b"r"),
+    };
+    let stable = CheckpointCertificate { epoch: Epoch(0), result, votes: votes.clone() };
+    let certificate = CommitCertificate {
+        epoch: Epoch(0),
+        view: View(1),
+        height: Height(3),
+        digest: proposal.digest(),
+        votes: votes.clone(),
+    };
+    let prepared = PreparedCertificate { view: View(1), proposal: proposal.clone(), votes };
+    let view_change = ViewChange { view: View(2), stable: Some(stable.clone()), prepared: vec![prepared.clone()] };
+    let signed = |body| Signed::new(Epoch(0), Seat(0), Term(0), Signature([8; 64]), body);
+    let new_view = NewView { view: View(2), view_changes: vec![signed(Body::ViewChange(view_change.clone()))] };
+    let header = Header {
+        transactions_root: proposal.transactions_root(),
+        proposal: proposal.clone(),
+        parent: Digest::ZERO,
+        time_ms: 12,
+    };
+    let payload = batch.payload().clone();
+
+    let mut frame = bytes::BytesMut::new();
+    let kind = FrameKind::Ask;
+    Frame { kind, lane: 1, correlation: 9, message_type: type_of("x"), deadline_ms: 5, payload: payload.clone() }
+        .encode(&mut frame);
+    Frame::signal(FrameKind::Ping).encode(&mut frame);
+    write("frame", "ask-and-ping", &frame);
+    write("transaction", "put", transaction.bytes());
+    write("batch", "two", batch.payload());
+    write("operation", "put", &operation.to_payload());
+    write("operation", "transfer", &Operation::Transfer { to: key.public(), amount: 5 }.to_payload());
+    wire("signed", "pre-prepare", &signed(Body::PrePrepare { view: View(1), proposal: proposal.clone() }));
+    wire("signed", "view-change", &signed(Body::ViewChange(view_change.clone())));
+    wire("signed", "new-view", &signed(Body::NewView(new_view.clone())));
+    wire("signed", "checkpoint", &signed(Body::Checkpoint(result)));
+    wire("note", "status", &Note::Status(Status { changing_to: Some(View(2)), ..Status::default() }));
+    wire("note", "offer", &Note::Offer(vec![Digest::ZERO; 3]));
+    wire("note", "stable", &Note::Stable(stable.clone()));
+    wire("transfer", "batch", &Transfer::Batch(payload.clone()));
+    let block =
+        BlockTransfer { proposal: proposal.clone(), certificate: certificate.clone(), payloads: vec![payload.clone()] };
+    wire("transfer", "blocks", &Transfer::Blocks(vec![block]));
+    wire("record", "batch", &Record::Batch(batch.reference()));
+    wire("record", "prepared", &Record::Prepared(prepared));
+    wire("record", "new-view", &Record::NewView(signed(Body::NewView(new_view))));
+    let committed = Record::Committed { proposal: proposal.clone(), certificate: certificate.clone() };
+    wire("record", "committed", &committed);
+    let manifest = Manifest {
+        certificate: stable.clone(),
+        header: header.clone(),
+        recent: vec![(Height(3), Digest::ZERO)],
+        parts: vec![(vec![1, 2], Digest::ZERO)],
+    };
+    wire("manifest", "small", &manifest);
+    let entry = (Bytes::from_static(b"k"), Bytes::from_static(b"v"));
+    wire("chunk", "entries", &Chunk::Entries(vec![entry]));
+    wire("chunk", "recent", &Chunk::Recent(vec![(Height(3), vec![Digest::ZERO])]));
+    let stored = StoredBlock {
+        hash: header.hash(),
+        header,
+        certificate,
+        receipts_root: Digest::ZERO,
+        payloads: vec![],
+        receipts: vec![],
+    };
+    wire("stored_block", "small", &stored);
+    wire("stored_checkpoint", "proven", &StoredCheckpoint { result, certificate: Some(stable) });
+}
+
+fn wire<T: Wire>(target: &str, name: &str, value: &T) {
+    write(target, name, &value.to_wire().expect("within all limits"));
+}
+
+fn write(target: &str, name: &str, bytes: &[u8]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    std::fs::create_dir_all(&folder).expect("the corpus can be written");
+    std::fs::write(folder.join(name), bytes).expect("the corpus can be written");
+}
