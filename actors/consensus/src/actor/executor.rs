@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -12,8 +13,10 @@ use standin_ledger::snapshot::{ServedSnapshot, Snapshot};
 use standin_ledger::store::{Store, StoreError, StoredBlock};
 use standin_ledger::{Batch, Chain, Genesis, Proposal, Receipt, StateMachine};
 
-/// Commands that may wait. Consensus keeps far fewer blocks open; reads beyond this are refused.
+/// Commands that may wait. Consensus keeps far fewer blocks open.
 const COMMANDS_MAX: usize = 1_024;
+/// Reads that may wait: few enough that they never keep execution waiting for a place in the queue.
+const READS_MAX: usize = 64;
 
 /// Why execution cannot go on. The node must stop.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,7 @@ pub(super) enum ExecutorReport {
 #[derive(Debug, Clone)]
 pub struct LedgerReader {
     commands: SyncSender<Command>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for Command {
@@ -75,9 +79,21 @@ impl std::fmt::Debug for Command {
 impl LedgerReader {
     /// Runs `read` on the executor's thread, between two blocks. False if too many reads wait, or the node has stopped.
     pub fn read(&self, read: impl FnOnce(&Ledger) + Send + 'static) -> bool {
-        match self.commands.try_send(Command::Read(Box::new(read))) {
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= READS_MAX {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            return false;
+        }
+        let waiting = Arc::clone(&self.waiting);
+        let counted = move |ledger: &Ledger| {
+            waiting.fetch_sub(1, Ordering::AcqRel);
+            read(ledger);
+        };
+        match self.commands.try_send(Command::Read(Box::new(counted))) {
             Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.waiting.fetch_sub(1, Ordering::AcqRel);
+                false
+            }
         }
     }
 }
@@ -101,7 +117,7 @@ impl Executor {
         let mut worker = Worker { ledger, genesis, machine };
         let run = move || worker.run(&receiver, &report);
         let thread = std::thread::Builder::new().name("executor".to_owned()).spawn(run)?;
-        let reader = LedgerReader { commands: commands.clone() };
+        let reader = LedgerReader { commands: commands.clone(), waiting: Arc::default() };
         Ok(Self { reader, stop: commands, thread: Some(thread) })
     }
 
