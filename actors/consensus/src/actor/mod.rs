@@ -144,6 +144,8 @@ pub struct Replica {
     durable: Lsn,
     log_bytes: u64,
     cutting: bool,
+    /// The stable checkpoint at the last cut: before the next one there is nothing more to drop.
+    cut_at: Height,
     counters: Counters,
     results: Vec<standin_ledger::CheckpointResult>,
 }
@@ -181,6 +183,7 @@ impl Replica {
             durable: opened.durable,
             log_bytes,
             cutting: false,
+            cut_at: Height(0),
             counters: Counters::default(),
             results: opened.results,
             config,
@@ -344,7 +347,8 @@ impl Replica {
 
     /// Begins to cut the log: first the store must be durable, for the log will not remember.
     fn consider_cutting(&mut self) {
-        if !self.cutting && self.log_bytes > self.config.log_bytes_max && self.machine.stable() > Height(0) {
+        let is_long = self.log_bytes > self.config.log_bytes_max;
+        if !self.cutting && is_long && self.machine.stable() > self.cut_at {
             self.cutting = true;
             self.executor.send(Command::Barrier);
         }
@@ -356,6 +360,7 @@ impl Replica {
             self.executor.send(Command::Barrier);
             return;
         }
+        self.cut_at = self.machine.stable();
         self.log.send(LogCommand::Roll);
         self.step(Input::LogFull, ctx);
     }
