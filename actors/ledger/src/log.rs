@@ -157,6 +157,8 @@ impl Log {
     ) -> Result<Self, LogError> {
         let open = || {
             let file = OpenOptions::new().read(true).write(true).open(path)?;
+            // What a killed process wrote may be in the page cache only: before anything relies on it, it must be durable.
+            file.sync_data()?;
             let capacity = file.metadata()?.len();
             Ok((file, capacity))
         };

@@ -55,7 +55,9 @@ impl Machine {
         let Some(seat) = waiting else { return };
         let Some(view) = self.view_changes.get(&seat).map(|message| message.body.view()) else { return };
         self.rejoined_at.insert(seat, self.now);
-        if view > self.view {
+        // A correct seat that is alone has no quorum to move it further than a few views; a faulty one could name the last.
+        let within_reach = view.0 <= self.view.0.saturating_add(self.identity.seats as u64);
+        if view > self.view && within_reach {
             self.start_view_change(view, ViewChangeCause::Rejoin);
         }
     }
