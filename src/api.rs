@@ -11,7 +11,7 @@ use standin_foundation::{Digest, Height, PublicKey};
 use standin_ledger::builtin::Question;
 use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate};
 use standin_ledger::namespaced::NamespacedNode;
-use standin_ledger::store::StoreError;
+use standin_ledger::store::{StoreError, StoredBlock};
 use standin_ledger::trie::StateProof;
 use standin_ledger::{
     Batch, ClientSignatures, Genesis, Header, Outcome, Receipt, ReceiptProof, Title, Transaction, TransactionId,
@@ -109,6 +109,19 @@ pub struct BlockView {
     pub receipts_root: Digest,
     /// A receipt for each transaction, in order.
     pub receipts: Vec<Receipt>,
+}
+
+impl From<StoredBlock> for BlockView {
+    fn from(block: StoredBlock) -> Self {
+        Self {
+            height: block.header.height(),
+            hash: block.hash,
+            header: block.header,
+            certificate: block.certificate,
+            receipts_root: block.receipts_root,
+            receipts: block.receipts,
+        }
+    }
 }
 
 /// A transaction with the proofs that it is in its block, and that its receipt is covered by a checkpoint.
@@ -447,14 +460,7 @@ async fn block(node: web::Data<NodeHandle>, height: web::Path<String>) -> HttpRe
         let height = wanted.unwrap_or_else(|| ledger.chain.height());
         let block = ledger.store.block(height)?;
         let block = block.ok_or_else(|| HttpFault::NotFound(format!("block {height} is not here")))?;
-        Ok(BlockView {
-            height,
-            hash: block.hash,
-            header: block.header,
-            certificate: block.certificate,
-            receipts_root: block.receipts_root,
-            receipts: block.receipts,
-        })
+        Ok(BlockView::from(block))
     };
     respond(read(&node, view).await)
 }
@@ -479,14 +485,7 @@ async fn blocks(node: web::Data<NodeHandle>, query: web::Query<ListQuery>) -> Ht
         let mut blocks = Vec::new();
         for height in (from..from.saturating_add(limit)).map(Height) {
             let Some(block) = ledger.store.block(height)? else { break };
-            blocks.push(BlockView {
-                height,
-                hash: block.hash,
-                header: block.header,
-                certificate: block.certificate,
-                receipts_root: block.receipts_root,
-                receipts: block.receipts,
-            });
+            blocks.push(BlockView::from(block));
         }
         Ok(blocks)
     };

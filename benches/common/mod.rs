@@ -1,7 +1,7 @@
 //! What the benches share: interleaved rounds, medians, and one line a figure.
 #![allow(dead_code, clippy::print_stdout, reason = "each bench uses a part of it; it prints its figures")]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Rounds of each measurement.
 pub(crate) const ROUNDS: usize = 7;
@@ -34,9 +34,4 @@ pub(crate) fn against_floor(
     }
     let (ours, floor) = (median(our_rates), median(floor_rates));
     println!("{name:<44} {ours:>12.0} {unit:<10} floor {floor:>12.0} ({floor_name}), ratio {:.2}", ours / floor);
-}
-
-/// A duration in ms with one digit behind the point.
-pub(crate) fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1_000.0
 }
