@@ -61,6 +61,9 @@ struct Outcome {
     failovers: Vec<Failover>,
 }
 
+/// Bytes that must stay free for a node of the demo or of a drill.
+pub(super) const DEMO_RESERVE_BYTES: u64 = 64 << 20;
+
 /// The network that the demo and the drills run: small segments, and no more free space asked for than a laptop has.
 pub(super) fn plan(chain: &str, layout: Layout) -> Plan {
     Plan {
@@ -68,7 +71,7 @@ pub(super) fn plan(chain: &str, layout: Layout) -> Plan {
         chain: chain.to_owned(),
         port: None,
         signatures: ClientSignatures::Required,
-        store: "segment_bytes = 4194304\nlog_bytes_max = 16777216\nreserve_bytes = 67108864\n".to_owned(),
+        store: format!("segment_bytes = 4194304\nlog_bytes_max = 16777216\nreserve_bytes = {DEMO_RESERVE_BYTES}\n"),
         log_level: "info".to_owned(),
     }
 }

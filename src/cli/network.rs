@@ -23,6 +23,8 @@ pub(super) struct Network {
     folder: TempDir,
     files: WrittenNetwork,
     nodes: Vec<Option<Child>>,
+    /// Where the output of each node's last start begins.
+    outputs_from: Vec<usize>,
     clients: Vec<Client>,
 }
 
@@ -42,8 +44,9 @@ impl Network {
         let folder = tempfile::Builder::new().prefix("standin-").tempdir()?;
         let files = write_network(&folder.path().join("network"), plan)?;
         let clients = files.urls.iter().map(|url| Client::new(url, Duration::from_secs(5))).collect();
-        let nodes = files.configs.iter().map(|_| None).collect();
-        Ok(Self { folder, files, nodes, clients })
+        let nodes: Vec<_> = files.configs.iter().map(|_| None).collect();
+        let outputs_from = vec![0; nodes.len()];
+        Ok(Self { folder, files, nodes, outputs_from, clients })
     }
 
     pub(super) fn size(&self) -> usize {
@@ -80,16 +83,28 @@ impl Network {
         config.unwrap_or(self.folder.path()).to_owned()
     }
 
-    /// What the node wrote last to its log output.
+    /// What the node has written to its log output since its last start.
     pub(super) fn output(&self, seat: usize) -> String {
-        let text = std::fs::read_to_string(self.node_folder(seat).join("output.log")).unwrap_or_default();
-        let lines: Vec<_> = text.lines().rev().take(8).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        let bytes = std::fs::read(self.node_folder(seat).join("output.log")).unwrap_or_default();
+        let from = self.outputs_from.get(seat).copied().unwrap_or(0);
+        String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
+    }
+
+    /// The last lines of [`Self::output`], and how the process ended if it has.
+    pub(super) fn last_words(&mut self, seat: usize) -> String {
+        let output = self.output(seat);
+        let lines: Vec<_> = output.lines().rev().take(8).collect();
+        let ended = self.nodes.get_mut(seat).and_then(Option::as_mut).and_then(|child| child.try_wait().ok().flatten());
+        let ended = ended.map_or(String::new(), |status| format!("\n{status}"));
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n") + &ended
     }
 
     /// Starts a node that is not running.
     pub(super) fn start_node(&mut self, seat: usize) -> Result<(), Failure> {
         let output = File::options().create(true).append(true).open(self.node_folder(seat).join("output.log"))?;
+        if let Some(from) = self.outputs_from.get_mut(seat) {
+            *from = usize::try_from(output.metadata()?.len()).unwrap_or(usize::MAX);
+        }
         let child = Command::new(std::env::current_exe()?)
             .args([Path::new("run"), Path::new("--die-with-parent"), Path::new("-c"), &self.config(seat)])
             .stdin(Stdio::null())
@@ -166,13 +181,16 @@ impl Network {
         for seat in 0..self.size() {
             while self.nodes.get(seat).is_some_and(Option::is_some) {
                 if !self.is_running(seat) {
-                    return Err(Failure::new(1, format!("node s{} ended:\n{}", seat + 1, self.output(seat))));
+                    return Err(Failure::new(1, format!("node s{} ended:\n{}", seat + 1, self.last_words(seat))));
                 }
                 if matches!(self.client(seat)?.ready().await, Ok((true, _))) {
                     break;
                 }
                 if Instant::now() > deadline {
-                    return Err(Failure::new(5, format!("node s{} is not ready:\n{}", seat + 1, self.output(seat))));
+                    return Err(Failure::new(
+                        5,
+                        format!("node s{} is not ready:\n{}", seat + 1, self.last_words(seat)),
+                    ));
                 }
                 tokio::time::sleep(POLL).await;
             }
