@@ -11,7 +11,8 @@ pub struct Config {
     pub view_timeout_max_ms: u64,
     /// A batch that waits this long while others are ordered is being starved: change the primary. In ms.
     pub starvation_ms: u64,
-    /// Interval at which a replica says where it stands, in ms.
+    /// Interval at which a replica says where it stands, in ms: at most a quarter of the first time-out, since what was lost
+    /// comes back with it.
     pub status_interval_ms: u64,
     /// Proposals that a primary may have open at one time.
     pub in_flight_max: u64,

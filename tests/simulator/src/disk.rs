@@ -70,7 +70,12 @@ impl Disk {
         self.blocks_durable = self.blocks.len();
     }
 
-    /// A crash: of what was not synced, a random beginning survives.
+    /// A process that starts again syncs what it finds, since it may have come from the page cache.
+    pub fn reopen(&mut self) {
+        self.durable = self.last();
+    }
+
+    /// The power fails: of what was not synced, a random beginning survives.
     pub fn crash(&mut self, rng: &mut Rng) {
         let survives = rng.u64(self.durable..=self.last().max(self.durable));
         self.records.retain(|(lsn, _)| *lsn <= survives);

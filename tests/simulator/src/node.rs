@@ -1,6 +1,6 @@
 //! One node: the real machine, gate and chain on a simulated disk. It does what the replica's actor does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -93,6 +93,8 @@ pub struct Node {
     to_execute: VecDeque<(Proposal, CommitCertificate)>,
     snapshots: BTreeMap<Height, Snapshot>,
     served: Option<ServedSnapshot>,
+    /// Transactions whose clients wait for an outcome at this node.
+    waiting: BTreeSet<Digest>,
     installing: Option<standin_ledger::CheckpointCertificate>,
     syncing: bool,
     cut_when_durable: Option<(Lsn, Lsn)>,
@@ -121,6 +123,7 @@ impl Node {
             to_execute: VecDeque::new(),
             snapshots: BTreeMap::new(),
             served: None,
+            waiting: BTreeSet::new(),
             installing: None,
             syncing: false,
             cut_when_durable: None,
@@ -139,11 +142,16 @@ impl Node {
         }
     }
 
-    /// The process dies. Of what was not synced, a random beginning survives.
+    /// The power fails. Of what was not synced, a random beginning survives.
     pub fn crash(&mut self, rng: &mut Rng) {
+        self.kill();
+        self.disk.crash(rng);
+    }
+
+    /// The process is killed. Nothing that it wrote is lost, unless the power fails before it is synced.
+    pub fn kill(&mut self) {
         self.up = false;
         self.life += 1;
-        self.disk.crash(rng);
     }
 
     /// The process starts again from its disk.
@@ -153,6 +161,7 @@ impl Node {
         self.chain = Chain::new(&self.setup.genesis, Arc::new(Builtin));
         self.snapshots.clear();
         self.served = None;
+        self.waiting.clear();
         if let Some((snapshot, certificate)) = self.disk.base.clone() {
             self.served = Some(ServedSnapshot::new(&snapshot, certificate));
             self.chain = Chain::from_snapshot(&self.setup.genesis, Arc::new(Builtin), snapshot);
@@ -179,10 +188,14 @@ impl Node {
         let records: Vec<_> =
             base.chain(self.disk.records().map(|(_, record)| record.clone())).chain(above.map(committed)).collect();
         let next = self.disk.last() + 1;
-        self.gate = Gate::new(self.disk.durable());
+        if self.setup.mutation != Some(Mutation::TrustPageCache) {
+            self.disk.reopen();
+        }
+        self.gate = Gate::new(self.disk.last());
         self.machine =
             Machine::restore(identity(&self.setup), self.setup.config, now, records, self.chain.height(), next);
         self.apply_mutation();
+        self.payloads.retain(|digest, _| self.machine.needs_payload(digest));
         for result in results.into_iter().filter(|result| result.height >= stable) {
             self.step(now, Input::Executed { height: result.height, checkpoint: Some(result) });
         }
@@ -238,6 +251,11 @@ impl Node {
         &self.chain
     }
 
+    /// Transactions whose clients wait for an outcome at this node.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether a binding message's record is durable: asked by the invariant, answered from the disk alone.
     pub fn disk(&self) -> &Disk {
         &self.disk
@@ -245,6 +263,7 @@ impl Node {
 
     /// A client hands transactions to this node, which makes a batch of them and pushes it to all.
     pub fn submit(&mut self, now: Millis, transactions: Vec<Transaction>) -> Vec<Action> {
+        self.waiting.extend(transactions.iter().map(Transaction::id));
         if let Ok(batch) = Batch::new(transactions) {
             self.own_batches.insert(batch.digest(), batch.transactions().to_vec());
             let envelope = Envelope::Transfer(Transfer::Batch(batch.payload().clone()));
@@ -285,6 +304,9 @@ impl Node {
         let height = proposal.height;
         match self.chain.execute(proposal.clone(), &batches) {
             Ok(executed) => {
+                for receipt in &executed.receipts {
+                    self.waiting.remove(&receipt.transaction);
+                }
                 let applied = executed.receipts.iter().filter(|receipt| receipt.outcome.is_applied());
                 let applied = applied.map(|receipt| receipt.transaction).collect();
                 self.disk.blocks.push(StoredBlock {
@@ -307,6 +329,8 @@ impl Node {
 
     /// The snapshot is in place.
     pub fn installed(&mut self, now: Millis) -> Vec<Action> {
+        // Outcomes below are not known here: clients are told so.
+        self.waiting.clear();
         if let Some(certificate) = self.installing.take() {
             self.step(now, Input::SnapshotInstalled(certificate));
         }
@@ -416,6 +440,9 @@ impl Node {
     }
 
     fn take_blocks(&mut self, now: Millis, from: Seat, blocks: Vec<BlockTransfer>) {
+        if !self.machine.awaits_blocks(from) {
+            return;
+        }
         let mut checked = Vec::new();
         for block in blocks {
             let Ok(certificate) =

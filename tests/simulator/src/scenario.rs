@@ -123,8 +123,10 @@ fn genesis(rng: &mut Rng) -> Genesis {
 }
 
 fn config(rng: &mut Rng) -> Config {
+    let view_timeout_ms = rng.choice([300, 1_000]).unwrap_or(1_000);
     Config {
-        view_timeout_ms: rng.choice([300, 1_000]).unwrap_or(1_000),
+        view_timeout_ms,
+        status_interval_ms: view_timeout_ms / 4,
         in_flight_max: rng.u64(1..16),
         snapshot_gap: rng.choice([10, 40, 4_096]).unwrap_or(40),
         pending_bytes_max: rng.choice([20_000, 1 << 24]).unwrap_or(1 << 24),
@@ -165,10 +167,17 @@ fn demand_progress(rng: &mut Rng, world: &mut World) -> Result<(), Violation> {
         let after = rng.u64(0..200_000);
         world.schedule(after, Event::Submit(*index, vec![transaction]));
     }
+    // A client that never got its answer asks again, with the same transactions, at another node.
+    for (number, index) in correct.iter().enumerate() {
+        let again = transaction(1_000_000 + ((number + 1) % correct.len()) as u64, before + 400);
+        world.schedule(rng.u64(300_000..2_000_000), Event::Submit(*index, vec![again]));
+    }
+    world.run_until(world.now_us + 2_000_000)?;
     let end = world.now_us + LIVENESS_US;
     while world.now_us < end {
         world.run_until(world.now_us + 250_000)?;
-        if correct.iter().all(|index| has_all(&world.nodes[*index], &ids)) && is_level(world, &correct) {
+        let is_served = |index: &usize| has_all(&world.nodes[*index], &ids) && world.nodes[*index].waiting() == 0;
+        if correct.iter().all(is_served) && is_level(world, &correct) {
             return Ok(());
         }
     }
@@ -177,7 +186,8 @@ fn demand_progress(rng: &mut Rng, world: &mut World) -> Result<(), Violation> {
         .map(|index| {
             let node = &world.nodes[*index];
             let missing = ids.iter().filter(|id| !node.chain().is_recent(id)).count();
-            format!("{index}: {:?} executed {} missing {missing}", node.machine().status(), node.chain().height())
+            let (status, height, waiting) = (node.machine().status(), node.chain().height(), node.waiting());
+            format!("{index}: {status:?} executed {height} missing {missing} waiting {waiting}")
         })
         .collect();
     Err(Violation { invariant: "liveness", what: format!("no progress after healing: {}", states.join("; ")) })

@@ -165,6 +165,12 @@ impl World {
         if !node.up || life.is_some_and(|life| life != node.life) {
             return Ok(());
         }
+        if matches!(event, Event::Tick(..))
+            && (self.places[index].next_tick_us != self.now_us || self.places[index].frozen)
+        {
+            // A timer that was set again in the meantime; a frozen node gets its tick when it thaws.
+            return Ok(());
+        }
         if self.places[index].frozen {
             self.places[index].waiting.push(event);
             return Ok(());
@@ -268,8 +274,11 @@ impl World {
 
     fn fault(&mut self, fault: Fault) -> Result<(), Violation> {
         match fault {
-            Fault::Crash(index) if self.nodes[index].up => {
-                self.nodes[index].crash(&mut self.rng);
+            Fault::Crash(index) | Fault::Kill(index) if self.nodes[index].up => {
+                match fault {
+                    Fault::Kill(_) => self.nodes[index].kill(),
+                    _ => self.nodes[index].crash(&mut self.rng),
+                }
                 self.places[index].waiting.clear();
                 self.places[index].frozen = false;
             }
@@ -282,6 +291,8 @@ impl World {
             Fault::Freeze(index) => self.places[index].frozen = true,
             Fault::Thaw(index) => {
                 self.places[index].frozen = false;
+                self.places[index].next_tick_us = self.now_us;
+                self.happen(Event::Tick(index, self.nodes[index].life))?;
                 for event in std::mem::take(&mut self.places[index].waiting) {
                     self.happen(event)?;
                 }
@@ -303,7 +314,7 @@ impl World {
                 let actions = self.nodes[index].cut_log(now);
                 self.act(index, actions)?;
             }
-            Fault::Crash(_) | Fault::Restart(_) | Fault::CutLog(_) => {}
+            Fault::Crash(_) | Fault::Kill(_) | Fault::Restart(_) | Fault::CutLog(_) => {}
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Catching up: committed blocks from others, or a snapshot where the gap is long or blocks are gone.
 
+use std::collections::BTreeSet;
+
 use standin_foundation::{Height, Millis, Seat};
 use standin_ledger::Proposal;
 use standin_ledger::certificate::CommitCertificate;
@@ -22,7 +24,12 @@ enum Fetch {
     /// A manifest from a seat.
     Manifest(Seat),
     /// Chunks.
-    Chunks(Box<SnapshotBuilder>),
+    Chunks {
+        /// What has come.
+        builder: Box<SnapshotBuilder>,
+        /// Seats that do not have this snapshot.
+        without: BTreeSet<Seat>,
+    },
     /// A snapshot is being made durable.
     Installing,
 }
@@ -34,10 +41,11 @@ pub(super) struct CatchUp {
     deadline: Option<Millis>,
     /// Since when a peer has been ahead while nothing was committed here.
     behind_since: Option<(Height, Millis)>,
-    /// Counts attempts, to ask another seat each time.
-    attempt: usize,
-    /// What the gap suggests, blocks or a snapshot, was not to be had: try the other.
-    other_way: bool,
+    /// Counts requests that came to nothing: each goes to another seat, and each round of all seats asks for what the round
+    /// before did not, blocks or a snapshot.
+    failed: usize,
+    /// Counts rounds of asking for chunks.
+    chunk_round: usize,
 }
 
 impl CatchUp {
@@ -53,6 +61,13 @@ impl CatchUp {
     fn stop(&mut self) {
         self.fetch = Fetch::Idle;
         self.deadline = None;
+    }
+
+    /// What was asked for does not come: not at once to the next, since a liar that never has anything would keep both busy.
+    fn fail(&mut self, again_at: Millis) {
+        self.failed += 1;
+        self.fetch = Fetch::Idle;
+        self.deadline = Some(again_at);
     }
 }
 
@@ -80,8 +95,11 @@ impl Machine {
             Fetch::Idle if self.is_stuck(target) => self.start_fetch(target),
             Fetch::Idle => self.catch_up.deadline = None,
             Fetch::Installing => {}
-            Fetch::Chunks(_) if timed_out => self.fetch_chunks(),
-            _ if timed_out => self.start_fetch(target),
+            Fetch::Chunks { .. } if timed_out => self.fetch_chunks(),
+            _ if timed_out => {
+                self.catch_up.failed += 1;
+                self.start_fetch(target);
+            }
             _ => {}
         }
     }
@@ -93,24 +111,17 @@ impl Machine {
         waited || target > self.delivered.plus(self.identity.parameters.window)
     }
 
+    /// Asks a seat that is ahead: for blocks, or for a snapshot if by its own word it is far ahead.
     fn start_fetch(&mut self, target: Height) {
-        self.catch_up.attempt += 1;
-        let is_far = target > self.delivered.plus(self.config.snapshot_gap);
-        let snapshot = is_far != self.catch_up.other_way;
-        // Whoever has what is needed: a seat that is ahead, another one at each attempt.
-        let ahead: Vec<_> = self
-            .statuses
-            .iter()
-            .filter(|(_, status)| status.committed > self.delivered)
-            .filter(|(_, status)| !snapshot || status.stable > self.delivered)
-            .map(|(seat, _)| *seat)
-            .collect();
-        let Some(seat) = ahead.get(self.catch_up.attempt % ahead.len().max(1)).copied() else {
+        let ahead: Vec<_> = self.statuses.iter().filter(|(_, status)| status.committed > self.delivered).collect();
+        let (round, place) = (self.catch_up.failed / ahead.len().max(1), self.catch_up.failed % ahead.len().max(1));
+        let Some((seat, status)) = ahead.get(place).map(|(seat, status)| (**seat, **status)) else {
             self.catch_up.stop();
-            self.catch_up.other_way = !self.catch_up.other_way;
             return;
         };
-        if matches!(self.catch_up.fetch, Fetch::Idle) {
+        let is_far = status.committed > self.delivered.plus(self.config.snapshot_gap);
+        let snapshot = is_far != (round % 2 == 1) && status.stable > self.delivered;
+        if matches!(self.catch_up.fetch, Fetch::Idle) && self.catch_up.failed == 0 {
             self.report(Event::CatchUpStarted { target, snapshot });
         }
         self.catch_up.deadline = Some(self.now + self.config.fetch_timeout_ms);
@@ -123,8 +134,13 @@ impl Machine {
         }
     }
 
+    /// Whether blocks from this seat have been asked for, and have not come.
+    pub fn awaits_blocks(&self, from: Seat) -> bool {
+        matches!(self.catch_up.fetch, Fetch::Blocks(seat) if seat == from)
+    }
+
     pub(super) fn on_blocks(&mut self, from: Seat, blocks: Vec<(Proposal, Verified<CommitCertificate>)>) {
-        if !matches!(self.catch_up.fetch, Fetch::Blocks(seat) if seat == from) {
+        if !self.awaits_blocks(from) {
             return;
         }
         self.catch_up.stop();
@@ -138,7 +154,9 @@ impl Machine {
                 self.commit(proposal, certificate.into_inner());
             }
         }
-        if let Some(target) = self.ahead().filter(|_| self.delivered > before) {
+        if self.delivered == before {
+            self.catch_up.fail(self.now + self.config.status_interval_ms);
+        } else if let Some(target) = self.ahead() {
             self.start_fetch(target);
         }
     }
@@ -154,15 +172,16 @@ impl Machine {
     }
 
     pub(super) fn on_unavailable(&mut self, from: Seat) {
-        match self.catch_up.fetch {
-            Fetch::Blocks(seat) | Fetch::Manifest(seat) if seat == from => {
-                self.catch_up.other_way = !self.catch_up.other_way;
+        let soon = self.now + self.config.status_interval_ms;
+        match &mut self.catch_up.fetch {
+            Fetch::Blocks(seat) | Fetch::Manifest(seat) if *seat == from => self.catch_up.fail(soon),
+            Fetch::Chunks { without, .. } => {
+                if without.insert(from) {
+                    self.fetch_chunks();
+                }
             }
-            Fetch::Chunks(_) => self.catch_up.fetch = Fetch::Idle,
-            _ => return,
+            _ => {}
         }
-        // Not at once: a liar that never has anything would keep both busy.
-        self.catch_up.deadline = Some(self.now + self.config.status_interval_ms);
     }
 
     pub(super) fn on_manifest(&mut self, from: Seat, manifest: Manifest) {
@@ -170,36 +189,40 @@ impl Machine {
             return;
         }
         if manifest.certificate.result.height <= self.delivered {
-            self.catch_up.stop();
-            self.catch_up.other_way = !self.catch_up.other_way;
+            self.catch_up.fail(self.now + self.config.status_interval_ms);
             return;
         }
         match SnapshotBuilder::new(manifest) {
             Ok(builder) => {
-                self.catch_up.fetch = Fetch::Chunks(Box::new(builder));
+                self.catch_up.fetch = Fetch::Chunks { builder: Box::new(builder), without: BTreeSet::new() };
                 self.fetch_chunks();
             }
             Err(_) => self.report(Event::BadTransfer { seat: from }),
         }
     }
 
+    /// Asks for missing chunks, each from another seat as far as there are seats that may have the snapshot.
     fn fetch_chunks(&mut self) {
-        let Fetch::Chunks(builder) = &self.catch_up.fetch else { return };
+        let Fetch::Chunks { builder, without } = &self.catch_up.fetch else { return };
         let height = builder.height();
         let missing = builder.missing(CHUNKS_IN_FLIGHT_MAX);
-        let seats: Vec<_> =
-            self.statuses.iter().filter(|(_, s)| s.committed >= height).map(|(seat, _)| *seat).collect();
-        self.catch_up.attempt += 1;
+        let may_have = |(seat, status): &(&Seat, &Status)| status.stable >= height && !without.contains(seat);
+        let seats: Vec<_> = self.statuses.iter().filter(may_have).map(|(seat, _)| *seat).collect();
+        if seats.is_empty() {
+            self.catch_up.fail(self.now + self.config.status_interval_ms);
+            return;
+        }
+        self.catch_up.chunk_round += 1;
         self.catch_up.deadline = Some(self.now + self.config.fetch_timeout_ms);
         for index in missing {
-            if let Some(seat) = seats.get((index + self.catch_up.attempt) % seats.len().max(1)).copied() {
+            if let Some(seat) = seats.get((index + self.catch_up.chunk_round) % seats.len()).copied() {
                 self.tell(Recipient::One(seat), Note::FetchChunk { height, index: index as u32 });
             }
         }
     }
 
     pub(super) fn on_chunk(&mut self, from: Seat, height: Height, index: u32, chunk: Chunk) {
-        let Fetch::Chunks(builder) = &mut self.catch_up.fetch else { return };
+        let Fetch::Chunks { builder, .. } = &mut self.catch_up.fetch else { return };
         if builder.height() != height {
             return;
         }
@@ -209,7 +232,7 @@ impl Machine {
             return;
         }
         match std::mem::take(&mut self.catch_up.fetch) {
-            Fetch::Chunks(builder) => match builder.finish() {
+            Fetch::Chunks { builder, without } => match builder.finish() {
                 // Ordinary commits were faster.
                 Ok((_, certificate)) if certificate.result.height <= self.delivered => self.catch_up.stop(),
                 Ok((snapshot, certificate)) => {
@@ -219,7 +242,7 @@ impl Machine {
                 }
                 Err(builder) => {
                     let round_done = asked.iter().all(|index| !builder.missing(CHUNKS_IN_FLIGHT_MAX).contains(index));
-                    self.catch_up.fetch = Fetch::Chunks(builder);
+                    self.catch_up.fetch = Fetch::Chunks { builder, without };
                     if round_done {
                         self.fetch_chunks();
                     }

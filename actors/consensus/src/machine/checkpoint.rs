@@ -39,7 +39,7 @@ impl Checkpoints {
         self.last_taken.max(self.stable_height())
     }
 
-    pub(super) fn own(&self) -> impl Iterator<Item = &CheckpointResult> {
+    pub(super) fn own(&self) -> impl DoubleEndedIterator<Item = &CheckpointResult> {
         self.own.values()
     }
 

@@ -16,17 +16,31 @@ impl Machine {
             return;
         }
         let phase = PhaseVote { kind: VoteKind::PrePrepare, view, digest: proposal.digest(), vote };
-        if !self.note_vote(height, phase) {
-            return;
-        }
-        if own {
-            self.check_prepared(height);
-        } else {
-            let slot = self.slots.entry(height).or_default();
-            if slot.parked.as_ref().is_none_or(|(parked, _)| *parked <= view) {
-                slot.parked = Some((view, proposal));
+        match self.note_vote(height, phase) {
+            Noted::Conflict(_) => {}
+            Noted::New if own => self.check_prepared(height),
+            Noted::Known if own => {}
+            // Known votes too: what was parked before may have given way to another.
+            Noted::New | Noted::Known => {
+                self.park(height, view, proposal);
+                self.consider_parked(height);
             }
-            self.consider_parked(height);
+        }
+    }
+
+    /// Keeps an assignment for which it is too early. The view that this replica is in, or changes to, comes before the one
+    /// after it; later ones are not kept, since any seat leads one of them and could fill every slot.
+    fn park(&mut self, height: Height, view: View, proposal: Proposal) {
+        let wanted = self.wanted_view();
+        let rank = |view: View| match view {
+            view if view == wanted => 2,
+            view if view == wanted.next() => 1,
+            _ => 0,
+        };
+        let slot = self.slots.entry(height).or_default();
+        let parked = slot.parked.as_ref().map_or(0, |(parked, _)| rank(*parked));
+        if rank(view) > 0 && rank(view) >= parked {
+            slot.parked = Some((view, proposal));
         }
     }
 
@@ -35,7 +49,8 @@ impl Machine {
         if by_primary || view < self.view || !self.in_window(height) {
             return;
         }
-        if self.note_vote(height, PhaseVote { kind: VoteKind::Prepare, view, digest, vote }) {
+        let vote = PhaseVote { kind: VoteKind::Prepare, view, digest, vote };
+        if matches!(self.note_vote(height, vote), Noted::New) {
             self.check_prepared(height);
         }
     }
@@ -44,31 +59,30 @@ impl Machine {
         if !self.in_window(height) {
             return;
         }
-        if self.note_vote(height, PhaseVote { kind: VoteKind::Commit, view, digest, vote }) {
+        let vote = PhaseVote { kind: VoteKind::Commit, view, digest, vote };
+        if matches!(self.note_vote(height, vote), Noted::New) {
             self.check_committed(height, view, digest);
         }
     }
 
-    /// Notes a vote; says whether it is new. A contradiction is reported, and the first vote counts.
-    fn note_vote(&mut self, height: Height, vote: PhaseVote) -> bool {
+    /// Notes a vote. A contradiction is reported, and the first vote counts.
+    fn note_vote(&mut self, height: Height, vote: PhaseVote) -> Noted {
         let slot = self.slots.entry(height).or_default();
-        match slot.note(vote.clone()) {
-            Noted::New => {
-                slot.touched = self.now;
-                true
-            }
-            Noted::Known => false,
+        let noted = slot.note(vote.clone());
+        match &noted {
+            Noted::New => slot.touched = self.now,
+            Noted::Known => {}
             Noted::Conflict(known) => {
                 let epoch = self.identity.epoch;
                 let evidence = |vote: &PhaseVote| {
                     let PhaseVote { kind, view, digest, .. } = *vote;
                     (VoteTarget { kind, epoch, view, height, digest }, vote.vote.clone())
                 };
-                let evidence = Box::new([evidence(&known), evidence(&vote)]);
+                let evidence = Box::new([evidence(known), evidence(&vote)]);
                 self.report(Event::Equivocation { seat: vote.vote.seat, evidence });
-                false
             }
         }
+        noted
     }
 
     /// Looks again at an assignment that could not be judged before.
@@ -114,7 +128,7 @@ impl Machine {
                 proposal.view == view
                     && proposal.epoch == self.identity.epoch
                     && proposal.proposer == primary_of(view, self.identity.seats)
-                    && (proposal.checkpoint || !proposal.batches.is_empty())
+                    && proposal.checkpoint == proposal.batches.is_empty()
                     && proposal.check_limits().is_ok()
             }
         }
@@ -122,8 +136,9 @@ impl Machine {
 
     /// Asks for payloads that a proposal names and that are not here; says whether any is missing.
     pub(super) fn want_missing(&mut self, proposal: &Proposal, ask: Seat) -> bool {
-        let names = proposal.batches.iter().map(|batch| batch.digest());
-        let missing: Vec<_> = names.filter(|digest| !self.pool.holds(digest)).collect();
+        let names: Vec<_> = proposal.batches.iter().map(|batch| batch.digest()).collect();
+        names.iter().for_each(|digest| self.pool.keep_until(digest, proposal.height));
+        let missing: Vec<_> = names.into_iter().filter(|digest| !self.pool.holds(digest)).collect();
         let new: Vec<_> = missing.iter().copied().filter(|digest| !self.pool.is_wanted(digest)).collect();
         for digest in &new {
             self.pool.want(*digest);
@@ -139,6 +154,7 @@ impl Machine {
         let (height, digest) = (proposal.height, proposal.digest());
         for batch in &proposal.batches {
             self.pool.assign(batch.digest());
+            self.pool.keep_until(&batch.digest(), height);
         }
         let slot = self.slots.entry(height).or_default();
         slot.accepted = Some(Accepted { view, digest, proposal: proposal.clone() });
@@ -208,6 +224,7 @@ impl Machine {
     /// A proposal is final.
     pub(super) fn commit(&mut self, proposal: Proposal, certificate: CommitCertificate) {
         let height = proposal.height;
+        proposal.batches.iter().for_each(|batch| self.pool.keep_until(&batch.digest(), height));
         self.log(Record::Committed { proposal: proposal.clone(), certificate: certificate.clone() });
         let slot = self.slots.entry(height).or_default();
         slot.committed = Some((proposal, certificate));
@@ -228,7 +245,7 @@ impl Machine {
             }
             self.delivered = proposal.height;
             for batch in &proposal.batches {
-                self.pool.order(batch.digest(), proposal.height);
+                self.pool.order(*batch, proposal.height);
             }
             self.failed_views = 0;
             self.view_deadline = None;

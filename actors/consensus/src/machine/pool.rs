@@ -15,6 +15,14 @@ struct Pending {
     since: Millis,
 }
 
+/// A batch that has a final place.
+#[derive(Debug, Clone, Copy)]
+struct Ordered {
+    reference: BatchRef,
+    /// The highest slot that is known to name it: a faulty primary may name a batch more than once.
+    height: Height,
+}
+
 /// All batches whose payloads are here and whose order is not final, and the names of those that were ordered lately.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
@@ -22,11 +30,13 @@ pub(super) struct Pool {
     by_arrival: BTreeMap<u64, Digest>,
     /// Assigned to a slot of the current view.
     assigned: BTreeSet<Digest>,
+    /// Those of the pending that were ordered before: somebody wants them to have a place once more.
+    again: BTreeSet<Digest>,
     bytes: usize,
     bytes_by_seat: BTreeMap<Seat, usize>,
     next_arrival: u64,
-    /// Ordered lately: at which height. They are not taken again, and their payloads are still here.
-    ordered: BTreeMap<Digest, Height>,
+    /// Ordered lately. They are not taken again without need, and their payloads are still here.
+    ordered: BTreeMap<Digest, Ordered>,
     /// Payloads that are here although the batch may not wait: a proposal needs them.
     wanted: BTreeSet<Digest>,
 }
@@ -40,6 +50,12 @@ impl Pool {
         self.bytes
     }
 
+    /// Whether anything waits that never had a place. What had one may wait for longer: its seat offers it, and the primary
+    /// may just be about to learn that it was ordered.
+    pub(super) fn has_new(&self) -> bool {
+        self.pending.len() > self.again.len()
+    }
+
     /// Bytes that wait of one seat's batches.
     pub(super) fn bytes_of(&self, seat: Seat) -> usize {
         self.bytes_by_seat.get(&seat).copied().unwrap_or(0)
@@ -50,9 +66,14 @@ impl Pool {
         self.pending.contains_key(digest) || self.ordered.contains_key(digest)
     }
 
-    /// Whether the batch has its final place, and was handed to execution.
-    pub(super) fn is_ordered(&self, digest: &Digest) -> bool {
-        self.ordered.contains_key(digest)
+    /// Whether the batch waits for its order.
+    pub(super) fn is_pending(&self, digest: &Digest) -> bool {
+        self.pending.contains_key(digest)
+    }
+
+    /// The batch with this name, if it has its final place and was handed to execution lately.
+    pub(super) fn ordered(&self, digest: &Digest) -> Option<BatchRef> {
+        self.ordered.get(digest).map(|ordered| ordered.reference)
     }
 
     /// Says that a proposal needs this batch, whatever the limits.
@@ -65,9 +86,10 @@ impl Pool {
         self.wanted.iter().copied().take(count).collect()
     }
 
-    /// Forgets all that wait: they may have been ordered in blocks that a snapshot stands for. Gives their names.
+    /// Forgets all that wait: they may have been ordered in blocks that a snapshot stands for. Gives the names of those whose
+    /// payloads nobody needs.
     pub(super) fn clear(&mut self) -> Vec<Digest> {
-        let names = self.pending.keys().copied().collect();
+        let names = self.pending.keys().filter(|digest| !self.ordered.contains_key(*digest)).copied().collect();
         let next_arrival = self.next_arrival;
         *self = Self { ordered: std::mem::take(&mut self.ordered), next_arrival, ..Self::default() };
         names
@@ -82,6 +104,9 @@ impl Pool {
         self.wanted.remove(&digest);
         let arrival = self.next_arrival;
         self.next_arrival += 1;
+        if self.ordered.contains_key(&digest) {
+            self.again.insert(digest);
+        }
         self.pending.insert(digest, Pending { reference, from, arrival, since: now });
         self.by_arrival.insert(arrival, digest);
         self.bytes += reference.bytes as usize;
@@ -89,10 +114,13 @@ impl Pool {
     }
 
     /// The batch has its final place.
-    pub(super) fn order(&mut self, digest: Digest, height: Height) {
+    pub(super) fn order(&mut self, reference: BatchRef, height: Height) {
+        let digest = reference.digest();
         self.assigned.remove(&digest);
+        self.again.remove(&digest);
         self.wanted.remove(&digest);
-        self.ordered.insert(digest, height);
+        self.ordered.entry(digest).or_insert(Ordered { reference, height });
+        self.keep_until(&digest, height);
         if let Some(pending) = self.pending.remove(&digest) {
             self.by_arrival.remove(&pending.arrival);
             self.bytes -= pending.reference.bytes as usize;
@@ -102,12 +130,21 @@ impl Pool {
         }
     }
 
-    /// Forgets what was ordered up to `height`; gives the names.
+    /// The slot at `height` names the batch: if it was ordered before, its payload is needed once more.
+    pub(super) fn keep_until(&mut self, digest: &Digest, height: Height) {
+        if let Some(ordered) = self.ordered.get_mut(digest) {
+            ordered.height = ordered.height.max(height);
+        }
+    }
+
+    /// Forgets what was ordered up to `height`; gives the names of those whose payloads nobody needs.
     pub(super) fn forget_ordered(&mut self, height: Height) -> Vec<Digest> {
-        let old: Vec<_> = self.ordered.iter().filter(|(_, at)| **at <= height).map(|(digest, _)| *digest).collect();
+        let old = self.ordered.iter().filter(|(_, ordered)| ordered.height <= height);
+        let mut old: Vec<_> = old.map(|(digest, _)| *digest).collect();
         for digest in &old {
             self.ordered.remove(digest);
         }
+        old.retain(|digest| !self.pending.contains_key(digest));
         old
     }
 

@@ -5,21 +5,33 @@ use standin_ledger::{BatchRef, Proposal};
 
 use super::*;
 
+/// Batches that are ordered a second time for one offer.
+const AGAIN_PER_OFFER_MAX: usize = 4;
+
 impl Machine {
     pub(super) fn on_batch(&mut self, from: Seat, batch: BatchRef, needed: bool) {
         let digest = batch.digest();
-        if self.pool.holds(&digest) {
+        // A late copy of what was ordered is dropped, but not if this seat's own clients wait for an outcome once more.
+        let is_ordered = self.pool.ordered(&digest).is_some();
+        let again = is_ordered && from == self.identity.seat;
+        if self.pool.is_pending(&digest) || (is_ordered && !again) {
             return;
         }
         let wanted = needed || self.pool.is_wanted(&digest);
         let full = self.pool.bytes_of(from) + batch.bytes as usize > self.config.pending_bytes_max;
         if full && !wanted {
-            self.effects.push(Effect::DropBatches(vec![digest]));
+            if !self.pool.holds(&digest) {
+                self.effects.push(Effect::DropBatches(vec![digest]));
+            }
             self.report(Event::BatchRefused { seat: from });
             return;
         }
         self.pool.add(batch, from, self.now);
         self.log(Record::Batch(batch));
+        if again && !self.is_primary() {
+            // The primary dropped its copy as late.
+            self.tell(Recipient::One(self.primary()), Note::Offer(vec![digest]));
+        }
         if wanted {
             self.consider_all_parked();
             self.deliver();
@@ -30,6 +42,23 @@ impl Machine {
         let unknown: Vec<_> = digests.iter().copied().filter(|digest| !self.pool.holds(digest)).take(256).collect();
         if !unknown.is_empty() {
             self.tell(Recipient::One(from), Note::FetchBatches(unknown));
+        }
+        if self.is_primary() && self.is_normal() {
+            self.order_again(from, digests);
+        }
+    }
+
+    /// A seat that waits for what was ordered long ago does not know of it: it began with a snapshot, or got a late copy, or
+    /// its clients ask again. A second place settles it everywhere; execution refuses the transactions as duplicates. A few
+    /// at a time, since a faulty seat could offer all that it has seen.
+    fn order_again(&mut self, from: Seat, digests: &[Digest]) {
+        let late = |digest: &Digest| self.pool.ordered(digest).filter(|_| !self.pool.is_pending(digest));
+        let late: Vec<_> = digests.iter().filter_map(late).take(AGAIN_PER_OFFER_MAX).collect();
+        for batch in late {
+            if self.pool.bytes_of(from) + batch.bytes as usize <= self.config.pending_bytes_max {
+                self.pool.add(batch, from, self.now);
+                self.log(Record::Batch(batch));
+            }
         }
     }
 

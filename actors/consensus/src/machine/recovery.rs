@@ -1,6 +1,7 @@
 //! From the log back to a replica, and the shortest log that would give the same replica.
 
 use standin_foundation::{Height, Millis};
+use standin_ledger::BatchRef;
 use standin_ledger::certificate::CheckpointResult;
 
 use super::slot::Accepted;
@@ -88,12 +89,18 @@ impl Machine {
         let executed = self.slots.range(..=self.executed).filter_map(|(_, slot)| slot.committed.as_ref());
         for (proposal, _) in executed {
             for batch in &proposal.batches {
-                self.pool.order(batch.digest(), proposal.height);
+                // Payloads below may not be in the log any more; those of the blocks above come from the store.
+                if proposal.height > kept || self.pool.is_pending(&batch.digest()) {
+                    self.pool.order(*batch, proposal.height);
+                }
             }
         }
         self.slots = self.slots.split_off(&kept.next());
         self.required = self.required.split_off(&self.stable().next());
-        self.pool.forget_ordered(kept);
+        for (height, batch) in self.named_batches() {
+            self.pool.keep_until(&batch.digest(), height);
+        }
+        self.pool.forget_ordered(Height(kept.0.saturating_sub(self.identity.parameters.window)));
         let current = |slot: &Slot| slot.accepted.as_ref().filter(|accepted| accepted.view == self.view).cloned();
         let accepted: Vec<_> = self.slots.values().filter_map(current).collect();
         for batch in accepted.iter().flat_map(|accepted| &accepted.proposal.batches) {
@@ -101,6 +108,23 @@ impl Machine {
         }
         self.send_again_after_restart();
         self.deliver();
+    }
+
+    /// The batches that slots name: accepted, prepared or final.
+    fn named_batches(&self) -> Vec<(Height, BatchRef)> {
+        let proposals = |slot: &'_ Slot| {
+            let accepted = slot.accepted.as_ref().map(|accepted| &accepted.proposal);
+            let prepared = slot.prepared.as_ref().map(|prepared| &prepared.proposal);
+            let committed = slot.committed.as_ref().map(|(proposal, _)| proposal);
+            [accepted, prepared, committed].into_iter().flatten().flat_map(|p| p.batches.clone()).collect::<Vec<_>>()
+        };
+        let named = self.slots.iter().map(|(height, slot)| (*height, proposals(slot)));
+        named.flat_map(|(height, batches)| batches.into_iter().map(move |batch| (height, batch))).collect()
+    }
+
+    /// Whether the payload of this batch is needed here.
+    pub fn needs_payload(&self, digest: &Digest) -> bool {
+        self.pool.holds(digest)
     }
 
     /// Own votes are not in memory any more: they are signed again and come back through the gate, as the first time.
@@ -120,20 +144,8 @@ impl Machine {
                 for body in votes {
                     self.send(Recipient::All, body, after);
                 }
-                if self.is_primary() {
-                    self.assign_missing_required();
-                }
-            }
-        }
-    }
-
-    /// A primary that died between its new-view and the assignments that the new-view requires.
-    fn assign_missing_required(&mut self) {
-        for (height, proposal) in self.required_proposals() {
-            let assigned = self.slots.get(&height).and_then(|slot| slot.accepted.as_ref());
-            if self.in_window(height) && assigned.is_none_or(|accepted| accepted.view < self.view) {
-                self.want_missing(&proposal, self.someone_else());
-                self.accept(self.view, proposal);
+                // A primary may have died between its new-view and the assignments that the new-view requires.
+                self.assign_required(self.required_proposals());
             }
         }
     }
@@ -150,11 +162,11 @@ impl Machine {
     /// The shortest log that gives this replica: all that it may still be asked about, or must not contradict.
     fn live_records(&self) -> Vec<Record> {
         let mut records: Vec<_> = self.pool.all().map(Record::Batch).collect();
-        // Payloads of final blocks that execution may have to see again after a restart.
-        for (proposal, _) in self.slots.values().filter_map(|slot| slot.committed.as_ref()) {
-            let here = proposal.batches.iter().filter(|batch| self.pool.is_ordered(&batch.digest()));
-            records.extend(here.copied().map(Record::Batch));
-        }
+        // Payloads that execution may have to see again after a restart.
+        let named = self.named_batches().into_iter().filter_map(|(_, batch)| self.pool.ordered(&batch.digest()));
+        let ordered: BTreeMap<_, _> = named.map(|batch| (batch.digest(), batch)).collect();
+        let ordered = ordered.into_values().filter(|batch| !self.pool.is_pending(&batch.digest()));
+        records.extend(ordered.map(Record::Batch));
         records.extend(self.checkpoints.stable().cloned().map(Record::Stable));
         records.extend(self.new_view.clone().map(Record::NewView));
         if matches!(self.mode, Mode::Changing(_)) {

@@ -30,7 +30,7 @@ pub(super) struct Accepted {
 pub(super) enum Noted {
     /// It counts.
     New,
-    /// It is known, or older than what is known.
+    /// It is known, or older than what is known. What it says has not changed.
     Known,
     /// The seat voted for something else in the same view: here is what it said before.
     Conflict(Box<PhaseVote>),

@@ -7,6 +7,8 @@ use super::*;
 
 /// Slots whose votes are sent again to one seat at one time.
 const SLOTS_AGAIN_MAX: usize = 16;
+/// Results that are sent again to one seat at one time: the highest, where all seats meet sooner or later.
+const CHECKPOINTS_AGAIN_MAX: usize = 4;
 
 impl Machine {
     pub(super) fn on_status(&mut self, from: Seat, status: Status) {
@@ -96,7 +98,7 @@ impl Machine {
             self.tell(Recipient::One(to), Note::Stable(certificate.clone()));
         }
         let unproven = |result: &&CheckpointResult| result.height > status.stable && result.height <= status.committed;
-        let own: Vec<_> = self.checkpoints.own().filter(unproven).copied().take(4).collect();
+        let own: Vec<_> = self.checkpoints.own().rev().filter(unproven).copied().take(CHECKPOINTS_AGAIN_MAX).collect();
         for result in own {
             let after = self.resend_after();
             self.send(Recipient::One(to), Body::Checkpoint(result), after);

@@ -6,9 +6,9 @@ use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{Batch, BatchRef, Parameters, Proposal, Transaction};
 
 use crate::config::Config;
-use crate::effect::{Effect, Event, Input, ViewChangeCause};
+use crate::effect::{Effect, Event, Input, Recipient, ViewChangeCause};
 use crate::machine::{Identity, Machine};
-use crate::messages::{Body, Signed};
+use crate::messages::{Body, Note, Signed, Status};
 use crate::record::Record;
 use crate::verify::{KeySigner, Verified, sign};
 
@@ -180,4 +180,171 @@ fn a_replica_whose_own_result_is_wrong_stops() {
     }
     assert!(machine.is_halted());
     assert!(machine.step(Millis(2), Input::Tick).is_empty());
+}
+
+/// Seat 1 sees everything that makes `proposal` final in view 0.
+fn commit(machine: &mut Machine, proposal: &Proposal) -> Vec<Effect> {
+    let (view, height, digest) = (View(0), proposal.height, proposal.digest());
+    let mut effects = machine.step(Millis(1), said(0, Body::PrePrepare { view, proposal: proposal.clone() }));
+    for seat in 1..4 {
+        effects.extend(machine.step(Millis(1), said(seat, Body::Prepare { view, height, digest })));
+    }
+    for seat in 0..3 {
+        effects.extend(machine.step(Millis(1), said(seat, Body::Commit { view, height, digest })));
+    }
+    effects
+}
+
+fn has_prepare(effects: &[Effect], wanted: &Proposal) -> bool {
+    let is_it = |body: &Body| matches!(body, Body::Prepare { digest, .. } if *digest == wanted.digest());
+    sent(effects).iter().any(|(body, _)| is_it(body))
+}
+
+#[test]
+fn an_assignment_for_a_later_view_does_not_displace_that_of_the_current_view() {
+    let mut machine = machine(1);
+    for view in [View(2), View(6), View(1_000_002)] {
+        let junk = Proposal {
+            view,
+            proposer: Seat(2),
+            checkpoint: true,
+            ..Proposal::null(Height(1), Epoch(0), view, Seat(2))
+        };
+        machine.step(Millis(1), said(2, Body::PrePrepare { view, proposal: junk }));
+    }
+    // The payload is not here yet: the assignment waits for it.
+    let real = proposal(1, 1);
+    let waits = machine.step(Millis(1), said(0, Body::PrePrepare { view: View(0), proposal: real.clone() }));
+    assert!(!has_prepare(&waits, &real));
+    assert!(has_prepare(&machine.step(Millis(1), arrives(1)), &real));
+}
+
+#[test]
+fn an_assignment_that_comes_again_is_considered_again() {
+    let mut machine = machine(1);
+    let real = proposal(1, 1);
+    let again = || said(0, Body::PrePrepare { view: View(0), proposal: real.clone() });
+    machine.step(Millis(1), again());
+    // View 1's primary parks something at the same place, and the vote in view 0 is known already.
+    machine.slots.get_mut(&Height(1)).unwrap().parked = None;
+    machine.step(Millis(1), again());
+    assert!(has_prepare(&machine.step(Millis(1), arrives(1)), &real));
+}
+
+#[test]
+fn a_batch_that_a_later_slot_names_again_keeps_its_payload() {
+    let mut machine = machine(1);
+    machine.step(Millis(1), arrives(1));
+    commit(&mut machine, &proposal(1, 1));
+    machine.step(Millis(1), Input::Executed { height: Height(1), checkpoint: None });
+    // High in the window, the primary names the same batch once more.
+    let again = proposal(8, 1);
+    machine.step(Millis(1), said(0, Body::PrePrepare { view: View(0), proposal: again }));
+    assert!(machine.needs_payload(&batch(1).digest()));
+    machine.pool.forget_ordered(Height(7));
+    assert!(machine.needs_payload(&batch(1).digest()), "slot 8 will be executed, too");
+    machine.pool.forget_ordered(Height(8));
+    assert!(!machine.needs_payload(&batch(1).digest()));
+}
+
+#[test]
+fn clients_that_ask_again_for_what_was_ordered_get_a_second_place_and_strangers_do_not() {
+    let mut machine = machine(1);
+    machine.step(Millis(1), arrives(1));
+    commit(&mut machine, &proposal(1, 1));
+    assert_eq!(machine.pending().0, 0);
+    machine.step(Millis(2), Input::BatchReceived { from: Seat(2), batch: batch(1), needed: false });
+    assert_eq!(machine.pending().0, 0, "a late copy");
+    let own = machine.step(Millis(2), arrives(1));
+    let offered = |effect: &Effect| matches!(effect, Effect::Tell { to: Recipient::One(Seat(0)), note: Note::Offer(names) } if names.contains(&batch(1).digest()));
+    assert!(own.iter().any(offered), "the primary dropped its copy as late, and must know");
+    // The primary gives it a second place.
+    let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
+    let identity = Identity { seat: Seat(0), seats: 4, epoch: Epoch(0), parameters };
+    let mut primary = Machine::new(identity, Config::default(), Millis(0));
+    let proposed = primary.step(Millis(1), Input::BatchReceived { from: Seat(0), batch: batch(1), needed: false });
+    let first = sent(&proposed).into_iter().find_map(|(body, _)| match body {
+        Body::PrePrepare { proposal, .. } => Some(proposal.clone()),
+        _ => None,
+    });
+    let first = first.unwrap();
+    commit(&mut primary, &first);
+    let again = primary.step(Millis(3), Input::OfferReceived(Seat(1), vec![batch(1).digest()]));
+    let is_second =
+        |body: &Body| matches!(body, Body::PrePrepare { proposal, .. } if proposal.batches == first.batches);
+    assert!(sent(&again).iter().any(|(body, _)| is_second(body)), "{again:?}");
+}
+
+#[test]
+fn a_seat_that_names_the_end_of_all_views_is_not_followed_there() {
+    let mut machine = machine(1);
+    let last = crate::messages::ViewChange { view: View(u64::MAX), stable: None, prepared: Vec::new() };
+    machine.step(Millis(0), said(3, Body::ViewChange(last)));
+    for now in (0..120_000).step_by(250) {
+        let effects = machine.step(Millis(now), Input::Tick);
+        assert!(events(&effects).is_empty(), "at {now}: {effects:?}");
+    }
+}
+
+#[test]
+fn a_view_is_left_for_a_higher_one_only() {
+    let mut machine = machine(1);
+    machine.start_view_change(View(3), ViewChangeCause::Joined);
+    let sent_before = sent(&std::mem::take(&mut machine.effects)).len();
+    machine.start_view_change(View(3), ViewChangeCause::NoNewView);
+    machine.start_view_change(View(2), ViewChangeCause::NoNewView);
+    assert_eq!((sent_before, machine.effects.len()), (1, 0), "a second view-change could contradict the first");
+}
+
+#[test]
+fn a_checkpoint_asked_for_with_batches_is_not_accepted() {
+    let mut machine = machine(1);
+    machine.step(Millis(1), arrives(1));
+    let costly = Proposal { checkpoint: true, ..proposal(1, 1) };
+    let effects = machine.step(Millis(1), said(0, Body::PrePrepare { view: View(0), proposal: costly.clone() }));
+    assert!(!has_prepare(&effects, &costly));
+}
+
+#[test]
+fn results_are_sent_again_from_the_highest() {
+    let mut machine = machine(1);
+    for height in 1..=7 {
+        let result = CheckpointResult {
+            height: Height(height),
+            block_hash: Digest::ZERO,
+            state_root: Digest::ZERO,
+            receipts_root: Digest::ZERO,
+        };
+        machine.step(Millis(1), Input::Executed { height: Height(height), checkpoint: Some(result) });
+    }
+    let status = Status { committed: Height(7), ..Status::default() };
+    let effects = machine.step(Millis(2), Input::StatusReceived(Seat(2), status));
+    let again: Vec<_> = sent(&effects)
+        .into_iter()
+        .filter_map(|(body, _)| match body {
+            Body::Checkpoint(result) => Some(result.height.0),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(again, [7, 6, 5, 4]);
+}
+
+#[test]
+fn a_liar_that_is_ahead_of_all_does_not_keep_others_from_helping() {
+    let mut machine = machine(1);
+    let liar = Status { committed: Height(u64::MAX), stable: Height(u64::MAX), ..Status::default() };
+    let honest = Status { committed: Height(6), ..Status::default() };
+    machine.step(Millis(1), Input::StatusReceived(Seat(0), liar));
+    machine.step(Millis(1), Input::StatusReceived(Seat(2), honest));
+    let mut asked = Vec::new();
+    for now in (0..10_000).step_by(250) {
+        for effect in machine.step(Millis(now), Input::Tick) {
+            if let Effect::Tell { to: Recipient::One(seat), note } = effect
+                && matches!(note, Note::FetchBlocks { .. } | Note::FetchManifest)
+            {
+                asked.push((seat, matches!(note, Note::FetchBlocks { .. })));
+            }
+        }
+    }
+    assert!(asked.contains(&(Seat(2), true)), "blocks, from a seat that has them: {asked:?}");
 }

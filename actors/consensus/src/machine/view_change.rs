@@ -10,7 +10,7 @@ use crate::messages::PreparedCertificate;
 impl Machine {
     /// Whether something waits to be committed.
     fn has_work(&self) -> bool {
-        self.pool.len() > 0 || self.slots.values().any(|slot| slot.is_open(self.view))
+        self.pool.has_new() || self.slots.values().any(|slot| slot.is_open(self.view))
     }
 
     /// Starts the view's timer where there is something to wait for, and stops it where there is not.
@@ -57,12 +57,17 @@ impl Machine {
         self.rejoined_at.insert(seat, self.now);
         // A correct seat that is alone has no quorum to move it further than a few views; a faulty one could name the last.
         let within_reach = view.0 <= self.view.0.saturating_add(self.identity.seats as u64);
-        if view > self.view && within_reach {
+        if within_reach {
             self.start_view_change(view, ViewChangeCause::Rejoin);
         }
     }
 
+    /// Leaves all views below `to`. A second view-change to the same view, or to an earlier one, could contradict the first.
     pub(super) fn start_view_change(&mut self, to: View, cause: ViewChangeCause) {
+        if to <= self.view || self.own_view_change.as_ref().is_some_and(|own| own.view >= to) {
+            self.view_deadline = None;
+            return;
+        }
         if matches!(cause, ViewChangeCause::NoProgress | ViewChangeCause::NoNewView) {
             self.failed_views = self.failed_views.saturating_add(1);
         }
@@ -108,12 +113,17 @@ impl Machine {
         self.view_changes.values().filter(|message| message.body.view() >= view).count()
     }
 
-    /// f+1 seats want a higher view: at least one of them is correct.
-    fn join_others(&mut self) {
-        let wanted = match self.mode {
+    /// The view that this replica is in, or changes to.
+    pub(super) fn wanted_view(&self) -> View {
+        match self.mode {
             Mode::Normal => self.view,
             Mode::Changing(view) => view,
-        };
+        }
+    }
+
+    /// f+1 seats want a higher view: at least one of them is correct.
+    fn join_others(&mut self) {
+        let wanted = self.wanted_view();
         let others = self.view_changes.iter().filter(|(seat, _)| **seat != self.identity.seat);
         let mut views: Vec<_> = others.map(|(_, message)| message.body.view()).filter(|view| *view > wanted).collect();
         views.sort_unstable_by(|a, b| b.cmp(a));
@@ -181,15 +191,16 @@ impl Machine {
         self.deliver();
     }
 
-    fn assign_required(&mut self, proposals: BTreeMap<Height, Proposal>) {
+    /// The primary assigns again what its new-view requires.
+    pub(super) fn assign_required(&mut self, proposals: BTreeMap<Height, Proposal>) {
         for (height, proposal) in proposals {
-            if self.contradicts_committed(height, proposal.digest()) {
+            let is_superseded = self.is_superseded(height, proposal.digest());
+            if self.halted {
                 return;
             }
-            if !self.in_window(height) {
-                continue;
-            }
-            if self.is_primary() {
+            let assigned = self.slots.get(&height).and_then(|slot| slot.accepted.as_ref());
+            let is_open = assigned.is_none_or(|accepted| accepted.view < self.view);
+            if self.is_primary() && self.in_window(height) && is_open && !is_superseded {
                 // The primary may lack a payload that a quorum holds: it proposes by name, and fetches.
                 self.want_missing(&proposal, self.someone_else());
                 self.accept(self.view, proposal);
@@ -204,15 +215,17 @@ impl Machine {
         }
     }
 
-    fn contradicts_committed(&mut self, height: Height, digest: Digest) -> bool {
+    /// Whether a final block stands where the view wants another one. If it became final in this view or a later one, this
+    /// replica has entered a view that the others have left. If it did so earlier, the view had to take it over.
+    fn is_superseded(&mut self, height: Height, digest: Digest) -> bool {
         let committed = self.slots.get(&height).and_then(|slot| slot.committed.as_ref());
-        match committed.map(|(proposal, _)| proposal.digest()) {
-            Some(committed) if committed != digest => {
-                self.halt(Event::SafetyViolated { height, digests: [committed, digest] });
-                true
-            }
-            _ => false,
+        let Some((committed, view)) = committed.map(|(proposal, proof)| (proposal.digest(), proof.view)) else {
+            return false;
+        };
+        if committed != digest && view < self.view {
+            self.halt(Event::SafetyViolated { height, digests: [committed, digest] });
         }
+        committed != digest
     }
 
     pub(super) fn someone_else(&self) -> Seat {

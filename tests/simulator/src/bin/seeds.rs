@@ -45,6 +45,8 @@ enum Rule {
     ForgetPrepared,
     /// A slot takes a second proposal in one view.
     AcceptTwice,
+    /// What was read from the page cache counts as durable.
+    TrustPageCache,
     /// A replica goes on although its result is not the proven one.
     IgnoreOwnResult,
 }
@@ -57,6 +59,7 @@ impl Rule {
             Self::ResendUngated => Mutation::ResendUngated,
             Self::ForgetPrepared => Mutation::ForgetPrepared,
             Self::AcceptTwice => Mutation::AcceptTwice,
+            Self::TrustPageCache => Mutation::TrustPageCache,
             Self::IgnoreOwnResult => Mutation::IgnoreOwnResult,
         }
     }

@@ -21,13 +21,15 @@ impl Behaviour for Flooder {
         let digest = Digest::sha256(&rng.u64(..).to_be_bytes());
         let height = Height(rng.u64(0..300));
         let view = View(rng.u64(0..40));
-        let extra = match rng.u8(0..12) {
+        let extra = match rng.u8(0..14) {
             0 => signed_as(own, Body::ViewChange(ViewChange { view, stable: None, prepared: Vec::new() })),
             1 => signed_as(own, Body::Commit { view, height, digest }),
             2 => signed_as(own, Body::Prepare { view, height, digest }),
             3 => Envelope::Note(Note::FetchBatches(vec![digest; 8])),
             4 => Envelope::Note(Note::Offer(vec![digest; 8])),
             5 => Envelope::Note(Note::FetchBlocks { from: height }),
+            6 => Envelope::Note(Note::Unavailable),
+            7 => Envelope::Note(Note::FetchManifest),
             _ => return sent,
         };
         sent.push(extra);

@@ -21,6 +21,9 @@ impl Behaviour for Liar {
                 let mut status = *status;
                 status.committed = Height(status.committed.0 + rng.u64(0..2_000));
                 status.view = View(status.view.0 + rng.u64(0..3));
+                if rng.u8(0..4) == 0 {
+                    (status.committed, status.stable) = (Height(u64::MAX), Height(u64::MAX));
+                }
                 vec![Envelope::Note(Note::Status(status))]
             }
             Envelope::Signed(message) => match &message.body {

@@ -5,8 +5,10 @@ mod equivocator;
 mod flooder;
 mod forger;
 mod liar;
+mod repeater;
 mod replayer;
 mod silent;
+mod usurper;
 
 use std::fmt;
 
@@ -25,7 +27,7 @@ pub trait Behaviour: fmt::Debug {
 }
 
 /// The behaviours that a seed can choose.
-pub const NAMES: [&str; 6] = ["equivocator", "flooder", "forger", "liar", "replayer", "silent"];
+pub const NAMES: [&str; 8] = ["equivocator", "flooder", "forger", "liar", "repeater", "replayer", "silent", "usurper"];
 
 /// The behaviour with this name.
 pub fn behaviour(name: &str) -> Option<Box<dyn Behaviour>> {
@@ -34,8 +36,10 @@ pub fn behaviour(name: &str) -> Option<Box<dyn Behaviour>> {
         "flooder" => Some(Box::new(flooder::Flooder)),
         "forger" => Some(Box::new(forger::Forger)),
         "liar" => Some(Box::new(liar::Liar)),
+        "repeater" => Some(Box::<repeater::Repeater>::default()),
         "replayer" => Some(Box::<replayer::Replayer>::default()),
         "silent" => Some(Box::<silent::Silent>::default()),
+        "usurper" => Some(Box::<usurper::Usurper>::default()),
         _ => None,
     }
 }

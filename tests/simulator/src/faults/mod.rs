@@ -7,8 +7,10 @@ use crate::network::NodeIndex;
 /// Something that goes wrong, or right again.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// The process dies.
+    /// The power fails: the process dies, and what was not synced may be gone.
     Crash(NodeIndex),
+    /// The process is killed: what it wrote and did not sync is still in the page cache.
+    Kill(NodeIndex),
     /// The process starts again.
     Restart(NodeIndex),
     /// The process stands still; its messages and timers wait.
@@ -40,7 +42,7 @@ pub fn plan(rng: &mut Rng, nodes: usize, length_us: u64) -> Plan {
         let from = rng.u64(0..length_us);
         let until = (from + rng.u64(1_000..length_us / 2)).min(length_us);
         let node = rng.usize(0..nodes);
-        match rng.u8(0..10) {
+        match rng.u8(0..11) {
             0..=2 => plan.extend([(from, Fault::Crash(node)), (until, Fault::Restart(node))]),
             3 => {
                 // Everyone at once: a power cut.
@@ -57,6 +59,12 @@ pub fn plan(rng: &mut Rng, nodes: usize, length_us: u64) -> Plan {
             8 => {
                 let slow = rng.choice([2_000, 20_000, 400_000]).unwrap_or(2_000);
                 plan.extend([(from, Fault::DiskLatency(node, slow)), (until, Fault::DiskLatency(node, 150))]);
+            }
+            9 => {
+                // Killed, and soon after it is back the power fails.
+                let soon = until + rng.u64(0..20_000);
+                plan.extend([(from, Fault::Kill(node)), (until, Fault::Restart(node))]);
+                plan.extend([(soon, Fault::Crash(node)), (soon + rng.u64(1_000..500_000), Fault::Restart(node))]);
             }
             _ => plan.extend((0..rng.u64(1..4)).map(|i| (from + i * 100_000, Fault::CutLog(node)))),
         }

@@ -2,6 +2,8 @@
 
 use standin_consensus::{Body, Record, Signed};
 
+use standin_foundation::{Height, View};
+
 use super::Violation;
 use crate::disk::Disk;
 
@@ -25,10 +27,24 @@ pub(super) fn check(disk: &Disk, message: &Signed) -> Result<(), Violation> {
         Body::NewView(_) => disk.has_durable(|r| matches!(r, Record::NewView(logged) if logged.body == message.body)),
     };
     // A cut log keeps what is live; what is behind a stable checkpoint needs no record any more.
+    let settled = |height: &Height| {
+        let stable = |record: &Record| matches!(record, Record::Stable(stable) if stable.result.height >= *height);
+        disk.base_height() >= *height || disk.has_durable(stable)
+    };
+    // Whoever has left a view, or entered a later one, never speaks about how it began again.
+    let left = |view: View| {
+        disk.has_durable(|record| match record {
+            Record::NewView(message) => message.body.view() >= view,
+            Record::ViewChange(body) => body.view > view,
+            _ => false,
+        })
+    };
     let behind = match &message.body {
-        Body::PrePrepare { proposal, .. } => disk.base_height() >= proposal.height,
-        Body::Prepare { height, .. } | Body::Commit { height, .. } => disk.base_height() >= *height,
-        _ => false,
+        Body::PrePrepare { proposal, .. } => settled(&proposal.height),
+        Body::Prepare { height, .. } | Body::Commit { height, .. } => settled(height),
+        Body::Checkpoint(result) => settled(&result.height),
+        Body::ViewChange(said) => left(said.view),
+        Body::NewView(said) => left(said.view),
     };
     if found || behind {
         return Ok(());
