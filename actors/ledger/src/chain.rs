@@ -11,7 +11,7 @@ use crate::certificate::CheckpointResult;
 use crate::error::LedgerError;
 use crate::genesis::{Genesis, Parameters};
 use crate::receipt::{Outcome, Receipt, interval_root, receipts_root};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{RecentIds, Snapshot};
 use crate::state::{State, Write};
 use crate::state_machine::{Context, Reject, StateMachine};
 use crate::transaction::{Transaction, TransactionId};
@@ -148,7 +148,7 @@ impl Chain {
             }
             receipts.push(Receipt { transaction: transaction.id(), outcome });
         }
-        self.recent.close(height, ids);
+        self.recent.close(height, ids.into());
         Ok(self.advance(header, state, receipts, writes))
     }
 
@@ -262,7 +262,7 @@ struct RecentTransactions {
 #[derive(Debug, Clone)]
 struct RecentHeight {
     height: Height,
-    ids: Vec<TransactionId>,
+    ids: Arc<[TransactionId]>,
     root: Digest,
 }
 
@@ -281,7 +281,7 @@ impl RecentTransactions {
         let mut forgotten = Vec::new();
         while self.by_height.front().is_some_and(|oldest| oldest.height.plus(window) <= height) {
             let Some(oldest) = self.by_height.pop_front() else { break };
-            for id in &oldest.ids {
+            for id in oldest.ids.iter() {
                 self.ids.remove(id);
             }
             forgotten.push(oldest);
@@ -292,24 +292,24 @@ impl RecentTransactions {
         }
     }
 
-    fn close(&mut self, height: Height, ids: Vec<TransactionId>) {
+    fn close(&mut self, height: Height, ids: Arc<[TransactionId]>) {
         let root = ids_root(height, &ids);
         self.by_height.push_back(RecentHeight { height, ids, root });
     }
 
-    fn remember(&mut self, height: Height, ids: Vec<TransactionId>) {
-        self.ids.extend(&ids);
+    fn remember(&mut self, height: Height, ids: Arc<[TransactionId]>) {
+        self.ids.extend(ids.iter());
         self.close(height, ids);
     }
 
     fn undo(&mut self, height: Height) {
         let Some(newest) = self.by_height.pop_back() else { return };
         debug_assert_eq!(newest.height, height);
-        for id in &newest.ids {
+        for id in newest.ids.iter() {
             self.ids.remove(id);
         }
         for old in self.forgotten.pop_back().unwrap_or_default().into_iter().rev() {
-            self.ids.extend(&old.ids);
+            self.ids.extend(old.ids.iter());
             self.by_height.push_front(old);
         }
     }
@@ -318,8 +318,8 @@ impl RecentTransactions {
         recent_root(self.by_height.iter().map(|recent| &recent.root))
     }
 
-    fn to_list(&self) -> Vec<(Height, Vec<TransactionId>)> {
-        self.by_height.iter().map(|recent| (recent.height, recent.ids.clone())).collect()
+    fn to_list(&self) -> RecentIds {
+        self.by_height.iter().map(|recent| (recent.height, Arc::clone(&recent.ids))).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use standin_foundation::limits::SEATS_MAX;
+use standin_foundation::limits::{FRAME_BYTES_MAX, PROPOSAL_BATCHES_MAX, SEATS_MAX, TITLE_BYTES_MAX};
 use standin_foundation::{Canonical, ChainId, ClusterId, Digest, Encoder, Height, PublicKey, Seat, View};
 
 use crate::block::{Header, Proposal};
@@ -11,6 +11,9 @@ use crate::builtin::Builtin;
 use crate::certificate::SeatTable;
 use crate::error::LedgerError;
 use crate::trie::Trie;
+
+/// The most heights for which ids may be remembered: their roots must fit into a snapshot's manifest.
+const REPLAY_WINDOW_MAX: u64 = 65_536;
 
 /// Whether transactions must carry their client's signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -105,8 +108,17 @@ impl Genesis {
                  ({checkpoint_interval}, at least 1) to 1024 is allowed"
             ));
         }
-        if replay_window == 0 || replay_window > 1_000_000 {
-            faults.push(format!("parameters.replay_window: {replay_window} found, 1 to 1000000 is allowed"));
+        let most = largest_window(self.seats.len());
+        if window > most {
+            faults.push(format!(
+                "parameters.window: {window} found, {most} is the most that {} seats can prove in one message when a view \
+                 changes",
+                self.seats.len()
+            ));
+        }
+        if replay_window == 0 || replay_window > REPLAY_WINDOW_MAX {
+            faults
+                .push(format!("parameters.replay_window: {replay_window} found, 1 to {REPLAY_WINDOW_MAX} is allowed"));
         }
         if client_signatures == ClientSignatures::None && !self.chain.is_test() {
             faults.push(format!(
@@ -154,6 +166,20 @@ impl Genesis {
     }
 }
 
+/// The largest window for which the proof that a view may begin fits into one frame: a quorum's view-changes, each with a
+/// full proposal and a quorum of votes for every slot of the window.
+fn largest_window(seats: usize) -> u64 {
+    const BATCH_NAME_BYTES: usize = 48 + 2 * TITLE_BYTES_MAX;
+    const PROPOSAL_BYTES: usize = 64 + PROPOSAL_BATCHES_MAX * BATCH_NAME_BYTES;
+    const VOTE_BYTES: usize = 80;
+    let faulty = seats.saturating_sub(1) / 3;
+    let quorum = (seats + faulty + 2) / 2;
+    let slot = PROPOSAL_BYTES + quorum * VOTE_BYTES;
+    // What stands beside the slots: signatures, the stable checkpoint's certificate.
+    let rest = quorum * (1_024 + quorum * VOTE_BYTES);
+    (FRAME_BYTES_MAX.saturating_sub(rest) / (quorum * slot)) as u64
+}
+
 impl Canonical for Genesis {
     fn encode(&self, out: &mut Encoder) {
         let parameters = &self.parameters;
@@ -193,6 +219,16 @@ mod tests {
         let mut other = sound.clone();
         other.parameters.window = 256;
         assert_ne!(other.digest(), sound.digest());
+    }
+
+    #[test]
+    fn the_window_is_bounded_by_what_one_message_can_prove() {
+        assert!(largest_window(4) >= 256 && largest_window(10) >= 128);
+        assert!(largest_window(64) < 32);
+        let mut wide = genesis("payments");
+        wide.parameters.window = 1_024;
+        let text = wide.check().unwrap_err().to_string();
+        assert!(text.contains(&format!("{} is the most that 4 seats", largest_window(4))), "{text}");
     }
 
     #[test]

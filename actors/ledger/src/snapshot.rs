@@ -1,6 +1,7 @@
 //! Snapshots: the whole state at a checkpoint, in chunks that verify one by one against the certified root.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,9 @@ use crate::error::LedgerError;
 use crate::transaction::TransactionId;
 use crate::trie::{Subtree, Trie, root_of_cut};
 
+/// Ids of transactions by height, oldest first. Cheap to clone.
+pub type RecentIds = Vec<(Height, Arc<[TransactionId]>)>;
+
 /// The state after one block, with what the blocks after it must remember.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -23,7 +27,7 @@ pub struct Snapshot {
     /// The state.
     pub state: Trie,
     /// Ids of the transactions within the replay window, by height.
-    pub recent: Vec<(Height, Vec<TransactionId>)>,
+    pub recent: RecentIds,
 }
 
 /// What a snapshot consists of; verified against a checkpoint certificate before any chunk is asked for.
@@ -98,7 +102,7 @@ impl ServedSnapshot {
     }
 }
 
-fn group_recent(recent: &[(Height, Vec<TransactionId>)]) -> Vec<Vec<(Height, Vec<TransactionId>)>> {
+fn group_recent(recent: &RecentIds) -> Vec<Vec<(Height, Vec<TransactionId>)>> {
     let mut groups: Vec<Vec<(Height, Vec<TransactionId>)>> = Vec::new();
     let mut size = 0;
     for (height, ids) in recent.iter().filter(|(_, ids)| !ids.is_empty()) {
@@ -108,7 +112,7 @@ fn group_recent(recent: &[(Height, Vec<TransactionId>)]) -> Vec<Vec<(Height, Vec
         }
         size += ids.len();
         if let Some(group) = groups.last_mut() {
-            group.push((*height, ids.clone()));
+            group.push((*height, ids.to_vec()));
         }
     }
     groups
@@ -215,7 +219,7 @@ impl SnapshotBuilder {
         if !self.missing(1).is_empty() {
             return Err(Box::new(self));
         }
-        let recent: Vec<_> = self.recent.into_iter().collect();
+        let recent = self.recent.into_iter().map(|(height, ids)| (height, ids.into())).collect();
         let snapshot = Snapshot { header: self.manifest.header, state: self.state, recent };
         debug_assert_eq!(snapshot.state_root(), self.manifest.certificate.result.state_root);
         Ok((snapshot, self.manifest.certificate))

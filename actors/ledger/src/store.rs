@@ -21,7 +21,7 @@ use standin_foundation::{Digest, Height};
 use crate::block::Header;
 use crate::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate};
 use crate::receipt::{Outcome, Receipt};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{RecentIds, Snapshot};
 use crate::state::Write;
 use crate::transaction::TransactionId;
 use crate::trie::Trie;
@@ -227,7 +227,7 @@ impl Store {
     }
 
     /// Adds the next block, in one commit. `writes` are kept in memory until [`Store::flush`].
-    pub fn append(&mut self, block: &StoredBlock, ids: &[TransactionId], writes: Vec<Write>) -> Result<(), StoreError> {
+    pub fn append(&mut self, block: &StoredBlock, writes: Vec<Write>) -> Result<(), StoreError> {
         check_space(&self.options)?;
         let height = block.header.height();
         let body = Body { payloads: block.payloads.clone(), receipts: block.receipts.clone() };
@@ -242,8 +242,17 @@ impl Store {
         }
         if self.options.index_transactions {
             let place = |index: usize| [key_of(height).as_slice(), &(index as u32).to_be_bytes()].concat();
-            let indexed = ids.iter().enumerate();
-            changes.extend(indexed.map(|(index, id)| (TRANSACTIONS, id.as_bytes().to_vec(), Some(place(index)))));
+            for (index, Receipt { transaction, outcome }) in block.receipts.iter().enumerate() {
+                // What comes a second time is found at its first place.
+                let is_second = match outcome {
+                    Outcome::Duplicate => true,
+                    Outcome::Expired => self.transaction(transaction)?.is_some(),
+                    _ => false,
+                };
+                if !is_second {
+                    changes.push((TRANSACTIONS, transaction.as_bytes().to_vec(), Some(place(index))));
+                }
+            }
         }
         self.commit(changes)?;
         self.head = height;
@@ -281,7 +290,7 @@ impl Store {
         let height = snapshot.header.height();
         let mut changes: Vec<_> = self.read_state()?.keys().map(|key| (STATE, key.to_vec(), None::<Vec<u8>>)).collect();
         changes.extend(snapshot.state.entries().into_iter().map(|(k, v)| (STATE, k.to_vec(), Some(v.to_vec()))));
-        changes.extend(self.remembered(snapshot.recent.clone())?);
+        changes.extend(self.remembered(&snapshot.recent)?);
         let checkpoint = StoredCheckpoint { result: certificate.result, certificate: Some(certificate.clone()) };
         changes.push((CHECKPOINTS, key_of(height).to_vec(), Some(self.encode(&checkpoint)?)));
         changes.push((META, BASE.to_vec(), Some(self.encode(&Base(snapshot.header.clone()))?)));
@@ -325,7 +334,7 @@ impl Store {
 
     /// The ids that a chain at `height` remembers: those of the snapshot that the store began with, as far as they are
     /// within the window, and those in the blocks since.
-    fn recent(&self, height: Height, window: u64) -> Result<Vec<(Height, Vec<TransactionId>)>, StoreError> {
+    fn recent(&self, height: Height, window: u64) -> Result<RecentIds, StoreError> {
         let first = Height((height.0 + 1).saturating_sub(window).max(1));
         let base = self.base()?;
         let mut recent = Vec::new();
@@ -337,7 +346,8 @@ impl Store {
                 part += 1;
             }
             let remembered = self.decode::<Remembered>(Some(bytes))?.unwrap_or_default().0;
-            recent.extend(remembered.into_iter().filter(|(height, _)| *height >= first));
+            let within = remembered.into_iter().filter(|(height, _)| *height >= first);
+            recent.extend(within.map(|(height, ids)| (height, ids.into())));
         }
         for height in (first.max(base.next()).0..=height.0).map(Height) {
             let block = self.block(height)?.ok_or_else(|| self.damaged(format!("block {height} is not there")))?;
@@ -408,7 +418,8 @@ impl Store {
         Ok(self.decode::<Base>(self.get(META, BASE)?)?.map_or(Height(0), |base| base.0.height()))
     }
 
-    fn remembered(&self, recent: Vec<(Height, Vec<TransactionId>)>) -> Result<Vec<Change>, StoreError> {
+    fn remembered(&self, recent: &RecentIds) -> Result<Vec<Change>, StoreError> {
+        let recent = recent.iter().map(|(height, ids)| (*height, ids.to_vec())).collect();
         let bytes = self.encode(&Remembered(recent))?;
         let parts = bytes.chunks(PART_BYTES).enumerate();
         let mut changes: Vec<Change> =
@@ -581,8 +592,7 @@ mod tests {
                 let next = chain.height().0 + 1;
                 let executed = step(chain, vec![put(next, next + 5)]);
                 let block = stored(&executed);
-                let ids: Vec<_> = executed.receipts.iter().map(|receipt| receipt.transaction).collect();
-                store.append(&block, &ids, executed.writes).unwrap();
+                store.append(&block, executed.writes).unwrap();
                 if let Some(result) = executed.checkpoint {
                     store.flush(&result).unwrap();
                 }
