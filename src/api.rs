@@ -1,5 +1,7 @@
 //! HTTP: health, metrics, and `/api/v1`. The same types are read by [`crate::client`].
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use actix_web::{HttpResponse, Responder, web};
@@ -198,12 +200,15 @@ async fn readyz(node: web::Data<NodeHandle>) -> HttpResponse {
     let seats = node.genesis.seats.len();
     let quorum = (seats + (seats - 1) / 3 + 2) / 2;
     let connected = 1 + status.peers.values().filter(|(_, connected)| *connected).count();
-    let ahead = status.peers.values().map(|(peer, _)| peer.committed).max().unwrap_or_default();
+    // What f+1 others say they have reached, at least one correct seat has.
+    let mut reached: Vec<_> = status.peers.values().map(|(peer, _)| peer.committed).collect();
+    reached.sort_unstable_by(|a, b| b.cmp(a));
+    let ahead = reached.get((seats - 1) / 3).copied().unwrap_or_default();
     let window = node.genesis.parameters.window;
     let checks = [
         (connected >= quorum, format!("quorum {connected} of {seats} connected, {quorum} needed")),
         (status.status.changing_to.is_none(), format!("view {}", status.status.view)),
-        (ahead.0 <= status.executed.0 + window, format!("sync at {} of {ahead}", status.executed)),
+        (ahead <= status.executed.plus(window), format!("sync at {} of {ahead}", status.executed)),
     ];
     let line = |(sound, what): &(bool, String)| format!("[{}]{what}\n", if *sound { '+' } else { '-' });
     let text: String = checks.iter().map(line).collect();
@@ -277,7 +282,7 @@ async fn submit(node: web::Data<NodeHandle>, query: web::Query<SubmitQuery>, bod
         Err(error) => return unavailable(error.to_string()),
     };
     let wait = Duration::from_millis(query.wait_ms).min(WAIT_MAX);
-    let finished = wait_for(outcomes, wait).await;
+    let finished = settle_duplicates(&node, &ids, wait_for(outcomes, wait).await).await;
     let mut taken = ids.into_iter().zip(finished);
     let results: Vec<Submitted> = checked
         .into_iter()
@@ -342,6 +347,53 @@ async fn wait_for(outcomes: Vec<oneshot::Receiver<Finished>>, wait: Duration) ->
         });
     }
     finished
+}
+
+/// A client that asks again wants to know what became of its transaction the first time, not that this time it was refused.
+/// Where the first place cannot be found, a duplicate stays one.
+async fn settle_duplicates(
+    node: &NodeHandle,
+    ids: &[TransactionId],
+    mut finished: Vec<Option<Finished>>,
+) -> Vec<Option<Finished>> {
+    let is_duplicate =
+        |finished: &Option<Finished>| finished.as_ref().is_some_and(|finished| finished.outcome == Outcome::Duplicate);
+    if !finished.iter().any(is_duplicate) {
+        return finished;
+    }
+    let wanted: Vec<_> =
+        ids.iter().zip(&finished).map(|(id, finished)| is_duplicate(finished).then_some(*id)).collect();
+    let first_places = move |ledger: &Ledger| {
+        let mut blocks = BTreeMap::new();
+        let mut places = Vec::with_capacity(wanted.len());
+        for id in wanted {
+            places.push(match id {
+                Some(id) => first_place(ledger, &id, &mut blocks)?,
+                None => None,
+            });
+        }
+        Ok(places)
+    };
+    if let Ok(places) = read(node, first_places).await {
+        for (finished, place) in finished.iter_mut().zip(places) {
+            *finished = place.or(finished.take());
+        }
+    }
+    finished
+}
+
+fn first_place(
+    ledger: &Ledger,
+    id: &TransactionId,
+    blocks: &mut BTreeMap<Height, Vec<Receipt>>,
+) -> Result<Option<Finished>, HttpFault> {
+    let Some((height, index)) = ledger.store.transaction(id)? else { return Ok(None) };
+    if let Entry::Vacant(entry) = blocks.entry(height) {
+        entry.insert(ledger.store.block(height)?.map(|block| block.receipts).unwrap_or_default());
+    }
+    let receipt = blocks.get(&height).and_then(|receipts| receipts.get(index));
+    let is_it = |receipt: &&Receipt| receipt.transaction == *id;
+    Ok(receipt.filter(is_it).map(|receipt| Finished { height, index, outcome: receipt.outcome.clone() }))
 }
 
 fn submitted(id: TransactionId, finished: Option<Finished>) -> Submitted {

@@ -172,14 +172,12 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn node_config(&mut self) -> NodeConfig {
         let defaults = ConsensusConfig::default();
+        let view_timeout_ms = self.number("consensus", "view_timeout_ms", 50..=8_000, Some(defaults.view_timeout_ms));
+        // What a status brings back, a lost vote or an offered batch, must come before the view is given up.
+        let status_max = (view_timeout_ms / 4).max(10);
         let consensus = ConsensusConfig {
-            view_timeout_ms: self.number("consensus", "view_timeout_ms", 50..=8_000, Some(defaults.view_timeout_ms)),
-            status_interval_ms: self.number(
-                "consensus",
-                "status_interval_ms",
-                10..=10_000,
-                Some(defaults.status_interval_ms),
-            ),
+            view_timeout_ms,
+            status_interval_ms: self.number("consensus", "status_interval_ms", 10..=status_max, Some(status_max)),
             in_flight_max: self.number("consensus", "in_flight_max", 1..=128, Some(defaults.in_flight_max)),
             linger_ms: self.number("consensus", "linger_ms", 0..=1_000, Some(defaults.linger_ms)),
             idle_checkpoint_ms: self.number(
@@ -473,7 +471,9 @@ view_timeout_ms = 500
     fn a_sound_file_reads_and_the_environment_wins() {
         let config = parse(SOUND, &[("STANDIN__CONSENSUS__VIEW_TIMEOUT_MS", "700")]).unwrap();
         assert_eq!(config.key_file, Path::new("/etc/standin/node.key"));
-        assert_eq!(config.consensus.view_timeout_ms, 700);
+        assert_eq!((config.consensus.view_timeout_ms, config.consensus.status_interval_ms), (700, 175));
+        let error = parse(&SOUND.replace("= 500", "= 500\nstatus_interval_ms = 126"), &[]).unwrap_err().to_string();
+        assert!(error.contains("`consensus.status_interval_ms`: found 126, a number from 10 to 125"), "{error}");
     }
 
     #[test]

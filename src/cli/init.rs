@@ -192,7 +192,7 @@ fn node_config(seat: usize, keys: &[PublicKey], ports: &Ports, plan: &Plan) -> S
          [node]\nname = \"{name}\"\nkey_file = \"node.key\"\ngenesis_file = \"../genesis.toml\"\ndata_dir = \"data\"\n\n\
          [bridge]\nlisten = \"{bridge}\"\ncertificate_file = \"tls.pem\"\ncertificate_key_file = \"tls.key\"\n\n\
          [http]\nlisten = \"{http}\"\n\n\
-         [consensus]\n# view_timeout_ms = 1000\n# status_interval_ms = 250\n# in_flight_max = 16\n\n\
+         [consensus]\n# view_timeout_ms = 1000\n# status_interval_ms = 250    # at most a quarter of view_timeout_ms\n# in_flight_max = 16\n\n\
          [store]\n{store}\n\
          [log]\nlevel = \"{log_level}\"\nformat = \"text\"\n"
     );

@@ -9,9 +9,11 @@ use std::thread::JoinHandle;
 use standin_foundation::Height;
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate};
 use standin_ledger::error::LedgerError;
-use standin_ledger::snapshot::{ServedSnapshot, Snapshot};
+use standin_ledger::snapshot::Snapshot;
 use standin_ledger::store::{Store, StoreError, StoredBlock};
 use standin_ledger::{Batch, Chain, Genesis, Proposal, Receipt, StateMachine};
+
+use super::served::Served;
 
 /// Commands that may wait. Consensus keeps far fewer blocks open.
 const COMMANDS_MAX: usize = 1_024;
@@ -37,8 +39,8 @@ pub struct Ledger {
     pub chain: Chain,
     /// The store.
     pub store: Store,
-    /// The newest snapshot that is proven.
-    pub served: Option<ServedSnapshot>,
+    /// Snapshots that other seats can fetch.
+    pub(super) served: Served,
     /// Snapshots at checkpoints that are not proven yet.
     pub(super) snapshots: BTreeMap<Height, Snapshot>,
 }
@@ -175,7 +177,7 @@ impl Worker {
             Command::Certify(certificate) => self.certify(certificate).map(|()| None),
             Command::Install(snapshot, certificate) => {
                 self.ledger.store.install(&snapshot, &certificate)?;
-                self.ledger.served = Some(ServedSnapshot::new(&snapshot, certificate.clone()));
+                self.ledger.served.set_newest((*snapshot).clone(), certificate.clone());
                 self.ledger.snapshots.clear();
                 self.ledger.chain = Chain::from_snapshot(&self.genesis, Arc::clone(&self.machine), *snapshot);
                 Ok(Some(ExecutorReport::Installed(certificate)))
@@ -208,8 +210,7 @@ impl Worker {
             payloads: batches.iter().map(|batch| batch.payload().clone()).collect(),
             receipts: executed.receipts,
         };
-        let ids: Vec<_> = block.receipts.iter().map(|receipt| receipt.transaction).collect();
-        self.ledger.store.append(&block, &ids, executed.writes)?;
+        self.ledger.store.append(&block, executed.writes)?;
         if let Some(result) = &executed.checkpoint {
             self.ledger.store.flush(result)?;
             self.ledger.snapshots.insert(height, self.ledger.chain.snapshot());
@@ -221,7 +222,7 @@ impl Worker {
         let height = certificate.result.height;
         self.ledger.store.certify(&certificate)?;
         if let Some(snapshot) = self.ledger.snapshots.remove(&height) {
-            self.ledger.served = Some(ServedSnapshot::new(&snapshot, certificate));
+            self.ledger.served.set_newest(snapshot, certificate);
         }
         self.ledger.snapshots = self.ledger.snapshots.split_off(&height);
         Ok(())

@@ -9,6 +9,8 @@ mod mempool;
 mod open;
 mod peers;
 mod pool;
+mod reports;
+mod served;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +37,7 @@ use crate::verify::{KeySigner, sign};
 use executor::{Command, Executor, ExecutorReport};
 use log_writer::{LogCommand, LogReport, LogWriter};
 use mempool::Mempool;
+use reports::Reports;
 
 impl Message for Signed {
     type Reply = ();
@@ -136,6 +139,7 @@ pub struct Replica {
     config: ReplicaConfig,
     log: LogWriter,
     executor: Executor,
+    reports: Reports<Report>,
     payloads: BTreeMap<Digest, Arc<Batch>>,
     mempool: Mempool,
     started: Instant,
@@ -162,19 +166,27 @@ impl Replica {
         let seat = config.signer.seat;
         let opened = open::open(&config.storage, &config.genesis, seat, config.consensus, &config.state_machine)?;
         let log_bytes = opened.log.bytes();
-        let to = address.clone();
-        // A replica that has ended wants no reports.
-        let log = LogWriter::start(opened.log, move |report| drop(to.tell(LogReported(report))))?;
-        let to = address;
+        let reports = Reports::default();
+        let to_replica = || {
+            let (reports, address) = (reports.clone(), address.clone());
+            move |report| {
+                reports.push(report);
+                // A full mailbox has messages with which the reports are looked at; a replica that has ended wants none.
+                let _ = address.tell(ReportsWait);
+            }
+        };
+        let (report_log, report_ledger) = (to_replica(), to_replica());
+        let log = LogWriter::start(opened.log, move |report| report_log(Report::Log(report)))?;
         let machine = Arc::clone(&config.state_machine);
         let genesis = config.genesis.clone();
-        let report = move |report| drop(to.tell(Executed(report)));
+        let report = move |report| report_ledger(Report::Ledger(report));
         let executor = Executor::start(opened.ledger, genesis, machine, report)?;
         Ok(Self {
             machine: opened.machine,
             gate: Gate::new(opened.durable),
             log,
             executor,
+            reports,
             payloads: opened.payloads,
             mempool: Mempool::default(),
             started: Instant::now(),
@@ -304,6 +316,7 @@ impl Replica {
         let wait = Duration::from_millis((wanted - self.now()).max(1));
         let timer = ctx.run_later(wait, |shell, ctx| {
             shell.role.timer = None;
+            shell.role.take_reports(ctx);
             shell.role.step(Input::Tick, ctx);
         });
         self.timer = Some((wanted, timer));
@@ -396,42 +409,51 @@ impl Role for Replica {
     }
 }
 
-/// The log's thread says how far it is.
+/// What the replica's own threads say.
 #[derive(Debug)]
-struct LogReported(LogReport);
+enum Report {
+    /// The log's thread says how far it is.
+    Log(LogReport),
+    /// The executor says what it has done.
+    Ledger(ExecutorReport),
+}
 
-impl Message for LogReported {
+/// There are reports.
+#[derive(Debug)]
+struct ReportsWait;
+
+impl Message for ReportsWait {
     type Reply = ();
     const LANE: Lane = Lane::Control;
 }
 
-impl Handle<LogReported> for Replica {
-    fn handle(&mut self, LogReported(report): LogReported, _: Reply<()>, ctx: &mut Ctx<Self>) {
-        match report {
-            Ok((durable, bytes)) => {
-                self.durable = durable;
-                self.log_bytes = bytes;
-                self.gate.durable(durable);
-                self.release();
-                self.consider_cutting();
-                self.set_timer(ctx);
-            }
-            Err(error) => self.fatal(error.to_string()),
-        }
+impl Handle<ReportsWait> for Replica {
+    fn handle(&mut self, _: ReportsWait, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.take_reports(ctx);
     }
 }
 
-/// The executor says what it has done.
-#[derive(Debug)]
-struct Executed(ExecutorReport);
+impl Replica {
+    fn take_reports(&mut self, ctx: &mut Ctx<Self>) {
+        while let Some(report) = self.reports.take() {
+            match report {
+                Report::Log(Ok((durable, bytes))) => self.log_is_durable(durable, bytes, ctx),
+                Report::Log(Err(error)) => self.fatal(error.to_string()),
+                Report::Ledger(report) => self.ledger_reported(report, ctx),
+            }
+        }
+    }
 
-impl Message for Executed {
-    type Reply = ();
-    const LANE: Lane = Lane::Control;
-}
+    fn log_is_durable(&mut self, durable: Lsn, bytes: u64, ctx: &mut Ctx<Self>) {
+        self.durable = durable;
+        self.log_bytes = bytes;
+        self.gate.durable(durable);
+        self.release();
+        self.consider_cutting();
+        self.set_timer(ctx);
+    }
 
-impl Handle<Executed> for Replica {
-    fn handle(&mut self, Executed(report): Executed, _: Reply<()>, ctx: &mut Ctx<Self>) {
+    fn ledger_reported(&mut self, report: ExecutorReport, ctx: &mut Ctx<Self>) {
         match report {
             ExecutorReport::Executed { height, checkpoint, receipts } => {
                 self.counters.blocks += 1;

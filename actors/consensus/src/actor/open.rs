@@ -12,6 +12,7 @@ use standin_ledger::{Batch, Chain, Genesis, StateMachine};
 
 use super::executor::{ExecutionError, Ledger};
 use super::log_writer;
+use super::served::Served;
 use crate::config::Config;
 use crate::machine::{Identity, Machine};
 use crate::record::{Lsn, Record};
@@ -97,12 +98,13 @@ pub(super) fn open(
     let identity = Identity { seat, seats: genesis.seats.len(), epoch: Epoch(0), parameters: genesis.parameters };
     let next = log.next();
     let mut machine = Machine::restore(identity, config, Millis(0), records, store.head(), next);
+    payloads.retain(|digest, _| machine.needs_payload(digest));
     let now_unix_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     machine.set_unix_ms_at_zero(now_unix_ms.as_millis() as u64);
     ledger_snapshots.retain(|height, _| *height >= stable);
-    let mut ledger = Ledger { chain, store, served: None, snapshots: ledger_snapshots };
+    let mut ledger = Ledger { chain, store, served: Served::default(), snapshots: ledger_snapshots };
     if let (Some(certificate), Some(snapshot)) = (machine.stable_certificate(), ledger.snapshots.get(&stable)) {
-        ledger.served = Some(standin_ledger::snapshot::ServedSnapshot::new(snapshot, certificate.clone()));
+        ledger.served.set_newest(snapshot.clone(), certificate.clone());
     }
     Ok(Opened { machine, log, ledger, payloads, results, durable: next - 1 })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use standin_foundation::{Digest, Height, NodeId, Seat};
 use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate, SeatTable};
-use standin_ledger::snapshot::{Chunk, Manifest};
+use standin_ledger::snapshot::Manifest;
 use standin_ledger::{Batch, ClientSignatures, Genesis, Proposal};
 use standin_stage::bridge::Router;
 use standin_stage::{Address, CallError, Ctx, Handle, Lane, Message, Reply};
@@ -162,6 +162,7 @@ impl Message for Checked {
 
 impl Handle<Checked> for Replica {
     fn handle(&mut self, Checked(input): Checked, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.take_reports(ctx);
         self.step(input, ctx);
     }
 }
@@ -196,6 +197,9 @@ impl Message for PeerBlocks {
 
 impl Handle<PeerBlocks> for Replica {
     fn handle(&mut self, PeerBlocks(from, blocks): PeerBlocks, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        if !self.machine.awaits_blocks(from) {
+            return;
+        }
         let mut checked = Vec::with_capacity(blocks.len());
         for (proposal, certificate, batches) in blocks {
             if proposal.height > self.machine.status().committed {
@@ -219,6 +223,7 @@ impl Message for PeerNote {
 
 impl Handle<PeerNote> for Replica {
     fn handle(&mut self, PeerNote(from, note): PeerNote, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.take_reports(ctx);
         match note {
             Note::Status(status) => self.take_status(from, status, ctx),
             Note::Offer(digests) => self.step(Input::OfferReceived(from, digests), ctx),
@@ -281,14 +286,9 @@ fn blocks_from(ledger: &Ledger, from: Height) -> Option<Transfer> {
 }
 
 fn manifest_of(ledger: &Ledger) -> Option<Transfer> {
-    ledger.served.as_ref().map(|served| Transfer::Manifest(Box::new(served.manifest().clone())))
+    ledger.served.manifest().map(|manifest| Transfer::Manifest(Box::new(manifest)))
 }
 
 fn chunk_of(ledger: &Ledger, height: Height, index: u32) -> Option<Transfer> {
-    let served = ledger.served.as_ref()?;
-    if served.manifest().certificate.result.height != height {
-        return None;
-    }
-    let chunk: Chunk = served.chunk(index as usize)?;
-    Some(Transfer::Chunk { height, index, chunk })
+    ledger.served.chunk(height, index as usize).map(|chunk| Transfer::Chunk { height, index, chunk })
 }
