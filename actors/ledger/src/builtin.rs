@@ -182,8 +182,8 @@ mod tests {
         Builtin.apply(&Context { height: Height(1), time_ms: 0 }, &transaction, &mut state)?;
         for (key, value) in state.into_writes() {
             match value {
-                Some(value) => trie.insert(key, value),
-                None => assert!(trie.remove(&key)),
+                Some(value) => drop(trie.insert(key, value)),
+                None => assert!(trie.remove(&key).is_some()),
             }
         }
         Ok(())

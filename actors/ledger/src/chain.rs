@@ -1,6 +1,6 @@
 //! Execution: the chain as a function of genesis and the sequence of proposals. Pure.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use standin_foundation::{Digest, Encoder, Height};
@@ -25,20 +25,28 @@ pub const UNDO_DEPTH: usize = 64;
 pub struct Chain {
     machine: Arc<dyn StateMachine>,
     parameters: Parameters,
-    head: Version,
-    /// Versions before the head, oldest first, at most [`UNDO_DEPTH`].
-    past: VecDeque<Version>,
+    state: Trie,
+    head: Head,
+    /// What the last blocks replaced, oldest first, at most [`UNDO_DEPTH`].
+    past: VecDeque<Replaced>,
     recent: RecentTransactions,
 }
 
-/// The chain right after one block.
+/// A block as the one after it needs it.
 #[derive(Debug, Clone)]
-struct Version {
+struct Head {
     header: Header,
     hash: Digest,
-    state: Trie,
     /// Receipts' roots of the blocks since the last checkpoint, up to and with this one.
     interval: Vec<Digest>,
+}
+
+/// What a block replaced: the way back.
+#[derive(Debug, Clone)]
+struct Replaced {
+    head: Head,
+    /// Keys that the block wrote, and what they held before each write, in order.
+    values: Vec<Write>,
 }
 
 /// What came of one block.
@@ -68,10 +76,11 @@ impl Chain {
     /// A chain at height 0.
     pub fn new(genesis: &Genesis, machine: Arc<dyn StateMachine>) -> Self {
         let header = genesis.header();
-        let head = Version { hash: header.hash(), header, state: genesis.state(), interval: Vec::new() };
+        let head = Head { hash: header.hash(), header, interval: Vec::new() };
         Self {
             machine,
             parameters: genesis.parameters,
+            state: genesis.state(),
             head,
             past: VecDeque::new(),
             recent: RecentTransactions::default(),
@@ -82,7 +91,8 @@ impl Chain {
     pub fn from_snapshot(genesis: &Genesis, machine: Arc<dyn StateMachine>, snapshot: Snapshot) -> Self {
         let Snapshot { header, state, recent } = snapshot;
         let mut chain = Self::new(genesis, machine);
-        chain.head = Version { hash: header.hash(), header, state, interval: Vec::new() };
+        chain.head = Head { hash: header.hash(), header, interval: Vec::new() };
+        chain.state = state;
         for (height, ids) in recent {
             chain.recent.remember(height, ids);
         }
@@ -106,7 +116,7 @@ impl Chain {
 
     /// The state after the head.
     pub fn state(&self) -> &Trie {
-        &self.head.state
+        &self.state
     }
 
     /// The parameters.
@@ -126,7 +136,7 @@ impl Chain {
 
     /// Answers a question about the state at the head.
     pub fn query(&self, query: &[u8]) -> Result<Vec<u8>, Reject> {
-        self.machine.query(&self.head.state, query)
+        self.machine.query(&self.state, query)
     }
 
     /// Executes the next proposal. `batches` are the payloads that it names, in order.
@@ -135,13 +145,12 @@ impl Chain {
         let header = Header::following(&self.head.header, proposal);
         let height = header.height();
         let context = Context { height, time_ms: header.time_ms };
-        let mut state = self.head.state.clone();
         let mut receipts = Vec::with_capacity(header.proposal.transaction_count() as usize);
-        let mut writes = Vec::new();
+        let (mut writes, mut replaced) = (Vec::new(), Vec::new());
         let mut ids = Vec::with_capacity(receipts.capacity());
         self.recent.forget(height, self.parameters.replay_window);
         for transaction in batches.iter().flat_map(|batch| batch.transactions()) {
-            let outcome = self.apply(&context, transaction, &mut state, &mut writes);
+            let outcome = self.apply(&context, transaction, &mut writes, &mut replaced);
             if !matches!(outcome, Outcome::Duplicate | Outcome::Expired) {
                 self.recent.insert(transaction.id());
                 ids.push(transaction.id());
@@ -149,7 +158,7 @@ impl Chain {
             receipts.push(Receipt { transaction: transaction.id(), outcome });
         }
         self.recent.close(height, ids.into());
-        Ok(self.advance(header, state, receipts, writes))
+        Ok(self.advance(header, receipts, writes, replaced))
     }
 
     /// Goes back to the state right after the block at `height`. Fails if that is further than [`UNDO_DEPTH`] blocks.
@@ -159,14 +168,17 @@ impl Chain {
                 return Err(LedgerError::NotNext { head: self.height(), found: height });
             };
             self.recent.undo(self.height());
-            self.head = previous;
+            let mut values = previous.values;
+            values.reverse();
+            apply_writes(&mut self.state, &values);
+            self.head = previous.head;
         }
         Ok(())
     }
 
     /// The whole state at the head, to be sent to others. Costs nothing but a reference.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { header: self.head.header.clone(), state: self.head.state.clone(), recent: self.recent.to_list() }
+        Snapshot { header: self.head.header.clone(), state: self.state.clone(), recent: self.recent.to_list() }
     }
 
     fn check_next(&self, proposal: &Proposal, batches: &[Arc<Batch>]) -> Result<(), LedgerError> {
@@ -183,7 +195,13 @@ impl Chain {
         Ok(())
     }
 
-    fn apply(&self, context: &Context, transaction: &Transaction, trie: &mut Trie, writes: &mut Vec<Write>) -> Outcome {
+    fn apply(
+        &mut self,
+        context: &Context,
+        transaction: &Transaction,
+        writes: &mut Vec<Write>,
+        replaced: &mut Vec<Write>,
+    ) -> Outcome {
         let expires = transaction.expires();
         if expires < context.height || expires > context.height.plus(self.parameters.replay_window - 1) {
             return Outcome::Expired;
@@ -191,32 +209,44 @@ impl Chain {
         if self.recent.contains(&transaction.id()) {
             return Outcome::Duplicate;
         }
-        let mut state = State::new(trie);
+        let mut state = State::new(&self.state);
         match self.machine.apply(context, transaction, &mut state) {
             Ok(output) => {
-                let new = state.into_writes();
-                apply_writes(trie, &new);
-                writes.extend(new);
+                for (key, value) in state.into_writes() {
+                    let before = match &value {
+                        Some(value) => self.state.insert(key.clone(), value.clone()),
+                        None => self.state.remove(&key),
+                    };
+                    replaced.push((key.clone(), before));
+                    writes.push((key, value));
+                }
                 Outcome::Applied(output)
             }
             Err(Reject(reason)) => Outcome::Rejected(reason),
         }
     }
 
-    fn advance(&mut self, header: Header, state: Trie, receipts: Vec<Receipt>, writes: Vec<Write>) -> ExecutedBlock {
+    fn advance(
+        &mut self,
+        header: Header,
+        receipts: Vec<Receipt>,
+        writes: Vec<Write>,
+        values: Vec<Write>,
+    ) -> ExecutedBlock {
         let height = header.height();
         let receipts_root = receipts_root(&receipts);
         let mut interval = if self.is_checkpoint(&self.head.header) { Vec::new() } else { self.head.interval.clone() };
         interval.push(receipts_root);
-        let head = Version { hash: header.hash(), header, state, interval };
-        self.past.push_back(std::mem::replace(&mut self.head, head));
+        let head = Head { hash: header.hash(), header, interval };
+        let head = std::mem::replace(&mut self.head, head);
+        self.past.push_back(Replaced { head, values });
         if self.past.len() > UNDO_DEPTH {
             self.past.pop_front();
         }
         let checkpoint = self.is_checkpoint(&self.head.header).then(|| CheckpointResult {
             height,
             block_hash: self.head.hash,
-            state_root: state_root(&self.head.state, &self.recent.root()),
+            state_root: state_root(&self.state, &self.recent.root()),
             receipts_root: interval_root(&self.head.interval),
         });
         let (header, hash) = (self.head.header.clone(), self.head.hash);
@@ -238,10 +268,8 @@ pub fn apply_writes(trie: &mut Trie, writes: &[Write]) {
     for (key, value) in writes {
         match value {
             Some(value) => trie.insert(key.clone(), value.clone()),
-            None => {
-                trie.remove(key);
-            }
-        }
+            None => trie.remove(key),
+        };
     }
 }
 
@@ -253,7 +281,8 @@ pub(crate) fn state_root(trie: &Trie, recent_root: &Digest) -> Digest {
 /// The ids of the transactions of the last heights.
 #[derive(Debug, Clone, Default)]
 struct RecentTransactions {
-    ids: BTreeSet<TransactionId>,
+    #[allow(clippy::disallowed_types, reason = "never iterated; a tree of this many digests costs several times more")]
+    ids: std::collections::HashSet<TransactionId>,
     by_height: VecDeque<RecentHeight>,
     /// What each of the last blocks made go, newest last, for undo.
     forgotten: VecDeque<Vec<RecentHeight>>,

@@ -50,7 +50,7 @@ fn nibble(place: &Digest, depth: usize) -> usize {
 }
 
 fn leaf_hash(place: &Digest, value: &[u8]) -> Digest {
-    Digest::sha256_of(&[&[0x20], place.as_bytes(), Digest::sha256(value).as_bytes()])
+    Digest::sha256_of(&[&[0x20], place.as_bytes(), value])
 }
 
 /// A branch's hash covers which children exist, and their hashes.
@@ -126,20 +126,18 @@ impl Trie {
         }
     }
 
-    /// Sets the value of `key`.
-    pub fn insert(&mut self, key: Bytes, value: Bytes) {
+    /// Sets the value of `key`; gives the one before.
+    pub fn insert(&mut self, key: Bytes, value: Bytes) -> Option<Bytes> {
         let leaf = Leaf { place: place_of(&key), key, value, hash: OnceLock::new() };
-        if insert_at(&mut self.root, leaf, 0) {
-            self.count += 1;
-        }
+        let before = insert_at(&mut self.root, leaf, 0);
+        self.count += u64::from(before.is_none());
+        before
     }
 
-    /// Removes `key`; says whether it was there.
-    pub fn remove(&mut self, key: &[u8]) -> bool {
+    /// Removes `key`; gives the value that it had.
+    pub fn remove(&mut self, key: &[u8]) -> Option<Bytes> {
         let removed = remove_at(&mut self.root, &place_of(key), 0);
-        if removed {
-            self.count -= 1;
-        }
+        self.count -= u64::from(removed.is_some());
         removed
     }
 
@@ -199,7 +197,7 @@ impl Subtree {
             let place = place_of(key);
             let belongs = self.prefix.iter().enumerate().all(|(depth, n)| nibble(&place, depth) == usize::from(*n));
             let leaf = Leaf { place, key: key.clone(), value: value.clone(), hash: OnceLock::new() };
-            if !belongs || !insert_at(&mut node, leaf, self.prefix.len()) {
+            if !belongs || insert_at(&mut node, leaf, self.prefix.len()).is_some() {
                 return None;
             }
         }
@@ -233,51 +231,52 @@ fn fold(parts: &[(Vec<u8>, Digest)], depth: usize) -> Option<Digest> {
     Some(branch_hash(&children))
 }
 
-/// Inserts below `slot`; says whether the key is new. The depth is bounded by the 64 nibbles of a place.
-fn insert_at(slot: &mut Option<Arc<Node>>, leaf: Leaf, depth: usize) -> bool {
+/// Inserts below `slot`; gives the value before. The depth is bounded by the 64 nibbles of a place.
+fn insert_at(slot: &mut Option<Arc<Node>>, leaf: Leaf, depth: usize) -> Option<Bytes> {
     let Some(node) = slot else {
         *slot = Some(Arc::new(Node::Leaf(leaf)));
-        return true;
+        return None;
     };
-    match Arc::make_mut(node) {
-        Node::Leaf(present) if present.place == leaf.place => {
-            *present = leaf;
-            false
-        }
-        Node::Leaf(present) => {
-            let mut branch = Branch::default();
-            let present = present.clone();
-            for leaf in [present, leaf] {
-                if let Some(child) = branch.child_mut(&leaf.place.clone(), depth) {
-                    insert_at(child, leaf, depth + 1);
-                }
+    if let Node::Leaf(present) = &**node {
+        if present.place == leaf.place {
+            let before = present.value.clone();
+            match Arc::get_mut(node) {
+                Some(node) => *node = Node::Leaf(leaf),
+                None => *node = Arc::new(Node::Leaf(leaf)),
             }
-            *slot = Some(Arc::new(Node::Branch(branch)));
-            true
+            return Some(before);
         }
-        Node::Branch(branch) => {
-            branch.hash.take();
-            branch.child_mut(&leaf.place.clone(), depth).is_some_and(|child| insert_at(child, leaf, depth + 1))
+        // Both go one level down; the present leaf is shared, not copied.
+        let mut branch = Branch::default();
+        let index = nibble(&present.place, depth);
+        if let Some(child) = branch.children.get_mut(index) {
+            *child = slot.take();
         }
+        if let Some(child) = branch.child_mut(&leaf.place.clone(), depth) {
+            insert_at(child, leaf, depth + 1);
+        }
+        *slot = Some(Arc::new(Node::Branch(branch)));
+        return None;
     }
+    let Node::Branch(branch) = Arc::make_mut(node) else { return None };
+    branch.hash.take();
+    let place = leaf.place;
+    branch.child_mut(&place, depth).and_then(|child| insert_at(child, leaf, depth + 1))
 }
 
-fn remove_at(slot: &mut Option<Arc<Node>>, place: &Digest, depth: usize) -> bool {
-    match slot.as_deref() {
-        None => return false,
-        Some(Node::Leaf(leaf)) => {
-            let found = leaf.place == *place;
-            if found {
-                *slot = None;
-            }
-            return found;
+fn remove_at(slot: &mut Option<Arc<Node>>, place: &Digest, depth: usize) -> Option<Bytes> {
+    match slot.as_deref()? {
+        Node::Leaf(leaf) if leaf.place == *place => {
+            let before = leaf.value.clone();
+            *slot = None;
+            return Some(before);
         }
-        Some(Node::Branch(branch)) if branch.child(place, depth).is_none() => return false,
-        Some(Node::Branch(_)) => {}
-    }
-    let Some(Node::Branch(branch)) = slot.as_mut().map(Arc::make_mut) else { return false };
-    let removed = branch.child_mut(place, depth).is_some_and(|child| remove_at(child, place, depth + 1));
-    if removed {
+        Node::Leaf(_) => return None,
+        Node::Branch(branch) => branch.child(place, depth)?,
+    };
+    let Some(Node::Branch(branch)) = slot.as_mut().map(Arc::make_mut) else { return None };
+    let removed = branch.child_mut(place, depth).and_then(|child| remove_at(child, place, depth + 1));
+    if removed.is_some() {
         branch.hash.take();
         if let Some(leaf) = branch.lone_leaf() {
             *slot = Some(leaf);
@@ -355,7 +354,7 @@ mod tests {
 
     fn trie(keys: impl IntoIterator<Item = u32>) -> Trie {
         let mut trie = Trie::default();
-        keys.into_iter().for_each(|n| trie.insert(key(n), key(n * 3)));
+        keys.into_iter().for_each(|n| drop(trie.insert(key(n), key(n * 3))));
         trie
     }
 
@@ -413,14 +412,13 @@ mod tests {
             for (n, value) in steps {
                 match value {
                     Some(value) => {
-                        trie.insert(key(n), key(value));
-                        model.insert(n, value);
+                        prop_assert_eq!(trie.insert(key(n), key(value)), model.insert(n, value).map(key));
                     }
-                    None => prop_assert_eq!(trie.remove(&key(n)), model.remove(&n).is_some()),
+                    None => prop_assert_eq!(trie.remove(&key(n)), model.remove(&n).map(key)),
                 }
             }
             let mut fresh = Trie::default();
-            model.iter().for_each(|(n, value)| fresh.insert(key(*n), key(*value)));
+            model.iter().for_each(|(n, value)| drop(fresh.insert(key(*n), key(*value))));
             prop_assert_eq!(trie.root(), fresh.root());
             prop_assert_eq!(trie.len(), model.len() as u64);
             for n in 0..60 {
