@@ -13,7 +13,7 @@ use standin_foundation::{KeyError, Seat, SecretKey, Term};
 use standin_ledger::builtin::Builtin;
 use standin_ledger::{Genesis, StateMachine};
 use standin_stage::bridge::tls::TlsError;
-use standin_stage::bridge::{Bridge, BridgeConfig, BridgeError, PeerConfig, Router, TlsIdentity};
+use standin_stage::bridge::{Bridge, BridgeConfig, BridgeError, PeerConfig, Router, SocketTransport, TlsIdentity};
 use standin_stage::{Address, CallError, Cell, MailboxLimits, Supervision};
 use tokio::sync::watch;
 
@@ -110,10 +110,11 @@ impl Node {
         let seat = genesis.seat_table().seat_of(&key.public());
         let seat = seat.ok_or_else(|| NodeError::NoSeat(config.key_file.clone()))?;
         let listener = listen(config.bridge_listen, "bridge")?;
+        let tls = TlsIdentity::read(&config.certificate_file, &config.certificate_key_file)?;
+        let transport = Arc::new(SocketTransport::new(tls, Some(listener)));
         let bridge = BridgeConfig {
             key: SecretKey::read(&config.key_file)?,
             chain: genesis.digest(),
-            tls: TlsIdentity::read(&config.certificate_file, &config.certificate_key_file)?,
             peers: peers(config),
             limits: MailboxLimits::default(),
         };
@@ -147,7 +148,7 @@ impl Node {
         let pool = VerifyPool::start(threads, VERIFY_JOBS_MAX).map_err(NodeError::Thread)?;
         let ingress = Arc::new(Ingress::new(&genesis, pool.clone()));
         let router = routes(Router::default(), &ingress, replica.address());
-        let bridge = Bridge::start(bridge, prepared, listener, router)?;
+        let bridge = Bridge::start(bridge, prepared, transport, router)?;
         let handle = NodeHandle { genesis, seat, replica: replica.address().clone(), reader, ingress, pool };
         Ok(Self { handle, bridge, replica, fatal })
     }

@@ -13,9 +13,10 @@ mod router;
 mod session;
 pub mod tls;
 mod transport;
+#[cfg(test)]
+mod turmoil_tests;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub use pipe::Pipe;
 pub use router::Router;
 pub use session::SessionEnd;
 pub use tls::TlsIdentity;
+pub use transport::{Listening, Local, Opened, SocketTransport, Take, Transport};
 
 use crate::mailbox::MailboxLimits;
 use crate::policy::Backoff;
@@ -76,8 +78,6 @@ pub struct BridgeConfig {
     pub key: SecretKey,
     /// The chain's genesis digest.
     pub chain: Digest,
-    /// The node's certificate and key.
-    pub tls: TlsIdentity,
     /// Who is admitted.
     pub peers: Vec<PeerConfig>,
     /// Bounds of what waits for one peer.
@@ -87,7 +87,7 @@ pub struct BridgeConfig {
 #[derive(Debug)]
 struct Shared {
     credentials: Credentials,
-    tls: TlsIdentity,
+    transport: Arc<dyn Transport>,
     peers: BTreeMap<NodeId, Arc<Peer>>,
     router: Router,
     hellos: AtomicUsize,
@@ -99,8 +99,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct Bridge {
     shared: Arc<Shared>,
-    server: actix_web::dev::ServerHandle,
-    address: Option<SocketAddr>,
+    listening: Box<dyn Listening>,
 }
 
 impl Bridge {
@@ -115,34 +114,28 @@ impl Bridge {
     pub fn start(
         config: BridgeConfig,
         prepared: Prepared,
-        listener: TcpListener,
+        transport: Arc<dyn Transport>,
         router: Router,
     ) -> Result<Self, BridgeError> {
         let own = config.key.public().node_id();
         let admitted = config.peers.iter().map(|peer| (peer.key.node_id(), peer.key)).collect();
         let shared = Arc::new(Shared {
             credentials: Credentials { key: config.key, chain: config.chain, admitted },
-            tls: config.tls,
+            transport,
             peers: prepared.peers,
             router,
             hellos: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             stop: Notify::new(),
         });
-        let address = listener.local_addr().ok();
         let accepting = Arc::clone(&shared);
-        let server = transport::listen(listener, &shared.tls, move |opened| {
-            actix_web::rt::spawn(accept(Arc::clone(&accepting), opened));
-        })?;
+        let listening = shared.transport.listen(Arc::new(move |opened| {
+            actix_rt::spawn(accept(Arc::clone(&accepting), opened));
+        }))?;
         for peer in config.peers.into_iter().filter(|peer| peer.key.node_id() > own) {
             actix_rt::spawn(keep_dialling(Arc::clone(&shared), peer));
         }
-        Ok(Self { shared, server, address })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.address
+        Ok(Self { shared, listening })
     }
 
     /// Says goodbye to all peers, and stops listening. Ends within about a second.
@@ -152,7 +145,7 @@ impl Bridge {
         for peer in self.shared.peers.values() {
             peer.disconnect();
         }
-        self.server.stop(true).await;
+        self.listening.stop().await;
     }
 }
 
@@ -169,7 +162,7 @@ impl Prepared {
     }
 }
 
-async fn accept(shared: Arc<Shared>, (mut pipe, binding): transport::Opened) {
+async fn accept(shared: Arc<Shared>, Opened { mut pipe, binding }: Opened) {
     if shared.hellos.fetch_add(1, Ordering::AcqRel) >= HELLOS_PENDING_MAX {
         shared.hellos.fetch_sub(1, Ordering::AcqRel);
         tracing::warn!("connection refused: {HELLOS_PENDING_MAX} others are proving who they are");
@@ -229,8 +222,8 @@ async fn keep_dialling(shared: Arc<Shared>, peer: PeerConfig) {
 
 async fn connect(shared: &Shared, peer: &PeerConfig) -> Result<Pipe, BridgeError> {
     let within = Duration::from_millis(HELLO_TIMEOUT_MS);
-    let dialled = tokio::time::timeout(within, transport::dial(&peer.address, &shared.tls)).await;
-    let (mut pipe, binding) = dialled
+    let dialled = tokio::time::timeout(within, shared.transport.dial(&peer.address)).await;
+    let Opened { mut pipe, binding } = dialled
         .unwrap_or_else(|_| Err(BridgeError::Dial { address: peer.address.clone(), what: "timed out".to_owned() }))?;
     greet(shared, &mut pipe, Side::Dialler, &binding, Some(peer.key.node_id())).await?;
     Ok(pipe)
@@ -238,6 +231,8 @@ async fn connect(shared: &Shared, peer: &PeerConfig) -> Result<Pipe, BridgeError
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use serde::{Deserialize, Serialize};
     use standin_foundation::wire::Wire;
 
@@ -288,19 +283,16 @@ mod tests {
         let peers = (1..=2)
             .map(|seed: u8| PeerConfig { key: key(seed).public(), address: addresses[usize::from(seed) - 1].clone() })
             .collect();
-        let config = BridgeConfig {
-            key: key(own),
-            chain: Digest::sha256(b"chain"),
-            tls: TlsIdentity::from_pem(&certificate, &private).unwrap(),
-            peers,
-            limits: MailboxLimits::default(),
-        };
+        let config =
+            BridgeConfig { key: key(own), chain: Digest::sha256(b"chain"), peers, limits: MailboxLimits::default() };
         let cell = Cell::spawn("parrot", Supervision::default(), MailboxLimits::default(), |_| Parrot);
         let prepared = Bridge::prepare(&config);
         let remote = prepared.remote(&key(other).public().node_id()).unwrap();
         let listener = listeners[usize::from(own) - 1].try_clone().unwrap();
         let router = Router::default().ask::<Echo, _>(cell.address().clone());
-        TestNode { bridge: Bridge::start(config, prepared, listener, router).unwrap(), remote, _cell: cell }
+        let tls = TlsIdentity::from_pem(&certificate, &private).unwrap();
+        let transport = Arc::new(SocketTransport::new(tls, Some(listener)));
+        TestNode { bridge: Bridge::start(config, prepared, transport, router).unwrap(), remote, _cell: cell }
     }
 
     const SOON: Duration = Duration::from_secs(10);

@@ -1,8 +1,12 @@
-//! Real sockets: actix-ws takes connections, tokio-tungstenite makes them, both over TLS.
+//! How connections are made and taken: a trait, so that the same bridge runs on sockets and on a simulated network; and
+//! real sockets: actix-ws takes connections, tokio-tungstenite makes them, both over TLS.
 
 use std::any::Any;
+use std::fmt;
+use std::future::Future;
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 
 use actix_web::dev::{Extensions, ServerHandle};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
@@ -10,8 +14,10 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::ServerName;
 use standin_foundation::limits::FRAME_BYTES_MAX;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message as WsMessage;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
@@ -19,15 +25,80 @@ use super::BridgeError;
 use super::pipe::Pipe;
 use super::tls::{EXPORTER_LABEL, TlsIdentity};
 
+/// A future that stays on its thread.
+pub type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// A connection before its hello.
+#[derive(Debug)]
+pub struct Opened {
+    /// Both directions.
+    pub pipe: Pipe,
+    /// What binds a hello to this very connection: keying material that both ends know, and nobody in between.
+    pub binding: Vec<u8>,
+}
+
+/// Called with each connection that comes in, on a thread that runs a [`tokio::task::LocalSet`].
+pub type Take = Arc<dyn Fn(Opened) + Send + Sync>;
+
+/// A way to make connections and to take them.
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// Makes a connection to `address`: host and port.
+    fn dial<'a>(&'a self, address: &'a str) -> Local<'a, Result<Opened, BridgeError>>;
+
+    /// Begins to take connections. Called once.
+    fn listen(&self, take: Take) -> Result<Box<dyn Listening>, BridgeError>;
+}
+
+/// Connections are being taken.
+pub trait Listening: fmt::Debug {
+    /// Ends it, within about a second.
+    fn stop(&self) -> Local<'_, ()>;
+}
+
 /// Messages between the socket's task and the session, each way.
 const PIPE_MESSAGES: usize = 64;
 const PATH: &str = "/bridge/v1";
 
-/// A connection before its hello: the pipe, and the keying material that binds a hello to it.
-pub(super) type Opened = (Pipe, Vec<u8>);
+/// Websockets over TLS over TCP.
+#[derive(Debug)]
+pub struct SocketTransport {
+    tls: TlsIdentity,
+    listener: Mutex<Option<TcpListener>>,
+}
+
+impl SocketTransport {
+    /// Takes connections from `listener`; without one, only makes them.
+    pub fn new(tls: TlsIdentity, listener: Option<TcpListener>) -> Self {
+        Self { tls, listener: Mutex::new(listener) }
+    }
+}
+
+impl Transport for SocketTransport {
+    fn dial<'a>(&'a self, address: &'a str) -> Local<'a, Result<Opened, BridgeError>> {
+        Box::pin(dial(address, &self.tls))
+    }
+
+    fn listen(&self, take: Take) -> Result<Box<dyn Listening>, BridgeError> {
+        let listener = self.listener.lock().ok().and_then(|mut listener| listener.take());
+        let none = || BridgeError::Listen {
+            address: String::new(),
+            source: std::io::Error::other("the transport has no listener, or it is in use"),
+        };
+        Ok(Box::new(SocketListening(listen(listener.ok_or_else(none)?, &self.tls, take)?)))
+    }
+}
+
+#[derive(Debug)]
+struct SocketListening(ServerHandle);
+
+impl Listening for SocketListening {
+    fn stop(&self) -> Local<'_, ()> {
+        Box::pin(self.0.stop(true))
+    }
+}
 
 /// Opens a connection.
-pub(super) async fn dial(address: &str, tls: &TlsIdentity) -> Result<Opened, BridgeError> {
+async fn dial(address: &str, tls: &TlsIdentity) -> Result<Opened, BridgeError> {
     let failed = |what: String| BridgeError::Dial { address: address.to_owned(), what };
     let tcp = TcpStream::connect(address).await.map_err(|error| failed(error.to_string()))?;
     tcp.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
@@ -47,6 +118,14 @@ pub(super) async fn dial(address: &str, tls: &TlsIdentity) -> Result<Opened, Bri
     let (socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(config))
         .await
         .map_err(|error| failed(format!("websocket: {error}")))?;
+    Ok(Opened { pipe: pipe_over(socket), binding })
+}
+
+/// Carries a websocket's binary messages both ways until either side ends.
+pub(super) fn pipe_over<S>(socket: WebSocketStream<S>) -> Pipe
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let (mut sink, mut source) = socket.split();
     let (outgoing, mut to_send) = mpsc::channel::<Bytes>(PIPE_MESSAGES);
     let (received, incoming) = mpsc::channel::<Bytes>(PIPE_MESSAGES);
@@ -68,25 +147,21 @@ pub(super) async fn dial(address: &str, tls: &TlsIdentity) -> Result<Opened, Bri
             }
         }
     });
-    Ok((Pipe::new(outgoing, incoming), binding))
+    Pipe::new(outgoing, incoming)
 }
 
 struct Binding(Vec<u8>);
 
-/// Listens; every connection that opens a websocket is handed to `take`, on the listener's own thread.
-pub(super) fn listen(
-    listener: TcpListener,
-    tls: &TlsIdentity,
-    take: impl Fn(Opened) + Send + Clone + 'static,
-) -> Result<ServerHandle, BridgeError> {
+/// Every connection that opens a websocket is handed to `take`, on the listener's own thread.
+fn listen(listener: TcpListener, tls: &TlsIdentity, take: Take) -> Result<ServerHandle, BridgeError> {
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     let server = HttpServer::new(move || {
-        let take = take.clone();
+        let take = Arc::clone(&take);
         App::new().route(
             PATH,
             web::get().to(move |request: HttpRequest, body: web::Payload| {
                 let opened = upgrade(&request, body);
-                let take = take.clone();
+                let take = Arc::clone(&take);
                 async move {
                     let (response, opened) = opened?;
                     take(opened);
@@ -153,5 +228,5 @@ fn upgrade(request: &HttpRequest, body: web::Payload) -> Result<(HttpResponse, O
             }
         }
     });
-    Ok((response, (Pipe::new(outgoing, incoming), binding)))
+    Ok((response, Opened { pipe: Pipe::new(outgoing, incoming), binding }))
 }
