@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::call::CallError;
-use crate::cell::{Handle, Reply, Role};
+use crate::cell::{Exit, Handle, Reply, Role};
 use crate::mailbox::{Envelope, Mailbox};
 use crate::message::Message;
 use crate::probe::Probe;
@@ -49,6 +49,18 @@ impl<R: Role> Address<R> {
             Ok(Err(_)) => Err(CallError::Dropped),
             Ok(Ok(answer)) => answer,
         }
+    }
+
+    /// Waits until the actor has ended for good: death watch.
+    pub async fn ended(&self) -> Exit {
+        let mut exit = self.mailbox.exit();
+        let ended = exit.wait_for(Option::is_some).await.map(|exit| exit.clone());
+        ended.ok().flatten().unwrap_or(Exit::Stopped)
+    }
+
+    /// Whether the actor has ended for good.
+    pub fn has_ended(&self) -> bool {
+        self.mailbox.exit().borrow().is_some()
     }
 
     /// Messages that wait, and how long the oldest has.

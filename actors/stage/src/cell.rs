@@ -10,16 +10,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::address::Address;
 use crate::call::CallError;
 use crate::mailbox::{Mailbox, MailboxLimits};
 use crate::message::Message;
-use crate::policy::{RestartPolicy, Supervision};
+use crate::policy::{Intensity, RestartPolicy, Supervision};
 
 /// Messages handled before other tasks of the thread get their turn.
 const MESSAGES_PER_TURN: usize = 256;
@@ -126,7 +126,7 @@ impl<R: Role> ActorFuture<Shell<R>> for Drain {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         for _ in 0..MESSAGES_PER_TURN {
-            if shell.mailbox.is_closed() {
+            if shell.mailbox.is_ending() {
                 shell.role.stopping();
                 ctx.stop();
                 return Poll::Ready(());
@@ -143,7 +143,6 @@ impl<R: Role> ActorFuture<Shell<R>> for Drain {
 /// A supervised actor.
 pub struct Cell<R: Role> {
     address: Address<R>,
-    exit: watch::Receiver<Option<Exit>>,
 }
 
 impl<R: Role> std::fmt::Debug for Cell<R> {
@@ -162,18 +161,15 @@ impl<R: Role> Cell<R> {
     ) -> Self {
         let mailbox = Arc::new(Mailbox::new(name, limits));
         let address = Address { mailbox: Arc::clone(&mailbox) };
-        let (sender, exit) = watch::channel(None);
         let supervised = supervise(address.clone(), supervision, factory);
         actix_rt::spawn(async move {
             let exit = supervised.await;
-            mailbox.close();
             if !matches!(exit, Exit::Stopped | Exit::Done) {
                 tracing::error!(actor = mailbox.probe.name(), ?exit, "actor ended for good");
             }
-            // Nobody may be watching.
-            let _ = sender.send(Some(exit));
+            mailbox.end(exit);
         });
-        Self { address, exit }
+        Self { address }
     }
 
     /// Where the actor can be reached.
@@ -188,11 +184,7 @@ impl<R: Role> Cell<R> {
 
     /// Waits until the cell has ended for good: death watch.
     pub async fn ended(&self) -> Exit {
-        let mut exit = self.exit.clone();
-        match exit.wait_for(Option::is_some).await {
-            Ok(exit) => exit.clone().unwrap_or(Exit::Stopped),
-            Err(_) => Exit::Failed("the arbiter is gone".to_owned()),
-        }
+        self.address.ended().await
     }
 }
 
@@ -201,8 +193,7 @@ async fn supervise<R: Role>(
     supervision: Supervision,
     mut factory: impl FnMut(Address<R>) -> R,
 ) -> Exit {
-    let probe = || address.probe();
-    let mut restarts: VecDeque<Instant> = VecDeque::new();
+    let mut restarts = Restarts::new(supervision);
     loop {
         if address.mailbox.is_closed() {
             return Exit::Stopped;
@@ -217,23 +208,44 @@ async fn supervise<R: Role>(
             _ => {}
         }
         let why = ended.err().unwrap_or_else(|| "it ended".to_owned());
-        let now = Instant::now();
-        restarts.push_back(now);
-        while restarts.front().is_some_and(|at| now.duration_since(*at) > supervision.intensity.within) {
-            restarts.pop_front();
-        }
-        if restarts.len() > supervision.intensity.restarts_max {
-            return Exit::Intensity(why);
-        }
-        let delay = supervision.backoff.delay(restarts.len() as u32 - 1);
-        probe().restarts.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(actor = probe().name(), why, ?delay, "actor is started again");
+        let Some(delay) = restarts.next_delay() else { return Exit::Intensity(why) };
+        address.probe().restarts.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(actor = address.probe().name(), why, ?delay, "actor is started again");
         tokio::time::sleep(delay).await;
     }
 }
 
+/// Counts restarts within the time that the intensity names.
+#[derive(Debug)]
+pub(crate) struct Restarts {
+    supervision: Supervision,
+    at: VecDeque<Instant>,
+}
+
+impl Restarts {
+    pub(crate) fn new(supervision: Supervision) -> Self {
+        Self { supervision, at: VecDeque::new() }
+    }
+
+    /// One more: how long it must wait; none if that is too many.
+    pub(crate) fn next_delay(&mut self) -> Option<Duration> {
+        let Intensity { restarts_max, within } = self.supervision.intensity;
+        let now = Instant::now();
+        self.at.push_back(now);
+        while self.at.front().is_some_and(|at| now.duration_since(*at) > within) {
+            self.at.pop_front();
+        }
+        let count = self.at.len();
+        (count <= restarts_max).then(|| self.supervision.backoff.delay(count as u32 - 1))
+    }
+}
+
 /// Runs one incarnation to its end. `Err` is a failure or a panic.
-async fn incarnation<R: Role>(address: &Address<R>, factory: &mut impl FnMut(Address<R>) -> R) -> Result<(), String> {
+pub(crate) async fn incarnation<R: Role>(
+    address: &Address<R>,
+    factory: &mut impl FnMut(Address<R>) -> R,
+) -> Result<(), String> {
+    address.mailbox.begin();
     let failure = Arc::new(std::sync::Mutex::new(None));
     let made = catch_unwind(AssertUnwindSafe(|| factory(address.clone())));
     let role = made.map_err(|cause| note_panic(address, &*cause))?;
@@ -268,12 +280,10 @@ fn note_panic<R: Role>(address: &Address<R>, cause: &(dyn std::any::Any + Send))
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::mailbox::LaneLimits;
     use crate::message::Lane;
-    use crate::policy::{Backoff, Intensity};
+    use crate::policy::Backoff;
 
     struct Counter {
         count: u32,

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::Instant;
 
+use tokio::sync::watch;
+
 use crate::call::CallError;
-use crate::cell::{Ctx, Role};
+use crate::cell::{Ctx, Exit, Role};
 use crate::message::Lane;
 use crate::probe::Probe;
 
@@ -73,6 +75,9 @@ pub(crate) struct Mailbox<R: Role> {
     queue: Mutex<Queue<R>>,
     limits: MailboxLimits,
     closed: AtomicBool,
+    /// The incarnation that runs is to end in an orderly way; the mailbox stays.
+    recycled: AtomicBool,
+    exit: watch::Sender<Option<Exit>>,
     pub(crate) probe: Probe,
 }
 
@@ -89,6 +94,8 @@ impl<R: Role> Mailbox<R> {
             queue: Mutex::new(Queue { lanes, bytes: [0; 3], waker: None }),
             limits,
             closed: AtomicBool::new(false),
+            recycled: AtomicBool::new(false),
+            exit: watch::Sender::new(None),
             probe: Probe::new(name),
         }
     }
@@ -156,5 +163,33 @@ impl<R: Role> Mailbox<R> {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Ends the incarnation that runs after the message that it works on.
+    pub(crate) fn recycle(&self) {
+        self.recycled.store(true, Ordering::Release);
+        if let Ok(Some(waker)) = self.queue.lock().map(|mut guard| guard.waker.take()) {
+            waker.wake();
+        }
+    }
+
+    /// A new incarnation begins.
+    pub(crate) fn begin(&self) {
+        self.recycled.store(false, Ordering::Release);
+    }
+
+    /// Whether the incarnation that runs is to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_closed() || self.recycled.load(Ordering::Acquire)
+    }
+
+    /// The cell has ended for good.
+    pub(crate) fn end(&self, exit: Exit) {
+        self.close();
+        self.exit.send_replace(Some(exit));
+    }
+
+    pub(crate) fn exit(&self) -> watch::Receiver<Option<Exit>> {
+        self.exit.subscribe()
     }
 }

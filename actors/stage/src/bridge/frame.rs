@@ -32,12 +32,17 @@ pub enum FrameKind {
     Pong = 6,
     /// The sender ends the session on purpose.
     Goodbye = 7,
+    /// As many bytes of the lane as the correlation says have been taken: more may be sent.
+    Credit = 8,
+    /// Wants to know when the actor that takes the message type ends for good: answered then.
+    Watch = 9,
 }
 
 impl FrameKind {
     fn from_u8(number: u8) -> Option<Self> {
-        let kinds = [Self::Tell, Self::Ask, Self::Reply, Self::Error, Self::Ping, Self::Pong, Self::Goodbye];
-        kinds.into_iter().find(|kind| *kind as u8 == number)
+        let messages = [Self::Tell, Self::Ask, Self::Reply, Self::Error];
+        let signals = [Self::Ping, Self::Pong, Self::Goodbye, Self::Credit, Self::Watch];
+        messages.into_iter().chain(signals).find(|kind| *kind as u8 == number)
     }
 }
 
@@ -48,7 +53,7 @@ pub struct Frame {
     pub kind: FrameKind,
     /// The lane's number.
     pub lane: u8,
-    /// Joins an answer to its question.
+    /// Joins an answer to its question; in a credit, how many bytes.
     pub correlation: u64,
     /// Which message.
     pub message_type: u64,

@@ -25,7 +25,7 @@ use standin_foundation::limits::{HELLO_TIMEOUT_MS, HELLOS_PENDING_MAX};
 use standin_foundation::{Digest, NodeId, PublicKey, SecretKey};
 use tokio::sync::Notify;
 
-pub use peer::Remote;
+pub use peer::{Down, Remote};
 pub use pipe::Pipe;
 pub use router::Router;
 pub use session::SessionEnd;

@@ -14,7 +14,7 @@ use super::outbox::Outbox;
 use super::router::encode;
 use crate::call::CallError;
 use crate::mailbox::MailboxLimits;
-use crate::message::{Message, RemoteMessage};
+use crate::message::{Lane, Message, RemoteMessage};
 use standin_foundation::wire::Wire;
 
 type Waiting = BTreeMap<u64, oneshot::Sender<Result<Bytes, CallError>>>;
@@ -157,6 +157,42 @@ impl Remote {
         }
         <M as Message>::Reply::from_wire(&answer?).map_err(|error| CallError::Incompatible(error.to_string()))
     }
+}
+
+impl Remote {
+    /// Waits until the actor that takes messages of this kind at the peer has ended for good, or cannot be told from one that
+    /// has: the session is gone. A peer that comes back is watched anew.
+    pub async fn down<M: RemoteMessage>(&self) -> Down {
+        let correlation = self.peer.next_correlation.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        if let Ok(mut waiting) = self.peer.waiting.lock() {
+            waiting.insert(correlation, sender);
+        }
+        let watch = frame::<M>(FrameKind::Watch, correlation, 0, Bytes::new());
+        let answer = match self.peer.outbox.push(Lane::Control, Frame { lane: Lane::Control as u8, ..watch }) {
+            Ok(()) => receiver.await.unwrap_or(Err(CallError::Disconnected { sent: true })),
+            Err(error) => Err(error),
+        };
+        if let Ok(mut waiting) = self.peer.waiting.lock() {
+            waiting.remove(&correlation);
+        }
+        match answer {
+            Ok(exit) => Down::Ended(String::from_utf8_lossy(&exit).into_owned()),
+            Err(CallError::Disconnected { .. }) => Down::Unreachable,
+            Err(error) => Down::Refused(error),
+        }
+    }
+}
+
+/// What a death watch on another machine saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Down {
+    /// The actor has ended for good: how, in the peer's words.
+    Ended(String),
+    /// There is no session any more: the actor may live.
+    Unreachable,
+    /// The peer does not watch it: it has no such actor, or too many watches.
+    Refused(CallError),
 }
 
 fn frame<M: RemoteMessage>(kind: FrameKind, correlation: u64, deadline_ms: u32, payload: Bytes) -> Frame {

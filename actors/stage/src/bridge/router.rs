@@ -1,25 +1,31 @@
 //! What a peer may say to this node, and to whom it goes. The list is explicit and complete: what is not on it is refused.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use standin_foundation::NodeId;
 
 use super::frame::type_of;
 use crate::call::CallError;
-use crate::message::{Lane, RemoteMessage};
-use crate::{Address, Handle, Role};
-use std::time::Duration;
+use crate::message::RemoteMessage;
+use crate::{Address, Exit, Handle, Role};
 
 /// Gives the encoded answer, or why there is none.
 pub(super) type Answer = Box<dyn FnOnce(Result<Bytes, CallError>) + Send>;
+type Ended = Pin<Box<dyn Future<Output = Exit> + Send>>;
+type Watch = Arc<dyn Fn() -> Ended + Send + Sync>;
 type Route = Arc<dyn Fn(NodeId, Bytes, Option<(Duration, Answer)>) -> Result<(), CallError> + Send + Sync>;
 
 /// The messages that this node takes from its peers.
 #[derive(Clone, Default)]
 pub struct Router {
-    routes: BTreeMap<u64, (&'static str, Lane, Route)>,
+    routes: BTreeMap<u64, (&'static str, Route)>,
+    /// How to wait for the end of the actor that takes a message type.
+    watches: BTreeMap<u64, Watch>,
 }
 
 impl std::fmt::Debug for Router {
@@ -42,7 +48,14 @@ impl Router {
     #[must_use]
     pub fn ask<M: RemoteMessage, R: Role + Handle<M>>(self, address: Address<R>) -> Self {
         let runtime = tokio::runtime::Handle::try_current().ok();
-        self.route::<M>(Arc::new(move |_, payload, answer| {
+        let watched = address.clone();
+        let watch: Watch = Arc::new(move || {
+            let watched = watched.clone();
+            Box::pin(async move { watched.ended().await })
+        });
+        let mut router = self;
+        router.watches.insert(type_of(M::NAME), watch);
+        router.route::<M>(Arc::new(move |_, payload, answer| {
             let message = decode::<M>(&payload)?;
             let Some((within, answer)) = answer else { return address.tell(message) };
             let address = address.clone();
@@ -59,8 +72,13 @@ impl Router {
     }
 
     fn route<M: RemoteMessage>(mut self, route: Route) -> Self {
-        self.routes.insert(type_of(M::NAME), (M::NAME, M::LANE, route));
+        self.routes.insert(type_of(M::NAME), (M::NAME, route));
         self
+    }
+
+    /// Waits for the end of the actor that takes messages of this type; none if there is no such actor.
+    pub(super) fn ended(&self, message_type: u64) -> Option<Ended> {
+        self.watches.get(&message_type).map(|watch| watch())
     }
 
     pub(super) fn dispatch(
@@ -71,7 +89,7 @@ impl Router {
         answer: Option<(Duration, Answer)>,
     ) -> Result<(), CallError> {
         match self.routes.get(&message_type) {
-            Some((_, _, route)) => route(from, payload, answer),
+            Some((_, route)) => route(from, payload, answer),
             None => Err(CallError::UnknownMessage(format!("type {message_type:016x}"))),
         }
     }

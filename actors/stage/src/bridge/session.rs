@@ -1,14 +1,16 @@
 //! One connection to a peer that has proven who it is: reading, writing, heartbeat.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use standin_foundation::NodeId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::frame::{Frame, FrameError, FrameKind};
+use super::outbox::CREDIT_BYTES;
 use super::peer::Peer;
 use super::pipe::Pipe;
 use super::router::{Answer, Router};
@@ -19,6 +21,9 @@ use crate::message::Lane;
 const PING_INTERVAL: Duration = Duration::from_millis(1_000);
 /// After so long without a frame the session is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Watches that a peer may have set.
+const WATCHES_MAX: usize = 1_024;
 
 /// How a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +81,8 @@ async fn write(peer: &Peer, outgoing: &mpsc::Sender<Bytes>) {
 
 async fn read(peer: &Arc<Peer>, router: &Router, incoming: &mut mpsc::Receiver<Bytes>) -> SessionEnd {
     let mut heard = Instant::now();
+    let mut taken = Taken::default();
+    let watchers = Watchers::default();
     loop {
         let bytes = match tokio::time::timeout_at(heard + SILENCE_MAX, incoming.recv()).await {
             Err(_) => return SessionEnd::Silent,
@@ -88,11 +95,14 @@ async fn read(peer: &Arc<Peer>, router: &Router, incoming: &mut mpsc::Receiver<B
             Err(error) => return SessionEnd::Broken(error),
         };
         for frame in frames {
+            taken.note(&frame);
             match frame.kind {
                 FrameKind::Goodbye => return SessionEnd::Goodbye,
                 // A pong that finds no room says less than the traffic that took it.
                 FrameKind::Ping => drop(peer.outbox.push(Lane::Control, Frame::signal(FrameKind::Pong))),
                 FrameKind::Pong => {}
+                FrameKind::Credit => peer.outbox.credit(frame.lane, frame.correlation),
+                FrameKind::Watch => watchers.watch(peer, router, frame),
                 FrameKind::Reply => peer.answered(frame.correlation, Ok(frame.payload)),
                 FrameKind::Error => {
                     let text = String::from_utf8_lossy(&frame.payload).into_owned();
@@ -101,6 +111,75 @@ async fn read(peer: &Arc<Peer>, router: &Router, incoming: &mut mpsc::Receiver<B
                 FrameKind::Tell | FrameKind::Ask => dispatch(peer, router, frame),
             }
         }
+        taken.give_credit(peer);
+    }
+}
+
+/// Bytes of each lane that were taken and not yet credited.
+#[derive(Debug, Default)]
+struct Taken([usize; 3]);
+
+impl Taken {
+    fn note(&mut self, frame: &Frame) {
+        if let Some(taken) = self.0.get_mut(usize::from(frame.lane)) {
+            *taken = taken.saturating_add(frame.payload.len());
+        }
+    }
+
+    /// Gives credit for a good part of what a lane may have on its way. Where there is no room for it, the peer's next ping
+    /// brings another chance.
+    fn give_credit(&mut self, peer: &Peer) {
+        for ((lane, taken), limit) in (0u8..).zip(&mut self.0).zip(CREDIT_BYTES) {
+            if *taken < limit / 4 {
+                continue;
+            }
+            let frame = Frame { lane, correlation: *taken as u64, ..Frame::signal(FrameKind::Credit) };
+            if peer.outbox.push(Lane::Control, frame).is_ok() {
+                *taken = 0;
+            }
+        }
+    }
+}
+
+/// Watches that a peer has set on actors of this node: bounded, and gone with the session.
+#[derive(Debug)]
+struct Watchers {
+    count: Arc<AtomicUsize>,
+    session: watch::Sender<()>,
+}
+
+impl Default for Watchers {
+    fn default() -> Self {
+        Self { count: Arc::default(), session: watch::Sender::new(()) }
+    }
+}
+
+impl Watchers {
+    fn watch(&self, peer: &Arc<Peer>, router: &Router, frame: Frame) {
+        let (lane, correlation) = (Lane::Control, frame.correlation);
+        let Some(ended) = router.ended(frame.message_type) else {
+            let unknown = CallError::UnknownMessage(format!("type {:016x}", frame.message_type));
+            return reply(peer, lane, correlation, Err(unknown));
+        };
+        if self.count.fetch_add(1, Ordering::AcqRel) >= WATCHES_MAX {
+            self.count.fetch_sub(1, Ordering::AcqRel);
+            return reply(
+                peer,
+                lane,
+                correlation,
+                Err(CallError::Overloaded { queued: WATCHES_MAX, limit: WATCHES_MAX }),
+            );
+        }
+        let (peer, count, mut session) = (Arc::clone(peer), Arc::clone(&self.count), self.session.subscribe());
+        // On this session's own thread.
+        actix_rt::spawn(async move {
+            tokio::select! {
+                biased;
+                exit = ended => reply(&peer, lane, correlation, Ok(format!("{exit:?}").into())),
+                _ = session.changed() => {}
+            }
+            count.fetch_sub(1, Ordering::AcqRel);
+        });
     }
 }
 
@@ -115,7 +194,7 @@ fn dispatch(peer: &Arc<Peer>, router: &Router, frame: Frame) {
     let asked = answer.is_some();
     let from: NodeId = peer.id();
     if let Err(error) = router.dispatch(from, frame.message_type, frame.payload, answer) {
-        peer.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        peer.refused.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(peer = %from.short(), %error, "message not taken");
         if asked {
             reply(peer, lane, correlation, Err(error));

@@ -76,6 +76,21 @@ impl Message for Number {
 
 impl RemoteMessage for Number {}
 
+/// Nobody takes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Unknown;
+
+impl Wire for Unknown {
+    const NAME: &'static str = "test.unknown";
+    const BYTES_MAX: usize = 100;
+}
+
+impl Message for Unknown {
+    type Reply = Self;
+}
+
+impl RemoteMessage for Unknown {}
+
 /// Notes numbers, and panics at one that it has seen: nothing is delivered twice.
 struct Notebook(Rc<RefCell<BTreeSet<u64>>>);
 
@@ -95,6 +110,7 @@ fn key(seed: u8) -> SecretKey {
 struct TestNode {
     _bridge: Bridge,
     cell: Cell<Notebook>,
+    seen: Rc<RefCell<BTreeSet<u64>>>,
     other: Remote,
 }
 
@@ -107,13 +123,14 @@ fn start(own: u8, other: u8) -> TestNode {
         limits: MailboxLimits::default(),
     };
     let seen = Rc::new(RefCell::new(BTreeSet::new()));
-    let make = move |_| Notebook(Rc::clone(&seen));
+    let notes = Rc::clone(&seen);
+    let make = move |_| Notebook(Rc::clone(&notes));
     let cell = Cell::spawn("notebook", Supervision::never_restart(), MailboxLimits::default(), make);
     let prepared = Bridge::prepare(&config);
     let other = prepared.remote(&key(other).public().node_id()).unwrap();
     let router = Router::default().ask::<Number, _>(cell.address().clone());
     let bridge = Bridge::start(config, prepared, Arc::new(Simulated), router).unwrap();
-    TestNode { _bridge: bridge, cell, other }
+    TestNode { _bridge: bridge, cell, seen, other }
 }
 
 /// Asks until one is answered, each time with a new number.
@@ -170,6 +187,38 @@ fn a_partition_is_noticed_and_healed_and_nothing_comes_twice() {
         });
         simulation.run().unwrap();
     }
+}
+
+#[test]
+fn a_death_watch_tells_an_end_from_a_lost_connection() {
+    let mut simulation = turmoil::Builder::new().simulation_duration(Duration::from_secs(60)).build();
+    simulation.host("node-2", || async {
+        let node = start(2, 1);
+        // The number that stops it.
+        while !node.seen.borrow().contains(&7) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        node.cell.stop();
+        std::future::pending().await
+    });
+    simulation.client("node-1", async {
+        let (node, mut next) = (start(1, 2), 100);
+        assert_eq!(node.other.down::<Number>().await, Down::Unreachable, "there is no session yet");
+        ask_until_answered(&node, &mut next).await;
+        let lost = tokio::task::spawn_local({
+            let other = node.other.clone();
+            async move { other.down::<Number>().await }
+        });
+        assert!(matches!(node.other.down::<Unknown>().await, Down::Refused(_)));
+        turmoil::partition("node-1", "node-2");
+        assert_eq!(lost.await.unwrap(), Down::Unreachable);
+        turmoil::repair("node-1", "node-2");
+        ask_until_answered(&node, &mut next).await;
+        let (down, _) = futures_util::future::join(node.other.down::<Number>(), node.other.ask(&Number(7), SOON)).await;
+        assert_eq!(down, Down::Ended("Stopped".to_owned()));
+        Ok(())
+    });
+    simulation.run().unwrap();
 }
 
 #[test]
