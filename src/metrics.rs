@@ -2,8 +2,10 @@
 
 use actix_web::{HttpResponse, web};
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use standin_stage::ActorView;
 
 use crate::node::NodeHandle;
 
@@ -19,8 +21,6 @@ pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
         registry.register(name, help, gauge);
     };
     let counters = &status.counters;
-    let probe = node.replica.probe();
-    let (depth, oldest) = node.replica.depth();
     gauge("height", "Up to here blocks have been executed", status.executed.0);
     gauge("committed_height", "Up to here blocks have been committed", status.status.committed.0);
     gauge("stable_height", "The last stable checkpoint", status.status.stable.0);
@@ -42,13 +42,34 @@ pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
     gauge("equivocations", "Contradictions of other seats that were found", counters.equivocations);
     gauge("wrong_results", "Results of other seats that differ from a quorum's", counters.wrong_results);
     gauge("catch_ups", "Times that catch-up began", counters.catch_ups);
-    gauge("replica_mailbox_depth", "Messages that wait for the replica", depth as u64);
-    gauge("replica_mailbox_oldest_ms", "How long the oldest of them has waited", oldest.as_millis() as u64);
-    gauge("replica_mailbox_handled", "Messages that the replica has handled", probe.handled());
-    gauge("replica_mailbox_shed", "Messages that the replica's mailbox refused", probe.shed());
+    register_actors(&mut registry, &node.actors.list());
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0").body(text),
         Err(error) => HttpResponse::InternalServerError().body(error.to_string()),
+    }
+}
+
+/// What each actor shows of itself, by its name.
+fn register_actors(registry: &mut Registry, actors: &[ActorView]) {
+    type Value = fn(&ActorView) -> u64;
+    let values: [(&str, &str, Value); 7] = [
+        ("actor_mailbox_depth", "Messages that wait for the actor", |actor| actor.depth as u64),
+        ("actor_mailbox_oldest_ms", "How long the oldest of them has waited, in ms", |actor| {
+            actor.oldest.as_millis() as u64
+        }),
+        ("actor_handled", "Messages that the actor has handled", |actor| actor.handled),
+        ("actor_shed", "Messages that its mailbox refused, because a lane was full", |actor| actor.shed),
+        ("actor_expired", "Messages whose deadline passed while they waited", |actor| actor.expired),
+        ("actor_restarts", "How often it was started again", |actor| actor.restarts),
+        ("actor_ended", "1 after it has ended for good", |actor| u64::from(actor.ended)),
+    ];
+    for (name, help, value) in values {
+        let family = Family::<[(&str, String); 1], Gauge>::default();
+        for actor in actors {
+            let value = i64::try_from(value(actor)).unwrap_or(i64::MAX);
+            family.get_or_create(&[("actor", actor.name.clone())]).set(value);
+        }
+        registry.register(name, help, family);
     }
 }

@@ -14,7 +14,7 @@ use standin_ledger::builtin::Builtin;
 use standin_ledger::{Genesis, StateMachine};
 use standin_stage::bridge::tls::TlsError;
 use standin_stage::bridge::{Bridge, BridgeConfig, BridgeError, PeerConfig, Router, SocketTransport, TlsIdentity};
-use standin_stage::{Address, CallError, Cell, MailboxLimits, Supervision};
+use standin_stage::{Address, CallError, Cell, MailboxLimits, Registry, Supervision};
 use tokio::sync::watch;
 
 use crate::config::{ConfigError, NodeConfig};
@@ -79,6 +79,8 @@ pub struct NodeHandle {
     pub ingress: Arc<Ingress>,
     /// The signature pool.
     pub pool: VerifyPool,
+    /// The node's actors, by name.
+    pub actors: Registry,
 }
 
 impl NodeHandle {
@@ -149,7 +151,10 @@ impl Node {
         let ingress = Arc::new(Ingress::new(&genesis, pool.clone()));
         let router = routes(Router::default(), &ingress, replica.address());
         let bridge = Bridge::start(bridge, prepared, transport, router)?;
-        let handle = NodeHandle { genesis, seat, replica: replica.address().clone(), reader, ingress, pool };
+        let actors = Registry::default();
+        // The first of its name in a registry of its own.
+        let _ = actors.register(replica.address());
+        let handle = NodeHandle { genesis, seat, replica: replica.address().clone(), reader, ingress, pool, actors };
         Ok(Self { handle, bridge, replica, fatal })
     }
 

@@ -1,5 +1,7 @@
 //! A network made by `standin init`, run by `standin run`, gone when dropped.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -31,7 +33,7 @@ pub(crate) fn data(output: &Output) -> String {
 /// A network on disk, and its running nodes.
 pub(crate) struct TestNetwork {
     folder: TempDir,
-    nodes: Vec<Child>,
+    nodes: BTreeMap<usize, Child>,
     /// All nodes' addresses, as `--node` takes them.
     pub(crate) urls: String,
 }
@@ -45,27 +47,62 @@ impl TestNetwork {
         let (code, talk) = told(&output);
         assert_eq!(code, 0, "{talk}");
         let urls = talk.split_once("--node ").unwrap().1.split_whitespace().next().unwrap().to_owned();
-        Self { folder, nodes: Vec::new(), urls }
+        Self { folder, nodes: BTreeMap::new(), urls }
     }
 
     /// Writes a network's files and starts its four nodes.
     pub(crate) fn start() -> Self {
         let mut network = Self::files();
         for seat in 1..=4 {
-            let child = standin()
-                .args(["run", "-c", network.config(seat).to_str().unwrap()])
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            network.nodes.push(child);
+            network.start_node(seat);
         }
-        for url in network.urls.clone().split(',') {
-            network.wait_ready(url);
-        }
+        network.wait_all_ready();
         network
     }
 
-    fn wait_ready(&mut self, url: &str) {
+    /// Starts a node; what it says goes to its log file.
+    pub(crate) fn start_node(&mut self, seat: usize) {
+        let log = File::options().create(true).append(true).open(self.log(seat)).unwrap();
+        let child = standin()
+            .args(["run", "--die-with-parent", "-c", self.config(seat).to_str().unwrap()])
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.nodes.insert(seat, child);
+    }
+
+    /// Kills a node.
+    pub(crate) fn kill(&mut self, seat: usize) {
+        let mut node = self.nodes.remove(&seat).unwrap();
+        node.kill().unwrap();
+        node.wait().unwrap();
+    }
+
+    fn log(&self, seat: usize) -> PathBuf {
+        self.path(&format!("s{seat}/log.txt"))
+    }
+
+    /// Waits until the node has said this.
+    pub(crate) fn wait_for_log(&self, seat: usize, text: &str) {
+        let begun = Instant::now();
+        loop {
+            let log = std::fs::read_to_string(self.log(seat)).unwrap();
+            if log.contains(text) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "`{text}` is not in\n{log}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until every node is ready.
+    pub(crate) fn wait_all_ready(&self) {
+        for url in self.urls.split(',') {
+            self.wait_ready(url);
+        }
+    }
+
+    fn wait_ready(&self, url: &str) {
         let begun = Instant::now();
         while run(&["health", "--node", url]).status.code() != Some(0) {
             assert!(begun.elapsed() < Duration::from_secs(30), "{url} does not get ready");
@@ -110,7 +147,7 @@ impl TestNetwork {
 
 impl Drop for TestNetwork {
     fn drop(&mut self) {
-        for node in &mut self.nodes {
+        for node in self.nodes.values_mut() {
             let _ = node.kill();
             let _ = node.wait();
         }

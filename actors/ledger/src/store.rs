@@ -486,7 +486,7 @@ impl Store {
     }
 
     fn failed(&self, source: parity_db::Error) -> StoreError {
-        StoreError::Database { path: self.options.path.clone(), source }
+        database_error(&self.options.path, source)
     }
 
     fn damaged(&self, what: String) -> StoreError {
@@ -541,7 +541,15 @@ fn open_database(options: &StoreOptions) -> Result<Db, StoreError> {
             *place = wanted;
         }
     }
-    Db::open_or_create(&database).map_err(|source| StoreError::Database { path: options.path.clone(), source })
+    Db::open_or_create(&database).map_err(|source| database_error(&options.path, source))
+}
+
+fn database_error(path: &Path, source: parity_db::Error) -> StoreError {
+    let path = path.to_owned();
+    match source {
+        parity_db::Error::Corruption(what) => StoreError::Damaged { path, what },
+        source => StoreError::Database { path, source },
+    }
 }
 
 fn sync_new(path: &Path) -> io::Result<()> {
