@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use standin_foundation::limits::HTTP_BODY_BYTES_MAX;
 use standin_foundation::{Encoder, Height};
-use standin_ledger::{Genesis, Transaction, TransactionId};
+use standin_ledger::{Genesis, Title, Transaction, TransactionId};
 
-use crate::api::{AnswerView, BlockView, ErrorView, StatusView, Submitted, TransactionView};
+use crate::api::{AnswerView, BlockView, ErrorView, StatusView, Submitted, TitleView, TransactionView};
 
 /// Connections that one client may have open.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -95,6 +95,15 @@ impl Client {
     /// A transaction with its proofs.
     pub async fn transaction(&self, id: &TransactionId) -> Result<TransactionView, ClientError> {
         self.get(&format!("/api/v1/transactions/{id}")).await
+    }
+
+    /// All transactions of a title in a block, with the proof that there are no others.
+    pub async fn title(&self, height: Height, title: Title) -> Result<TitleView, ClientError> {
+        // A title is ASCII without a slash; what must not stand in a path is encoded.
+        let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+        let encode = |byte: u8| if safe(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+        let title: String = title.as_str().bytes().map(encode).collect();
+        self.get(&format!("/api/v1/blocks/{height}/titles/{title}")).await
     }
 
     /// A question about the state; `query` is the part behind the question mark, encoded.

@@ -1,9 +1,13 @@
 //! `status`, `health`, `query`, `tx`, `block`: what nodes say.
 
+use std::path::PathBuf;
+
 use clap::Args;
+use standin::client::Client;
+use standin::config::read_genesis;
 use standin_foundation::Height;
 use standin_ledger::builtin::Question;
-use standin_ledger::{Title, TransactionId};
+use standin_ledger::{Genesis, Title, TransactionId};
 
 use super::{ClientArguments, Failure, Output};
 
@@ -40,6 +44,35 @@ pub(super) struct TransactionArguments {
     /// Check its proofs, at every node given; ends with 3 if one does not hold.
     #[arg(long)]
     verify: bool,
+    #[command(flatten)]
+    trust: TrustArguments,
+}
+
+/// What proofs are checked against.
+#[derive(Debug, Args)]
+struct TrustArguments {
+    /// The chain's genesis, from a source that you trust; without it the nodes are asked, and must agree.
+    #[arg(long)]
+    genesis: Option<PathBuf>,
+}
+
+impl TrustArguments {
+    async fn genesis(&self, clients: &[Client]) -> Result<Genesis, Failure> {
+        if let Some(path) = &self.genesis {
+            return Ok(read_genesis(path)?);
+        }
+        let mut agreed: Option<Genesis> = None;
+        for client in clients {
+            let genesis = client.genesis().await?;
+            if agreed.as_ref().is_some_and(|agreed| agreed.digest() != genesis.digest()) {
+                return Err(Failure::new(3, format!("{} has another genesis than the node before it", client.base())));
+            }
+            agreed = Some(genesis);
+        }
+        let agreed = agreed.ok_or_else(|| Failure::new(2, "--node needs an address"))?;
+        eprintln!("checked against genesis {} as the nodes have it; --genesis FILE takes yours", agreed.digest());
+        Ok(agreed)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -48,6 +81,12 @@ pub(super) struct BlockArguments {
     client: ClientArguments,
     /// The height; the newest without it.
     height: Option<u64>,
+    /// Show all transactions of this title in the block, and check the proof that there are no others; ends with 3 if it
+    /// does not hold.
+    #[arg(long, requires = "height")]
+    title: Option<String>,
+    #[command(flatten)]
+    trust: TrustArguments,
 }
 
 pub(super) async fn status(arguments: StatusArguments) -> Result<(), Failure> {
@@ -135,8 +174,9 @@ pub(super) async fn transaction(arguments: TransactionArguments) -> Result<(), F
         println!("{}", json(&arguments.client.first()?.transaction(&id).await?));
         return Ok(());
     }
-    for client in arguments.client.clients() {
-        let genesis = client.genesis().await?;
+    let clients = arguments.client.clients();
+    let genesis = arguments.trust.genesis(&clients).await?;
+    for client in clients {
         let view = client.transaction(&id).await?;
         match view.verify(&id, &genesis) {
             Ok(()) => println!(
@@ -152,7 +192,23 @@ pub(super) async fn transaction(arguments: TransactionArguments) -> Result<(), F
 }
 
 pub(super) async fn block(arguments: BlockArguments) -> Result<(), Failure> {
+    if let (Some(title), Some(height)) = (&arguments.title, arguments.height) {
+        let title: Title = title.parse().map_err(|error| Failure::new(2, format!("{error}")))?;
+        return title_of_block(&arguments, Height(height), title).await;
+    }
     let block = arguments.client.first()?.block(arguments.height.map(Height)).await?;
     println!("{}", json(&block));
+    Ok(())
+}
+
+async fn title_of_block(arguments: &BlockArguments, height: Height, title: Title) -> Result<(), Failure> {
+    let client = arguments.client.first()?;
+    let genesis = arguments.trust.genesis(std::slice::from_ref(&client)).await?;
+    let view = client.title(height, title).await?;
+    let transactions = view.verify(title, height, &genesis).map_err(|what| Failure::new(3, what))?;
+    for transaction in &transactions {
+        println!("{}", transaction.id());
+    }
+    eprintln!("{} transactions of `{title}` in block {height}: proven to be all there are", transactions.len());
     Ok(())
 }

@@ -1,4 +1,10 @@
-//! HTTP: health, metrics, and `/api/v1`. The same types are read by [`crate::client`].
+//! HTTP: health, metrics, and `/api/v1`.
+
+mod views;
+
+pub use views::{
+    AnswerView, BlockView, ErrorView, PeerView, StatusView, Submitted, TitleBatch, TitleView, TransactionView,
+};
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -9,15 +15,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use standin_consensus::actor::{Finished, Ledger, ReplicaStatus, Submit, SubmitError};
 use standin_foundation::limits::{BATCH_TRANSACTIONS_MAX, HTTP_BODY_BYTES_MAX, QUERY_BYTES_MAX};
-use standin_foundation::{Digest, Height, PublicKey};
+use standin_foundation::{Height, PublicKey};
 use standin_ledger::builtin::Question;
-use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate};
-use standin_ledger::namespaced::NamespacedNode;
-use standin_ledger::store::{StoreError, StoredBlock};
-use standin_ledger::trie::StateProof;
-use standin_ledger::{
-    Batch, ClientSignatures, Genesis, Header, Outcome, Receipt, ReceiptProof, Title, Transaction, TransactionId,
-};
+use standin_ledger::certificate::CheckpointCertificate;
+use standin_ledger::store::StoreError;
+use standin_ledger::{Batch, ClientSignatures, Outcome, Receipt, ReceiptProof, Title, Transaction, TransactionId};
 use tokio::sync::oneshot;
 
 use crate::node::NodeHandle;
@@ -26,148 +28,6 @@ use crate::node::NodeHandle;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Blocks in one listing.
 const LIST_MAX: u64 = 1_000;
-
-/// What became of a submitted transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Submitted {
-    /// Its id.
-    pub id: TransactionId,
-    /// Height of its block, if it has one.
-    pub height: Option<Height>,
-    /// Its place there.
-    pub index: Option<usize>,
-    /// What became of it; none if that is not known yet.
-    pub outcome: Option<Outcome>,
-    /// Why it was not taken at all.
-    pub refused: Option<String>,
-}
-
-/// Where a node stands.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct StatusView {
-    /// The chain's name.
-    pub chain: String,
-    /// The cluster that holds this node's seat.
-    pub cluster: String,
-    /// Its seat.
-    pub seat: u16,
-    /// The view.
-    pub view: u64,
-    /// The view that it wants, while it changes views.
-    pub changing_to: Option<u64>,
-    /// The seat that leads the view.
-    pub primary: u16,
-    /// Up to here blocks have been committed.
-    pub committed: Height,
-    /// Up to here blocks have been executed.
-    pub height: Height,
-    /// The last stable checkpoint.
-    pub stable: Height,
-    /// Batches that wait for their order.
-    pub pending_batches: usize,
-    /// Bytes of these.
-    pub pending_bytes: usize,
-    /// Transactions of clients that wait for an outcome.
-    pub waiting: usize,
-    /// Bytes of the durable log.
-    pub log_bytes: u64,
-    /// Seats whose result was found to differ from a quorum's.
-    pub wrong_results: u64,
-    /// Seats that were found to contradict themselves.
-    pub equivocations: u64,
-    /// Views that were left.
-    pub view_changes: u64,
-    /// Transactions that took a place in a block since the start.
-    pub transactions: u64,
-    /// The other seats.
-    pub peers: Vec<PeerView>,
-}
-
-/// Another seat, as this node sees it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PeerView {
-    /// The seat.
-    pub seat: u16,
-    /// Whether there is a connection.
-    pub connected: bool,
-    /// Its view, as it last said.
-    pub view: u64,
-    /// Up to here it has committed, as it last said.
-    pub committed: Height,
-}
-
-/// A block.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockView {
-    /// Its height.
-    pub height: Height,
-    /// Its hash.
-    pub hash: Digest,
-    /// Its header.
-    pub header: Header,
-    /// 2f+1 commits.
-    pub certificate: CommitCertificate,
-    /// Root over the receipts.
-    pub receipts_root: Digest,
-    /// A receipt for each transaction, in order.
-    pub receipts: Vec<Receipt>,
-}
-
-impl From<StoredBlock> for BlockView {
-    fn from(block: StoredBlock) -> Self {
-        Self {
-            height: block.header.height(),
-            hash: block.hash,
-            header: block.header,
-            certificate: block.certificate,
-            receipts_root: block.receipts_root,
-            receipts: block.receipts,
-        }
-    }
-}
-
-/// A transaction with the proofs that it is in its block, and that its receipt is covered by a checkpoint.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TransactionView {
-    /// Its canonical bytes, hex.
-    pub bytes: String,
-    /// Header of its block.
-    pub header: Header,
-    /// 2f+1 commits for that block.
-    pub certificate: CommitCertificate,
-    /// Place of its batch in the block.
-    pub batch: usize,
-    /// Its place in the batch.
-    pub index_in_batch: usize,
-    /// Siblings on the way to the batch's name.
-    pub inclusion: Vec<NamespacedNode>,
-    /// What became of it.
-    pub receipt: Receipt,
-    /// The proof of the receipt; none while no checkpoint covers the block.
-    pub receipt_proof: Option<ReceiptProof>,
-    /// The checkpoint that covers it, once it is proven.
-    pub checkpoint: Option<CheckpointCertificate>,
-}
-
-/// An answer about the state.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct AnswerView {
-    /// The state is that after this block.
-    pub height: Height,
-    /// What stands there, hex; none if nothing does.
-    pub value: Option<String>,
-    /// Root of the trie.
-    pub root: Digest,
-    /// The proof of the value, or of its absence, against the root.
-    pub proof: StateProof,
-}
-
-/// An error, as JSON.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ErrorView {
-    /// What is wrong, and what to do.
-    pub error: String,
-}
 
 /// Adds all routes to an Actix application.
 pub fn routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
@@ -184,6 +44,7 @@ pub fn routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/api/v1/transactions/{id}", web::get().to(transaction))
             .route("/api/v1/blocks", web::get().to(blocks))
             .route("/api/v1/blocks/{height}", web::get().to(block))
+            .route("/api/v1/blocks/{height}/titles/{title}", web::get().to(title))
             .route("/api/v1/query", web::get().to(query));
     }
 }
@@ -517,6 +378,29 @@ async fn block(node: web::Data<NodeHandle>, height: web::Path<String>) -> HttpRe
     respond(read(&node, view).await)
 }
 
+/// All transactions of a title in a block, with the proof that there are no others.
+async fn title(node: web::Data<NodeHandle>, path: web::Path<(u64, String)>) -> HttpResponse {
+    let (height, title) = path.into_inner();
+    let title: Title = match title.parse() {
+        Ok(title) => title,
+        Err(error) => return bad(format!("title: {error}")),
+    };
+    respond(read(&node, move |ledger| title_view(ledger, Height(height), title)).await)
+}
+
+fn title_view(ledger: &Ledger, height: Height, title: Title) -> Result<TitleView, HttpFault> {
+    let block = ledger.store.block(height)?;
+    let block = block.ok_or_else(|| HttpFault::NotFound(format!("block {height} is not here")))?;
+    let batches = block.payloads.into_iter().filter_map(|payload| Batch::parse(payload).ok());
+    let of_title = |batch: Batch| {
+        let wanted = batch.transactions().iter().filter(|transaction| transaction.title() == title);
+        let transactions = wanted.map(|transaction| hex::encode(transaction.bytes())).collect();
+        TitleBatch { transactions, completeness: batch.prove_completeness(title) }
+    };
+    let batches = batches.map(of_title).collect();
+    Ok(TitleView { title, header: block.header, certificate: block.certificate, batches })
+}
+
 #[derive(Debug, Deserialize)]
 struct ListQuery {
     /// The first height.
@@ -589,33 +473,4 @@ fn bad(error: String) -> HttpResponse {
 
 fn unavailable(error: String) -> HttpResponse {
     HttpResponse::ServiceUnavailable().json(ErrorView { error })
-}
-
-impl TransactionView {
-    /// Checks everything that this view claims, against the genesis alone: that the transaction is the one that was asked
-    /// for, that it is in a block with a valid certificate, and that its receipt is covered by a proven checkpoint.
-    pub fn verify(&self, id: &TransactionId, genesis: &Genesis) -> Result<(), String> {
-        let seats = genesis.seat_table();
-        let bytes = hex::decode(&self.bytes).map_err(|error| format!("transaction bytes: {error}"))?;
-        let transaction = Transaction::parse(bytes.into()).map_err(|error| error.to_string())?;
-        if transaction.id() != *id || self.receipt.transaction != *id {
-            return Err("another transaction came back".to_owned());
-        }
-        if self.certificate.digest != self.header.proposal.digest() {
-            return Err("the block's certificate is for another proposal".to_owned());
-        }
-        self.certificate.verify(&seats).map_err(|error| format!("block certificate: {error}"))?;
-        let batch = self.header.proposal.batches.get(self.batch).ok_or("the block has no such batch")?;
-        if !batch.verify_inclusion(&transaction, self.index_in_batch, &self.inclusion) {
-            return Err("the inclusion proof does not lead to the batch's name".to_owned());
-        }
-        let (Some(proof), Some(checkpoint)) = (&self.receipt_proof, &self.checkpoint) else {
-            return Err("no proven checkpoint covers the block yet".to_owned());
-        };
-        checkpoint.verify(&seats).map_err(|error| format!("checkpoint certificate: {error}"))?;
-        if proof.height != self.header.height() || !proof.verify(&self.receipt, &checkpoint.result) {
-            return Err("the receipt's proof does not lead to the checkpoint".to_owned());
-        }
-        Ok(())
-    }
 }

@@ -1,0 +1,235 @@
+//! What `/api/v1` answers with, read by [`crate::client`]; and the checks of what claims to be proven.
+
+use serde::{Deserialize, Serialize};
+use standin_foundation::{Digest, Height};
+use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate, SeatTable};
+use standin_ledger::namespaced::{CompletenessStep, NamespacedNode};
+use standin_ledger::store::StoredBlock;
+use standin_ledger::trie::StateProof;
+use standin_ledger::{Genesis, Header, Outcome, Receipt, ReceiptProof, Title, Transaction, TransactionId};
+
+/// What became of a submitted transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// Its id.
+    pub id: TransactionId,
+    /// Height of its block, if it has one.
+    pub height: Option<Height>,
+    /// Its place there.
+    pub index: Option<usize>,
+    /// What became of it; none if that is not known yet.
+    pub outcome: Option<Outcome>,
+    /// Why it was not taken at all.
+    pub refused: Option<String>,
+}
+
+/// Where a node stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatusView {
+    /// The chain's name.
+    pub chain: String,
+    /// The cluster that holds this node's seat.
+    pub cluster: String,
+    /// Its seat.
+    pub seat: u16,
+    /// The view.
+    pub view: u64,
+    /// The view that it wants, while it changes views.
+    pub changing_to: Option<u64>,
+    /// The seat that leads the view.
+    pub primary: u16,
+    /// Up to here blocks have been committed.
+    pub committed: Height,
+    /// Up to here blocks have been executed.
+    pub height: Height,
+    /// The last stable checkpoint.
+    pub stable: Height,
+    /// Batches that wait for their order.
+    pub pending_batches: usize,
+    /// Bytes of these.
+    pub pending_bytes: usize,
+    /// Transactions of clients that wait for an outcome.
+    pub waiting: usize,
+    /// Bytes of the durable log.
+    pub log_bytes: u64,
+    /// Seats whose result was found to differ from a quorum's.
+    pub wrong_results: u64,
+    /// Seats that were found to contradict themselves.
+    pub equivocations: u64,
+    /// Views that were left.
+    pub view_changes: u64,
+    /// Transactions that took a place in a block since the start.
+    pub transactions: u64,
+    /// The other seats.
+    pub peers: Vec<PeerView>,
+}
+
+/// Another seat, as this node sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerView {
+    /// The seat.
+    pub seat: u16,
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// Its view, as it last said.
+    pub view: u64,
+    /// Up to here it has committed, as it last said.
+    pub committed: Height,
+}
+
+/// A block.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockView {
+    /// Its height.
+    pub height: Height,
+    /// Its hash.
+    pub hash: Digest,
+    /// Its header.
+    pub header: Header,
+    /// 2f+1 commits.
+    pub certificate: CommitCertificate,
+    /// Root over the receipts.
+    pub receipts_root: Digest,
+    /// A receipt for each transaction, in order.
+    pub receipts: Vec<Receipt>,
+}
+
+impl From<StoredBlock> for BlockView {
+    fn from(block: StoredBlock) -> Self {
+        Self {
+            height: block.header.height(),
+            hash: block.hash,
+            header: block.header,
+            certificate: block.certificate,
+            receipts_root: block.receipts_root,
+            receipts: block.receipts,
+        }
+    }
+}
+
+/// A transaction with the proofs that it is in its block, and that its receipt is covered by a checkpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TransactionView {
+    /// Its canonical bytes, hex.
+    pub bytes: String,
+    /// Header of its block.
+    pub header: Header,
+    /// 2f+1 commits for that block.
+    pub certificate: CommitCertificate,
+    /// Place of its batch in the block.
+    pub batch: usize,
+    /// Its place in the batch.
+    pub index_in_batch: usize,
+    /// Siblings on the way to the batch's name.
+    pub inclusion: Vec<NamespacedNode>,
+    /// What became of it.
+    pub receipt: Receipt,
+    /// The proof of the receipt; none while no checkpoint covers the block.
+    pub receipt_proof: Option<ReceiptProof>,
+    /// The checkpoint that covers it, once it is proven.
+    pub checkpoint: Option<CheckpointCertificate>,
+}
+
+/// All transactions of one title in a block, with the proof that there are no others.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TitleView {
+    /// The title.
+    pub title: Title,
+    /// Header of the block.
+    pub header: Header,
+    /// 2f+1 commits for that block.
+    pub certificate: CommitCertificate,
+    /// For each batch of the block, in order.
+    pub batches: Vec<TitleBatch>,
+}
+
+/// All transactions of one title in a batch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TitleBatch {
+    /// Their canonical bytes, hex, in order.
+    pub transactions: Vec<String>,
+    /// The proof that these are all.
+    pub completeness: Vec<CompletenessStep>,
+}
+
+/// An answer about the state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AnswerView {
+    /// The state is that after this block.
+    pub height: Height,
+    /// What stands there, hex; none if nothing does.
+    pub value: Option<String>,
+    /// Root of the trie.
+    pub root: Digest,
+    /// The proof of the value, or of its absence, against the root.
+    pub proof: StateProof,
+}
+
+/// An error, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// What is wrong, and what to do.
+    pub error: String,
+}
+
+impl TransactionView {
+    /// Checks everything that this view claims, against the genesis alone: that the transaction is the one that was asked
+    /// for, that it is in a block with a valid certificate, and that its receipt is covered by a proven checkpoint.
+    pub fn verify(&self, id: &TransactionId, genesis: &Genesis) -> Result<(), String> {
+        let seats = genesis.seat_table();
+        let transaction = parse_hex(&self.bytes)?;
+        if transaction.id() != *id || self.receipt.transaction != *id {
+            return Err("another transaction came back".to_owned());
+        }
+        verify_block(&self.header, &self.certificate, &seats)?;
+        let batch = self.header.proposal.batches.get(self.batch).ok_or("the block has no such batch")?;
+        if !batch.verify_inclusion(&transaction, self.index_in_batch, &self.inclusion) {
+            return Err("the inclusion proof does not lead to the batch's name".to_owned());
+        }
+        let (Some(proof), Some(checkpoint)) = (&self.receipt_proof, &self.checkpoint) else {
+            return Err("no proven checkpoint covers the block yet".to_owned());
+        };
+        checkpoint.verify(&seats).map_err(|error| format!("checkpoint certificate: {error}"))?;
+        if proof.height != self.header.height() || !proof.verify(&self.receipt, &checkpoint.result) {
+            return Err("the receipt's proof does not lead to the checkpoint".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl TitleView {
+    /// Checks, against the genesis alone, that the block has a valid certificate and that these are all of its transactions
+    /// with this title; gives them, in order.
+    pub fn verify(&self, title: Title, height: Height, genesis: &Genesis) -> Result<Vec<Transaction>, String> {
+        verify_block(&self.header, &self.certificate, &genesis.seat_table())?;
+        if self.title != title || self.header.height() != height {
+            return Err("another title or block came back".to_owned());
+        }
+        let names = &self.header.proposal.batches;
+        if names.len() != self.batches.len() {
+            return Err(format!("the block has {} batches, {} came back", names.len(), self.batches.len()));
+        }
+        let mut all = Vec::new();
+        for (number, (name, batch)) in names.iter().zip(&self.batches).enumerate() {
+            let transactions: Result<Vec<_>, _> = batch.transactions.iter().map(|bytes| parse_hex(bytes)).collect();
+            let transactions = transactions?;
+            if !name.verify_completeness(title, &transactions, &batch.completeness) {
+                return Err(format!("batch {number}: the proof does not show that these are all of its transactions"));
+            }
+            all.extend(transactions);
+        }
+        Ok(all)
+    }
+}
+
+fn parse_hex(bytes: &str) -> Result<Transaction, String> {
+    let bytes = hex::decode(bytes).map_err(|error| format!("transaction bytes: {error}"))?;
+    Transaction::parse(bytes.into()).map_err(|error| error.to_string())
+}
+
+fn verify_block(header: &Header, certificate: &CommitCertificate, seats: &SeatTable) -> Result<(), String> {
+    if certificate.digest != header.proposal.digest() || certificate.height != header.height() {
+        return Err("the block's certificate is for another proposal".to_owned());
+    }
+    certificate.verify(seats).map_err(|error| format!("block certificate: {error}"))
+}
