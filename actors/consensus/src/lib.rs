@@ -43,6 +43,6 @@ pub use config::Config;
 pub use effect::{Effect, Event, Input, Recipient};
 pub use gate::Gate;
 pub use machine::{Identity, Machine};
-pub use messages::{Body, Note, Signed, Status, Transfer};
+pub use messages::{BatchPayload, Body, Note, Signed, Status, Transfer};
 pub use record::{Lsn, Record};
 pub use verify::{KeySigner, Signer, Verified, Verifier, VerifyError};

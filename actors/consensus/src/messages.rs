@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use standin_foundation::limits::FRAME_BYTES_MAX;
+use standin_foundation::limits::{BATCH_BYTES_MAX, FRAME_BYTES_MAX};
 use standin_foundation::wire::Wire;
 use standin_foundation::{Canonical, Digest, Encoder, Epoch, Height, Seat, Signature, Term, View};
 use standin_ledger::Proposal;
@@ -257,11 +257,18 @@ pub struct BlockTransfer {
     pub payloads: Vec<Bytes>,
 }
 
-/// Answers that carry payloads: they travel behind votes and notes.
+/// The payload of a batch, pushed by its maker or fetched: it travels behind votes and notes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchPayload(pub Bytes);
+
+impl Wire for BatchPayload {
+    const NAME: &'static str = "consensus.batch";
+    const BYTES_MAX: usize = BATCH_BYTES_MAX + 64;
+}
+
+/// What a seat that is behind asked for: it travels behind everything else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Transfer {
-    /// The payload of a batch, pushed by its maker or fetched.
-    Batch(Bytes),
     /// Committed blocks, by rising height.
     Blocks(Vec<BlockTransfer>),
     /// What a snapshot consists of.

@@ -26,6 +26,7 @@ pub mod policy;
 pub mod probe;
 pub mod recipient;
 pub mod registry;
+pub mod throttle;
 
 pub use address::Address;
 pub use bridge::{Bridge, Remote};
@@ -38,6 +39,7 @@ pub use policy::{Backoff, Intensity, RestartPolicy, Supervision};
 pub use probe::Probe;
 pub use recipient::Recipient;
 pub use registry::{ActorView, Registry};
+pub use throttle::Throttle;
 
 #[cfg(panic = "abort")]
 compile_error!("supervision catches panics: build with panic = \"unwind\"");

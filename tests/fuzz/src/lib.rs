@@ -5,7 +5,7 @@
 //! cargo-fuzz (`cargo fuzz run TARGET` there).
 
 use bytes::Bytes;
-use standin_consensus::{Note, Record, Signed, Transfer};
+use standin_consensus::{BatchPayload, Note, Record, Signed, Transfer};
 use standin_foundation::wire::Wire;
 use standin_ledger::builtin::Operation;
 use standin_ledger::snapshot::{Chunk, Manifest};
@@ -17,13 +17,14 @@ use standin_stage::bridge::frame::Frame;
 pub type Target = fn(&[u8]);
 
 /// All targets with their names, which are their folders in the corpus.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("frame", frame),
     ("transaction", transaction),
     ("batch", batch),
     ("operation", operation),
     ("signed", wire::<Signed>),
     ("note", wire::<Note>),
+    ("batch_payload", wire::<BatchPayload>),
     ("transfer", wire::<Transfer>),
     ("record", wire::<Record>),
     ("manifest", wire::<Manifest>),

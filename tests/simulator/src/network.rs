@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fastrand::Rng;
-use standin_consensus::{Note, Signed, Transfer};
+use standin_consensus::{BatchPayload, Note, Signed, Transfer};
 
 /// Index of a node in the world. Two nodes can share a seat: twins.
 pub type NodeIndex = usize;
@@ -15,7 +15,9 @@ pub enum Envelope {
     Signed(Signed),
     /// A note.
     Note(Note),
-    /// Payloads.
+    /// A batch's payload.
+    Batch(BatchPayload),
+    /// What was asked for to catch up.
     Transfer(Transfer),
 }
 

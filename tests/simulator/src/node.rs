@@ -9,7 +9,9 @@ use standin_consensus::effect::{Effect, Event, Input, Recipient};
 use standin_consensus::messages::BlockTransfer;
 use standin_consensus::mutation::Mutation;
 use standin_consensus::verify::sign;
-use standin_consensus::{Body, Gate, Identity, Lsn, Machine, Note, Record, Signed, Transfer, Verified, Verifier};
+use standin_consensus::{
+    BatchPayload, Body, Gate, Identity, Lsn, Machine, Note, Record, Signed, Transfer, Verified, Verifier,
+};
 use standin_foundation::{Digest, Epoch, Height, Millis, Seat};
 use standin_ledger::builtin::Builtin;
 use standin_ledger::certificate::{CheckpointResult, CommitCertificate};
@@ -266,7 +268,7 @@ impl Node {
         self.waiting.extend(transactions.iter().map(Transaction::id));
         if let Ok(batch) = Batch::new(transactions) {
             self.own_batches.insert(batch.digest(), batch.transactions().to_vec());
-            let envelope = Envelope::Transfer(Transfer::Batch(batch.payload().clone()));
+            let envelope = Envelope::Batch(BatchPayload(batch.payload().clone()));
             self.actions.push(Action::Deliver(Recipient::All, envelope));
             self.take_batch(now, self.setup.seat, batch, false);
         }
@@ -355,6 +357,11 @@ impl Node {
                 }
             }
             Envelope::Note(note) => self.take_note(now, from, note),
+            Envelope::Batch(BatchPayload(payload)) => {
+                if let Ok(batch) = Batch::parse(payload) {
+                    self.take_batch(now, from, batch, false);
+                }
+            }
             Envelope::Transfer(transfer) => self.take_transfer(now, from, transfer),
         }
         std::mem::take(&mut self.actions)
@@ -381,7 +388,7 @@ impl Node {
             }
             Note::FetchBatches(digests) => {
                 for batch in digests.iter().filter_map(|digest| self.payloads.get(digest)) {
-                    let envelope = Envelope::Transfer(Transfer::Batch(batch.payload().clone()));
+                    let envelope = Envelope::Batch(BatchPayload(batch.payload().clone()));
                     self.actions.push(Action::Deliver(Recipient::One(from), envelope));
                 }
                 return;
@@ -416,11 +423,6 @@ impl Node {
 
     fn take_transfer(&mut self, now: Millis, from: Seat, transfer: Transfer) {
         match transfer {
-            Transfer::Batch(payload) => {
-                if let Ok(batch) = Batch::parse(payload) {
-                    self.take_batch(now, from, batch, false);
-                }
-            }
             Transfer::Blocks(blocks) => self.take_blocks(now, from, blocks),
             Transfer::Manifest(manifest) => {
                 if let Ok(manifest) = self.verifier().manifest(*manifest) {

@@ -73,29 +73,35 @@ fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
 
 fn build(rng: &mut Rng, mutation: Option<Mutation>) -> (World, &'static str) {
     let genesis = genesis(rng);
+    let seats = genesis.seats.len();
     let config = config(rng);
-    let faulty_seat = Seat(rng.u16(0..4));
-    let kind = rng.choice(["none", "none", "byzantine", "byzantine", "twins", "wrong-result"]).unwrap_or("none");
     let setup = |seat| Setup { genesis: genesis.clone(), seat, config, mutation, wrong_from: None };
     let mut nodes: Vec<(Node, Option<Box<dyn Behaviour>>)> =
-        (0..4).map(|seat| (Node::new(setup(Seat(seat))), None)).collect();
-    let faulty = match kind {
-        "byzantine" => {
-            let name = rng.choice(byzantine::NAMES).unwrap_or("silent");
-            nodes[faulty_seat.index()].1 = byzantine::behaviour(name);
-            name
-        }
-        "twins" => {
-            nodes.push((Node::new(setup(faulty_seat)), None));
-            "twins"
-        }
-        "wrong-result" => {
-            let wrong_from = Some(Height(rng.u64(1..20)));
-            nodes[faulty_seat.index()].0 = Node::new(Setup { wrong_from, ..setup(faulty_seat) });
-            "wrong-result"
-        }
-        _ => "",
-    };
+        (0..seats as u16).map(|seat| (Node::new(setup(Seat(seat))), None)).collect();
+    let mut order: Vec<_> = (0..seats as u16).map(Seat).collect();
+    rng.shuffle(&mut order);
+    let mut faulty = "";
+    for seat in order.into_iter().take((seats - 1) / 3) {
+        let kind = rng.choice(["none", "none", "byzantine", "byzantine", "twins", "wrong-result"]).unwrap_or("none");
+        let told = match kind {
+            "byzantine" => {
+                let name = rng.choice(byzantine::NAMES).unwrap_or("silent");
+                nodes[seat.index()].1 = byzantine::behaviour(name, seats);
+                name
+            }
+            "twins" => {
+                nodes.push((Node::new(setup(seat)), None));
+                "twins"
+            }
+            "wrong-result" => {
+                let wrong_from = Some(Height(rng.u64(1..20)));
+                nodes[seat.index()].0 = Node::new(Setup { wrong_from, ..setup(seat) });
+                "wrong-result"
+            }
+            _ => continue,
+        };
+        faulty = if faulty.is_empty() { told } else { "two of them" };
+    }
     let network = Network::rough(rng);
     (World::new(rng.fork(), network, nodes), faulty)
 }
@@ -103,7 +109,7 @@ fn build(rng: &mut Rng, mutation: Option<Mutation>) -> (World, &'static str) {
 fn genesis(rng: &mut Rng) -> Genesis {
     let seat = |n: u8| {
         let key = SecretKey::from_bytes(&[n + 1; 32]).unwrap_or_else(|| unreachable!("a small number is a key"));
-        let cluster = format!("c{n}").parse().unwrap_or_else(|_| unreachable!("c0 to c3 are names"));
+        let cluster = format!("c{n}").parse().unwrap_or_else(|_| unreachable!("c0 to c6 are names"));
         SeatDescriptor { cluster, holder: key.public() }
     };
     let checkpoint_interval = rng.choice([4, 8, 16]).unwrap_or(8);
@@ -117,7 +123,7 @@ fn genesis(rng: &mut Rng) -> Genesis {
         chain: "test-simulation".parse().unwrap_or_else(|_| unreachable!("a valid name")),
         time_ms: 1,
         parameters,
-        seats: (0..4).map(seat).collect(),
+        seats: (0..rng.choice([4, 4, 4, 4, 5, 6, 7]).unwrap_or(4)).map(seat).collect(),
         accounts: Vec::new(),
     }
 }

@@ -72,10 +72,11 @@ pub struct World {
 impl World {
     /// A world of these nodes; a node with a behaviour is faulty.
     pub fn new(mut rng: Rng, network: Network, nodes: Vec<(Node, Option<Box<dyn Behaviour>>)>) -> Self {
+        let seats = nodes.first().map_or(1, |(node, _)| node.setup.genesis.seats.len());
         let mut world = Self {
             nodes: Vec::new(),
             network,
-            invariants: Invariants::default(),
+            invariants: Invariants::new(seats),
             now_us: 0,
             steps: 0,
             places: Vec::new(),

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::Replica;
 use crate::effect::Input;
-use crate::messages::Transfer;
+use crate::messages::BatchPayload;
 
 /// Transactions that may wait for a batch or an outcome.
 const WAITING_MAX: usize = 200_000;
@@ -193,7 +193,7 @@ impl Replica {
     fn push_batch(&mut self, transactions: Vec<Transaction>, ctx: &mut Ctx<Self>) {
         match Batch::new(transactions) {
             Ok(batch) => {
-                self.send_to_all(&Transfer::Batch(batch.payload().clone()));
+                self.send_to_all(&BatchPayload(batch.payload().clone()));
                 let reference = batch.reference();
                 self.payloads.insert(batch.digest(), Arc::new(batch));
                 let from = self.config.signer.seat;

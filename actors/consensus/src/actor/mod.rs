@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use actix::{AsyncContext, SpawnHandle};
 use standin_foundation::{Digest, Height, Millis, Seat};
 use standin_ledger::{Batch, Genesis, StateMachine};
-use standin_stage::{Address, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Role};
+use standin_stage::{Address, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Role, Throttle};
 
 pub use executor::{ExecutionError, Ledger, LedgerReader};
 pub use mempool::{Finished, Submit, SubmitError};
@@ -31,7 +31,7 @@ use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient};
 use crate::gate::Gate;
 use crate::machine::Machine;
-use crate::messages::{Note, Signed, Status, Transfer};
+use crate::messages::{BatchPayload, Note, Signed, Status, Transfer};
 use crate::record::{Lsn, Record};
 use crate::verify::{KeySigner, sign};
 use executor::{Command, Executor, ExecutorReport};
@@ -53,9 +53,16 @@ impl Message for Note {
 
 impl RemoteMessage for Note {}
 
-impl Message for Transfer {
+impl Message for BatchPayload {
     type Reply = ();
     const LANE: Lane = Lane::Ordinary;
+}
+
+impl RemoteMessage for BatchPayload {}
+
+impl Message for Transfer {
+    type Reply = ();
+    const LANE: Lane = Lane::Bulk;
 }
 
 impl RemoteMessage for Transfer {}
@@ -151,6 +158,8 @@ pub struct Replica {
     /// The stable checkpoint at the last cut: before the next one there is nothing more to drop.
     cut_at: Height,
     counters: Counters,
+    /// Of what other seats do.
+    warnings: Throttle,
     results: Vec<standin_ledger::CheckpointResult>,
 }
 
@@ -197,6 +206,7 @@ impl Replica {
             cutting: false,
             cut_at: Height(0),
             counters: Counters::default(),
+            warnings: Throttle::default(),
             results: opened.results,
             config,
         })
@@ -333,12 +343,22 @@ impl Replica {
             }
             Event::Equivocation { seat, evidence } => {
                 self.counters.equivocations += 1;
-                tracing::error!(seat = seat.0, ?evidence, "a seat contradicts itself");
+                if let Some(suppressed) = self.warnings.pass() {
+                    tracing::error!(seat = seat.0, ?evidence, suppressed, "a seat contradicts itself");
+                }
             }
             Event::WrongResult { seat, result, certificate, .. } => {
                 self.counters.wrong_results += 1;
-                let proven = certificate.result;
-                tracing::error!(seat = seat.0, ?result, ?proven, "a seat's result differs from a quorum's");
+                if let Some(suppressed) = self.warnings.pass() {
+                    let proven = certificate.result;
+                    tracing::error!(
+                        seat = seat.0,
+                        ?result,
+                        ?proven,
+                        suppressed,
+                        "a seat's result differs from a quorum's"
+                    );
+                }
             }
             Event::CatchUpStarted { target, snapshot } => {
                 self.counters.catch_ups += 1;
@@ -347,7 +367,9 @@ impl Replica {
             Event::BatchRefused { seat } => tracing::debug!(seat = seat.0, "too many batches of a seat wait"),
             Event::BadTransfer { seat } => {
                 self.counters.bad_transfers += 1;
-                tracing::warn!(seat = seat.0, "a transfer does not verify");
+                if let Some(suppressed) = self.warnings.pass() {
+                    tracing::warn!(seat = seat.0, suppressed, "a transfer does not verify");
+                }
             }
             fatal => self.fatal(format!("{fatal:?}")),
         }

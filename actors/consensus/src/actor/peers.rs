@@ -1,24 +1,27 @@
 //! What comes from other seats: checked on the pool, then told to the replica; and what other seats ask for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use standin_foundation::{Digest, Height, NodeId, Seat};
 use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate, SeatTable};
-use standin_ledger::snapshot::Manifest;
+use standin_ledger::snapshot::{Chunk, Manifest};
 use standin_ledger::{Batch, ClientSignatures, Genesis, Proposal};
 use standin_stage::bridge::Router;
-use standin_stage::{Address, CallError, Ctx, Handle, Lane, Message, Reply};
+use standin_stage::{Address, CallError, Ctx, Handle, Lane, Message, Reply, Throttle};
 
 use super::executor::Ledger;
 use super::pool::VerifyPool;
 use super::{Replica, Status};
 use crate::effect::Input;
-use crate::messages::{BlockTransfer, Note, Signed, Transfer};
+use crate::messages::{BatchPayload, BlockTransfer, Body, Note, Signed, Transfer, ViewChange};
 use crate::verify::{Verified, Verifier, VerifyError};
 
 /// Blocks and bytes in one answer.
 const BLOCKS_PER_ANSWER: u64 = 64;
 const ANSWER_BYTES: usize = 1024 * 1024;
+/// Checks of one seat's messages that may wait for the pool.
+const CHECKS_PER_SEAT_MAX: usize = 2_048;
 
 /// Checks what comes in before the replica sees it.
 #[derive(Debug)]
@@ -26,7 +29,15 @@ pub struct Ingress {
     verifier: Verifier<SeatTable>,
     signatures: ClientSignatures,
     seats: std::collections::BTreeMap<NodeId, Seat>,
+    waiting: Vec<Waiting>,
     pool: VerifyPool,
+}
+
+/// What one seat's messages cause.
+#[derive(Debug, Default)]
+struct Waiting {
+    checks: AtomicUsize,
+    warnings: Throttle,
 }
 
 impl Ingress {
@@ -42,6 +53,7 @@ impl Ingress {
             },
             signatures: genesis.parameters.client_signatures,
             seats,
+            waiting: genesis.seats.iter().map(|_| Waiting::default()).collect(),
             pool,
         }
     }
@@ -63,6 +75,7 @@ impl Ingress {
 pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>) -> Router {
     let (signed_ingress, signed_to) = (Arc::clone(ingress), replica.clone());
     let (note_ingress, note_to) = (Arc::clone(ingress), replica.clone());
+    let (batch_ingress, batch_to) = (Arc::clone(ingress), replica.clone());
     let (transfer_ingress, transfer_to) = (Arc::clone(ingress), replica.clone());
     router
         .tell::<Signed>(move |node, message| {
@@ -84,6 +97,16 @@ pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>
                 note => note_to.tell(PeerNote(from, note)),
             }
         })
+        .tell::<BatchPayload>(move |node, BatchPayload(payload)| {
+            let from = batch_ingress.seat_of(node)?;
+            let ingress = Arc::clone(&batch_ingress);
+            check(&batch_ingress, &batch_to, from, move |_, to| {
+                let batch = Batch::parse(payload)?;
+                ingress.check_batch(&batch)?;
+                tell(to, PeerBatch(from, batch));
+                Ok(())
+            })
+        })
         .tell::<Transfer>(move |node, transfer| {
             let from = transfer_ingress.seat_of(node)?;
             let ingress = Arc::clone(&transfer_ingress);
@@ -99,29 +122,40 @@ where
     drop(to.tell(message));
 }
 
+/// Hands a check to the pool, where no seat may have more than its share.
 fn check(
     ingress: &Arc<Ingress>,
     to: &Address<Replica>,
     from: Seat,
     job: impl FnOnce(&Verifier<SeatTable>, &Address<Replica>) -> Result<(), VerifyError> + Send + 'static,
 ) -> Result<(), CallError> {
-    let (ingress_, to) = (Arc::clone(ingress), to.clone());
+    let Some(waiting) = ingress.waiting.get(from.index()) else { return Err(CallError::Stopped) };
+    let overloaded = |queued| CallError::Overloaded { queued, limit: CHECKS_PER_SEAT_MAX };
+    let queued = waiting.checks.fetch_add(1, Ordering::AcqRel);
+    if queued >= CHECKS_PER_SEAT_MAX {
+        waiting.checks.fetch_sub(1, Ordering::AcqRel);
+        return Err(overloaded(queued));
+    }
+    let (shared, to) = (Arc::clone(ingress), to.clone());
     let run = move || {
-        if let Err(error) = job(&ingress_.verifier, &to) {
-            tracing::warn!(seat = from.0, %error, "message refused");
+        let done = job(&shared.verifier, &to);
+        let Some(waiting) = shared.waiting.get(from.index()) else { return };
+        waiting.checks.fetch_sub(1, Ordering::AcqRel);
+        if let Err(error) = done
+            && let Some(suppressed) = waiting.warnings.pass()
+        {
+            tracing::warn!(seat = from.0, %error, suppressed, "message refused");
         }
     };
-    ingress.pool.run(run).map_err(|_| CallError::Overloaded { queued: 0, limit: 0 })
+    ingress.pool.run(run).map_err(|_| {
+        waiting.checks.fetch_sub(1, Ordering::AcqRel);
+        overloaded(queued)
+    })
 }
 
 impl Ingress {
     fn check_transfer(&self, from: Seat, transfer: Transfer, to: &Address<Replica>) -> Result<(), VerifyError> {
         match transfer {
-            Transfer::Batch(payload) => {
-                let batch = Batch::parse(payload)?;
-                self.check_batch(&batch)?;
-                tell(to, PeerBatch(from, batch));
-            }
             Transfer::Blocks(blocks) => {
                 let blocks: Result<Vec<_>, _> = blocks.into_iter().map(|block| self.check_block(block)).collect();
                 tell(to, PeerBlocks(from, blocks?));
@@ -131,7 +165,7 @@ impl Ingress {
                 tell(to, Checked(Input::ManifestReceived(from, manifest)));
             }
             Transfer::Chunk { height, index, chunk } => {
-                tell(to, Checked(Input::ChunkReceived { from, height, index, chunk }));
+                tell(to, PeerChunk { from, height, index, chunk });
             }
         }
         Ok(())
@@ -158,6 +192,27 @@ struct Checked(Input);
 impl Message for Checked {
     type Reply = ();
     const LANE: Lane = Lane::Control;
+
+    fn bytes(&self) -> usize {
+        let prepared = |body: &ViewChange| body.prepared.iter().map(|p| 256 + p.proposal.batches.len() * 128).sum();
+        let bytes = match &self.0 {
+            Input::MessageReceived(message) => match &message.body {
+                Body::ViewChange(body) => prepared(body),
+                Body::NewView(body) => {
+                    let of = |message: &Signed| match &message.body {
+                        Body::ViewChange(body) => prepared(body),
+                        _ => 0,
+                    };
+                    body.view_changes.iter().map(of).sum()
+                }
+                Body::PrePrepare { proposal, .. } => proposal.batches.len() * 128,
+                _ => 0,
+            },
+            Input::ManifestReceived(_, manifest) => manifest.parts.len() * 64 + manifest.recent.len() * 40,
+            _ => 0,
+        };
+        size_of_val(self) + bytes
+    }
 }
 
 impl Handle<Checked> for Replica {
@@ -185,10 +240,38 @@ impl Handle<PeerBatch> for Replica {
 }
 
 #[derive(Debug)]
+struct PeerChunk {
+    from: Seat,
+    height: Height,
+    index: u32,
+    chunk: Chunk,
+}
+
+impl Message for PeerChunk {
+    type Reply = ();
+    const LANE: Lane = Lane::Bulk;
+
+    fn bytes(&self) -> usize {
+        match &self.chunk {
+            Chunk::Entries(entries) => entries.iter().map(|(key, value)| key.len() + value.len() + 64).sum(),
+            Chunk::Recent(recent) => recent.iter().map(|(_, ids)| ids.len() * 32 + 32).sum(),
+        }
+    }
+}
+
+impl Handle<PeerChunk> for Replica {
+    fn handle(&mut self, message: PeerChunk, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        let PeerChunk { from, height, index, chunk } = message;
+        self.step(Input::ChunkReceived { from, height, index, chunk }, ctx);
+    }
+}
+
+#[derive(Debug)]
 struct PeerBlocks(Seat, Vec<CheckedBlock>);
 
 impl Message for PeerBlocks {
     type Reply = ();
+    const LANE: Lane = Lane::Bulk;
 
     fn bytes(&self) -> usize {
         self.1.iter().flat_map(|(_, _, batches)| batches).map(|batch| batch.payload().len()).sum()
@@ -251,7 +334,7 @@ impl Replica {
 
     fn serve_batches(&self, to: Seat, digests: &[Digest]) {
         for batch in digests.iter().filter_map(|digest| self.payloads.get(digest)) {
-            self.send_to(to, &Transfer::Batch(batch.payload().clone()));
+            self.send_to(to, &BatchPayload(batch.payload().clone()));
         }
     }
 

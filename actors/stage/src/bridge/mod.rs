@@ -34,6 +34,7 @@ pub use transport::{Listening, Local, Opened, SocketTransport, Take, Transport};
 
 use crate::mailbox::MailboxLimits;
 use crate::policy::Backoff;
+use crate::throttle::Throttle;
 use hello::{Credentials, HelloError, Side};
 use peer::Peer;
 
@@ -91,8 +92,17 @@ struct Shared {
     peers: BTreeMap<NodeId, Arc<Peer>>,
     router: Router,
     hellos: AtomicUsize,
+    refusals: Throttle,
     stopping: AtomicBool,
     stop: Notify,
+}
+
+impl Shared {
+    fn warn_refused(&self, error: &dyn std::fmt::Display) {
+        if let Some(suppressed) = self.refusals.pass() {
+            tracing::warn!(%error, suppressed, "connection refused");
+        }
+    }
 }
 
 /// The connections of a node.
@@ -125,6 +135,8 @@ impl Bridge {
             peers: prepared.peers,
             router,
             hellos: AtomicUsize::new(0),
+            // Strangers can come as often as they like.
+            refusals: Throttle::new(Duration::from_secs(1), 10),
             stopping: AtomicBool::new(false),
             stop: Notify::new(),
         });
@@ -165,14 +177,14 @@ impl Prepared {
 async fn accept(shared: Arc<Shared>, Opened { mut pipe, binding }: Opened) {
     if shared.hellos.fetch_add(1, Ordering::AcqRel) >= HELLOS_PENDING_MAX {
         shared.hellos.fetch_sub(1, Ordering::AcqRel);
-        tracing::warn!("connection refused: {HELLOS_PENDING_MAX} others are proving who they are");
+        shared.warn_refused(&format_args!("{HELLOS_PENDING_MAX} others are proving who they are"));
         return;
     }
     let greeted = greet(&shared, &mut pipe, Side::Acceptor, &binding, None).await;
     shared.hellos.fetch_sub(1, Ordering::AcqRel);
     match greeted {
         Ok(id) => run_session(&shared, pipe, id).await,
-        Err(error) => tracing::warn!(%error, "connection refused"),
+        Err(error) => shared.warn_refused(&error),
     }
 }
 

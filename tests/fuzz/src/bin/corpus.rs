@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use standin_consensus::messages::{BlockTransfer, NewView, PreparedCertificate, ViewChange};
-use standin_consensus::{Body, Note, Record, Signed, Status, Transfer};
+use standin_consensus::{BatchPayload, Body, Note, Record, Signed, Status, Transfer};
 use standin_foundation::wire::Wire;
 use standin_foundation::{Digest, Epoch, Height, Seat, SecretKey, Signature, Term, View};
 use standin_ledger::builtin::Operation;
@@ -74,7 +74,7 @@ fn main() {
     wire("note", "status", &Note::Status(Status { changing_to: Some(View(2)), ..Status::default() }));
     wire("note", "offer", &Note::Offer(vec![Digest::ZERO; 3]));
     wire("note", "stable", &Note::Stable(stable.clone()));
-    wire("transfer", "batch", &Transfer::Batch(payload.clone()));
+    wire("batch_payload", "batch", &BatchPayload(payload.clone()));
     let block =
         BlockTransfer { proposal: proposal.clone(), certificate: certificate.clone(), payloads: vec![payload.clone()] };
     wire("transfer", "blocks", &Transfer::Blocks(vec![block]));

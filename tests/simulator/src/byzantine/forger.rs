@@ -9,7 +9,9 @@ use super::{Behaviour, signed_as};
 use crate::network::Envelope;
 
 #[derive(Debug)]
-pub(super) struct Forger;
+pub(super) struct Forger {
+    pub(super) seats: usize,
+}
 
 impl Behaviour for Forger {
     fn name(&self) -> &'static str {
@@ -23,7 +25,7 @@ impl Behaviour for Forger {
         }
         let forged = signed_as(own, forge(rng, message.body.clone()));
         let mut in_anothers_name = message.clone();
-        in_anothers_name.vote.seat = Seat(rng.u16(0..4));
+        in_anothers_name.vote.seat = Seat(rng.u16(0..self.seats as u16));
         match rng.u8(0..3) {
             0 => vec![forged],
             1 => vec![envelope.clone(), forged],

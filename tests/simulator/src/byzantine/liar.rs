@@ -1,7 +1,7 @@
 //! Lies about where it stands, hides what it prepared, computes wrong results, and has never what it is asked for.
 
 use fastrand::Rng;
-use standin_consensus::{Body, Note, Transfer};
+use standin_consensus::{Body, Note};
 use standin_foundation::{Digest, Height, Seat, View};
 
 use super::{Behaviour, signed_as};
@@ -39,9 +39,8 @@ impl Behaviour for Liar {
                 }
                 _ => vec![envelope.clone()],
             },
-            Envelope::Transfer(Transfer::Batch(_)) => vec![envelope.clone()],
             Envelope::Transfer(_) => vec![Envelope::Note(Note::Unavailable)],
-            Envelope::Note(_) => vec![envelope.clone()],
+            Envelope::Batch(_) | Envelope::Note(_) => vec![envelope.clone()],
         }
     }
 }

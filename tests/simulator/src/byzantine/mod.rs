@@ -29,17 +29,17 @@ pub trait Behaviour: fmt::Debug {
 /// The behaviours that a seed can choose.
 pub const NAMES: [&str; 8] = ["equivocator", "flooder", "forger", "liar", "repeater", "replayer", "silent", "usurper"];
 
-/// The behaviour with this name.
-pub fn behaviour(name: &str) -> Option<Box<dyn Behaviour>> {
+/// The behaviour with this name, on a chain of so many seats.
+pub fn behaviour(name: &str, seats: usize) -> Option<Box<dyn Behaviour>> {
     match name {
         "equivocator" => Some(Box::new(equivocator::Equivocator)),
         "flooder" => Some(Box::new(flooder::Flooder)),
-        "forger" => Some(Box::new(forger::Forger)),
+        "forger" => Some(Box::new(forger::Forger { seats })),
         "liar" => Some(Box::new(liar::Liar)),
         "repeater" => Some(Box::<repeater::Repeater>::default()),
         "replayer" => Some(Box::<replayer::Replayer>::default()),
         "silent" => Some(Box::<silent::Silent>::default()),
-        "usurper" => Some(Box::<usurper::Usurper>::default()),
+        "usurper" => Some(Box::new(usurper::Usurper::new(seats))),
         _ => None,
     }
 }

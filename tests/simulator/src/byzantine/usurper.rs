@@ -9,10 +9,17 @@ use standin_ledger::Proposal;
 use super::{Behaviour, signed_as};
 use crate::network::Envelope;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Usurper {
+    seats: u64,
     view: View,
     committed: Height,
+}
+
+impl Usurper {
+    pub(super) fn new(seats: usize) -> Self {
+        Self { seats: seats as u64, view: View(0), committed: Height(0) }
+    }
 }
 
 impl Behaviour for Usurper {
@@ -28,7 +35,7 @@ impl Behaviour for Usurper {
         let extra = match rng.u8(0..8) {
             0..=2 => {
                 // The next views that this seat leads.
-                let next = self.view.0 - self.view.0 % 4 + u64::from(own.0) + 4 * rng.u64(0..3);
+                let next = self.view.0 - self.view.0 % self.seats + u64::from(own.0) + self.seats * rng.u64(0..3);
                 let height = Height(self.committed.0 + rng.u64(1..20));
                 let proposal = Proposal {
                     checkpoint: true,

@@ -42,12 +42,13 @@ pub fn plan(rng: &mut Rng, nodes: usize, length_us: u64) -> Plan {
         let from = rng.u64(0..length_us);
         let until = (from + rng.u64(1_000..length_us / 2)).min(length_us);
         let node = rng.usize(0..nodes);
-        match rng.u8(0..11) {
+        match rng.u8(0..12) {
             0..=2 => plan.extend([(from, Fault::Crash(node)), (until, Fault::Restart(node))]),
             3 => {
                 // Everyone at once: a power cut.
                 plan.extend((0..nodes).map(|node| (from, Fault::Crash(node))));
-                plan.extend((0..nodes).map(|node| (until + rng.u64(0..500_000), Fault::Restart(node))));
+                let back = |rng: &mut Rng| (until + rng.u64(0..500_000)).min(length_us);
+                plan.extend((0..nodes).map(|node| (back(rng), Fault::Restart(node))));
             }
             4..=5 => plan.extend([(from, Fault::Freeze(node)), (until, Fault::Thaw(node))]),
             6..=7 => {
@@ -60,11 +61,12 @@ pub fn plan(rng: &mut Rng, nodes: usize, length_us: u64) -> Plan {
                 let slow = rng.choice([2_000, 20_000, 400_000]).unwrap_or(2_000);
                 plan.extend([(from, Fault::DiskLatency(node, slow)), (until, Fault::DiskLatency(node, 150))]);
             }
-            9 => {
+            9..=10 => {
                 // Killed, and soon after it is back the power fails.
-                let soon = until + rng.u64(0..20_000);
+                let soon = (until + rng.u64(0..20_000)).min(length_us);
+                let back = (soon + rng.u64(1_000..500_000)).min(length_us);
                 plan.extend([(from, Fault::Kill(node)), (until, Fault::Restart(node))]);
-                plan.extend([(soon, Fault::Crash(node)), (soon + rng.u64(1_000..500_000), Fault::Restart(node))]);
+                plan.extend([(soon, Fault::Crash(node)), (back, Fault::Restart(node))]);
             }
             _ => plan.extend((0..rng.u64(1..4)).map(|i| (from + i * 100_000, Fault::CutLog(node)))),
         }

@@ -28,7 +28,7 @@ impl std::fmt::Display for Violation {
 }
 
 /// All invariants, and what they remember.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Invariants {
     agreement: agreement::Agreement,
     validity: validity::Validity,
@@ -37,6 +37,16 @@ pub struct Invariants {
 }
 
 impl Invariants {
+    /// For a chain with so many seats.
+    pub fn new(seats: usize) -> Self {
+        Self {
+            agreement: agreement::Agreement::default(),
+            validity: validity::Validity::default(),
+            one_vote: one_vote::OneVote::default(),
+            no_loss: no_loss::NoLoss::new(seats),
+        }
+    }
+
     /// A client submitted a transaction.
     pub fn submitted(&mut self, transaction: Digest) {
         self.validity.submitted(transaction);

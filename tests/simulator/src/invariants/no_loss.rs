@@ -8,12 +8,17 @@ use standin_ledger::certificate::CommitCertificate;
 
 use super::Violation;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct NoLoss {
+    seats: usize,
     committed: BTreeMap<Height, Digest>,
 }
 
 impl NoLoss {
+    pub(super) fn new(seats: usize) -> Self {
+        Self { seats, committed: BTreeMap::new() }
+    }
+
     pub(super) fn committed(
         &mut self,
         height: Height,
@@ -23,8 +28,10 @@ impl NoLoss {
         let digest = proposal.digest();
         let violation = |what| Err(Violation { invariant: "no_loss", what });
         let seats: BTreeSet<_> = certificate.votes.iter().map(|vote| vote.seat).collect();
-        // Four seats tolerate one: three of them share a correct one with any other three.
-        if seats.len() < 3 || certificate.digest != digest || certificate.height != height {
+        // Any two such sets share a correct seat, and enough correct seats are left to make one.
+        let tolerated = (self.seats - 1) / 3;
+        let is_quorum = 2 * seats.len() > self.seats + tolerated;
+        if !is_quorum || certificate.digest != digest || certificate.height != height {
             return violation(format!("height {height}: a certificate of {} seats", seats.len()));
         }
         let first = *self.committed.entry(height).or_insert(digest);
