@@ -9,6 +9,7 @@ use standin_ledger::ClientSignatures;
 use tokio::sync::mpsc;
 
 use super::Failure;
+
 use super::init::Plan;
 use super::layout::Layout;
 use super::load::{Judgement, Load};
@@ -73,13 +74,16 @@ pub(super) fn plan(chain: &str, layout: Layout) -> Plan {
         signatures: ClientSignatures::Required,
         store: format!("segment_bytes = 4194304\nlog_bytes_max = 16777216\nreserve_bytes = {DEMO_RESERVE_BYTES}\n"),
         log_level: "info".to_owned(),
+        relayed: false,
     }
 }
 
 pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
     let layout = Layout::named(&arguments.layout)?;
     let begun = Instant::now();
-    let mut network = Network::start(&plan("demo", layout)).await?;
+    // Whoever sits at the keys may cut links; a demo that ends by itself needs no relays.
+    let plan = Plan { relayed: arguments.duration.is_none(), ..plan("demo", layout) };
+    let mut network = Network::start(&plan).await?;
     let files = network.files();
     eprintln!(
         "{} nodes, a seat each, up in {:.1} s on loopback; mutual TLS, signed transactions",
@@ -155,8 +159,8 @@ async fn watch(load: &Load, duration: Duration) -> Result<(), Failure> {
     Ok(())
 }
 
-const KEYS: &str =
-    "keys, each with a node's number and Enter:  k kill · f freeze · t thaw · r restart;  s status · q quit";
+const KEYS: &str = "keys, each with a node's number and Enter:  k kill · r restart · f freeze · t thaw · c cut off · j join;  \
+                    s status · q quit";
 
 /// Takes commands from the terminal until `q`.
 async fn interact(network: &mut Network, load: &Load) -> Result<(), Failure> {
@@ -197,6 +201,8 @@ async fn command(network: &mut Network, load: &Load, line: &str) -> Result<(), F
         ("k", Some(seat)) => network.kill(seat).await?,
         ("f", Some(seat)) => network.freeze(seat)?,
         ("t", Some(seat)) => network.thaw(seat)?,
+        ("c", Some(seat)) => network.cut_off(seat),
+        ("j", Some(seat)) => network.join(seat),
         ("r", Some(seat)) => {
             network.kill(seat).await?;
             network.start_node(seat)?;
@@ -226,6 +232,8 @@ async fn command(network: &mut Network, load: &Load, line: &str) -> Result<(), F
         "k" => "killed",
         "f" => "frozen",
         "t" => "thawed",
+        "c" => "cut off from the others",
+        "j" => "joined to the others",
         _ => "restarted",
     };
     eprintln!("s{} {name}", seat.unwrap_or_default() + 1);

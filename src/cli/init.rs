@@ -14,6 +14,7 @@ use standin_stage::bridge::tls::make_certificate;
 
 use super::Failure;
 use super::layout::Layout;
+use super::links::Link;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArguments {
@@ -73,6 +74,8 @@ pub(super) struct Plan {
     pub(super) store: String,
     /// Log level of the nodes.
     pub(super) log_level: String,
+    /// Nodes reach each other through relays, whose links can be cut.
+    pub(super) relayed: bool,
 }
 
 /// A network on disk.
@@ -86,6 +89,8 @@ pub(super) struct WrittenNetwork {
     pub(super) genesis: Genesis,
     /// A client's key with funds.
     pub(super) client_key: PathBuf,
+    /// The relays that the nodes dial, if they do not dial each other.
+    pub(super) links: Vec<Link>,
 }
 
 pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
@@ -96,6 +101,7 @@ pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
         signatures: ClientSignatures::Required,
         store: "# segment_bytes = 67108864\n# reserve_bytes = 536870912\n# index_transactions = true\n".to_owned(),
         log_level: "info".to_owned(),
+        relayed: false,
     };
     let network = write_network(&arguments.folder, &plan)?;
     eprintln!("{} nodes of chain `{}` in {}", network.configs.len(), plan.chain, arguments.folder.display());
@@ -127,14 +133,15 @@ pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork
     let genesis = genesis(plan, &keys, client)?;
     let text = toml::to_string(&genesis).map_err(|error| Failure::new(1, error.to_string()))?;
     fs::write(folder.join("genesis.toml"), text)?;
+    let links = if plan.relayed { links(&ports)? } else { Vec::new() };
     let mut configs = Vec::new();
     for (seat, node) in plan.layout.nodes.iter().enumerate() {
         let path = folder.join(&node.name).join("node.toml");
-        fs::write(&path, node_config(seat, &keys, &ports, plan))?;
+        fs::write(&path, node_config(seat, &keys, &ports, &links, plan))?;
         configs.push(path);
     }
     let urls = ports.iter().map(|(_, http)| format!("http://{http}")).collect();
-    Ok(WrittenNetwork { configs, urls, genesis, client_key })
+    Ok(WrittenNetwork { configs, urls, genesis, client_key, links })
 }
 
 fn genesis(plan: &Plan, keys: &[PublicKey], client: PublicKey) -> Result<Genesis, Failure> {
@@ -161,18 +168,34 @@ const FREE_PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// Ports that are tried before giving up.
 const PORT_ATTEMPTS: usize = 1_000;
 
+fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    let any = || SocketAddr::from(([127, 0, 0, 1], fastrand::u16(FREE_PORTS)));
+    let tried = std::iter::repeat_with(any).take(PORT_ATTEMPTS + count);
+    // All are held until all are found, so that none is found twice.
+    let bound: Vec<_> = tried.filter_map(|address| TcpListener::bind(address).ok()).take(count).collect();
+    bound.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+}
+
+/// A relay for each ordered pair of nodes.
+fn links(ports: &Ports) -> Result<Vec<Link>, Failure> {
+    let pairs = (0..ports.len()).flat_map(|from| (0..ports.len()).map(move |to| (from, to)));
+    let pairs: Vec<_> = pairs.filter(|(from, to)| from != to).collect();
+    let relays = free_addresses(pairs.len());
+    if relays.len() < pairs.len() {
+        return Err(Failure::new(2, format!("there are not {} free ports for the links", pairs.len())));
+    }
+    let link = |((from, to), relay): ((usize, usize), SocketAddr)| {
+        ports.get(to).map(|(target, _)| Link { from, to, relay, target: *target })
+    };
+    Ok(pairs.into_iter().zip(relays).filter_map(link).collect())
+}
+
 /// A bridge and an HTTP address for each node.
 fn ports(first: Option<u16>, nodes: usize) -> Result<Ports, Failure> {
     let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
     let addresses: Vec<SocketAddr> = match first {
         Some(first) => (first..=u16::MAX).take(2 * nodes).map(at).collect(),
-        None => {
-            let tried = std::iter::repeat_with(|| at(fastrand::u16(FREE_PORTS))).take(PORT_ATTEMPTS);
-            // All are held until all are found, so that none is found twice.
-            let bound = tried.filter_map(|address| TcpListener::bind(address).ok()).take(2 * nodes);
-            let bound: Vec<_> = bound.collect();
-            bound.iter().filter_map(|listener| listener.local_addr().ok()).collect()
-        }
+        None => free_addresses(2 * nodes),
     };
     if addresses.len() < 2 * nodes {
         return Err(Failure::new(2, format!("there are not {} ports for this network", 2 * nodes)));
@@ -180,7 +203,7 @@ fn ports(first: Option<u16>, nodes: usize) -> Result<Ports, Failure> {
     Ok(addresses.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
 }
 
-fn node_config(seat: usize, keys: &[PublicKey], ports: &Ports, plan: &Plan) -> String {
+fn node_config(seat: usize, keys: &[PublicKey], ports: &Ports, links: &[Link], plan: &Plan) -> String {
     let mut text = String::new();
     let Some((bridge, http)) = ports.get(seat) else { return text };
     let Plan { store, log_level, layout, .. } = plan;
@@ -198,6 +221,8 @@ fn node_config(seat: usize, keys: &[PublicKey], ports: &Ports, plan: &Plan) -> S
     );
     for (other, (key, (address, _))) in keys.iter().zip(ports).enumerate() {
         if other != seat {
+            let link = links.iter().find(|link| link.from == seat && link.to == other);
+            let address = link.map_or(*address, |link| link.relay);
             let _ = write!(text, "\n[[peer]]\nkey = \"{key}\"\naddress = \"{address}\"\n");
         }
     }

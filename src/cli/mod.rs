@@ -6,6 +6,7 @@ mod drill;
 mod init;
 mod inputs;
 mod layout;
+mod links;
 mod load;
 mod network;
 mod read;

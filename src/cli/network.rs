@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 
 use super::Failure;
 use super::init::{Plan, WrittenNetwork, write_network};
+use super::links::Links;
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);
@@ -26,12 +27,14 @@ pub(super) struct Network {
     /// Where the output of each node's last start begins.
     outputs_from: Vec<usize>,
     clients: Vec<Client>,
+    links: Option<Links>,
 }
 
 impl Network {
     /// Writes a network into a temporary folder and starts all of its nodes.
     pub(super) async fn start(plan: &Plan) -> Result<Self, Failure> {
         let mut network = Self::prepare(plan)?;
+        network.links = Some(Links::start(&network.files.links).await?);
         for seat in 0..network.size() {
             network.start_node(seat)?;
         }
@@ -46,7 +49,7 @@ impl Network {
         let clients = files.urls.iter().map(|url| Client::new(url, Duration::from_secs(5))).collect();
         let nodes: Vec<_> = files.configs.iter().map(|_| None).collect();
         let outputs_from = vec![0; nodes.len()];
-        Ok(Self { folder, files, nodes, outputs_from, clients })
+        Ok(Self { folder, files, nodes, outputs_from, clients, links: None })
     }
 
     pub(super) fn size(&self) -> usize {
@@ -150,6 +153,20 @@ impl Network {
     /// SIGCONT.
     pub(super) fn thaw(&self, seat: usize) -> Result<(), Failure> {
         self.signal(seat, Signal::CONT)
+    }
+
+    /// Nothing passes between this node and the others; connections stay, as with a cut cable.
+    pub(super) fn cut_off(&self, seat: usize) {
+        if let Some(links) = &self.links {
+            links.set(seat, false);
+        }
+    }
+
+    /// The node's links carry again.
+    pub(super) fn join(&self, seat: usize) {
+        if let Some(links) = &self.links {
+            links.set(seat, true);
+        }
     }
 
     /// SIGTERM to all, and waits for them; says how long the slowest took, and whether all ended with 0.

@@ -175,10 +175,9 @@ impl Machine {
         let soon = self.now + self.config.status_interval_ms;
         match &mut self.catch_up.fetch {
             Fetch::Blocks(seat) | Fetch::Manifest(seat) if *seat == from => self.catch_up.fail(soon),
-            Fetch::Chunks { without, .. } => {
-                if without.insert(from) {
-                    self.fetch_chunks();
-                }
+            Fetch::Chunks { without, .. } if !without.contains(&from) => {
+                without.insert(from);
+                self.fetch_chunks();
             }
             _ => {}
         }
