@@ -13,6 +13,11 @@ full: verify
     cargo run --release -p standin-simulator --bin seeds -- --mutations --seeds 1000
     cargo run --release -- drill run all --layout four-seats --json
     cargo run --release -- demo --layout four-seats --for 20 --rate 500 --json
+    if command -v cargo-fuzz; then just fuzz 300; else echo "cargo-fuzz is not installed: skipped"; fi
+
+# All decoders under libFuzzer for so many seconds; needs cargo-fuzz and a C++ compiler.
+fuzz seconds="60":
+    cd tests/fuzz/libfuzzer && RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . any -- -max_total_time={{seconds}}
 
 # One seed again.
 seed number:
