@@ -19,8 +19,14 @@ use standin_ledger::builtin::{Builtin, Operation};
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{Batch, Chain, ClientSignatures, Genesis, Proposal, Transaction};
 
-/// Transactions in one request, which becomes about one batch.
-const CHUNK: usize = 500;
+/// Transactions in one request, which becomes about one batch: few where each costs a signature check at every seat.
+fn chunk(signatures: ClientSignatures) -> usize {
+    match signatures {
+        ClientSignatures::None => 500,
+        ClientSignatures::Required => 100,
+    }
+}
+
 /// Requests that are open at one time, over all nodes.
 const OPEN: usize = 24;
 
@@ -41,7 +47,7 @@ fn main() {
         // `cargo bench --bench consensus -- unsigned 128` measures one of the four.
         let wanted: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
         for (name, signatures, count) in
-            [("unsigned", ClientSignatures::None, 400_000), ("signed", ClientSignatures::Required, 20_000)]
+            [("unsigned", ClientSignatures::None, 400_000), ("signed", ClientSignatures::Required, 60_000)]
         {
             for bytes in [128, 512] {
                 let labels = [name.to_owned(), bytes.to_string()];
@@ -124,7 +130,8 @@ fn transactions(genesis: &Genesis, key: &SecretKey, bytes: usize, count: usize) 
             ClientSignatures::Required => Transaction::sign(&chain, key, &body).unwrap(),
         }
     };
-    (0..count / CHUNK).map(|chunk| (0..CHUNK).map(|i| make(chunk * CHUNK + i)).collect()).collect()
+    let size = chunk(genesis.parameters.client_signatures);
+    (0..count / size).map(|chunk| (0..size).map(|i| make(chunk * size + i)).collect()).collect()
 }
 
 /// What one replica's work costs on one thread, all four on all cores: the rate that would leave nothing for the rest.
@@ -132,7 +139,7 @@ fn floor(genesis: &Genesis, chunks: &[Vec<Transaction>]) -> f64 {
     let chain_digest = genesis.digest();
     let mut chain = Chain::new(genesis, Arc::new(Builtin));
     let sample = &chunks[..chunks.len().min(40)];
-    let count = sample.len() * CHUNK;
+    let count = sample.iter().map(Vec::len).sum();
     let rate = common::rate(count, || {
         for transactions in sample {
             let batch = Batch::new(transactions.clone()).unwrap();
@@ -153,7 +160,7 @@ fn floor(genesis: &Genesis, chunks: &[Vec<Transaction>]) -> f64 {
 async fn saturate(clients: &[Client], chunks: &Rc<Vec<Vec<Transaction>>>, range: std::ops::Range<usize>) -> f64 {
     let begun = Instant::now();
     let next = Rc::new(std::cell::Cell::new(range.start));
-    let count = range.len() * CHUNK;
+    let count: usize = chunks[range.clone()].iter().map(Vec::len).sum();
     let tasks: Vec<_> = (0..OPEN)
         .map(|worker| {
             let (client, chunks, next) = (clients[worker % clients.len()].clone(), Rc::clone(chunks), Rc::clone(&next));
@@ -181,7 +188,7 @@ async fn pace(
     rate: f64,
 ) -> Histogram<u64> {
     let begun = tokio::time::Instant::now();
-    let interval = Duration::from_secs_f64(CHUNK as f64 / rate);
+    let interval = Duration::from_secs_f64(chunks[range.start].len() as f64 / rate);
     let mut tasks = Vec::new();
     for (number, chunk) in range.enumerate() {
         let due = begun + interval * number as u32;
