@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use standin_foundation::Height;
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate};
@@ -183,7 +184,9 @@ impl Worker {
                 Ok(Some(ExecutorReport::Installed(certificate)))
             }
             Command::Barrier => {
+                let begun = Instant::now();
                 self.ledger.store.barrier()?;
+                tracing::debug!(ms = begun.elapsed().as_millis() as u64, "the store is durable");
                 Ok(Some(ExecutorReport::BarrierDone(self.ledger.store.head())))
             }
             Command::Read(read) => {
