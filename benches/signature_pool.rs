@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use standin_consensus::actor::VerifyPool;
+use standin_consensus::actor::{Urgency, VerifyPool};
 use standin_foundation::{Digest, Height, SecretKey};
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{Batch, Transaction};
@@ -35,7 +35,10 @@ fn main() {
             let (done, finished) = channel();
             for number in 0..BATCHES {
                 let (batches, done) = (Arc::clone(&batches), done.clone());
-                pool.run(move || done.send(batches[number].verify_signatures(&chain).is_ok()).unwrap()).unwrap();
+                pool.run(Urgency::Payloads, move || {
+                    done.send(batches[number].verify_signatures(&chain).is_ok()).unwrap();
+                })
+                .unwrap();
             }
             drop(done);
             assert!(finished.iter().all(|valid| valid));

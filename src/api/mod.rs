@@ -13,7 +13,7 @@ use std::time::Duration;
 use actix_web::{HttpResponse, Responder, web};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use standin_consensus::actor::{Finished, Ledger, ReplicaStatus, Submit, SubmitError};
+use standin_consensus::actor::{Finished, Ledger, ReplicaStatus, Submit, SubmitError, Urgency};
 use standin_foundation::limits::{BATCH_TRANSACTIONS_MAX, HTTP_BODY_BYTES_MAX, QUERY_BYTES_MAX};
 use standin_foundation::{Height, PublicKey};
 use standin_ledger::builtin::Question;
@@ -194,7 +194,7 @@ async fn check(node: &NodeHandle, transactions: Vec<Transaction>) -> Result<Chec
         // The client may have gone.
         drop(sender.send(transactions.into_iter().map(check).collect()));
     };
-    node.pool.run(job).map_err(|error| error.to_string())?;
+    node.pool.run(Urgency::Payloads, job).map_err(|error| error.to_string())?;
     receiver.await.map_err(|_| "the node is stopping".to_owned())
 }
 

@@ -54,11 +54,10 @@ impl Links {
 
 /// Ends when the links are dropped.
 async fn accept(listener: TcpListener, target: SocketAddr, carries: watch::Receiver<bool>) {
-    let mut ended = carries.clone();
     loop {
         let accepted = tokio::select! {
             biased;
-            gone = ended.wait_for(|_| false) => { drop(gone); return }
+            () = gone(carries.clone()) => return,
             accepted = listener.accept() => accepted,
         };
         if let Ok((dialler, _)) = accepted {
@@ -76,11 +75,18 @@ async fn relay(dialler: TcpStream, target: SocketAddr, carries: watch::Receiver<
     let _ = (dialler.set_nodelay(true), acceptor.set_nodelay(true));
     let ((from_dialler, to_dialler), (from_acceptor, to_acceptor)) = (dialler.into_split(), acceptor.into_split());
     let there = carry(from_dialler, to_acceptor, carries.clone());
-    let back = carry(from_acceptor, to_dialler, carries);
+    let back = carry(from_acceptor, to_dialler, carries.clone());
     tokio::select! {
+        biased;
+        () = gone(carries) => {}
         () = there => {}
         () = back => {}
     }
+}
+
+/// Waits until the links are dropped.
+async fn gone(mut carries: watch::Receiver<bool>) {
+    while carries.changed().await.is_ok() {}
 }
 
 async fn carry(

@@ -4,12 +4,18 @@ use std::path::PathBuf;
 
 use actix_web::{App, HttpServer};
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use standin::config::NodeConfig;
 use standin::{Node, api};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
+
+/// HTTP connections that a node takes at one time.
+const HTTP_CONNECTIONS_MAX: usize = 2_048;
+/// Open files that all connections, the log and the store may need.
+const FILES_MIN: u64 = 4_096;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArguments {
@@ -28,12 +34,14 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
     }
     let config = NodeConfig::read(&arguments.config)?;
     start_logging(&config)?;
+    raise_file_limit();
     // The port is taken before the store is touched: a second start of the same node ends here.
     let listener = standin::node::listen(config.http_listen, "HTTP")?;
     let node = Node::start(&config)?;
     let handle = node.handle().clone();
     let server = HttpServer::new(move || App::new().configure(api::routes(handle.clone())))
         .workers(1)
+        .max_connections(HTTP_CONNECTIONS_MAX)
         .disable_signals()
         .shutdown_timeout(1)
         .listen(listener)?
@@ -57,6 +65,18 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
     match failed {
         Some(error) => Err(error.into()),
         None => Ok(()),
+    }
+}
+
+/// Connections share their limit with the log and the store: strangers must not use it up.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, current = limit.current, "the limit of open files cannot be raised");
+    }
+    if limit.maximum.is_some_and(|maximum| maximum < FILES_MIN) {
+        tracing::warn!(limit = limit.maximum, needed = FILES_MIN, "few open files are allowed: raise the hard limit");
     }
 }
 

@@ -96,6 +96,7 @@ fn strangers_and_broken_hellos_are_refused_and_the_chain_goes_on() {
         stranger.say(&b"GET / HTTP/1.1"[..]).await;
         stranger.say(vec![0; HELLO_BYTES_MAX + 1]).await;
         stranger.say(Bytes::new()).await;
+        stranger.say(vec![0; 3 << 20]).await;
     });
     for expected in [
         "is not admitted: add its public key to the peers",
@@ -106,6 +107,7 @@ fn strangers_and_broken_hellos_are_refused_and_the_chain_goes_on() {
     ] {
         network.wait_for_log(1, expected);
     }
+    assert!(!network.logs(1).contains("a hello of 3145728 bytes"), "nobody collects megabytes of a stranger");
     put(&network, "after-strangers");
 }
 

@@ -82,11 +82,16 @@ impl TestNetwork {
         self.path(&format!("s{seat}/log.txt"))
     }
 
+    /// What the node has said.
+    pub(crate) fn logs(&self, seat: usize) -> String {
+        std::fs::read_to_string(self.log(seat)).unwrap()
+    }
+
     /// Waits until the node has said this.
     pub(crate) fn wait_for_log(&self, seat: usize, text: &str) {
         let begun = Instant::now();
         loop {
-            let log = std::fs::read_to_string(self.log(seat)).unwrap();
+            let log = self.logs(seat);
             if log.contains(text) {
                 return;
             }

@@ -9,7 +9,7 @@ pub const HELLO_BYTES_MAX: usize = 2 * 1024;
 /// Time that a new connection has to prove who it is, in ms.
 pub const HELLO_TIMEOUT_MS: u64 = 5_000;
 /// Connections that may be proving who they are at one time.
-pub const HELLOS_PENDING_MAX: usize = 64;
+pub const HELLOS_PENDING_MAX: usize = 256;
 /// Largest canonical transaction, in bytes, signature included.
 pub const TRANSACTION_BYTES_MAX: usize = 64 * 1024;
 /// Largest title (namespace) of a transaction, in bytes.

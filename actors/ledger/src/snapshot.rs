@@ -137,6 +137,11 @@ impl SnapshotBuilder {
         if manifest.header.hash() != block_hash || manifest.header.height() != height {
             return bad("snapshot header", block_hash);
         }
+        // The roots are proven, the heights beside them are not: they are the last ones, without a gap.
+        let heights = (0..=height.0).rev().map(Height);
+        if manifest.recent.iter().rev().map(|(height, _)| *height).zip(heights).any(|(found, wanted)| found != wanted) {
+            return bad("snapshot ids", expected);
+        }
         let recent = recent_root(manifest.recent.iter().map(|(_, root)| root));
         let Some(trie_root) = root_of_cut(&manifest.parts) else { return bad("snapshot parts", expected) };
         let found = Digest::sha256_of(&[b"standin/v1/state", trie_root.as_bytes(), recent.as_bytes()]);
@@ -207,10 +212,13 @@ impl SnapshotBuilder {
         if !all_right || recent.is_empty() {
             return Err(LedgerError::BadProof { what: "snapshot ids", root });
         }
-        if index == self.next_recent_chunk {
-            self.next_recent_chunk += 1;
-            self.recent.extend(recent);
+        if index != self.next_recent_chunk || recent.iter().all(|(height, _)| self.recent.contains_key(height)) {
+            // Nothing new: what is missing is looked for from the first of these chunks again.
+            self.next_recent_chunk = self.manifest.parts.len();
+            return Err(LedgerError::BadProof { what: "snapshot ids", root });
         }
+        self.next_recent_chunk += 1;
+        self.recent.extend(recent);
         Ok(())
     }
 

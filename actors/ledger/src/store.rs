@@ -150,15 +150,6 @@ impl Wire for Body {
     const BYTES_MAX: usize = 16 * 1024 * 1024;
 }
 
-/// Ids that the chain remembers.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Remembered(Vec<(Height, Vec<TransactionId>)>);
-
-impl Wire for Remembered {
-    const NAME: &'static str = "store.recent";
-    const BYTES_MAX: usize = 64 * 1024 * 1024;
-}
-
 /// What the store says of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredCheckpoint {
@@ -345,9 +336,8 @@ impl Store {
                 bytes.extend(more);
                 part += 1;
             }
-            let remembered = self.decode::<Remembered>(Some(bytes))?.unwrap_or_default().0;
-            let within = remembered.into_iter().filter(|(height, _)| *height >= first);
-            recent.extend(within.map(|(height, ids)| (height, ids.into())));
+            let remembered = read_remembered(&bytes).ok_or_else(|| self.damaged("the remembered ids".to_owned()))?;
+            recent.extend(remembered.into_iter().filter(|(height, _)| *height >= first));
         }
         for height in (first.max(base.next()).0..=height.0).map(Height) {
             let block = self.block(height)?.ok_or_else(|| self.damaged(format!("block {height} is not there")))?;
@@ -419,8 +409,12 @@ impl Store {
     }
 
     fn remembered(&self, recent: &RecentIds) -> Result<Vec<Change>, StoreError> {
-        let recent = recent.iter().map(|(height, ids)| (*height, ids.to_vec())).collect();
-        let bytes = self.encode(&Remembered(recent))?;
+        let mut bytes = Vec::new();
+        for (height, ids) in recent {
+            bytes.extend_from_slice(&height.0.to_be_bytes());
+            bytes.extend_from_slice(&(ids.len() as u64).to_be_bytes());
+            ids.iter().for_each(|id| bytes.extend_from_slice(id.as_bytes()));
+        }
         let parts = bytes.chunks(PART_BYTES).enumerate();
         let mut changes: Vec<Change> =
             parts.map(|(part, bytes)| (META, recent_key(part as u32), Some(bytes.to_vec()))).collect();
@@ -506,6 +500,19 @@ fn height_from(bytes: &[u8]) -> Option<Height> {
 
 fn part_key(height: Height, part: u32) -> Vec<u8> {
     [key_of(height).as_slice(), &part.to_be_bytes()].concat()
+}
+
+/// Reads what a snapshot's remembered ids were written as: height, count, ids, for each height. There may be many.
+fn read_remembered(mut bytes: &[u8]) -> Option<RecentIds> {
+    let mut recent = RecentIds::new();
+    while !bytes.is_empty() {
+        let (height, rest) = bytes.split_first_chunk().map(|(number, rest)| (u64::from_be_bytes(*number), rest))?;
+        let (count, rest) = rest.split_first_chunk().map(|(number, rest)| (u64::from_be_bytes(*number), rest))?;
+        let (ids, rest) = rest.split_at_checked(usize::try_from(count).ok()?.checked_mul(32)?)?;
+        recent.push((Height(height), ids.as_chunks().0.iter().copied().map(Digest).collect()));
+        bytes = rest;
+    }
+    Some(recent)
 }
 
 fn recent_key(part: u32) -> Vec<u8> {

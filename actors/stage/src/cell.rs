@@ -12,12 +12,12 @@ use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context};
+use actix::{Actor, ActorContext, ActorFuture, ActorState, AsyncContext, Context};
 use tokio::sync::oneshot;
 
 use crate::address::Address;
 use crate::call::CallError;
-use crate::mailbox::{Mailbox, MailboxLimits};
+use crate::mailbox::{Mailbox, MailboxLimits, Next};
 use crate::message::Message;
 use crate::policy::{Intensity, RestartPolicy, Supervision};
 
@@ -126,12 +126,19 @@ impl<R: Role> ActorFuture<Shell<R>> for Drain {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         for _ in 0..MESSAGES_PER_TURN {
-            if shell.mailbox.is_ending() {
-                shell.role.stopping();
-                ctx.stop();
+            // A handler may have ended this incarnation: what waits is for the next.
+            if ctx.state() != ActorState::Running {
                 return Poll::Ready(());
             }
-            let Some(envelope) = shell.mailbox.pop(task.waker()) else { return Poll::Pending };
+            let envelope = match shell.mailbox.pop(task.waker()) {
+                Next::Message(envelope) => envelope,
+                Next::Nothing => return Poll::Pending,
+                Next::End => {
+                    shell.role.stopping();
+                    ctx.stop();
+                    return Poll::Ready(());
+                }
+            };
             shell.mailbox.probe.handled.fetch_add(1, Ordering::Relaxed);
             (envelope.run)(&mut shell.role, ctx);
         }
@@ -198,6 +205,7 @@ async fn supervise<R: Role>(
         if address.mailbox.is_closed() {
             return Exit::Stopped;
         }
+        address.mailbox.begin();
         let ended = incarnation(&address, &mut factory).await;
         if address.mailbox.is_closed() {
             return Exit::Stopped;
@@ -245,7 +253,6 @@ pub(crate) async fn incarnation<R: Role>(
     address: &Address<R>,
     factory: &mut impl FnMut(Address<R>) -> R,
 ) -> Result<(), String> {
-    address.mailbox.begin();
     let failure = Arc::new(std::sync::Mutex::new(None));
     let made = catch_unwind(AssertUnwindSafe(|| factory(address.clone())));
     let role = made.map_err(|cause| note_panic(address, &*cause))?;
@@ -394,6 +401,18 @@ mod tests {
         assert_eq!((address.probe().shed(), address.depth().0), (1, 3));
         address.tell(Panic).unwrap();
         assert_eq!(address.ask(Add(1), Duration::ZERO).await, Err(CallError::Overloaded { queued: 3, limit: 3 }));
+    }
+
+    #[actix::test]
+    async fn what_waits_behind_the_message_that_ends_an_incarnation_is_for_the_next() {
+        tokio::time::pause();
+        let cell = counter(permanent(5), MailboxLimits::default());
+        let address = cell.address();
+        let (_, ended, added) =
+            futures_util::future::join3(address.ask(Add(7), SOON), address.ask(Fail, SOON), address.ask(Add(1), SOON))
+                .await;
+        assert_eq!(ended, Err(CallError::Dropped));
+        assert_eq!(added, Ok(1), "a fresh counter took it");
     }
 
     #[actix::test]

@@ -28,7 +28,8 @@ pub enum Strategy {
     RestForOne,
 }
 
-type Incarnation = Pin<Box<dyn Future<Output = Result<(), String>>>>;
+/// An incarnation runs as a task of its own: members go on while the group waits or restarts others.
+type Incarnation = actix_rt::task::JoinHandle<Result<(), String>>;
 
 /// What the group does with a member, whatever its role.
 struct Member {
@@ -72,8 +73,10 @@ impl Group {
         let own = address.clone();
         let start = Box::new(move || -> Incarnation {
             let (own, factory) = (own.clone(), std::rc::Rc::clone(&factory));
+            // Before its first turn: it may be ended before that.
+            own.mailbox.begin();
             // Incarnations of one member never overlap, and nothing is awaited while the factory is borrowed.
-            Box::pin(async move { incarnation(&own, &mut |address| (factory.borrow_mut())(address)).await })
+            actix_rt::spawn(async move { incarnation(&own, &mut |address| (factory.borrow_mut())(address)).await })
         });
         let mailbox = || Arc::clone(&address.mailbox);
         let (to_recycle, to_count, to_end) = (mailbox(), mailbox(), mailbox());
@@ -154,7 +157,12 @@ async fn run(name: &str, strategy: Strategy, supervision: Supervision, members: 
         };
         match (&ended, supervision.policy) {
             (Ok(()), RestartPolicy::Transient | RestartPolicy::Temporary) if all_done(members) => return Exit::Done,
-            (Ok(()), RestartPolicy::Transient | RestartPolicy::Temporary) => continue,
+            (Ok(()), RestartPolicy::Transient | RestartPolicy::Temporary) => {
+                if let Some(member) = members.get(index) {
+                    (member.end)(Exit::Done);
+                }
+                continue;
+            }
             (Err(why), RestartPolicy::Temporary) => return Exit::Failed(why.clone()),
             _ => {}
         }
@@ -198,10 +206,11 @@ async fn next_ended(members: &mut [Member]) -> (usize, Result<(), String>) {
     std::future::poll_fn(|task| {
         for (index, member) in members.iter_mut().enumerate() {
             if let Some(running) = &mut member.running
-                && let Poll::Ready(ended) = running.as_mut().poll(task)
+                && let Poll::Ready(ended) = Pin::new(running).poll(task)
             {
                 member.running = None;
-                return Poll::Ready((index, ended));
+                // A task ends without a result only with its runtime.
+                return Poll::Ready((index, ended.unwrap_or_else(|error| Err(error.to_string()))));
             }
         }
         Poll::Pending
@@ -316,6 +325,26 @@ mod tests {
         assert_eq!(after_a_panic_of_b(Strategy::RestForOne).await, ["c stops", "b starts", "c starts"]);
         let all = ["c stops", "a stops", "a starts", "b starts", "c starts"];
         assert_eq!(after_a_panic_of_b(Strategy::OneForAll).await, all);
+    }
+
+    #[actix::test]
+    async fn a_group_that_is_stopped_before_its_first_turn_ends() {
+        let (group, [a, ..], _) = group(Strategy::OneForAll, 3);
+        group.stop();
+        assert_eq!(group.ended().await, Exit::Stopped);
+        assert_eq!(a.ask(Name, SOON).await, Err(CallError::Stopped));
+    }
+
+    #[actix::test]
+    async fn siblings_work_while_a_member_waits_for_its_restart() {
+        tokio::time::pause();
+        let (group, [a, b, _], _) = group(Strategy::OneForOne, 3);
+        a.ask(Name, SOON).await.unwrap();
+        assert_eq!(a.ask(Panic, SOON).await, Err(CallError::Dropped));
+        // The backoff is at least 5 ms of this paused time.
+        assert_eq!(b.ask(Name, Duration::from_millis(1)).await, Ok("b"));
+        group.stop();
+        group.ended().await;
     }
 
     #[actix::test]

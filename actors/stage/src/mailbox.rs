@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -68,15 +68,26 @@ struct Queue<R: Role> {
     lanes: [VecDeque<Envelope<R>>; 3],
     bytes: [usize; 3],
     waker: Option<Waker>,
+    /// Takes nothing any more.
+    closed: bool,
+    /// The incarnation that runs is to end in an orderly way; the mailbox stays.
+    recycled: bool,
+}
+
+/// What an incarnation does next.
+pub(crate) enum Next<R: Role> {
+    /// Handle this.
+    Message(Envelope<R>),
+    /// Wait: the waker is remembered.
+    Nothing,
+    /// End in an orderly way.
+    End,
 }
 
 /// The queues of one cell.
 pub(crate) struct Mailbox<R: Role> {
     queue: Mutex<Queue<R>>,
     limits: MailboxLimits,
-    closed: AtomicBool,
-    /// The incarnation that runs is to end in an orderly way; the mailbox stays.
-    recycled: AtomicBool,
     exit: watch::Sender<Option<Exit>>,
     pub(crate) probe: Probe,
 }
@@ -91,22 +102,20 @@ impl<R: Role> Mailbox<R> {
     pub(crate) fn new(name: &str, limits: MailboxLimits) -> Self {
         let lanes = [VecDeque::new(), VecDeque::new(), VecDeque::new()];
         Self {
-            queue: Mutex::new(Queue { lanes, bytes: [0; 3], waker: None }),
+            queue: Mutex::new(Queue { lanes, bytes: [0; 3], waker: None, closed: false, recycled: false }),
             limits,
-            closed: AtomicBool::new(false),
-            recycled: AtomicBool::new(false),
             exit: watch::Sender::new(None),
             probe: Probe::new(name),
         }
     }
 
     pub(crate) fn push(&self, lane: Lane, envelope: Envelope<R>) -> Result<(), CallError> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(CallError::Stopped);
-        }
         let limits = self.limits.of(lane);
         let Ok(mut guard) = self.queue.lock() else { return Err(CallError::Stopped) };
-        let Queue { lanes, bytes, waker } = &mut *guard;
+        let Queue { lanes, bytes, waker, closed, .. } = &mut *guard;
+        if *closed {
+            return Err(CallError::Stopped);
+        }
         let (Some(queue), Some(bytes)) = (lanes.get_mut(lane as usize), bytes.get_mut(lane as usize)) else {
             return Err(CallError::Stopped);
         };
@@ -126,20 +135,23 @@ impl<R: Role> Mailbox<R> {
     }
 
     /// The next message, control first; remembers whom to wake if there is none. Expired ones are dropped on the way.
-    pub(crate) fn pop(&self, waker: &Waker) -> Option<Envelope<R>> {
-        let Ok(mut guard) = self.queue.lock() else { return None };
-        let Queue { lanes, bytes, waker: waiting } = &mut *guard;
+    pub(crate) fn pop(&self, waker: &Waker) -> Next<R> {
+        let Ok(mut guard) = self.queue.lock() else { return Next::End };
+        let Queue { lanes, bytes, waker: waiting, closed, recycled } = &mut *guard;
+        if *closed || *recycled {
+            return Next::End;
+        }
         for (queue, bytes) in lanes.iter_mut().zip(bytes.iter_mut()) {
             while let Some(envelope) = queue.pop_front() {
                 *bytes -= envelope.bytes;
                 if envelope.deadline.is_none_or(|deadline| deadline > Instant::now()) {
-                    return Some(envelope);
+                    return Next::Message(envelope);
                 }
                 self.probe.expired.fetch_add(1, Ordering::Relaxed);
             }
         }
         *waiting = Some(waker.clone());
-        None
+        Next::Nothing
     }
 
     /// Messages that wait, and since when the oldest does.
@@ -151,8 +163,8 @@ impl<R: Role> Mailbox<R> {
 
     /// Takes nothing any more; what waits is dropped, and its senders are told.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
         let drained = self.queue.lock().map(|mut guard| {
+            guard.closed = true;
             guard.bytes = [0; 3];
             (std::mem::take(&mut guard.lanes), guard.waker.take())
         });
@@ -162,25 +174,25 @@ impl<R: Role> Mailbox<R> {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.queue.lock().map_or(true, |guard| guard.closed)
     }
 
     /// Ends the incarnation that runs after the message that it works on.
     pub(crate) fn recycle(&self) {
-        self.recycled.store(true, Ordering::Release);
-        if let Ok(Some(waker)) = self.queue.lock().map(|mut guard| guard.waker.take()) {
+        let waker = self.queue.lock().map(|mut guard| {
+            guard.recycled = true;
+            guard.waker.take()
+        });
+        if let Ok(Some(waker)) = waker {
             waker.wake();
         }
     }
 
     /// A new incarnation begins.
     pub(crate) fn begin(&self) {
-        self.recycled.store(false, Ordering::Release);
-    }
-
-    /// Whether the incarnation that runs is to end.
-    pub(crate) fn is_ending(&self) -> bool {
-        self.is_closed() || self.recycled.load(Ordering::Acquire)
+        if let Ok(mut guard) = self.queue.lock() {
+            guard.recycled = false;
+        }
     }
 
     /// The cell has ended for good.

@@ -194,8 +194,15 @@ impl Node {
             self.disk.reopen();
         }
         self.gate = Gate::new(self.disk.last());
-        self.machine =
-            Machine::restore(identity(&self.setup), self.setup.config, now, records, self.chain.height(), next);
+        self.machine = Machine::restore(
+            identity(&self.setup),
+            self.setup.config,
+            now,
+            records,
+            self.chain.height(),
+            next,
+            |digest| self.payloads.contains_key(digest),
+        );
         self.apply_mutation();
         self.payloads.retain(|digest, _| self.machine.needs_payload(digest));
         for result in results.into_iter().filter(|result| result.height >= stable) {

@@ -52,17 +52,23 @@ pub(super) struct Mempool {
     queue: Vec<Transaction>,
     queue_bytes: usize,
     waiters: BTreeMap<TransactionId, Vec<Waiter>>,
+    /// Waiters of all transactions.
+    waiter_count: usize,
     height: Height,
 }
 
 impl Mempool {
     pub(super) fn waiting(&self) -> usize {
-        self.queue.len() + self.waiters.len()
+        self.queue.len() + self.waiter_count
     }
 
     fn add(&mut self, transaction: Transaction, waiter: Option<Waiter>) {
         if let Some(waiter) = waiter {
-            self.waiters.entry(transaction.id()).or_default().push(waiter);
+            let waiters = self.waiters.entry(transaction.id()).or_default();
+            let before = waiters.len();
+            waiters.retain(|waiter| !waiter.is_closed());
+            waiters.push(waiter);
+            self.waiter_count = self.waiter_count + waiters.len() - before;
         }
         self.queue_bytes += transaction.bytes().len() + 4;
         self.queue.push(transaction);
@@ -89,7 +95,9 @@ impl Mempool {
             return;
         }
         for (index, Receipt { transaction, outcome }) in receipts.into_iter().enumerate() {
-            for waiter in self.waiters.remove(&transaction).unwrap_or_default() {
+            let waiters = self.waiters.remove(&transaction).unwrap_or_default();
+            self.waiter_count -= waiters.len();
+            for waiter in waiters {
                 // The client may have gone.
                 let _ = waiter.send(Finished { height, index, outcome: outcome.clone() });
             }
@@ -100,6 +108,7 @@ impl Mempool {
     pub(super) fn skipped_to(&mut self, height: Height) {
         self.height = height;
         self.waiters.clear();
+        self.waiter_count = 0;
     }
 
     /// Takes as many transactions as fit into a batch.
@@ -161,8 +170,8 @@ impl Replica {
     /// Makes batches of what waits: at once when nothing is under way, else when enough waits or has waited long enough.
     pub(super) fn flush_mempool(&mut self, ctx: &mut Ctx<Self>) {
         while !self.mempool.queue.is_empty() {
-            let (count, bytes) = self.machine.pending();
-            if bytes > OWN_PENDING_BYTES_MAX || (count > 0 && !self.mempool.is_plenty()) {
+            let (count, _) = self.machine.pending();
+            if self.machine.own_pending_bytes() > OWN_PENDING_BYTES_MAX || (count > 0 && !self.mempool.is_plenty()) {
                 self.set_flush_timer(ctx);
                 return;
             }
@@ -182,8 +191,7 @@ impl Replica {
     }
 
     fn flush_late(&mut self, ctx: &mut Ctx<Self>) {
-        let (_, bytes) = self.machine.pending();
-        if !self.mempool.queue.is_empty() && bytes <= OWN_PENDING_BYTES_MAX {
+        if !self.mempool.queue.is_empty() && self.machine.own_pending_bytes() <= OWN_PENDING_BYTES_MAX {
             let transactions = self.mempool.cut();
             self.push_batch(transactions, ctx);
         }

@@ -14,6 +14,7 @@ mod served;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use actix::{AsyncContext, SpawnHandle};
@@ -25,7 +26,7 @@ pub use executor::{ExecutionError, Ledger, LedgerReader};
 pub use mempool::{Finished, Submit, SubmitError};
 pub use open::{OpenError, Storage};
 pub use peers::{Ingress, routes};
-pub use pool::{PoolFull, VerifyPool};
+pub use pool::{PoolFull, Urgency, VerifyPool};
 
 use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient};
@@ -160,6 +161,8 @@ pub struct Replica {
     counters: Counters,
     /// Of what other seats do.
     warnings: Throttle,
+    /// Answers to each seat that are under way.
+    serving: BTreeMap<Seat, Arc<AtomicUsize>>,
     results: Vec<standin_ledger::CheckpointResult>,
 }
 
@@ -207,6 +210,7 @@ impl Replica {
             cut_at: Height(0),
             counters: Counters::default(),
             warnings: Throttle::default(),
+            serving: BTreeMap::new(),
             results: opened.results,
             config,
         })

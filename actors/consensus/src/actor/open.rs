@@ -97,7 +97,9 @@ pub(super) fn open(
     }
     let identity = Identity { seat, seats: genesis.seats.len(), epoch: Epoch(0), parameters: genesis.parameters };
     let next = log.next();
-    let mut machine = Machine::restore(identity, config, Millis(0), records, store.head(), next);
+    let mut machine = Machine::restore(identity, config, Millis(0), records, store.head(), next, |digest| {
+        payloads.contains_key(digest)
+    });
     payloads.retain(|digest, _| machine.needs_payload(digest));
     let now_unix_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     machine.set_unix_ms_at_zero(now_unix_ms.as_millis() as u64);

@@ -1,5 +1,6 @@
 //! What comes from other seats: checked on the pool, then told to the replica; and what other seats ask for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +12,7 @@ use standin_stage::bridge::Router;
 use standin_stage::{Address, CallError, Ctx, Handle, Lane, Message, Reply, Throttle};
 
 use super::executor::Ledger;
-use super::pool::VerifyPool;
+use super::pool::{Urgency, VerifyPool};
 use super::{Replica, Status};
 use crate::effect::Input;
 use crate::messages::{BatchPayload, BlockTransfer, Body, Note, Signed, Transfer, ViewChange};
@@ -20,8 +21,14 @@ use crate::verify::{Verified, Verifier, VerifyError};
 /// Blocks and bytes in one answer.
 const BLOCKS_PER_ANSWER: u64 = 64;
 const ANSWER_BYTES: usize = 1024 * 1024;
-/// Checks of one seat's messages that may wait for the pool.
-const CHECKS_PER_SEAT_MAX: usize = 2_048;
+/// Messages of one seat that may wait at this node.
+const WAITING_MAX: usize = 2_048;
+/// Bytes of these.
+const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Answers from chain and store to one seat that may be under way.
+const SERVED_PER_SEAT_MAX: usize = 4;
+/// Names in an offer or in a request for batches.
+const NAMES_MAX: usize = 256;
 
 /// Checks what comes in before the replica sees it.
 #[derive(Debug)]
@@ -36,7 +43,8 @@ pub struct Ingress {
 /// What one seat's messages cause.
 #[derive(Debug, Default)]
 struct Waiting {
-    checks: AtomicUsize,
+    count: AtomicUsize,
+    bytes: AtomicUsize,
     warnings: Throttle,
 }
 
@@ -80,38 +88,59 @@ pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>
     router
         .tell::<Signed>(move |node, message| {
             let from = signed_ingress.seat_of(node)?;
-            check(&signed_ingress, &signed_to, from, move |verifier, to| {
+            let cost = (Urgency::Votes, weight(&message));
+            check(&signed_ingress, &signed_to, cost, from, move |verifier, to, share| {
                 let message = verifier.message(from, message)?;
-                tell(to, Checked(Input::MessageReceived(message)));
+                tell(to, Checked(Input::MessageReceived(message), share));
                 Ok(())
             })
         })
         .tell::<Note>(move |node, note| {
             let from = note_ingress.seat_of(node)?;
             match note {
-                Note::Stable(certificate) => check(&note_ingress, &note_to, from, move |verifier, to| {
-                    let certificate = verifier.checkpoint(certificate)?;
-                    tell(to, Checked(Input::StableReceived(certificate)));
-                    Ok(())
-                }),
-                note => note_to.tell(PeerNote(from, note)),
+                Note::Stable(certificate) => {
+                    check(&note_ingress, &note_to, (Urgency::Votes, 0), from, move |verifier, to, share| {
+                        let certificate = verifier.checkpoint(certificate)?;
+                        tell(to, Checked(Input::StableReceived(certificate), share));
+                        Ok(())
+                    })
+                }
+                Note::Offer(names) | Note::FetchBatches(names) if names.len() > NAMES_MAX => {
+                    Err(CallError::TooLarge { bytes: names.len(), limit: NAMES_MAX })
+                }
+                note => note_to.tell(PeerNote(from, note, note_ingress.share(from, 0)?)),
             }
         })
         .tell::<BatchPayload>(move |node, BatchPayload(payload)| {
             let from = batch_ingress.seat_of(node)?;
             let ingress = Arc::clone(&batch_ingress);
-            check(&batch_ingress, &batch_to, from, move |_, to| {
+            let cost = (Urgency::Payloads, payload.len());
+            check(&batch_ingress, &batch_to, cost, from, move |_, to, share| {
                 let batch = Batch::parse(payload)?;
                 ingress.check_batch(&batch)?;
-                tell(to, PeerBatch(from, batch));
+                tell(to, PeerBatch(from, batch, share));
                 Ok(())
             })
         })
         .tell::<Transfer>(move |node, transfer| {
             let from = transfer_ingress.seat_of(node)?;
             let ingress = Arc::clone(&transfer_ingress);
-            check(&transfer_ingress, &transfer_to, from, move |_, to| ingress.check_transfer(from, transfer, to))
+            let cost = (Urgency::Payloads, ANSWER_BYTES);
+            check(&transfer_ingress, &transfer_to, cost, from, move |_, to, share| {
+                ingress.check_transfer(from, transfer, to, share)
+            })
         })
+}
+
+/// Bytes of a binding message, about.
+fn weight(message: &Signed) -> usize {
+    let prepared = |body: &ViewChange| body.prepared.iter().map(|p| 512 + p.proposal.batches.len() * 128).sum();
+    match &message.body {
+        Body::PrePrepare { proposal, .. } => proposal.batches.len() * 128,
+        Body::ViewChange(body) => prepared(body),
+        Body::NewView(body) => body.view_changes.iter().map(weight).sum(),
+        _ => 0,
+    }
 }
 
 /// A full mailbox is counted by its probe; the status of both sides brings the message back.
@@ -122,50 +151,80 @@ where
     drop(to.tell(message));
 }
 
-/// Hands a check to the pool, where no seat may have more than its share.
+/// Hands a check to the pool. Its share goes with what comes of it, until the replica has handled that.
 fn check(
     ingress: &Arc<Ingress>,
     to: &Address<Replica>,
+    (urgency, bytes): (Urgency, usize),
     from: Seat,
-    job: impl FnOnce(&Verifier<SeatTable>, &Address<Replica>) -> Result<(), VerifyError> + Send + 'static,
+    job: impl FnOnce(&Verifier<SeatTable>, &Address<Replica>, Share) -> Result<(), VerifyError> + Send + 'static,
 ) -> Result<(), CallError> {
-    let Some(waiting) = ingress.waiting.get(from.index()) else { return Err(CallError::Stopped) };
-    let overloaded = |queued| CallError::Overloaded { queued, limit: CHECKS_PER_SEAT_MAX };
-    let queued = waiting.checks.fetch_add(1, Ordering::AcqRel);
-    if queued >= CHECKS_PER_SEAT_MAX {
-        waiting.checks.fetch_sub(1, Ordering::AcqRel);
-        return Err(overloaded(queued));
-    }
+    let share = ingress.share(from, bytes)?;
     let (shared, to) = (Arc::clone(ingress), to.clone());
     let run = move || {
-        let done = job(&shared.verifier, &to);
-        let Some(waiting) = shared.waiting.get(from.index()) else { return };
-        waiting.checks.fetch_sub(1, Ordering::AcqRel);
-        if let Err(error) = done
-            && let Some(suppressed) = waiting.warnings.pass()
+        if let Err(error) = job(&shared.verifier, &to, share)
+            && let Some(suppressed) = shared.seat(from).and_then(|seat| seat.warnings.pass())
         {
             tracing::warn!(seat = from.0, %error, suppressed, "message refused");
         }
     };
-    ingress.pool.run(run).map_err(|_| {
-        waiting.checks.fetch_sub(1, Ordering::AcqRel);
-        overloaded(queued)
-    })
+    ingress.pool.run(urgency, run).map_err(|_| CallError::Overloaded { queued: 0, limit: 0 })
+}
+
+/// A part of what one seat may have waiting at this node, in the pool and in the replica's mailbox; given back when dropped.
+#[derive(Debug)]
+struct Share {
+    ingress: Arc<Ingress>,
+    seat: Seat,
+    bytes: usize,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.ingress.seat(self.seat) {
+            waiting.count.fetch_sub(1, Ordering::AcqRel);
+            waiting.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        }
+    }
 }
 
 impl Ingress {
-    fn check_transfer(&self, from: Seat, transfer: Transfer, to: &Address<Replica>) -> Result<(), VerifyError> {
+    fn seat(&self, seat: Seat) -> Option<&Waiting> {
+        self.waiting.get(seat.index())
+    }
+
+    fn share(self: &Arc<Self>, seat: Seat, bytes: usize) -> Result<Share, CallError> {
+        let waiting = self.seat(seat).ok_or(CallError::Stopped)?;
+        let count = waiting.count.fetch_add(1, Ordering::AcqRel);
+        let before = waiting.bytes.fetch_add(bytes, Ordering::AcqRel);
+        let share = Share { ingress: Arc::clone(self), seat, bytes };
+        // One message alone is always taken.
+        match count >= WAITING_MAX || (count > 0 && before + bytes > WAITING_BYTES_MAX) {
+            true => Err(CallError::Overloaded { queued: count, limit: WAITING_MAX }),
+            false => Ok(share),
+        }
+    }
+}
+
+impl Ingress {
+    fn check_transfer(
+        &self,
+        from: Seat,
+        transfer: Transfer,
+        to: &Address<Replica>,
+        share: Share,
+    ) -> Result<(), VerifyError> {
         match transfer {
             Transfer::Blocks(blocks) => {
                 let blocks: Result<Vec<_>, _> = blocks.into_iter().map(|block| self.check_block(block)).collect();
-                tell(to, PeerBlocks(from, blocks?));
+                tell(to, PeerBlocks(from, blocks?, share));
             }
             Transfer::Manifest(manifest) => {
                 let manifest: Verified<Manifest> = self.verifier.manifest(*manifest)?;
-                tell(to, Checked(Input::ManifestReceived(from, manifest)));
+                tell(to, Checked(Input::ManifestReceived(from, manifest), share));
             }
             Transfer::Chunk { height, index, chunk } => {
-                tell(to, PeerChunk { from, height, index, chunk });
+                tell(to, PeerChunk { from, height, index, chunk, _share: share });
             }
         }
         Ok(())
@@ -187,27 +246,15 @@ type CheckedBlock = (Proposal, Verified<CommitCertificate>, Vec<Batch>);
 
 /// Something that has been checked, for the machine.
 #[derive(Debug)]
-struct Checked(Input);
+struct Checked(Input, Share);
 
 impl Message for Checked {
     type Reply = ();
     const LANE: Lane = Lane::Control;
 
     fn bytes(&self) -> usize {
-        let prepared = |body: &ViewChange| body.prepared.iter().map(|p| 256 + p.proposal.batches.len() * 128).sum();
         let bytes = match &self.0 {
-            Input::MessageReceived(message) => match &message.body {
-                Body::ViewChange(body) => prepared(body),
-                Body::NewView(body) => {
-                    let of = |message: &Signed| match &message.body {
-                        Body::ViewChange(body) => prepared(body),
-                        _ => 0,
-                    };
-                    body.view_changes.iter().map(of).sum()
-                }
-                Body::PrePrepare { proposal, .. } => proposal.batches.len() * 128,
-                _ => 0,
-            },
+            Input::MessageReceived(message) => weight(message),
             Input::ManifestReceived(_, manifest) => manifest.parts.len() * 64 + manifest.recent.len() * 40,
             _ => 0,
         };
@@ -216,14 +263,14 @@ impl Message for Checked {
 }
 
 impl Handle<Checked> for Replica {
-    fn handle(&mut self, Checked(input): Checked, _: Reply<()>, ctx: &mut Ctx<Self>) {
+    fn handle(&mut self, Checked(input, _share): Checked, _: Reply<()>, ctx: &mut Ctx<Self>) {
         self.take_reports(ctx);
         self.step(input, ctx);
     }
 }
 
 #[derive(Debug)]
-struct PeerBatch(Seat, Batch);
+struct PeerBatch(Seat, Batch, Share);
 
 impl Message for PeerBatch {
     type Reply = ();
@@ -234,7 +281,7 @@ impl Message for PeerBatch {
 }
 
 impl Handle<PeerBatch> for Replica {
-    fn handle(&mut self, PeerBatch(from, batch): PeerBatch, _: Reply<()>, ctx: &mut Ctx<Self>) {
+    fn handle(&mut self, PeerBatch(from, batch, _share): PeerBatch, _: Reply<()>, ctx: &mut Ctx<Self>) {
         self.take_batch(from, batch, false, ctx);
     }
 }
@@ -245,6 +292,7 @@ struct PeerChunk {
     height: Height,
     index: u32,
     chunk: Chunk,
+    _share: Share,
 }
 
 impl Message for PeerChunk {
@@ -261,13 +309,13 @@ impl Message for PeerChunk {
 
 impl Handle<PeerChunk> for Replica {
     fn handle(&mut self, message: PeerChunk, _: Reply<()>, ctx: &mut Ctx<Self>) {
-        let PeerChunk { from, height, index, chunk } = message;
+        let PeerChunk { from, height, index, chunk, _share } = message;
         self.step(Input::ChunkReceived { from, height, index, chunk }, ctx);
     }
 }
 
 #[derive(Debug)]
-struct PeerBlocks(Seat, Vec<CheckedBlock>);
+struct PeerBlocks(Seat, Vec<CheckedBlock>, Share);
 
 impl Message for PeerBlocks {
     type Reply = ();
@@ -279,7 +327,7 @@ impl Message for PeerBlocks {
 }
 
 impl Handle<PeerBlocks> for Replica {
-    fn handle(&mut self, PeerBlocks(from, blocks): PeerBlocks, _: Reply<()>, ctx: &mut Ctx<Self>) {
+    fn handle(&mut self, PeerBlocks(from, blocks, _share): PeerBlocks, _: Reply<()>, ctx: &mut Ctx<Self>) {
         if !self.machine.awaits_blocks(from) {
             return;
         }
@@ -297,15 +345,23 @@ impl Handle<PeerBlocks> for Replica {
 }
 
 #[derive(Debug)]
-struct PeerNote(Seat, Note);
+struct PeerNote(Seat, Note, Share);
 
 impl Message for PeerNote {
     type Reply = ();
     const LANE: Lane = Lane::Control;
+
+    fn bytes(&self) -> usize {
+        let names = match &self.1 {
+            Note::Offer(names) | Note::FetchBatches(names) => names.len(),
+            _ => 0,
+        };
+        size_of_val(self) + names * size_of::<Digest>()
+    }
 }
 
 impl Handle<PeerNote> for Replica {
-    fn handle(&mut self, PeerNote(from, note): PeerNote, _: Reply<()>, ctx: &mut Ctx<Self>) {
+    fn handle(&mut self, PeerNote(from, note, _share): PeerNote, _: Reply<()>, ctx: &mut Ctx<Self>) {
         self.take_reports(ctx);
         match note {
             Note::Status(status) => self.take_status(from, status, ctx),
@@ -333,15 +389,27 @@ impl Replica {
     }
 
     fn serve_batches(&self, to: Seat, digests: &[Digest]) {
-        for batch in digests.iter().filter_map(|digest| self.payloads.get(digest)) {
-            self.send_to(to, &BatchPayload(batch.payload().clone()));
+        let Some(remote) = self.config.remotes.get(&to) else { return };
+        let wanted: BTreeSet<_> = digests.iter().collect();
+        for batch in wanted.into_iter().filter_map(|digest| self.payloads.get(digest)) {
+            // The rest would find no room either: it is asked for again.
+            if remote.tell(&BatchPayload(batch.payload().clone())).is_err() {
+                return;
+            }
         }
     }
 
-    /// Answers from chain and store, on their thread.
-    fn serve(&self, to: Seat, answer: impl FnOnce(&Ledger) -> Option<Transfer> + Send + 'static) {
+    /// Answers from chain and store, on their thread, one question of a seat at a time.
+    fn serve(&mut self, to: Seat, answer: impl FnOnce(&Ledger) -> Option<Transfer> + Send + 'static) {
         let Some(remote) = self.config.remotes.get(&to).cloned() else { return };
-        self.executor.reader().read(move |ledger| {
+        let busy = Arc::clone(self.serving.entry(to).or_default());
+        if busy.fetch_add(1, Ordering::AcqRel) >= SERVED_PER_SEAT_MAX {
+            busy.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
+        let undone = Arc::clone(&busy);
+        let taken = self.executor.reader().read(move |ledger| {
+            busy.fetch_sub(1, Ordering::AcqRel);
             let sent = match answer(ledger) {
                 Some(transfer) => remote.tell(&transfer),
                 None => remote.tell(&Note::Unavailable),
@@ -350,6 +418,9 @@ impl Replica {
                 tracing::debug!(seat = to.0, %error, "answer not sent");
             }
         });
+        if !taken {
+            undone.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 

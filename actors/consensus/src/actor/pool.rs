@@ -1,14 +1,24 @@
-//! A bounded pool of threads for what is slow and pure: signatures.
+//! A bounded pool of threads for what is slow and pure: signatures. Votes never wait behind payloads.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Threads that check signatures. Cheap to clone; the threads end with the last clone.
+/// What is checked first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// What consensus waits for: short and few.
+    Votes,
+    /// Clients' signatures, and what was asked for to catch up.
+    Payloads,
+}
+
+/// Threads that check signatures. Cheap to clone; the threads end with the last clone, after what waits is done.
 #[derive(Debug, Clone)]
 pub struct VerifyPool {
-    jobs: SyncSender<Job>,
+    jobs: Arc<Jobs>,
+    _threads: Arc<Closer>,
 }
 
 /// The pool has as much to do as it may: try again later.
@@ -16,36 +26,117 @@ pub struct VerifyPool {
 #[error("the signature pool is full")]
 pub struct PoolFull;
 
-impl VerifyPool {
-    /// A pool of so many threads, for which so many jobs may wait.
-    pub fn start(threads: usize, jobs_max: usize) -> std::io::Result<Self> {
-        let (jobs, receiver) = sync_channel::<Job>(jobs_max);
-        let receiver = Arc::new(Mutex::new(receiver));
-        for number in 0..threads.max(1) {
-            let receiver = Arc::clone(&receiver);
-            std::thread::Builder::new().name(format!("verify-{number}")).spawn(move || run(&receiver))?;
-        }
-        Ok(Self { jobs })
-    }
+struct Jobs {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+    max: usize,
+}
 
-    /// Hands in a job, unless too many wait.
-    pub fn run(&self, job: impl FnOnce() + Send + 'static) -> Result<(), PoolFull> {
-        match self.jobs.try_send(Box::new(job)) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(PoolFull),
-        }
+#[derive(Default)]
+struct Waiting {
+    votes: VecDeque<Job>,
+    payloads: VecDeque<Job>,
+    closed: bool,
+}
+
+impl std::fmt::Debug for Jobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Jobs").field("max", &self.max).finish_non_exhaustive()
     }
 }
 
-fn run(jobs: &Mutex<Receiver<Job>>) {
-    loop {
-        let job = match jobs.lock() {
-            Ok(jobs) => jobs.recv(),
-            Err(_) => return,
-        };
-        match job {
-            Ok(job) => job(),
-            Err(_) => return,
+/// Dropped with the last handle: the threads may end.
+#[derive(Debug)]
+struct Closer(Arc<Jobs>);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        if let Ok(mut waiting) = self.0.waiting.lock() {
+            waiting.closed = true;
         }
+        self.0.changed.notify_all();
+    }
+}
+
+impl VerifyPool {
+    /// A pool of so many threads, for which so many jobs of each urgency may wait.
+    pub fn start(threads: usize, jobs_max: usize) -> std::io::Result<Self> {
+        let jobs = Arc::new(Jobs { waiting: Mutex::default(), changed: Condvar::new(), max: jobs_max });
+        let closer = Arc::new(Closer(Arc::clone(&jobs)));
+        for number in 0..threads.max(1) {
+            let jobs = Arc::clone(&jobs);
+            std::thread::Builder::new().name(format!("verify-{number}")).spawn(move || run(&jobs))?;
+        }
+        Ok(Self { jobs, _threads: closer })
+    }
+
+    /// Hands in a job, unless too many wait.
+    pub fn run(&self, urgency: Urgency, job: impl FnOnce() + Send + 'static) -> Result<(), PoolFull> {
+        let Ok(mut waiting) = self.jobs.waiting.lock() else { return Err(PoolFull) };
+        let queue = match urgency {
+            Urgency::Votes => &mut waiting.votes,
+            Urgency::Payloads => &mut waiting.payloads,
+        };
+        if queue.len() >= self.jobs.max {
+            return Err(PoolFull);
+        }
+        queue.push_back(Box::new(job));
+        drop(waiting);
+        self.jobs.changed.notify_one();
+        Ok(())
+    }
+}
+
+fn run(jobs: &Jobs) {
+    while let Some(job) = next(jobs) {
+        job();
+    }
+}
+
+fn next(jobs: &Jobs) -> Option<Job> {
+    let mut waiting = jobs.waiting.lock().ok()?;
+    loop {
+        if let Some(job) = waiting.votes.pop_front() {
+            return Some(job);
+        }
+        if let Some(job) = waiting.payloads.pop_front() {
+            return Some(job);
+        }
+        if waiting.closed {
+            return None;
+        }
+        waiting = jobs.changed.wait(waiting).ok()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn votes_go_first_and_each_queue_is_bounded() {
+        let pool = VerifyPool::start(1, 2).unwrap();
+        let (blocked, block) = channel::<()>();
+        let (begun, begins) = channel();
+        pool.run(Urgency::Payloads, move || {
+            begun.send(()).unwrap();
+            block.recv().unwrap();
+        })
+        .unwrap();
+        begins.recv().unwrap();
+        let (done, order) = channel();
+        for (name, urgency) in
+            [("p1", Urgency::Payloads), ("p2", Urgency::Payloads), ("v1", Urgency::Votes), ("v2", Urgency::Votes)]
+        {
+            let done = done.clone();
+            pool.run(urgency, move || done.send(name).unwrap()).unwrap();
+        }
+        assert_eq!(pool.run(Urgency::Payloads, || {}), Err(PoolFull));
+        assert_eq!(pool.run(Urgency::Votes, || {}), Err(PoolFull));
+        blocked.send(()).unwrap();
+        drop((pool, done));
+        assert_eq!(order.iter().collect::<Vec<_>>(), ["v1", "v2", "p1", "p2"]);
     }
 }

@@ -1,6 +1,6 @@
 //! Catching up: committed blocks from others, or a snapshot where the gap is long or blocks are gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use standin_foundation::{Height, Millis, Seat};
 use standin_ledger::Proposal;
@@ -29,6 +29,10 @@ enum Fetch {
         builder: Box<SnapshotBuilder>,
         /// Seats that do not have this snapshot.
         without: BTreeSet<Seat>,
+        /// What was asked for, and of whom.
+        asked: BTreeMap<usize, Seat>,
+        /// Something came since the last time-out.
+        progress: bool,
     },
     /// A snapshot is being made durable.
     Installing,
@@ -95,7 +99,12 @@ impl Machine {
             Fetch::Idle if self.is_stuck(target) => self.start_fetch(target),
             Fetch::Idle => self.catch_up.deadline = None,
             Fetch::Installing => {}
-            Fetch::Chunks { .. } if timed_out => self.fetch_chunks(),
+            Fetch::Chunks { ref mut progress, .. } if timed_out && *progress => {
+                *progress = false;
+                self.fetch_chunks();
+            }
+            // Whoever has this snapshot does not answer any more.
+            Fetch::Chunks { .. } if timed_out => self.catch_up.fail(self.now + self.config.status_interval_ms),
             _ if timed_out => {
                 self.catch_up.failed += 1;
                 self.start_fetch(target);
@@ -193,7 +202,12 @@ impl Machine {
         }
         match SnapshotBuilder::new(manifest) {
             Ok(builder) => {
-                self.catch_up.fetch = Fetch::Chunks { builder: Box::new(builder), without: BTreeSet::new() };
+                self.catch_up.fetch = Fetch::Chunks {
+                    builder: Box::new(builder),
+                    without: BTreeSet::new(),
+                    asked: BTreeMap::new(),
+                    progress: true,
+                };
                 self.fetch_chunks();
             }
             Err(_) => self.report(Event::BadTransfer { seat: from }),
@@ -202,7 +216,7 @@ impl Machine {
 
     /// Asks for missing chunks, each from another seat as far as there are seats that may have the snapshot.
     fn fetch_chunks(&mut self) {
-        let Fetch::Chunks { builder, without } = &self.catch_up.fetch else { return };
+        let Fetch::Chunks { builder, without, asked, .. } = &mut self.catch_up.fetch else { return };
         let height = builder.height();
         let missing = builder.missing(CHUNKS_IN_FLIGHT_MAX);
         let may_have = |(seat, status): &(&Seat, &Status)| status.stable >= height && !without.contains(seat);
@@ -212,26 +226,31 @@ impl Machine {
             return;
         }
         self.catch_up.chunk_round += 1;
+        let round = self.catch_up.chunk_round;
+        let of = |index: usize| seats.get((index + round) % seats.len()).map(|seat| (index, *seat));
+        let requests: Vec<_> = missing.into_iter().filter_map(of).collect();
+        *asked = requests.iter().copied().collect();
         self.catch_up.deadline = Some(self.now + self.config.fetch_timeout_ms);
-        for index in missing {
-            if let Some(seat) = seats.get((index + self.catch_up.chunk_round) % seats.len()).copied() {
-                self.tell(Recipient::One(seat), Note::FetchChunk { height, index: index as u32 });
-            }
+        for (index, seat) in requests {
+            self.tell(Recipient::One(seat), Note::FetchChunk { height, index: index as u32 });
         }
     }
 
     pub(super) fn on_chunk(&mut self, from: Seat, height: Height, index: u32, chunk: Chunk) {
-        let Fetch::Chunks { builder, .. } = &mut self.catch_up.fetch else { return };
-        if builder.height() != height {
+        let Fetch::Chunks { builder, asked, progress, .. } = &mut self.catch_up.fetch else { return };
+        // Only what was asked for, from whom it was asked: a stranger's chunk could verify and still be the wrong one.
+        if builder.height() != height || asked.get(&(index as usize)) != Some(&from) {
             return;
         }
-        let asked = builder.missing(CHUNKS_IN_FLIGHT_MAX);
+        asked.remove(&(index as usize));
+        let round_done = asked.is_empty();
+        *progress = true;
         if builder.accept(index as usize, chunk).is_err() {
             self.report(Event::BadTransfer { seat: from });
             return;
         }
         match std::mem::take(&mut self.catch_up.fetch) {
-            Fetch::Chunks { builder, without } => match builder.finish() {
+            Fetch::Chunks { builder, without, asked, progress } => match builder.finish() {
                 // Ordinary commits were faster.
                 Ok((_, certificate)) if certificate.result.height <= self.delivered => self.catch_up.stop(),
                 Ok((snapshot, certificate)) => {
@@ -240,8 +259,7 @@ impl Machine {
                     self.effects.push(Effect::InstallSnapshot(Box::new(snapshot), certificate));
                 }
                 Err(builder) => {
-                    let round_done = asked.iter().all(|index| !builder.missing(CHUNKS_IN_FLIGHT_MAX).contains(index));
-                    self.catch_up.fetch = Fetch::Chunks { builder, without };
+                    self.catch_up.fetch = Fetch::Chunks { builder, without, asked, progress };
                     if round_done {
                         self.fetch_chunks();
                     }

@@ -95,6 +95,10 @@ pub struct Machine {
     /// Counts rounds of asking for payloads again, to ask another seat each time.
     fetch_round: usize,
     statuses: BTreeMap<Seat, Status>,
+    /// When each seat was last helped after its status.
+    helped_at: BTreeMap<Seat, Millis>,
+    /// When batches were last ordered a second time for a seat.
+    again_at: BTreeMap<Seat, Millis>,
 
     next_lsn: Lsn,
     now: Millis,
@@ -133,6 +137,8 @@ impl Machine {
             catch_up: CatchUp::default(),
             fetch_round: 0,
             statuses: BTreeMap::new(),
+            helped_at: BTreeMap::new(),
+            again_at: BTreeMap::new(),
             next_lsn: 1,
             now,
             unix_ms_at_zero: 0,
@@ -220,6 +226,11 @@ impl Machine {
     /// Number and bytes of the batches that wait for their order.
     pub fn pending(&self) -> (usize, usize) {
         (self.pool.len(), self.pool.bytes())
+    }
+
+    /// Bytes of this seat's own batches that wait for their order.
+    pub fn own_pending_bytes(&self) -> usize {
+        self.pool.bytes_of(self.identity.seat)
     }
 
     /// Whether the replica stopped because going on could do harm.

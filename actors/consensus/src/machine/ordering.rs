@@ -156,6 +156,12 @@ impl Machine {
             self.pool.assign(batch.digest());
             self.pool.keep_until(&batch.digest(), height);
         }
+        // A batch that was ordered before may not be in the log any more: a restart must find its payload.
+        let names = proposal.batches.iter().filter(|batch| !self.pool.is_pending(&batch.digest()));
+        let again: Vec<_> = names.filter_map(|batch| self.pool.ordered(&batch.digest())).collect();
+        for batch in again {
+            self.log(Record::Batch(batch));
+        }
         let slot = self.slots.entry(height).or_default();
         slot.accepted = Some(Accepted { view, digest, proposal: proposal.clone() });
         slot.touched = self.now;

@@ -54,6 +54,12 @@ impl Machine {
     fn order_again(&mut self, from: Seat, digests: &[Digest]) {
         let late = |digest: &Digest| self.pool.ordered(digest).filter(|_| !self.pool.is_pending(digest));
         let late: Vec<_> = digests.iter().filter_map(late).take(AGAIN_PER_OFFER_MAX).collect();
+        if late.is_empty()
+            || self.again_at.get(&from).is_some_and(|at| *at + self.config.status_interval_ms / 2 > self.now)
+        {
+            return;
+        }
+        self.again_at.insert(from, self.now);
         for batch in late {
             if self.pool.bytes_of(from) + batch.bytes as usize <= self.config.pending_bytes_max {
                 self.pool.add(batch, from, self.now);

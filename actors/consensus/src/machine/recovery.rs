@@ -11,7 +11,8 @@ impl Machine {
     /// A replica as its log and its store say it was. `executed` is the height up to which the store has executed blocks;
     /// `records` are the log's, followed by a [`Record::Committed`] for each block of the store above the log's last stable
     /// checkpoint, since the store may know of blocks whose record was not durable. Final blocks above `executed` come out
-    /// as effects of the first step. `next_lsn` is the number of the next record.
+    /// as effects of the first step. `next_lsn` is the number of the next record; `has_payload` says which batches' payloads
+    /// were found.
     pub fn restore(
         identity: Identity,
         config: Config,
@@ -19,6 +20,7 @@ impl Machine {
         records: impl IntoIterator<Item = Record>,
         executed: Height,
         next_lsn: Lsn,
+        has_payload: impl Fn(&Digest) -> bool,
     ) -> Self {
         let mut machine = Self::new(identity, config, now);
         machine.next_lsn = next_lsn.max(1);
@@ -27,7 +29,7 @@ impl Machine {
         }
         machine.executed = executed;
         machine.delivered = executed;
-        machine.finish_restore();
+        machine.finish_restore(&has_payload);
         machine
     }
 
@@ -83,14 +85,14 @@ impl Machine {
         }
     }
 
-    fn finish_restore(&mut self) {
+    fn finish_restore(&mut self, has_payload: &impl Fn(&Digest) -> bool) {
         // The store may be behind the last stable checkpoint: final blocks above it are executed again from the log.
         let kept = self.stable().min(self.executed);
         let executed = self.slots.range(..=self.executed).filter_map(|(_, slot)| slot.committed.as_ref());
         for (proposal, _) in executed {
             for batch in &proposal.batches {
-                // Payloads below may not be in the log any more; those of the blocks above come from the store.
-                if proposal.height > kept || self.pool.is_pending(&batch.digest()) {
+                // What was ordered long ago may be neither in the log nor among the blocks that the store gave.
+                if has_payload(&batch.digest()) {
                     self.pool.order(*batch, proposal.height);
                 }
             }

@@ -13,12 +13,24 @@ const CHECKPOINTS_AGAIN_MAX: usize = 4;
 impl Machine {
     pub(super) fn on_status(&mut self, from: Seat, status: Status) {
         self.statuses.insert(from, status);
-        self.help_into_view(from, &status);
-        if self.is_normal() && status.view == self.view && status.changing_to.is_none() {
-            self.send_votes_again(from, &status);
+        if self.may_help(from) {
+            self.help_into_view(from, &status);
+            if self.is_normal() && status.view == self.view && status.changing_to.is_none() {
+                self.send_votes_again(from, &status);
+            }
+            self.send_checkpoints_again(from, &status);
         }
-        self.send_checkpoints_again(from, &status);
         self.check_catch_up();
+    }
+
+    /// A small note can cause much work: a seat is helped no more often than an honest one says where it stands.
+    fn may_help(&mut self, seat: Seat) -> bool {
+        let soon = |at: &Millis| *at + self.config.status_interval_ms / 2 > self.now;
+        if self.helped_at.get(&seat).is_some_and(soon) {
+            return false;
+        }
+        self.helped_at.insert(seat, self.now);
+        true
     }
 
     fn help_into_view(&mut self, to: Seat, status: &Status) {

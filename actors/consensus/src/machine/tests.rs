@@ -330,6 +330,38 @@ fn results_are_sent_again_from_the_highest() {
 }
 
 #[test]
+fn a_seat_that_asks_for_help_all_the_time_gets_it_no_more_often_than_an_honest_one() {
+    let mut machine = machine(1);
+    machine.step(Millis(0), arrives(1));
+    machine.step(Millis(0), said(0, Body::PrePrepare { view: View(0), proposal: proposal(1, 1) }));
+    let mut votes = 0;
+    for now in 1_000..2_000 {
+        let effects = machine.step(Millis(now), Input::StatusReceived(Seat(3), Status::default()));
+        votes += sent(&effects).len();
+    }
+    assert!((1..=9).contains(&votes), "{votes} votes for a thousand notes in a second");
+}
+
+#[test]
+fn a_batch_with_a_second_place_is_in_the_log_again_before_the_vote_for_it() {
+    let mut machine = machine(1);
+    machine.step(Millis(1), arrives(1));
+    commit(&mut machine, &proposal(1, 1));
+    machine.step(Millis(1), Input::Executed { height: Height(1), checkpoint: None });
+    let again = proposal(2, 1);
+    let effects = machine.step(Millis(1), said(0, Body::PrePrepare { view: View(0), proposal: again }));
+    let records: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Log { record, .. } => Some(record),
+            _ => None,
+        })
+        .collect();
+    let [Record::Batch(logged), Record::Accepted { .. }] = records[..] else { panic!("{records:?}") };
+    assert_eq!(logged.digest(), batch(1).digest());
+}
+
+#[test]
 fn a_liar_that_is_ahead_of_all_does_not_keep_others_from_helping() {
     let mut machine = machine(1);
     let liar = Status { committed: Height(u64::MAX), stable: Height(u64::MAX), ..Status::default() };

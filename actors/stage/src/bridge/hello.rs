@@ -78,6 +78,9 @@ pub enum HelloError {
     /// The proof does not hold.
     #[error("node {0} did not prove its key for this session")]
     BadProof(NodeId),
+    /// Too many others were proving who they are.
+    #[error("newer connections took its place before the hello was done")]
+    Evicted,
     /// No random bytes for the nonce.
     #[error("the system gave no random bytes")]
     Random,

@@ -16,9 +16,9 @@ mod transport;
 #[cfg(test)]
 mod turmoil_tests;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use standin_foundation::limits::{HELLO_TIMEOUT_MS, HELLOS_PENDING_MAX};
@@ -37,6 +37,9 @@ use crate::policy::Backoff;
 use crate::throttle::Throttle;
 use hello::{Credentials, HelloError, Side};
 use peer::Peer;
+
+/// A session that lasted so long was sound.
+const SOUND_SESSION: Duration = Duration::from_secs(2);
 
 /// Why the bridge cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +94,7 @@ struct Shared {
     transport: Arc<dyn Transport>,
     peers: BTreeMap<NodeId, Arc<Peer>>,
     router: Router,
-    hellos: AtomicUsize,
+    hellos: Hellos,
     refusals: Throttle,
     stopping: AtomicBool,
     stop: Notify,
@@ -134,7 +137,7 @@ impl Bridge {
             transport,
             peers: prepared.peers,
             router,
-            hellos: AtomicUsize::new(0),
+            hellos: Hellos::default(),
             // Strangers can come as often as they like.
             refusals: Throttle::new(Duration::from_secs(1), 10),
             stopping: AtomicBool::new(false),
@@ -175,16 +178,51 @@ impl Prepared {
 }
 
 async fn accept(shared: Arc<Shared>, Opened { mut pipe, binding }: Opened) {
-    if shared.hellos.fetch_add(1, Ordering::AcqRel) >= HELLOS_PENDING_MAX {
-        shared.hellos.fetch_sub(1, Ordering::AcqRel);
-        shared.warn_refused(&format_args!("{HELLOS_PENDING_MAX} others are proving who they are"));
-        return;
-    }
-    let greeted = greet(&shared, &mut pipe, Side::Acceptor, &binding, None).await;
-    shared.hellos.fetch_sub(1, Ordering::AcqRel);
+    let hello = shared.hellos.begin();
+    let greeted = tokio::select! {
+        biased;
+        () = hello.evicted.notified() => Err(HelloError::Evicted),
+        greeted = greet(&shared, &mut pipe, Side::Acceptor, &binding, None) => greeted,
+    };
+    shared.hellos.end(&hello);
     match greeted {
         Ok(id) => run_session(&shared, pipe, id).await,
         Err(error) => shared.warn_refused(&error),
+    }
+}
+
+/// Connections that are proving who they are, oldest first. When there are too many, the oldest goes: a peer proves itself
+/// within some round trips, and those who never do must not keep it out.
+#[derive(Debug, Default)]
+struct Hellos {
+    next: AtomicU64,
+    pending: Mutex<VecDeque<Hello>>,
+}
+
+#[derive(Debug, Clone)]
+struct Hello {
+    number: u64,
+    evicted: Arc<Notify>,
+}
+
+impl Hellos {
+    fn begin(&self) -> Hello {
+        let hello = Hello { number: self.next.fetch_add(1, Ordering::Relaxed), evicted: Arc::default() };
+        if let Ok(mut pending) = self.pending.lock() {
+            pending.push_back(hello.clone());
+            if pending.len() > HELLOS_PENDING_MAX
+                && let Some(oldest) = pending.pop_front()
+            {
+                oldest.evicted.notify_one();
+            }
+        }
+        hello
+    }
+
+    fn end(&self, hello: &Hello) {
+        if let Ok(mut pending) = self.pending.lock() {
+            pending.retain(|other| other.number != hello.number);
+        }
     }
 }
 
@@ -197,7 +235,9 @@ async fn greet(
 ) -> Result<NodeId, HelloError> {
     let within = Duration::from_millis(HELLO_TIMEOUT_MS);
     let greeting = shared.credentials.greet(pipe, side, binding, expected);
-    tokio::time::timeout(within, greeting).await.unwrap_or(Err(HelloError::Ended))
+    let greeted = tokio::time::timeout(within, greeting).await.unwrap_or(Err(HelloError::Ended))?;
+    pipe.admit();
+    Ok(greeted)
 }
 
 async fn run_session(shared: &Shared, pipe: Pipe, id: NodeId) {
@@ -205,9 +245,14 @@ async fn run_session(shared: &Shared, pipe: Pipe, id: NodeId) {
         return;
     }
     if let Some(peer) = shared.peers.get(&id) {
-        tracing::info!(peer = %id.short(), "connected");
+        let told = peer.news.pass();
+        if let Some(suppressed) = told {
+            tracing::info!(peer = %id.short(), suppressed, "connected");
+        }
         let end = session::run(pipe, peer, &shared.router).await;
-        tracing::info!(peer = %id.short(), ?end, "disconnected");
+        if told.is_some() {
+            tracing::info!(peer = %id.short(), ?end, "disconnected");
+        }
     }
 }
 
@@ -218,8 +263,10 @@ async fn keep_dialling(shared: Arc<Shared>, peer: PeerConfig) {
     while !shared.stopping.load(Ordering::Acquire) {
         match connect(&shared, &peer).await {
             Ok(pipe) => {
-                attempt = 0;
+                let begun = tokio::time::Instant::now();
                 run_session(&shared, pipe, id).await;
+                // A peer that ends each session at once is not dialled any faster than one that is not there.
+                attempt = if begun.elapsed() >= SOUND_SESSION { 0 } else { attempt + 1 };
             }
             Err(error) => {
                 attempt += 1;
@@ -317,6 +364,16 @@ mod tests {
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    #[actix::test]
+    async fn the_oldest_hello_gives_way_when_too_many_are_pending() {
+        let hellos = Hellos::default();
+        let first = hellos.begin();
+        let others: Vec<_> = (0..HELLOS_PENDING_MAX).map(|_| hellos.begin()).collect();
+        first.evicted.notified().await;
+        others.iter().for_each(|hello| hellos.end(hello));
+        assert_eq!(hellos.pending.lock().unwrap().len(), 0);
     }
 
     #[actix::test]

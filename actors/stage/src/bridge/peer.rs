@@ -1,7 +1,7 @@
 //! A peer: a node on another machine, whether it is connected or not.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::router::encode;
 use crate::call::CallError;
 use crate::mailbox::MailboxLimits;
 use crate::message::{Lane, Message, RemoteMessage};
+use crate::throttle::Throttle;
 use standin_foundation::wire::Wire;
 
 type Waiting = BTreeMap<u64, oneshot::Sender<Result<Bytes, CallError>>>;
@@ -29,6 +30,10 @@ pub(super) struct Peer {
     sessions: AtomicU64,
     current: Mutex<Option<(u64, Arc<Notify>)>>,
     pub(super) refused: AtomicU64,
+    /// Questions of the peer that are being answered.
+    pub(super) asked: Arc<AtomicUsize>,
+    /// Of lines about its coming and going.
+    pub(super) news: Throttle,
 }
 
 impl Peer {
@@ -37,10 +42,13 @@ impl Peer {
             id,
             outbox: Outbox::new(limits),
             waiting: Mutex::new(Waiting::new()),
-            next_correlation: AtomicU64::new(1),
+            // A late answer to a question of an earlier process must not meet one of this process.
+            next_correlation: AtomicU64::new(fastrand::u64(..)),
             sessions: AtomicU64::new(0),
             current: Mutex::new(None),
             refused: AtomicU64::new(0),
+            asked: Arc::default(),
+            news: Throttle::new(Duration::from_secs(1), 10),
         }
     }
 
@@ -57,6 +65,8 @@ impl Peer {
         {
             older.notify_one();
         }
+        // Whoever asks in between is told at once, and by the right session.
+        self.outbox.set_open(false);
         self.fail_waiting();
         self.outbox.set_open(true);
         (id, replaced)
@@ -136,50 +146,54 @@ impl Remote {
 
     /// Asks the peer, and waits at most so long for the answer.
     pub async fn ask<M: RemoteMessage>(&self, message: &M, within: Duration) -> Result<M::Reply, CallError> {
-        let correlation = self.peer.next_correlation.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = oneshot::channel();
+        let (waiting, receiver) = self.wait();
         let deadline_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
-        let frame = frame::<M>(FrameKind::Ask, correlation, deadline_ms, encode(message)?);
-        if let Ok(mut waiting) = self.peer.waiting.lock() {
-            waiting.insert(correlation, sender);
-        }
-        let pushed = self.peer.outbox.push(M::LANE, frame);
-        let answer = match pushed {
-            Err(error) => Err(error),
-            Ok(()) => match tokio::time::timeout(within, receiver).await {
-                Err(_) => Err(CallError::TimedOut),
-                Ok(Err(_)) => Err(CallError::Disconnected { sent: true }),
-                Ok(Ok(answer)) => answer,
-            },
+        let frame = frame::<M>(FrameKind::Ask, waiting.correlation, deadline_ms, encode(message)?);
+        self.peer.outbox.push(M::LANE, frame)?;
+        let answer = match tokio::time::timeout(within, receiver).await {
+            Err(_) => Err(CallError::TimedOut),
+            Ok(Err(_)) => Err(CallError::Disconnected { sent: true }),
+            Ok(Ok(answer)) => answer,
         };
-        if let Ok(mut waiting) = self.peer.waiting.lock() {
-            waiting.remove(&correlation);
-        }
         <M as Message>::Reply::from_wire(&answer?).map_err(|error| CallError::Incompatible(error.to_string()))
     }
-}
 
-impl Remote {
     /// Waits until the actor that takes messages of this kind at the peer has ended for good, or cannot be told from one that
-    /// has: the session is gone. A peer that comes back is watched anew.
+    /// has: the session is gone. A peer that comes back is watched anew. Keep the future: each call is a watch at the peer.
     pub async fn down<M: RemoteMessage>(&self) -> Down {
-        let correlation = self.peer.next_correlation.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = oneshot::channel();
-        if let Ok(mut waiting) = self.peer.waiting.lock() {
-            waiting.insert(correlation, sender);
-        }
-        let watch = frame::<M>(FrameKind::Watch, correlation, 0, Bytes::new());
+        let (waiting, receiver) = self.wait();
+        let watch = frame::<M>(FrameKind::Watch, waiting.correlation, 0, Bytes::new());
         let answer = match self.peer.outbox.push(Lane::Control, Frame { lane: Lane::Control as u8, ..watch }) {
             Ok(()) => receiver.await.unwrap_or(Err(CallError::Disconnected { sent: true })),
             Err(error) => Err(error),
         };
-        if let Ok(mut waiting) = self.peer.waiting.lock() {
-            waiting.remove(&correlation);
-        }
         match answer {
             Ok(exit) => Down::Ended(String::from_utf8_lossy(&exit).into_owned()),
             Err(CallError::Disconnected { .. }) => Down::Unreachable,
             Err(error) => Down::Refused(error),
+        }
+    }
+
+    fn wait(&self) -> (Correlated, oneshot::Receiver<Result<Bytes, CallError>>) {
+        let correlation = self.peer.next_correlation.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        if let Ok(mut waiting) = self.peer.waiting.lock() {
+            waiting.insert(correlation, sender);
+        }
+        (Correlated { peer: Arc::clone(&self.peer), correlation }, receiver)
+    }
+}
+
+/// A question that waits for its answer: forgotten when nobody waits any more.
+struct Correlated {
+    peer: Arc<Peer>,
+    correlation: u64,
+}
+
+impl Drop for Correlated {
+    fn drop(&mut self) {
+        if let Ok(mut waiting) = self.peer.waiting.lock() {
+            waiting.remove(&self.correlation);
         }
     }
 }

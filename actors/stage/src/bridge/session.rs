@@ -22,6 +22,8 @@ const PING_INTERVAL: Duration = Duration::from_millis(1_000);
 /// After so long without a frame the session is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
+/// Questions of a peer that may be under way.
+const ASKS_MAX: usize = 4_096;
 /// Watches that a peer may have set.
 const WATCHES_MAX: usize = 1_024;
 
@@ -186,9 +188,16 @@ impl Watchers {
 fn dispatch(peer: &Arc<Peer>, router: &Router, frame: Frame) {
     let lane = Lane::from_u8(frame.lane).unwrap_or(Lane::Bulk);
     let correlation = frame.correlation;
-    let answer = (frame.kind == FrameKind::Ask).then(|| {
+    let asking = (frame.kind == FrameKind::Ask).then(|| Asking::begin(peer));
+    if let Some(Err(overloaded)) = asking {
+        return reply(peer, lane, correlation, Err(overloaded));
+    }
+    let answer = asking.and_then(Result::ok).map(|asking| {
         let peer = Arc::clone(peer);
-        let answer: Answer = Box::new(move |result| reply(&peer, lane, correlation, result));
+        let answer: Answer = Box::new(move |result| {
+            drop(asking);
+            reply(&peer, lane, correlation, result);
+        });
         (Duration::from_millis(u64::from(frame.deadline_ms)), answer)
     });
     let asked = answer.is_some();
@@ -199,6 +208,23 @@ fn dispatch(peer: &Arc<Peer>, router: &Router, frame: Frame) {
         if asked {
             reply(peer, lane, correlation, Err(error));
         }
+    }
+}
+
+/// A question of the peer that is being answered.
+struct Asking(Arc<AtomicUsize>);
+
+impl Asking {
+    fn begin(peer: &Peer) -> Result<Self, CallError> {
+        let queued = peer.asked.fetch_add(1, Ordering::AcqRel);
+        let asking = Self(Arc::clone(&peer.asked));
+        if queued < ASKS_MAX { Ok(asking) } else { Err(CallError::Overloaded { queued, limit: ASKS_MAX }) }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -7,11 +7,13 @@ use std::future::Future;
 use std::net::TcpListener;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use actix_web::dev::{Extensions, ServerHandle};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web::dev::{Extensions, Payload, ServerHandle};
+use actix_web::error::PayloadError;
+use actix_web::{App, FromRequest, HttpRequest, HttpResponse, HttpServer, web};
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, Stream, StreamExt};
 use rustls::pki_types::ServerName;
 use standin_foundation::limits::FRAME_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,7 +24,7 @@ use tokio_tungstenite::tungstenite::Message as WsMessage;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::BridgeError;
-use super::pipe::Pipe;
+use super::pipe::{Allowance, Pipe};
 use super::tls::{EXPORTER_LABEL, TlsIdentity};
 
 /// A future that stays on its thread.
@@ -58,6 +60,10 @@ pub trait Listening: fmt::Debug {
 /// Messages between the socket's task and the session, each way.
 const PIPE_MESSAGES: usize = 64;
 const PATH: &str = "/bridge/v1";
+/// A message that has not gone out after this long never will.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that a node takes at one time, those of strangers included.
+const CONNECTIONS_MAX: usize = 512;
 
 /// Websockets over TLS over TCP.
 #[derive(Debug)]
@@ -121,6 +127,11 @@ async fn dial(address: &str, tls: &TlsIdentity) -> Result<Opened, BridgeError> {
     Ok(Opened { pipe: pipe_over(socket), binding })
 }
 
+/// Whether a step of sending was done in time: an end that takes nothing must not hold what waits for it.
+async fn in_time<E>(step: impl Future<Output = Result<(), E>>) -> bool {
+    matches!(tokio::time::timeout(SEND_TIMEOUT, step).await, Ok(Ok(())))
+}
+
 /// Carries a websocket's binary messages both ways until either side ends.
 pub(super) fn pipe_over<S>(socket: WebSocketStream<S>) -> Pipe
 where
@@ -131,18 +142,27 @@ where
     let (received, incoming) = mpsc::channel::<Bytes>(PIPE_MESSAGES);
     actix_rt::spawn(async move {
         while let Some(message) = to_send.recv().await {
-            if sink.send(WsMessage::Binary(message)).await.is_err() {
+            if !in_time(sink.send(WsMessage::Binary(message))).await {
                 return;
             }
         }
         // The other end may be gone already.
-        let _ = sink.close().await;
+        in_time(sink.close()).await;
     });
     actix_rt::spawn(async move {
-        while let Some(Ok(message)) = source.next().await {
-            if let WsMessage::Binary(bytes) = message
-                && received.send(bytes).await.is_err()
-            {
+        loop {
+            let message = tokio::select! {
+                biased;
+                // Nobody reads any more: the socket must not stay for the other end's sake.
+                () = received.closed() => return,
+                message = source.next() => message,
+            };
+            let goes_on = match message {
+                Some(Ok(WsMessage::Binary(bytes))) => received.send(bytes).await.is_ok(),
+                Some(Ok(_)) => true,
+                Some(Err(_)) | None => false,
+            };
+            if !goes_on {
                 return;
             }
         }
@@ -160,10 +180,9 @@ fn listen(listener: TcpListener, tls: &TlsIdentity, take: Take) -> Result<Server
         App::new().route(
             PATH,
             web::get().to(move |request: HttpRequest, body: web::Payload| {
-                let opened = upgrade(&request, body);
                 let take = Arc::clone(&take);
                 async move {
-                    let (response, opened) = opened?;
+                    let (response, opened) = upgrade(&request, body).await?;
                     take(opened);
                     Ok::<_, actix_web::Error>(response)
                 }
@@ -172,6 +191,7 @@ fn listen(listener: TcpListener, tls: &TlsIdentity, take: Take) -> Result<Server
     })
     .on_connect(remember_binding)
     .workers(1)
+    .max_connections(CONNECTIONS_MAX)
     .disable_signals()
     .shutdown_timeout(1)
     .listen_rustls_0_23(listener, (*tls.server).clone())
@@ -198,9 +218,11 @@ fn remember_binding(connection: &dyn Any, extensions: &mut Extensions) {
     }
 }
 
-fn upgrade(request: &HttpRequest, body: web::Payload) -> Result<(HttpResponse, Opened), actix_web::Error> {
+async fn upgrade(request: &HttpRequest, body: web::Payload) -> Result<(HttpResponse, Opened), actix_web::Error> {
     let binding = request.conn_data::<Binding>().map(|binding| binding.0.clone());
     let binding = binding.ok_or_else(|| actix_web::error::ErrorForbidden("TLS is required"))?;
+    let allowance = Arc::new(Allowance::default());
+    let body = limited(request, body, &allowance).await?;
     let (response, mut session, stream) = actix_ws::handle(request, body)?;
     let mut stream = stream.max_frame_size(FRAME_BYTES_MAX * 2);
     let (outgoing, mut to_send) = mpsc::channel::<Bytes>(PIPE_MESSAGES);
@@ -208,25 +230,47 @@ fn upgrade(request: &HttpRequest, body: web::Payload) -> Result<(HttpResponse, O
     let mut pong = session.clone();
     actix_web::rt::spawn(async move {
         while let Some(message) = to_send.recv().await {
-            if session.binary(message).await.is_err() {
-                return;
+            if !in_time(session.binary(message)).await {
+                break;
             }
         }
         // The other end may be gone already.
-        let _ = session.close(None).await;
+        in_time(session.close(None)).await;
     });
+    let counted = Arc::clone(&allowance);
     actix_web::rt::spawn(async move {
-        while let Some(Ok(message)) = stream.recv().await {
-            let ended = match message {
-                actix_ws::Message::Binary(bytes) => received.send(bytes).await.is_err(),
-                actix_ws::Message::Ping(bytes) => pong.pong(&bytes).await.is_err(),
-                actix_ws::Message::Close(_) => true,
-                _ => false,
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = received.closed() => return,
+                message = stream.recv() => message,
             };
-            if ended {
+            counted.message_done();
+            let goes_on = match message {
+                Some(Ok(actix_ws::Message::Binary(bytes))) => received.send(bytes).await.is_ok(),
+                Some(Ok(actix_ws::Message::Ping(bytes))) => in_time(pong.pong(&bytes)).await,
+                Some(Ok(actix_ws::Message::Close(_)) | Err(_)) | None => false,
+                Some(Ok(_)) => true,
+            };
+            if !goes_on {
                 return;
             }
         }
     });
-    Ok((response, Opened { pipe: Pipe::new(outgoing, incoming), binding }))
+    Ok((response, Opened { pipe: Pipe::new(outgoing, incoming).with_allowance(allowance), binding }))
+}
+
+/// The body, which ends when more comes than is allowed: the websocket codec collects a frame before it looks at its length.
+async fn limited(
+    request: &HttpRequest,
+    body: web::Payload,
+    allowance: &Arc<Allowance>,
+) -> Result<web::Payload, actix_web::Error> {
+    let allowance = Arc::clone(allowance);
+    let counted = body.map(move |bytes| match bytes {
+        Ok(bytes) if !allowance.take(bytes.len()) => Err(PayloadError::Overflow),
+        other => other,
+    });
+    let boxed: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>> = Box::pin(counted);
+    web::Payload::from_request(request, &mut Payload::from(boxed)).await
 }

@@ -1,7 +1,7 @@
 //! Lies about where it stands, hides what it prepared, computes wrong results, and has never what it is asked for.
 
 use fastrand::Rng;
-use standin_consensus::{Body, Note};
+use standin_consensus::{Body, Note, Transfer};
 use standin_foundation::{Digest, Height, Seat, View};
 
 use super::{Behaviour, signed_as};
@@ -39,6 +39,9 @@ impl Behaviour for Liar {
                 }
                 _ => vec![envelope.clone()],
             },
+            // Begins to give a snapshot, and never goes on.
+            Envelope::Transfer(Transfer::Manifest(_)) => vec![envelope.clone()],
+            Envelope::Transfer(_) if rng.bool() => Vec::new(),
             Envelope::Transfer(_) => vec![Envelope::Note(Note::Unavailable)],
             Envelope::Batch(_) | Envelope::Note(_) => vec![envelope.clone()],
         }
