@@ -31,6 +31,10 @@ pub struct Disk {
     /// Blocks above the base, by rising height. They become durable some time after they were written.
     pub blocks: Vec<StoredBlock>,
     blocks_durable: usize,
+    /// Nothing more fits: what is appended is refused, as by a system that says so.
+    pub full: bool,
+    /// Something was refused: the process must stop.
+    pub refused: bool,
     /// What the blocks stand on: none is genesis.
     pub base: Option<(Snapshot, CheckpointCertificate)>,
 }
@@ -38,6 +42,10 @@ pub struct Disk {
 impl Disk {
     /// Appends a record. It is lost in a crash until it is synced.
     pub fn append(&mut self, lsn: Lsn, record: Record, payload: Option<Arc<Batch>>) {
+        if self.full {
+            self.refused = true;
+            return;
+        }
         if let Some(batch) = payload {
             self.payloads.insert(lsn, batch);
         }

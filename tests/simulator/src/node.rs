@@ -159,6 +159,7 @@ impl Node {
     /// The process starts again from its disk.
     pub fn restart(&mut self, now: Millis) -> Vec<Action> {
         self.up = true;
+        (self.disk.full, self.disk.refused) = (false, false);
         self.life += 1;
         self.chain = Chain::new(&self.setup.genesis, Arc::new(Builtin));
         self.snapshots.clear();

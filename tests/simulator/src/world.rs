@@ -220,6 +220,9 @@ impl World {
                 Action::Observe(observation) => self.observe(index, &observation)?,
             }
         }
+        if self.nodes[index].disk.refused {
+            return self.fault(Fault::Kill(index));
+        }
         self.schedule_tick(index);
         Ok(())
     }
@@ -274,6 +277,10 @@ impl World {
     }
 
     fn fault(&mut self, fault: Fault) -> Result<(), Violation> {
+        if let Fault::Restart(index) = fault {
+            // Whoever starts a process has made room, also where the process never noticed.
+            self.nodes[index].disk.full = false;
+        }
         match fault {
             Fault::Crash(index) | Fault::Kill(index) if self.nodes[index].up => {
                 match fault {
@@ -289,6 +296,7 @@ impl World {
                 let actions = self.nodes[index].restart(now);
                 self.act(index, actions)?;
             }
+            Fault::DiskFull(index) if self.nodes[index].up => self.nodes[index].disk.full = true,
             Fault::Freeze(index) => self.places[index].frozen = true,
             Fault::Thaw(index) => {
                 self.places[index].frozen = false;
@@ -315,7 +323,7 @@ impl World {
                 let actions = self.nodes[index].cut_log(now);
                 self.act(index, actions)?;
             }
-            Fault::Crash(_) | Fault::Kill(_) | Fault::Restart(_) | Fault::CutLog(_) => {}
+            Fault::Crash(_) | Fault::Kill(_) | Fault::DiskFull(_) | Fault::Restart(_) | Fault::CutLog(_) => {}
         }
         Ok(())
     }

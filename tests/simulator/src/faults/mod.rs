@@ -11,6 +11,8 @@ pub enum Fault {
     Crash(NodeIndex),
     /// The process is killed: what it wrote and did not sync is still in the page cache.
     Kill(NodeIndex),
+    /// Nothing more fits on the disk: the process stops at the next record. There is room again when it is started.
+    DiskFull(NodeIndex),
     /// The process starts again.
     Restart(NodeIndex),
     /// The process stands still; its messages and timers wait.
@@ -42,7 +44,7 @@ pub fn plan(rng: &mut Rng, nodes: usize, length_us: u64) -> Plan {
         let from = rng.u64(0..length_us);
         let until = (from + rng.u64(1_000..length_us / 2)).min(length_us);
         let node = rng.usize(0..nodes);
-        match rng.u8(0..12) {
+        match rng.u8(0..13) {
             0..=2 => plan.extend([(from, Fault::Crash(node)), (until, Fault::Restart(node))]),
             3 => {
                 // Everyone at once: a power cut.
@@ -61,6 +63,7 @@ pub fn plan(rng: &mut Rng, nodes: usize, length_us: u64) -> Plan {
                 let slow = rng.choice([2_000, 20_000, 400_000]).unwrap_or(2_000);
                 plan.extend([(from, Fault::DiskLatency(node, slow)), (until, Fault::DiskLatency(node, 150))]);
             }
+            11 => plan.extend([(from, Fault::DiskFull(node)), (until, Fault::Restart(node))]),
             9..=10 => {
                 // Killed, and soon after it is back the power fails.
                 let soon = (until + rng.u64(0..20_000)).min(length_us);
