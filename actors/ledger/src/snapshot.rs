@@ -63,7 +63,7 @@ impl Wire for Chunk {
 }
 
 /// Target size of a chunk, in bytes: far enough below the limit that one more entry does not break it.
-const CHUNK_BYTES: usize = SNAPSHOT_CHUNK_BYTES_MAX / 4;
+const CHUNK_BYTES: usize = SNAPSHOT_CHUNK_BYTES_MAX / 8;
 /// Ids in one chunk.
 const CHUNK_IDS: usize = CHUNK_BYTES / 40;
 

@@ -4,6 +4,7 @@
 //! signatures. They talk to the actor through its address only.
 
 mod executor;
+mod ingress;
 mod log_writer;
 mod mempool;
 mod open;
@@ -11,6 +12,7 @@ mod peers;
 mod pool;
 mod reports;
 mod served;
+mod serving;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,9 +25,9 @@ use standin_ledger::{Batch, Genesis, StateMachine};
 use standin_stage::{Address, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Role, Throttle};
 
 pub use executor::{ExecutionError, Ledger, LedgerReader};
+pub use ingress::{Ingress, routes};
 pub use mempool::{Finished, Submit, SubmitError};
 pub use open::{OpenError, Storage};
-pub use peers::{Ingress, routes};
 pub use pool::{PoolFull, Urgency, VerifyPool};
 
 use crate::config::Config;
