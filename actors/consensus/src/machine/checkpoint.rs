@@ -186,7 +186,7 @@ impl Machine {
         self.checkpoints.set_stable(certificate.clone());
         self.forget_below(height);
         self.effects.push(Effect::Stabilize(certificate));
-        let dropped = self.pool.forget_ordered(Height(height.0.saturating_sub(self.identity.parameters.window)));
+        let dropped = self.forget_ordered(height);
         if !dropped.is_empty() {
             self.effects.push(Effect::ForgetBatches(dropped));
         }

@@ -136,9 +136,8 @@ impl Machine {
 
     /// Asks for payloads that a proposal names and that are not here; says whether any is missing.
     pub(super) fn want_missing(&mut self, proposal: &Proposal, ask: Seat) -> bool {
-        let names: Vec<_> = proposal.batches.iter().map(|batch| batch.digest()).collect();
-        names.iter().for_each(|digest| self.pool.keep_until(digest, proposal.height));
-        let missing: Vec<_> = names.into_iter().filter(|digest| !self.pool.holds(digest)).collect();
+        let names = proposal.batches.iter().map(|batch| batch.digest());
+        let missing: Vec<_> = names.filter(|digest| !self.pool.holds(digest)).collect();
         let new: Vec<_> = missing.iter().copied().filter(|digest| !self.pool.is_wanted(digest)).collect();
         for digest in &new {
             self.pool.want(*digest);
@@ -154,7 +153,6 @@ impl Machine {
         let (height, digest) = (proposal.height, proposal.digest());
         for batch in &proposal.batches {
             self.pool.assign(batch.digest());
-            self.pool.keep_until(&batch.digest(), height);
         }
         // A batch that was ordered before may not be in the log any more: a restart must find its payload.
         let names = proposal.batches.iter().filter(|batch| !self.pool.is_pending(&batch.digest()));
@@ -230,7 +228,6 @@ impl Machine {
     /// A proposal is final.
     pub(super) fn commit(&mut self, proposal: Proposal, certificate: CommitCertificate) {
         let height = proposal.height;
-        proposal.batches.iter().for_each(|batch| self.pool.keep_until(&batch.digest(), height));
         self.log(Record::Committed { proposal: proposal.clone(), certificate: certificate.clone() });
         let slot = self.slots.entry(height).or_default();
         slot.committed = Some((proposal, certificate));

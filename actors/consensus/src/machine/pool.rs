@@ -19,7 +19,7 @@ struct Pending {
 #[derive(Debug, Clone, Copy)]
 struct Ordered {
     reference: BatchRef,
-    /// The highest slot that is known to name it: a faulty primary may name a batch more than once.
+    /// The last of its places.
     height: Height,
 }
 
@@ -119,8 +119,8 @@ impl Pool {
         self.assigned.remove(&digest);
         self.again.remove(&digest);
         self.wanted.remove(&digest);
-        self.ordered.entry(digest).or_insert(Ordered { reference, height });
-        self.keep_until(&digest, height);
+        let ordered = self.ordered.entry(digest).or_insert(Ordered { reference, height });
+        ordered.height = ordered.height.max(height);
         if let Some(pending) = self.pending.remove(&digest) {
             self.by_arrival.remove(&pending.arrival);
             self.bytes -= pending.reference.bytes as usize;
@@ -130,16 +130,11 @@ impl Pool {
         }
     }
 
-    /// The slot at `height` names the batch: if it was ordered before, its payload is needed once more.
-    pub(super) fn keep_until(&mut self, digest: &Digest, height: Height) {
-        if let Some(ordered) = self.ordered.get_mut(digest) {
-            ordered.height = ordered.height.max(height);
-        }
-    }
-
-    /// Forgets what was ordered up to `height`; gives the names of those whose payloads nobody needs.
-    pub(super) fn forget_ordered(&mut self, height: Height) -> Vec<Digest> {
-        let old = self.ordered.iter().filter(|(_, ordered)| ordered.height <= height);
+    /// Forgets what was ordered up to `height`, those aside that a slot names once more; gives the names of those whose
+    /// payloads nobody needs.
+    pub(super) fn forget_ordered(&mut self, height: Height, named: &BTreeSet<Digest>) -> Vec<Digest> {
+        let is_old = |(digest, ordered): &(&Digest, &Ordered)| ordered.height <= height && !named.contains(*digest);
+        let old = self.ordered.iter().filter(is_old);
         let mut old: Vec<_> = old.map(|(digest, _)| *digest).collect();
         for digest in &old {
             self.ordered.remove(digest);

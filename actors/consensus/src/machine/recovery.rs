@@ -99,10 +99,7 @@ impl Machine {
         }
         self.slots = self.slots.split_off(&kept.next());
         self.required = self.required.split_off(&self.stable().next());
-        for (height, batch) in self.named_batches() {
-            self.pool.keep_until(&batch.digest(), height);
-        }
-        self.pool.forget_ordered(Height(kept.0.saturating_sub(self.identity.parameters.window)));
+        self.forget_ordered(kept);
         let current = |slot: &Slot| slot.accepted.as_ref().filter(|accepted| accepted.view == self.view).cloned();
         let accepted: Vec<_> = self.slots.values().filter_map(current).collect();
         for batch in accepted.iter().flat_map(|accepted| &accepted.proposal.batches) {
@@ -112,16 +109,24 @@ impl Machine {
         self.deliver();
     }
 
-    /// The batches that slots name: accepted, prepared or final.
-    fn named_batches(&self) -> Vec<(Height, BatchRef)> {
+    /// Forgets batches that were ordered more than a window below `height`. A faulty primary, or one that lost its memory,
+    /// may name a batch again: it stays as long as a slot names it.
+    pub(super) fn forget_ordered(&mut self, height: Height) -> Vec<Digest> {
+        let named = self.named_batches().into_iter().map(|batch| batch.digest()).collect();
+        self.pool.forget_ordered(Height(height.0.saturating_sub(self.identity.parameters.window)), &named)
+    }
+
+    /// The batches that slots name: parked, accepted, prepared or final.
+    fn named_batches(&self) -> Vec<BatchRef> {
         let proposals = |slot: &'_ Slot| {
             let accepted = slot.accepted.as_ref().map(|accepted| &accepted.proposal);
             let prepared = slot.prepared.as_ref().map(|prepared| &prepared.proposal);
             let committed = slot.committed.as_ref().map(|(proposal, _)| proposal);
-            [accepted, prepared, committed].into_iter().flatten().flat_map(|p| p.batches.clone()).collect::<Vec<_>>()
+            let parked = slot.parked.as_ref().map(|(_, proposal)| proposal);
+            let all = [parked, accepted, prepared, committed].into_iter().flatten();
+            all.flat_map(|proposal| proposal.batches.clone()).collect::<Vec<_>>()
         };
-        let named = self.slots.iter().map(|(height, slot)| (*height, proposals(slot)));
-        named.flat_map(|(height, batches)| batches.into_iter().map(move |batch| (height, batch))).collect()
+        self.slots.values().flat_map(proposals).collect()
     }
 
     /// Whether the payload of this batch is needed here.
@@ -165,7 +170,7 @@ impl Machine {
     fn live_records(&self) -> Vec<Record> {
         let mut records: Vec<_> = self.pool.all().map(Record::Batch).collect();
         // Payloads that execution may have to see again after a restart.
-        let named = self.named_batches().into_iter().filter_map(|(_, batch)| self.pool.ordered(&batch.digest()));
+        let named = self.named_batches().into_iter().filter_map(|batch| self.pool.ordered(&batch.digest()));
         let ordered: BTreeMap<_, _> = named.map(|batch| (batch.digest(), batch)).collect();
         let ordered = ordered.into_values().filter(|batch| !self.pool.is_pending(&batch.digest()));
         records.extend(ordered.map(Record::Batch));
