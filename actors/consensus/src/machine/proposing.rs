@@ -18,11 +18,10 @@ impl Machine {
             return;
         }
         let wanted = needed || self.pool.is_wanted(&digest);
-        let full = self.pool.bytes_of(from) + batch.bytes as usize > self.config.pending_bytes_max;
+        // What this seat's own clients ask again for is bounded before it comes here.
+        let full = !again && self.pool.bytes_of(from) + batch.bytes as usize > self.config.pending_bytes_max;
         if full && !wanted {
-            if !self.pool.holds(&digest) {
-                self.effects.push(Effect::DropBatches(vec![digest]));
-            }
+            self.effects.push(Effect::DropBatches(vec![digest]));
             self.report(Event::BatchRefused { seat: from });
             return;
         }
