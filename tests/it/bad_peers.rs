@@ -89,9 +89,9 @@ fn strangers_and_broken_hellos_are_refused_and_the_chain_goes_on() {
         if let Some(mut pipe) = stranger.greet(&key, chain).await {
             assert_eq!(pipe.receive().await, None);
         }
-        if let Some(mut pipe) = stranger.greet(&network.path("s4/node.key"), Digest::sha256(b"another")).await {
-            assert_eq!(pipe.receive().await, None);
-        }
+        let admitted = SecretKey::read(&network.path("s4/node.key")).unwrap().public();
+        let another = Digest::sha256(b"another");
+        stranger.say([b"standin", [1].as_slice(), another.as_bytes(), admitted.as_bytes(), &[5; 32]].concat()).await;
         stranger.say([b"standin".as_slice(), &[9; 110]].concat()).await;
         stranger.say(&b"GET / HTTP/1.1"[..]).await;
         stranger.say(vec![0; HELLO_BYTES_MAX + 1]).await;

@@ -62,6 +62,8 @@ const PIPE_MESSAGES: usize = 64;
 const PATH: &str = "/bridge/v1";
 /// A message that has not gone out after this long never will.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the other end has to close its side.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections that a node takes at one time, those of strangers included.
 const CONNECTIONS_MAX: usize = 512;
 
@@ -153,8 +155,7 @@ where
         loop {
             let message = tokio::select! {
                 biased;
-                // Nobody reads any more: the socket must not stay for the other end's sake.
-                () = received.closed() => return,
+                () = received.closed() => break,
                 message = source.next() => message,
             };
             let goes_on = match message {
@@ -166,6 +167,10 @@ where
                 return;
             }
         }
+        // Nobody reads any more. The other end gets a moment to take what was sent last and to close, but no more: the socket
+        // must not stay for its sake.
+        let closing = async { while let Some(Ok(_)) = source.next().await {} };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
     });
     Pipe::new(outgoing, incoming)
 }
