@@ -110,7 +110,11 @@ impl TestNetwork {
     fn wait_ready(&self, url: &str) {
         let begun = Instant::now();
         while run(&["health", "--node", url]).status.code() != Some(0) {
-            assert!(begun.elapsed() < Duration::from_secs(30), "{url} does not get ready");
+            if begun.elapsed() > Duration::from_secs(30) {
+                let logs: Vec<_> = (1..=4).map(|seat| self.logs(seat)).collect();
+                let health = run(&["health", "--node", url]);
+                panic!("{url} does not get ready: {} {}\n{}", data(&health), told(&health).1, logs.join("\n"));
+            }
         }
     }
 
