@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -43,7 +45,8 @@ impl TestNetwork {
     pub(crate) fn files() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let made = folder.path().join("net");
-        let output = run(&["init", made.to_str().unwrap(), "--chain", "test-it"]);
+        let port = free_ports().to_string();
+        let output = run(&["init", made.to_str().unwrap(), "--chain", "test-it", "--port", &port]);
         let (code, talk) = told(&output);
         assert_eq!(code, 0, "{talk}");
         let urls = talk.split_once("--node ").unwrap().1.split_whitespace().next().unwrap().to_owned();
@@ -151,6 +154,18 @@ impl TestNetwork {
         let mut all = vec!["submit", "--node", self.url(0), "--key", key.to_str().unwrap()];
         all.extend(arguments);
         run(&all)
+    }
+}
+
+/// The first of eight free ports that no other network of this process gets: nodes bind theirs some time after `init`.
+fn free_ports() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let block = (std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % 240;
+        let first = 8_000 + block as u16 * 8;
+        if (first..first + 8).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
+        }
     }
 }
 
