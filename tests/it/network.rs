@@ -157,11 +157,12 @@ impl TestNetwork {
     }
 }
 
-/// The first of eight free ports that no other network of this process gets: nodes bind theirs some time after `init`.
+/// The first of eight free ports that no other network of this process gets: nodes bind theirs some time after `init`, and
+/// two networks that looked for free ports at one time could find the same.
 fn free_ports() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
-        let block = (std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % 240;
+        let block = (std::process::id() % 240 * 101 + NEXT.fetch_add(1, Ordering::Relaxed)) % 240;
         let first = 8_000 + block as u16 * 8;
         if (first..first + 8).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return first;
