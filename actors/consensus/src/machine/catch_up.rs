@@ -76,7 +76,7 @@ impl CatchUp {
 }
 
 impl Machine {
-    /// The highest height that a seat says it has committed, and its seat.
+    /// The highest height that a seat says it has committed, if it is above this replica's.
     fn ahead(&self) -> Option<Height> {
         let target = self.statuses.values().map(|status| status.committed).max()?;
         (target > self.delivered).then_some(target)
@@ -244,11 +244,11 @@ impl Machine {
         }
         asked.remove(&(index as usize));
         let round_done = asked.is_empty();
-        *progress = true;
         if builder.accept(index as usize, chunk).is_err() {
             self.report(Event::BadTransfer { seat: from });
             return;
         }
+        *progress = true;
         match std::mem::take(&mut self.catch_up.fetch) {
             Fetch::Chunks { builder, without, asked, progress } => match builder.finish() {
                 // Ordinary commits were faster.

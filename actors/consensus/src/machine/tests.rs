@@ -1,16 +1,21 @@
 //! Rules of the machine, one by one. What many replicas do together is the simulator's.
 
-use standin_foundation::{Digest, Epoch, Height, Millis, Seat, SecretKey, Term, View};
-use standin_ledger::certificate::CheckpointResult;
+use std::sync::Arc;
+
+use standin_foundation::{Digest, Epoch, Height, Millis, Seat, SecretKey, Signature, Term, View};
+use standin_ledger::builtin::Builtin;
+use standin_ledger::certificate::{Authority, CheckpointCertificate, CheckpointResult, SeatVote, VoteTarget};
+use standin_ledger::genesis::Account;
+use standin_ledger::snapshot::{Chunk, Manifest, ServedSnapshot};
 use standin_ledger::transaction::TransactionBody;
-use standin_ledger::{Batch, BatchRef, Parameters, Proposal, Transaction};
+use standin_ledger::{Batch, BatchRef, Chain, Genesis, Parameters, Proposal, SeatDescriptor, Transaction};
 
 use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient, ViewChangeCause};
 use crate::machine::{Identity, Machine};
 use crate::messages::{Body, Note, Signed, Status};
 use crate::record::Record;
-use crate::verify::{KeySigner, Verified, sign};
+use crate::verify::{KeySigner, Verified, Verifier, sign};
 
 fn signer(seat: u16) -> KeySigner {
     let key = SecretKey::from_bytes(&[seat as u8 + 1; 32]).unwrap();
@@ -381,4 +386,68 @@ fn a_liar_that_is_ahead_of_all_does_not_keep_others_from_helping() {
         }
     }
     assert!(asked.contains(&(Seat(2), true)), "blocks, from a seat that has them: {asked:?}");
+}
+
+/// Takes every signature: what is tested here comes after that.
+struct Anyone;
+
+impl Authority for Anyone {
+    fn seats(&self) -> usize {
+        4
+    }
+
+    fn verify(&self, _: &VoteTarget, _: &SeatVote) -> bool {
+        true
+    }
+}
+
+fn manifest() -> Verified<Manifest> {
+    let seat = |n: u8| {
+        let holder = SecretKey::from_bytes(&[n + 1; 32]).unwrap().public();
+        SeatDescriptor { cluster: format!("c{n}").parse().unwrap(), holder }
+    };
+    let genesis = Genesis {
+        chain: "test-snapshot".parse().unwrap(),
+        time_ms: 1,
+        parameters: Parameters::default(),
+        seats: (0..4).map(seat).collect(),
+        accounts: vec![Account { key: seat(8).holder, amount: 5 }],
+    };
+    let mut chain = Chain::new(&genesis, Arc::new(Builtin));
+    let proposal = Proposal { checkpoint: true, ..Proposal::null(Height(1), Epoch(0), View(0), Seat(0)) };
+    let result = chain.execute(proposal, &[]).unwrap().checkpoint.unwrap();
+    let vote = |seat| SeatVote { seat: Seat(seat), term: Term(0), signature: Signature([1; 64]) };
+    let certificate = CheckpointCertificate { epoch: Epoch(0), result, votes: (0..3).map(vote).collect() };
+    let manifest = ServedSnapshot::new(&chain.snapshot(), certificate).manifest().clone();
+    Verifier { authority: Anyone, epoch: Epoch(0), window: 8 }.manifest(manifest).unwrap()
+}
+
+#[test]
+fn a_seat_that_gives_junk_in_the_place_of_chunks_is_left_for_another() {
+    let mut machine = machine(1);
+    machine.config.snapshot_gap = 0;
+    let ahead = Status { committed: Height(1), stable: Height(1), ..Status::default() };
+    machine.step(Millis(1), Input::StatusReceived(Seat(0), ahead));
+    let mut left = false;
+    for now in (0..10_000).step_by(250) {
+        let effects = machine.step(Millis(now), Input::Tick);
+        if now > 5_000 {
+            // It has the blocks, and no snapshot.
+            let blocks = Status { committed: Height(1), ..Status::default() };
+            machine.step(Millis(now), Input::StatusReceived(Seat(2), blocks));
+        }
+        for effect in effects {
+            match effect {
+                Effect::Tell { to: Recipient::One(Seat(0)), note: Note::FetchManifest } => {
+                    machine.step(Millis(now), Input::ManifestReceived(Seat(0), manifest()));
+                }
+                Effect::Tell { to: Recipient::One(Seat(2)), note: Note::FetchBlocks { .. } } => left = true,
+                _ => {}
+            }
+        }
+        let junk = Chunk::Entries(vec![(b"key".to_vec().into(), b"value".to_vec().into())]);
+        let junk = Input::ChunkReceived { from: Seat(0), height: Height(1), index: 0, chunk: junk };
+        machine.step(Millis(now), junk);
+    }
+    assert!(left, "seat 2 was never asked");
 }

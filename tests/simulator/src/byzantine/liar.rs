@@ -3,6 +3,7 @@
 use fastrand::Rng;
 use standin_consensus::{Body, Note, Transfer};
 use standin_foundation::{Digest, Height, Seat, View};
+use standin_ledger::snapshot::Chunk;
 
 use super::{Behaviour, signed_as};
 use crate::network::Envelope;
@@ -39,8 +40,12 @@ impl Behaviour for Liar {
                 }
                 _ => vec![envelope.clone()],
             },
-            // Begins to give a snapshot, and never goes on.
+            // Begins to give a snapshot, and never goes on, or with what does not belong there.
             Envelope::Transfer(Transfer::Manifest(_)) => vec![envelope.clone()],
+            Envelope::Transfer(Transfer::Chunk { height, index, .. }) if rng.u8(0..3) > 0 => {
+                let chunk = Chunk::Recent(Vec::new());
+                vec![Envelope::Transfer(Transfer::Chunk { height: *height, index: *index, chunk })]
+            }
             Envelope::Transfer(_) if rng.bool() => Vec::new(),
             Envelope::Transfer(_) => vec![Envelope::Note(Note::Unavailable)],
             Envelope::Batch(_) | Envelope::Note(_) => vec![envelope.clone()],
