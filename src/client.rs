@@ -99,10 +99,7 @@ impl Client {
 
     /// All transactions of a title in a block, with the proof that there are no others.
     pub async fn title(&self, height: Height, title: Title) -> Result<TitleView, ClientError> {
-        // A title is ASCII without a slash; what must not stand in a path is encoded.
-        let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-        let encode = |byte: u8| if safe(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-        let title: String = title.as_str().bytes().map(encode).collect();
+        let title = percent_encoded(title.as_str());
         self.get(&format!("/api/v1/blocks/{height}/titles/{title}")).await
     }
 
@@ -166,4 +163,10 @@ impl Client {
 
 fn unreachable(url: &str, error: impl std::fmt::Display) -> ClientError {
     ClientError::Unreachable { url: url.to_owned(), what: error.to_string() }
+}
+
+/// Text as it may stand in a path or a query.
+pub fn percent_encoded(text: &str) -> String {
+    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    text.bytes().map(|byte| if safe(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
 }

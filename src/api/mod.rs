@@ -17,7 +17,7 @@ use standin_consensus::actor::{Finished, Ledger, ReplicaStatus, Submit, SubmitEr
 use standin_foundation::limits::{BATCH_TRANSACTIONS_MAX, HTTP_BODY_BYTES_MAX, QUERY_BYTES_MAX};
 use standin_foundation::{Height, PublicKey};
 use standin_ledger::builtin::Question;
-use standin_ledger::certificate::CheckpointCertificate;
+use standin_ledger::certificate::{self, CheckpointCertificate};
 use standin_ledger::store::StoreError;
 use standin_ledger::{Batch, ClientSignatures, Outcome, Receipt, ReceiptProof, Title, Transaction, TransactionId};
 use tokio::sync::oneshot;
@@ -59,12 +59,12 @@ async fn readyz(node: web::Data<NodeHandle>) -> HttpResponse {
         return HttpResponse::ServiceUnavailable().body("[-]replica does not answer\n");
     };
     let seats = node.genesis.seats.len();
-    let quorum = (seats + (seats - 1) / 3 + 2) / 2;
+    let quorum = certificate::quorum(seats);
     let connected = 1 + status.peers.values().filter(|(_, connected)| *connected).count();
     // What f+1 others say they have reached, at least one correct seat has.
     let mut reached: Vec<_> = status.peers.values().map(|(peer, _)| peer.committed).collect();
     reached.sort_unstable_by(|a, b| b.cmp(a));
-    let ahead = reached.get((seats - 1) / 3).copied().unwrap_or_default();
+    let ahead = reached.get(certificate::faulty_max(seats)).copied().unwrap_or_default();
     let window = node.genesis.parameters.window;
     let checks = [
         (connected >= quorum, format!("quorum {connected} of {seats} connected, {quorum} needed")),

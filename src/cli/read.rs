@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use standin::client::Client;
+use standin::client::{Client, percent_encoded};
 use standin::config::read_genesis;
 use standin_foundation::Height;
 use standin_ledger::builtin::Question;
@@ -140,7 +140,7 @@ pub(super) async fn query(arguments: QueryArguments) -> Result<(), Failure> {
         (Some(title), Some(key), _) => {
             let parsed: Title = title.parse().map_err(|error| Failure::new(2, format!("{error}")))?;
             let question = Question::Record { title: parsed, key: key.clone().into_bytes() };
-            (format!("title={title}&key={}", encode(key)), question)
+            (format!("title={}&key={}", percent_encoded(title), percent_encoded(key)), question)
         }
         (_, _, Some(account)) => {
             let parsed = account.parse().map_err(|error| Failure::new(2, format!("{error}")))?;
@@ -160,12 +160,6 @@ pub(super) async fn query(arguments: QueryArguments) -> Result<(), Failure> {
     }
     eprintln!("as of height {}", answer.height);
     Ok(())
-}
-
-/// Percent-encodes what must not stand in a query.
-pub(super) fn encode(text: &str) -> String {
-    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    text.bytes().map(|byte| if safe(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 pub(super) async fn transaction(arguments: TransactionArguments) -> Result<(), Failure> {

@@ -59,6 +59,17 @@ pub struct SeatVote {
     pub signature: Signature,
 }
 
+/// How many of so many seats may be faulty: ⌊(n − 1) / 3⌋.
+pub fn faulty_max(seats: usize) -> usize {
+    seats.saturating_sub(1) / 3
+}
+
+/// How many of so many seats make a certificate: the least number of which any two sets share a correct seat,
+/// ⌈(n + f + 1) / 2⌉. That is 2f+1 where n = 3f+1.
+pub fn quorum(seats: usize) -> usize {
+    (seats + faulty_max(seats) + 2) / 2
+}
+
 /// Knows who may speak for a seat in a term, and checks that it did.
 pub trait Authority {
     /// Number of seats.
@@ -67,15 +78,14 @@ pub trait Authority {
     /// Whether `vote` is its seat's signature under `target`.
     fn verify(&self, target: &VoteTarget, vote: &SeatVote) -> bool;
 
-    /// How many seats may be faulty: ⌊(n − 1) / 3⌋.
+    /// How many seats may be faulty.
     fn faulty_max(&self) -> usize {
-        self.seats().saturating_sub(1) / 3
+        faulty_max(self.seats())
     }
 
-    /// How many seats make a certificate: the least number of which any two sets share a correct seat,
-    /// ⌈(n + f + 1) / 2⌉. That is 2f+1 where n = 3f+1.
+    /// How many seats make a certificate.
     fn quorum(&self) -> usize {
-        (self.seats() + self.faulty_max() + 2) / 2
+        quorum(self.seats())
     }
 
     /// Checks that `votes` are valid votes of a quorum of distinct seats. Each is judged by the grant of its own term.

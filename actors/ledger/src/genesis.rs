@@ -8,7 +8,7 @@ use standin_foundation::{Canonical, ChainId, ClusterId, Digest, Encoder, Height,
 
 use crate::block::{Header, Proposal};
 use crate::builtin::Builtin;
-use crate::certificate::SeatTable;
+use crate::certificate::{self, SeatTable};
 use crate::error::LedgerError;
 use crate::trie::Trie;
 
@@ -172,8 +172,7 @@ fn largest_window(seats: usize) -> u64 {
     const BATCH_NAME_BYTES: usize = 48 + 2 * TITLE_BYTES_MAX;
     const PROPOSAL_BYTES: usize = 64 + PROPOSAL_BATCHES_MAX * BATCH_NAME_BYTES;
     const VOTE_BYTES: usize = 80;
-    let faulty = seats.saturating_sub(1) / 3;
-    let quorum = (seats + faulty + 2) / 2;
+    let quorum = certificate::quorum(seats);
     let slot = PROPOSAL_BYTES + quorum * VOTE_BYTES;
     // What stands beside the slots: signatures, the stable checkpoint's certificate.
     let rest = quorum * (1_024 + quorum * VOTE_BYTES);

@@ -199,9 +199,7 @@ impl Ingress {
             false => Ok(share),
         }
     }
-}
 
-impl Ingress {
     fn check_transfer(
         &self,
         from: Seat,

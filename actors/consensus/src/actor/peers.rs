@@ -8,9 +8,9 @@ use standin_ledger::snapshot::Chunk;
 use standin_ledger::{Batch, Proposal};
 use standin_stage::{Ctx, Handle, Lane, Message, Reply};
 
+use super::Replica;
 use super::ingress::{Share, weight};
 use super::serving::{blocks_from, chunk_of, manifest_of};
-use super::{Replica, Status};
 use crate::effect::Input;
 use crate::messages::Note;
 use crate::verify::Verified;
@@ -138,7 +138,7 @@ impl Handle<PeerNote> for Replica {
     fn handle(&mut self, PeerNote(from, note, _share): PeerNote, _: Reply<()>, ctx: &mut Ctx<Self>) {
         self.take_reports(ctx);
         match note {
-            Note::Status(status) => self.take_status(from, status, ctx),
+            Note::Status(status) => self.step(Input::StatusReceived(from, status), ctx),
             Note::Offer(digests) => self.step(Input::OfferReceived(from, digests), ctx),
             Note::Unavailable => self.step(Input::UnavailableReceived(from), ctx),
             Note::FetchBatches(digests) => self.serve_batches(from, &digests),
@@ -152,10 +152,6 @@ impl Handle<PeerNote> for Replica {
 }
 
 impl Replica {
-    fn take_status(&mut self, from: Seat, status: Status, ctx: &mut Ctx<Self>) {
-        self.step(Input::StatusReceived(from, status), ctx);
-    }
-
     fn take_batch(&mut self, from: Seat, batch: Batch, needed: bool, ctx: &mut Ctx<Self>) {
         let reference = batch.reference();
         self.payloads.entry(batch.digest()).or_insert_with(|| Arc::new(batch));

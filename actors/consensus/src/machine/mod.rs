@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use standin_foundation::{Digest, Epoch, Height, Millis, Seat, View};
 use standin_ledger::Parameters;
-use standin_ledger::certificate::CheckpointCertificate;
+use standin_ledger::certificate::{self, CheckpointCertificate};
 
 use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient};
@@ -298,11 +298,11 @@ impl Machine {
         if self.mutation == Some(Mutation::QuorumTooSmall) {
             return 2 * self.faulty_max();
         }
-        (self.identity.seats + self.faulty_max() + 2) / 2
+        certificate::quorum(self.identity.seats)
     }
 
     fn faulty_max(&self) -> usize {
-        self.identity.seats.saturating_sub(1) / 3
+        certificate::faulty_max(self.identity.seats)
     }
 
     fn is_primary(&self) -> bool {
