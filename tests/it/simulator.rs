@@ -1,23 +1,57 @@
 //! Seeds that once showed a violation, and a first look at each run.
 
-use standin_simulator::{Scenario, run};
+use standin_simulator::{Protocol, Scenario, run, stories};
 
 /// What each of these found is in the history of the consensus machine; none may find it again.
 const FOUND: [u64; 13] = [12, 58, 80, 90, 175, 886, 1886, 2876, 3571, 6, 4, 6281, 8335];
+/// The same for seats that are held by clusters.
+const FOUND_CLUSTERS: [u64; 4] = [34, 166, 335, 366];
+
+fn scenario(protocol: Protocol, seed: u64) -> Scenario {
+    Scenario { protocol, seed, rule: None }
+}
 
 #[test]
 fn seeds_that_once_failed_pass() {
-    for seed in FOUND {
-        if let Err(violation) = run(&Scenario { seed, mutation: None }) {
-            panic!("seed {seed}: {violation}\ncargo run --release -p standin-simulator --bin seeds -- --replay {seed}");
+    let consensus = FOUND.map(|seed| ("consensus", scenario(Protocol::Consensus, seed)));
+    let clusters = FOUND_CLUSTERS.map(|seed| ("clusters", scenario(Protocol::Clusters, seed)));
+    for (name, scenario) in consensus.into_iter().chain(clusters) {
+        if let Err(violation) = run(&scenario) {
+            let seed = scenario.seed;
+            panic!(
+                "seed {seed}: {violation}\n\
+                 cargo run --release -p standin-simulator --bin seeds -- --protocol {name} --replay {seed}"
+            );
         }
     }
 }
 
 #[test]
 fn a_seed_gives_the_same_run_every_time() {
-    for seed in 1..20 {
-        let report = |()| run(&Scenario { seed, mutation: None }).map(|report| format!("{report:?}")).unwrap();
-        assert_eq!(report(()), report(()));
+    for protocol in [Protocol::Consensus, Protocol::Clusters] {
+        for seed in 1..12 {
+            let report = |()| run(&scenario(protocol, seed)).map(|report| format!("{report:?}")).unwrap();
+            assert_eq!(report(()), report(()));
+        }
     }
+}
+
+#[test]
+fn story_auth_down_for_an_hour() {
+    stories::auth_down_for_an_hour().unwrap();
+}
+
+#[test]
+fn story_a_wrong_result_is_found_inside_the_cluster() {
+    stories::wrong_result_found_inside().unwrap();
+}
+
+#[test]
+fn story_a_wrong_result_is_found_by_the_other_seats() {
+    stories::wrong_result_found_by_the_others().unwrap();
+}
+
+#[test]
+fn story_actives_are_killed_one_by_one() {
+    stories::actives_killed_one_by_one().unwrap();
 }

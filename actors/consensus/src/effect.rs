@@ -1,12 +1,12 @@
 //! What goes into the machine, and what it wants done.
 
-use standin_foundation::{Digest, Height, Seat, View};
+use standin_foundation::{Digest, Height, Lsn, Seat, View};
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote};
 use standin_ledger::snapshot::{Chunk, Manifest, Snapshot};
 use standin_ledger::{BatchRef, Proposal};
 
 use crate::messages::{Body, Note, Signed, Status};
-use crate::record::{Lsn, Record};
+use crate::record::Record;
 use crate::verify::Verified;
 
 /// A fact that the machine is told.
@@ -60,10 +60,25 @@ pub enum Input {
         /// The result, at a checkpoint.
         checkpoint: Option<CheckpointResult>,
     },
+    /// All who must agree computed what this node computed at this height: the seat may vote for it.
+    ResultAgreed(Height),
     /// A snapshot is durable, and execution goes on from it.
     SnapshotInstalled(CheckpointCertificate),
     /// The log is long: write the live records once more.
     LogFull,
+    /// A record of the seat's holder, next in its log. For a shadow.
+    Followed {
+        /// Its number.
+        lsn: Lsn,
+        /// The record.
+        record: Record,
+    },
+    /// This node speaks for the seat from now on.
+    Activated,
+    /// A new term of the same holder: nothing that was held back will leave, all of it is sent anew.
+    Rebased,
+    /// Another seat has a new holder, which lacks what was said to the one before.
+    HolderChanged(Seat),
 }
 
 /// To whom a message goes.
@@ -117,6 +132,8 @@ pub enum Effect {
     },
     /// This checkpoint is stable: everything before it can be forgotten by consensus.
     Stabilize(CheckpointCertificate),
+    /// f+1 other seats voted for this result.
+    ResultBacked(CheckpointResult),
     /// Make this snapshot durable and go on from it; then say [`Input::SnapshotInstalled`].
     InstallSnapshot(Box<Snapshot>, CheckpointCertificate),
     /// These batches are not waited for any more: they were refused, or may have been ordered in blocks that a snapshot
@@ -124,12 +141,6 @@ pub enum Effect {
     DropBatches(Vec<Digest>),
     /// These batches were ordered long ago: their payloads may be dropped.
     ForgetBatches(Vec<Digest>),
-    /// All live records have just been logged again, the first with this number: earlier ones may go once these are
-    /// durable.
-    CutLog {
-        /// The first record to keep.
-        keep_from: Lsn,
-    },
     /// Something that an operator wants to know.
     Report(Event),
 }
@@ -177,12 +188,6 @@ pub enum Event {
         /// What the quorum signed.
         certificate: Box<CheckpointCertificate>,
     },
-    /// Execution gave two results for one height: the state machine is not deterministic, or the store is damaged. The node
-    /// must stop.
-    NotDeterministic {
-        /// What was logged before, and what came out now.
-        results: Box<[CheckpointResult; 2]>,
-    },
     /// Two certificates contradict each other: more than f seats are faulty. The node must stop.
     SafetyViolated {
         /// Where.
@@ -196,6 +201,24 @@ pub enum Event {
         target: Height,
         /// Whether by a snapshot.
         snapshot: bool,
+    },
+    /// A seat's log begins, in a new term or life, below what it had said before: it has lost its end. Nothing of that
+    /// writer is counted.
+    RolledBack {
+        /// The seat.
+        seat: Seat,
+        /// Where it says that the writer began.
+        start: Lsn,
+        /// What was seen before.
+        seen: Lsn,
+    },
+    /// The seat voted for another result than this node has computed: an earlier holder was wrong, or this node is, or its
+    /// state machine is not deterministic. The proven result will tell; this node does not vote.
+    Disputed {
+        /// What this node computed.
+        computed: CheckpointResult,
+        /// What was voted for.
+        voted: CheckpointResult,
     },
     /// A seat's batch was not taken, since too many of it wait.
     BatchRefused {

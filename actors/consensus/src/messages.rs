@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use standin_foundation::limits::{BATCH_BYTES_MAX, FRAME_BYTES_MAX};
 use standin_foundation::wire::Wire;
-use standin_foundation::{Canonical, Digest, Encoder, Epoch, Height, Seat, Signature, Term, View};
+use standin_foundation::{Canonical, Digest, Encoder, Epoch, Height, Lsn, Seat, Signature, Term, View, Writer};
 use standin_ledger::Proposal;
 use standin_ledger::certificate::{
     CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote, VoteKind, VoteTarget,
@@ -88,11 +88,25 @@ pub struct PreparedCertificate {
     pub votes: Vec<SeatVote>,
 }
 
+/// Where in its seat's log a message stands. The link says that its sender said so; it proves nothing to others, and is not
+/// signed: receivers use it to notice a log that has lost its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Place {
+    /// Who writes the log.
+    pub writer: Writer,
+    /// Where this writer began: the last record that it took over.
+    pub start: Lsn,
+    /// The record that had to be released before the message left.
+    pub lsn: Lsn,
+}
+
 /// A binding message with its sender.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signed {
     /// The epoch.
     pub epoch: Epoch,
+    /// Where it stands in its seat's log.
+    pub place: Place,
     /// The sender's seat, term and signature.
     pub vote: SeatVote,
     /// The content.
@@ -141,7 +155,7 @@ impl Body {
 impl Signed {
     /// Puts a signature under a body. It is not checked.
     pub fn new(epoch: Epoch, seat: Seat, term: Term, signature: Signature, body: Body) -> Self {
-        Self { epoch, vote: SeatVote { seat, term, signature }, body }
+        Self { epoch, place: Place::default(), vote: SeatVote { seat, term, signature }, body }
     }
 
     /// What the signature is about.

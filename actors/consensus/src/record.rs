@@ -4,16 +4,13 @@
 //! live records once more at its end and then dropping everything before them.
 
 use serde::{Deserialize, Serialize};
-use standin_foundation::View;
 use standin_foundation::limits::LOG_RECORD_BYTES_MAX;
 use standin_foundation::wire::Wire;
+use standin_foundation::{Digest, Height, Lsn, View};
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate};
 use standin_ledger::{BatchRef, Proposal};
 
 use crate::messages::{PreparedCertificate, Signed, ViewChange};
-
-/// Number of a record in the log, from 1. Zero means "nothing needs to be durable first".
-pub type Lsn = u64;
 
 /// A record of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +42,41 @@ pub enum Record {
     /// The replica, if it is the primary, may send this; in any case the view has begun for it. The message as signed
     /// by the primary, or unsigned before its own has come back.
     NewView(Signed),
+    /// All that is live has been logged once more, beginning with this record: what stands before may go.
+    Base {
+        /// The first record to keep.
+        from: Lsn,
+        /// The stable checkpoint that the records stand on: who has executed less still needs what stands before.
+        stable: Height,
+    },
+}
+
+impl Record {
+    /// The payload that stands next to the record.
+    pub fn carries(&self) -> Option<Digest> {
+        match self {
+            Self::Batch(batch) => Some(batch.digest()),
+            _ => None,
+        }
+    }
+
+    /// Payloads that the record names: whoever keeps it for its seat must hold them.
+    pub fn names(&self) -> Vec<Digest> {
+        let proposal = match self {
+            Self::Accepted { proposal, .. } | Self::Committed { proposal, .. } => proposal,
+            Self::Prepared(certificate) => &certificate.proposal,
+            _ => return Vec::new(),
+        };
+        proposal.batches.iter().map(BatchRef::digest).collect()
+    }
+
+    /// If this one marks a base: the first record to keep, and the height that must have been executed without the others.
+    pub fn base(&self) -> Option<(Lsn, Height)> {
+        match self {
+            Self::Base { from, stable } => Some((*from, *stable)),
+            _ => None,
+        }
+    }
 }
 
 impl Wire for Record {

@@ -2,14 +2,14 @@
 
 use std::ops::Deref;
 
-use standin_foundation::{Digest, Domain, Epoch, Height, Seat, SecretKey, Signature, Term, View};
+use standin_foundation::{Digest, Domain, Epoch, Height, Lsn, Seat, SecretKey, Signature, Term, View, Writer};
 use standin_ledger::certificate::{
     Authority, CheckpointCertificate, CommitCertificate, SeatVote, VoteKind, VoteTarget,
 };
 use standin_ledger::error::LedgerError;
 use standin_ledger::snapshot::Manifest;
 
-use crate::messages::{Body, NewView, PreparedCertificate, Signed, ViewChange};
+use crate::messages::{Body, NewView, Place, PreparedCertificate, Signed, ViewChange};
 
 /// Why a message is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +33,16 @@ pub enum VerifyError {
         found: Epoch,
         /// Ours.
         ours: Epoch,
+    },
+    /// It was sent under a term that has ended: its sender does not know the newest grant.
+    #[error("message of seat {seat} under term {found}, its term is {ours}")]
+    OldTerm {
+        /// The seat.
+        seat: Seat,
+        /// The message's.
+        found: Term,
+        /// The highest that is known here.
+        ours: Term,
     },
     /// Its content contradicts itself.
     #[error("inconsistent message: {0}")]
@@ -62,8 +72,10 @@ impl<T> Verified<T> {
 pub trait Signer {
     /// The seat.
     fn seat(&self) -> Seat;
-    /// The term under which it signs.
-    fn term(&self) -> Term;
+    /// Who signs: the holder of a term, in one of its lives.
+    fn writer(&self) -> Writer;
+    /// The record with which this writer took the seat's log over.
+    fn start(&self) -> Lsn;
     /// Signs what `target` is about.
     fn sign(&self, target: &VoteTarget) -> Signature;
 }
@@ -75,8 +87,10 @@ pub struct KeySigner {
     pub chain: Digest,
     /// The seat.
     pub seat: Seat,
-    /// The term.
-    pub term: Term,
+    /// Who signs.
+    pub writer: Writer,
+    /// Where this writer took the seat's log over.
+    pub start: Lsn,
     /// The holder's key.
     pub key: SecretKey,
 }
@@ -86,19 +100,24 @@ impl Signer for KeySigner {
         self.seat
     }
 
-    fn term(&self) -> Term {
-        self.term
+    fn writer(&self) -> Writer {
+        self.writer
+    }
+
+    fn start(&self) -> Lsn {
+        self.start
     }
 
     fn sign(&self, target: &VoteTarget) -> Signature {
-        self.key.sign(Domain::Consensus, &target.signed_content(&self.chain, self.seat, self.term))
+        self.key.sign(Domain::Consensus, &target.signed_content(&self.chain, self.seat, self.writer.term))
     }
 }
 
-/// Signs an own message. What one has signed oneself needs no check.
-pub fn sign(signer: &impl Signer, epoch: Epoch, body: Body) -> Verified<Signed> {
-    let signature = signer.sign(&body.target(epoch));
-    Verified(Signed::new(epoch, signer.seat(), signer.term(), signature, body))
+/// Signs an own message that stands behind record `lsn`. What one has signed oneself needs no check.
+pub fn sign(signer: &impl Signer, epoch: Epoch, body: Body, lsn: Lsn) -> Verified<Signed> {
+    let (signature, writer) = (signer.sign(&body.target(epoch)), signer.writer());
+    let place = Place { writer, start: signer.start(), lsn };
+    Verified(Signed { place, ..Signed::new(epoch, signer.seat(), writer.term, signature, body) })
 }
 
 /// Everything that checking needs to know.
@@ -114,10 +133,20 @@ pub struct Verifier<A> {
 
 impl<A: Authority> Verifier<A> {
     /// Checks a message that came over the link of `from`. Only a new-view may be passed on by another than its signer.
-    pub fn message(&self, from: Seat, message: Signed) -> Result<Verified<Signed>, VerifyError> {
+    pub fn message(&self, from: Seat, mut message: Signed) -> Result<Verified<Signed>, VerifyError> {
         let signed = message.seat();
-        if signed != from && !matches!(message.body, Body::NewView(_)) {
-            return Err(VerifyError::WrongSender { signed, sent: from });
+        if signed != from {
+            if !matches!(message.body, Body::NewView(_)) {
+                return Err(VerifyError::WrongSender { signed, sent: from });
+            }
+            // Another's word for where it stands is worth nothing.
+            message.place = Place::default();
+        } else if message.place.writer.term != message.vote.term || message.place.start > message.place.lsn {
+            return Err(VerifyError::Inconsistent("a message's place in its seat's log contradicts itself"));
+        } else if message.vote.term < self.authority.term(signed) {
+            // V1. What is passed on is a proof, and is judged by its own term.
+            let (found, ours) = (message.vote.term, self.authority.term(signed));
+            return Err(VerifyError::OldTerm { seat: signed, found, ours });
         }
         self.signature(&message)?;
         match &message.body {
@@ -142,6 +171,7 @@ impl<A: Authority> Verifier<A> {
         if certificate.height != height || certificate.digest != digest {
             return Err(VerifyError::Inconsistent("a block's certificate is for another proposal"));
         }
+        self.check_epoch(certificate.epoch)?;
         certificate.verify(&self.authority)?;
         Ok(Verified(certificate))
     }
@@ -151,25 +181,25 @@ impl<A: Authority> Verifier<A> {
         &self,
         certificate: CheckpointCertificate,
     ) -> Result<Verified<CheckpointCertificate>, VerifyError> {
+        self.check_epoch(certificate.epoch)?;
         certificate.verify(&self.authority)?;
         Ok(Verified(certificate))
     }
 
     /// Checks a manifest's certificate.
     pub fn manifest(&self, manifest: Manifest) -> Result<Verified<Manifest>, VerifyError> {
+        self.check_epoch(manifest.certificate.epoch)?;
         manifest.certificate.verify(&self.authority)?;
         Ok(Verified(manifest))
     }
 
     fn signature(&self, message: &Signed) -> Result<(), VerifyError> {
-        if message.epoch != self.epoch {
-            return Err(VerifyError::WrongEpoch { found: message.epoch, ours: self.epoch });
-        }
-        if self.authority.verify(&message.target(), &message.vote) {
-            Ok(())
-        } else {
-            Err(LedgerError::BadSignature { what: "consensus message" }.into())
-        }
+        self.check_epoch(message.epoch)?;
+        Ok(self.authority.verify("consensus message", &message.target(), &message.vote)?)
+    }
+
+    fn check_epoch(&self, found: Epoch) -> Result<(), VerifyError> {
+        if found == self.epoch { Ok(()) } else { Err(VerifyError::WrongEpoch { found, ours: self.epoch }) }
     }
 
     fn check_primary(&self, view: View, seat: Seat) -> Result<(), VerifyError> {
@@ -182,6 +212,7 @@ impl<A: Authority> Verifier<A> {
 
     fn view_change(&self, body: &ViewChange) -> Result<(), VerifyError> {
         if let Some(certificate) = &body.stable {
+            self.check_epoch(certificate.epoch)?;
             certificate.verify(&self.authority)?;
         }
         let stable = body.stable_height();

@@ -59,6 +59,10 @@ counter!(
     Term(u64)
 );
 counter!(
+    /// A life of a node or of a register: rises at every start, or whenever what came before may be forgotten.
+    Incarnation(u64)
+);
+counter!(
     /// Number of the configuration of seats: rises at every reconfiguration that the chain orders.
     Epoch(u64)
 );

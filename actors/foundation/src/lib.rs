@@ -16,6 +16,7 @@ pub mod digest;
 pub mod ids;
 pub mod keys;
 pub mod limits;
+pub mod position;
 pub mod signing;
 pub mod time;
 pub mod wire;
@@ -24,7 +25,8 @@ mod fixed_bytes;
 
 pub use canonical::{Canonical, Decoder, Encoder, MalformedBytes};
 pub use digest::Digest;
-pub use ids::{ChainId, ClusterId, Epoch, Height, InvalidId, NodeId, Seat, Term, View};
+pub use ids::{ChainId, ClusterId, Epoch, Height, Incarnation, InvalidId, NodeId, Seat, Term, View};
 pub use keys::{KeyError, PublicKey, SecretKey};
+pub use position::{Lsn, Position, Writer};
 pub use signing::{Domain, Signature};
 pub use time::Millis;

@@ -15,6 +15,10 @@ pub enum Domain {
     Transaction,
     /// A seat's consensus message.
     Consensus,
+    /// The auth node's grant of a seat.
+    Grant,
+    /// What one node of a cluster states to the auth node about another, or about itself.
+    Statement,
     /// A node's hello on a new connection, from the side that dialled.
     HelloDialler,
     /// A node's hello on a new connection, from the side that accepted.
@@ -26,6 +30,8 @@ impl Domain {
         match self {
             Self::Transaction => b"standin/v1/transaction",
             Self::Consensus => b"standin/v1/consensus",
+            Self::Grant => b"standin/v1/grant",
+            Self::Statement => b"standin/v1/statement",
             Self::HelloDialler => b"standin/v1/hello/dialler",
             Self::HelloAcceptor => b"standin/v1/hello/acceptor",
         }

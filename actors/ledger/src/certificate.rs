@@ -1,7 +1,7 @@
 //! Votes that prove something to a third party, and certificates made of them.
 
 use serde::{Deserialize, Serialize};
-use standin_foundation::{Digest, Domain, Encoder, Epoch, Height, PublicKey, Seat, Signature, Term, View};
+use standin_foundation::{Digest, Encoder, Epoch, Height, Seat, Signature, Term, View};
 
 use crate::error::LedgerError;
 
@@ -70,13 +70,36 @@ pub fn quorum(seats: usize) -> usize {
     (seats + faulty_max(seats) + 2) / 2
 }
 
+/// What can be said of a vote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The seat's holder of that term signed it.
+    Valid,
+    /// It did not.
+    Invalid,
+    /// Who held the seat in that term is not known here.
+    Unknown,
+}
+
 /// Knows who may speak for a seat in a term, and checks that it did.
 pub trait Authority {
     /// Number of seats.
     fn seats(&self) -> usize;
 
-    /// Whether `vote` is its seat's signature under `target`.
-    fn verify(&self, target: &VoteTarget, vote: &SeatVote) -> bool;
+    /// The highest term of a seat that is known here: only its holder speaks for the seat now.
+    fn term(&self, seat: Seat) -> Term;
+
+    /// Whether `vote` is a signature under `target` of who held the seat in the vote's own term.
+    fn judge(&self, target: &VoteTarget, vote: &SeatVote) -> Verdict;
+
+    /// As [`Authority::judge`], with the reason as an error.
+    fn verify(&self, what: &'static str, target: &VoteTarget, vote: &SeatVote) -> Result<(), LedgerError> {
+        match self.judge(target, vote) {
+            Verdict::Valid => Ok(()),
+            Verdict::Invalid => Err(LedgerError::BadSignature { what }),
+            Verdict::Unknown => Err(LedgerError::UnknownGrant { seat: vote.seat, term: vote.term }),
+        }
+    }
 
     /// How many seats may be faulty.
     fn faulty_max(&self) -> usize {
@@ -99,54 +122,10 @@ pub trait Authority {
                 Some(seen) if !*seen => *seen = true,
                 _ => return Err(LedgerError::BadSeat(vote.seat)),
             }
-            if !self.verify(&target, vote) {
-                return Err(LedgerError::BadSignature { what: "vote in a certificate" });
-            }
+            self.verify("vote in a certificate", &target, vote)?;
         }
         let found = voted.iter().filter(|seen| **seen).count();
         if found >= self.quorum() { Ok(()) } else { Err(LedgerError::NoQuorum { found, needed: self.quorum() }) }
-    }
-}
-
-/// The seats of a chain and the keys of their holders. Terms are constant (0) until clusters arrive.
-#[derive(Debug, Clone)]
-pub struct SeatTable {
-    chain: Digest,
-    holders: Vec<PublicKey>,
-}
-
-impl SeatTable {
-    /// The seats of the chain with genesis digest `chain`, in order.
-    pub fn new(chain: Digest, holders: Vec<PublicKey>) -> Self {
-        Self { chain, holders }
-    }
-
-    /// The key that speaks for `seat` in `term`.
-    pub fn holder(&self, seat: Seat, term: Term) -> Option<&PublicKey> {
-        self.holders.get(seat.index()).filter(|_| term == Term(0))
-    }
-
-    /// The seat that `key` speaks for.
-    pub fn seat_of(&self, key: &PublicKey) -> Option<Seat> {
-        let index = self.holders.iter().position(|holder| holder == key)?;
-        u16::try_from(index).ok().map(Seat)
-    }
-
-    /// The chain's genesis digest.
-    pub fn chain(&self) -> &Digest {
-        &self.chain
-    }
-}
-
-impl Authority for SeatTable {
-    fn seats(&self) -> usize {
-        self.holders.len()
-    }
-
-    fn verify(&self, target: &VoteTarget, vote: &SeatVote) -> bool {
-        let content = target.signed_content(&self.chain, vote.seat, vote.term);
-        self.holder(vote.seat, vote.term)
-            .is_some_and(|holder| holder.verify(Domain::Consensus, &content, &vote.signature))
     }
 }
 
@@ -227,9 +206,10 @@ impl CheckpointCertificate {
 
 #[cfg(test)]
 mod tests {
-    use standin_foundation::SecretKey;
+    use standin_foundation::{Domain, SecretKey};
 
     use super::*;
+    use crate::grant::GrantTable;
 
     fn keys() -> Vec<SecretKey> {
         (1..=4).map(|seed| SecretKey::from_bytes(&[seed; 32]).unwrap()).collect()
@@ -255,7 +235,7 @@ mod tests {
     #[test]
     fn a_certificate_needs_a_quorum_of_distinct_valid_seats() {
         let chain = Digest::sha256(b"chain");
-        let table = SeatTable::new(chain, keys().iter().map(SecretKey::public).collect());
+        let table = GrantTable::fixed(chain, keys().iter().map(SecretKey::public).collect());
         certificate(&chain, &[0, 2, 3]).verify(&table).unwrap();
         let too_few = certificate(&chain, &[0, 2]).verify(&table);
         assert_eq!(too_few, Err(LedgerError::NoQuorum { found: 2, needed: 3 }));

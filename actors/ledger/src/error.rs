@@ -1,6 +1,6 @@
 //! What can be wrong with a transaction, a batch, a proof or a certificate.
 
-use standin_foundation::{Digest, Height, MalformedBytes, Seat};
+use standin_foundation::{ClusterId, Digest, Height, MalformedBytes, Seat, Term};
 
 /// A value of the ledger that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +47,24 @@ pub enum LedgerError {
     /// A certificate names a seat twice, or one that does not exist.
     #[error("a certificate names seat {0} twice, or the seat does not exist")]
     BadSeat(Seat),
+    /// A vote of a term whose grant is not known here: it may hold, once the grant has been fetched.
+    #[error("the grant of seat {seat} for term {term} is not known here")]
+    UnknownGrant {
+        /// The seat.
+        seat: Seat,
+        /// The term.
+        term: Term,
+    },
+    /// A grant that cannot stand.
+    #[error("grant of cluster {cluster} for term {term}: {what}")]
+    BadGrant {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The term.
+        term: Term,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// A proof leads to another root.
     #[error("{what}: the proof does not lead to the root {root}")]
     BadProof {

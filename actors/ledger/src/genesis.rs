@@ -8,8 +8,9 @@ use standin_foundation::{Canonical, ChainId, ClusterId, Digest, Encoder, Height,
 
 use crate::block::{Header, Proposal};
 use crate::builtin::Builtin;
-use crate::certificate::{self, SeatTable};
+use crate::certificate;
 use crate::error::LedgerError;
+use crate::grant::GrantTable;
 use crate::trie::Trie;
 
 /// The most heights for which ids may be remembered: their roots must fit into a snapshot's manifest.
@@ -138,8 +139,8 @@ impl Genesis {
     }
 
     /// The seats and their keys.
-    pub fn seat_table(&self) -> SeatTable {
-        SeatTable::new(self.digest(), self.seats.iter().map(|seat| seat.holder).collect())
+    pub fn grant_table(&self) -> GrantTable {
+        GrantTable::fixed(self.digest(), self.seats.iter().map(|seat| seat.holder).collect())
     }
 
     /// The header at height 0. Its parent is the genesis digest.

@@ -33,11 +33,13 @@ pub mod certificate;
 pub mod chain;
 pub mod error;
 pub mod genesis;
+pub mod grant;
 #[cfg(feature = "store")]
 pub mod log;
 pub mod merkle;
 pub mod namespaced;
 pub mod receipt;
+pub mod seat_log;
 pub mod snapshot;
 pub mod state;
 pub mod state_machine;
@@ -49,11 +51,12 @@ pub mod trie;
 pub use batch::{Batch, BatchRef};
 pub use block::{Block, Header, Proposal};
 pub use certificate::{
-    Authority, CheckpointCertificate, CheckpointResult, CommitCertificate, SeatTable, SeatVote, VoteKind, VoteTarget,
+    Authority, CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote, Verdict, VoteKind, VoteTarget,
 };
 pub use chain::{Chain, ExecutedBlock};
 pub use error::LedgerError;
 pub use genesis::{ClientSignatures, Genesis, Parameters, SeatDescriptor};
+pub use grant::{Grant, GrantTable, SignedGrant};
 pub use receipt::{Outcome, Receipt, ReceiptProof};
 pub use state::State;
 pub use state_machine::{Context, Reject, StateMachine};

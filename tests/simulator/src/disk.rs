@@ -1,11 +1,14 @@
 //! A node's disk: what survives a crash, and what does not.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fastrand::Rng;
-use standin_consensus::{Lsn, Record};
-use standin_foundation::Height;
+use standin_cluster::NodeRecord;
+use standin_cluster::machine::Found;
+use standin_consensus::Record;
+use standin_foundation::wire::Wire;
+use standin_foundation::{Digest, Height};
 use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate};
 use standin_ledger::snapshot::Snapshot;
 use standin_ledger::{Batch, Proposal};
@@ -21,13 +24,22 @@ pub struct StoredBlock {
     pub batches: Vec<Arc<Batch>>,
 }
 
+/// A record with its number, and what it says to the seat's replica.
+#[derive(Debug)]
+struct Written {
+    sequence: u64,
+    record: NodeRecord,
+    of_seat: Option<Record>,
+    payload: Option<Arc<Batch>>,
+}
+
 /// The log and the store.
 #[derive(Debug, Default)]
 pub struct Disk {
-    records: Vec<(Lsn, Record)>,
-    /// Payloads that stand next to batch records.
-    payloads: BTreeMap<Lsn, Arc<Batch>>,
-    durable: Lsn,
+    records: Vec<Written>,
+    durable: u64,
+    /// Number of the last record that was ever appended and survived.
+    last: u64,
     /// Blocks above the base, by rising height. They become durable some time after they were written.
     pub blocks: Vec<StoredBlock>,
     blocks_durable: usize,
@@ -35,42 +47,54 @@ pub struct Disk {
     pub full: bool,
     /// Something was refused: the process must stop.
     pub refused: bool,
+    /// The end of the log was lost: the process may find a torn record there.
+    pub torn: bool,
     /// What the blocks stand on: none is genesis.
     pub base: Option<(Snapshot, CheckpointCertificate)>,
 }
 
+/// Reads a record of the seat's replica.
+pub fn decode(bytes: &Bytes) -> Record {
+    Record::from_wire(bytes).unwrap_or_else(|error| panic!("a record of the seat's log does not decode: {error}"))
+}
+
 impl Disk {
     /// Appends a record. It is lost in a crash until it is synced.
-    pub fn append(&mut self, lsn: Lsn, record: Record, payload: Option<Arc<Batch>>) {
+    pub fn append(&mut self, sequence: u64, record: NodeRecord, payload: impl Fn(&Digest) -> Option<Arc<Batch>>) {
         if self.full {
             self.refused = true;
             return;
         }
-        if let Some(batch) = payload {
-            self.payloads.insert(lsn, batch);
-        }
-        self.records.push((lsn, record));
+        let of_seat = match &record {
+            NodeRecord::Entry(entry) => Some(decode(&entry.record)),
+            _ => None,
+        };
+        let payload = match &of_seat {
+            Some(Record::Batch(reference)) => payload(&reference.digest()),
+            _ => None,
+        };
+        self.last = sequence;
+        self.records.push(Written { sequence, record, of_seat, payload });
     }
 
     /// Number of the last record.
-    pub fn last(&self) -> Lsn {
-        self.records.last().map_or(self.durable, |(lsn, _)| *lsn)
+    pub fn last(&self) -> u64 {
+        self.last
     }
 
-    /// Makes everything up to `lsn` durable.
-    pub fn sync(&mut self, lsn: Lsn) {
-        self.durable = self.durable.max(lsn);
+    /// Makes everything up to this record durable.
+    pub fn sync(&mut self, sequence: u64) {
+        self.durable = self.durable.max(sequence);
     }
 
     /// The log is durable up to here.
-    pub fn durable(&self) -> Lsn {
+    pub fn durable(&self) -> u64 {
         self.durable
     }
 
-    /// Drops records before `keep_from`, whose successors are durable.
-    pub fn cut(&mut self, keep_from: Lsn) {
-        self.records.retain(|(lsn, _)| *lsn >= keep_from);
-        self.payloads.retain(|lsn, _| *lsn >= keep_from);
+    /// Drops records before this one, whose successors are durable.
+    pub fn cut(&mut self, sequence: u64) {
+        self.records.retain(|written| written.sequence >= sequence);
     }
 
     /// The store's barrier: everything written so far is durable.
@@ -80,15 +104,15 @@ impl Disk {
 
     /// A process that starts again syncs what it finds, since it may have come from the page cache.
     pub fn reopen(&mut self) {
-        self.durable = self.last();
+        self.durable = self.last;
     }
 
     /// The power fails: of what was not synced, a random beginning survives.
-    pub fn crash(&mut self, rng: &mut Rng) {
-        let survives = rng.u64(self.durable..=self.last().max(self.durable));
-        self.records.retain(|(lsn, _)| *lsn <= survives);
-        self.payloads.retain(|lsn, _| *lsn <= survives);
-        self.durable = survives;
+    pub fn crash(&mut self, rng: &mut Rng, may_tear: bool) {
+        let survives = rng.u64(self.durable..=self.last.max(self.durable));
+        self.records.retain(|written| written.sequence <= survives);
+        self.torn = survives < self.last && rng.bool() && may_tear;
+        (self.durable, self.last) = (survives, survives);
         let blocks = rng.usize(self.blocks_durable.min(self.blocks.len())..=self.blocks.len());
         self.blocks.truncate(blocks);
     }
@@ -111,18 +135,39 @@ impl Disk {
         self.blocks.get(index as usize)
     }
 
-    /// What the log holds.
-    pub fn records(&self) -> impl Iterator<Item = &(Lsn, Record)> {
-        self.records.iter()
+    /// What a process finds that starts.
+    pub fn found(&mut self) -> Found {
+        let records = self.records.iter().map(|written| (written.sequence, written.record.clone())).collect();
+        Found { records, next_sequence: self.last + 1, torn: std::mem::take(&mut self.torn) }
     }
 
-    /// Whether a record that `fits` is durable.
+    /// Whether a record of the seat's log that `fits` is durable.
     pub fn has_durable(&self, fits: impl Fn(&Record) -> bool) -> bool {
-        self.records.iter().rev().any(|(lsn, record)| *lsn <= self.durable && fits(record))
+        let is_durable = |written: &&Written| written.sequence <= self.durable;
+        self.records.iter().rev().filter(is_durable).any(|written| written.of_seat.as_ref().is_some_and(&fits))
+    }
+
+    /// The batches that the log's proposal with this digest names.
+    pub fn named_at(&self, height: Height, digest: Digest) -> Vec<Digest> {
+        let names = |record: &Record| match record {
+            Record::Accepted { proposal, .. } if proposal.height == height && proposal.digest() == digest => {
+                Some(record.names())
+            }
+            _ => None,
+        };
+        self.records.iter().rev().filter_map(|written| written.of_seat.as_ref()).find_map(names).unwrap_or_default()
+    }
+
+    /// Whether a payload is durable here, in the log or in a block.
+    pub fn has_payload(&self, digest: &Digest) -> bool {
+        let is_durable = |written: &&Written| written.sequence <= self.durable;
+        let mut logged = self.records.iter().filter(is_durable).filter_map(|written| written.payload.as_ref());
+        logged.any(|batch| batch.digest() == *digest)
+            || self.blocks.iter().flat_map(|block| &block.batches).any(|batch| batch.digest() == *digest)
     }
 
     /// Payloads that the log holds.
     pub fn payloads(&self) -> impl Iterator<Item = &Arc<Batch>> {
-        self.payloads.values()
+        self.records.iter().filter_map(|written| written.payload.as_ref())
     }
 }

@@ -10,9 +10,12 @@
 //! - [`faults`]: when nodes crash, freeze and are cut off. [`byzantine`]: what a faulty seat does, a file each.
 //! - [`invariants`]: what must hold, a file each, written without a look at the code that they judge.
 //! - [`scenario`]: what a seed means. After the faults everything is healed, and the network must go on.
+//! - [`stories`]: what happens when one certain thing goes wrong, told to the end.
+//! - [`rules`]: every rule that can be switched off, to see whether the invariants notice.
 
 #![allow(clippy::indexing_slicing, clippy::panic, reason = "a test tool: a wrong index is a bug of the simulator")]
 
+pub mod auth;
 pub mod authority;
 pub mod byzantine;
 pub mod disk;
@@ -20,7 +23,10 @@ pub mod faults;
 pub mod invariants;
 pub mod network;
 pub mod node;
+pub mod rules;
 pub mod scenario;
+pub mod stories;
 pub mod world;
 
-pub use scenario::{Report, Scenario, run};
+pub use rules::Rule;
+pub use scenario::{Protocol, Report, Scenario, run};

@@ -1,11 +1,17 @@
 //! The network: delay, loss, duplicates, reordering, partitions.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use fastrand::Rng;
+use standin_auth::messages::Answer;
+use standin_cluster::Message;
 use standin_consensus::{BatchPayload, Note, Signed, Transfer};
+use standin_foundation::{Seat, Term};
+use standin_ledger::{Batch, SignedGrant};
 
-/// Index of a node in the world. Two nodes can share a seat: twins.
+/// Index of a node in the world; the auth node's is one past the last. Nodes can share a seat: the members of a cluster, or
+/// twins.
 pub type NodeIndex = usize;
 
 /// Something on its way.
@@ -19,6 +25,14 @@ pub enum Envelope {
     Batch(BatchPayload),
     /// What was asked for to catch up.
     Transfer(Transfer),
+    /// From a member of the own cluster, with the payloads that its records carry.
+    Cluster(Box<Message>, Vec<Arc<Batch>>),
+    /// The auth node answers.
+    Answer(Box<Answer>),
+    /// A grant, from wherever.
+    Grant(Box<SignedGrant>),
+    /// The sender lacks a grant.
+    WantGrant(Seat, Term),
 }
 
 /// How links behave.
@@ -61,6 +75,16 @@ impl Network {
             loss_one_in: rate(rng, [0, 100, 20, 5]),
             double_one_in: rate(rng, [0, 100, 20, 5]),
             cut: BTreeSet::new(),
+        }
+    }
+
+    /// A fast network in which single messages come very late: acknowledgements of terms that are long over.
+    pub fn late(rng: &mut Rng) -> Self {
+        Self {
+            delay_min_us: 50,
+            delay_max_us: rng.choice([400, 2_000]).unwrap_or(400),
+            late_one_in: rng.choice([4, 12]).unwrap_or(4),
+            ..Self::calm()
         }
     }
 

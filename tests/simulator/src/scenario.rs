@@ -1,18 +1,23 @@
 //! What a seed means, and how a run is judged.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
 use fastrand::Rng;
 use standin_consensus::config::Config;
-use standin_consensus::mutation::Mutation;
-use standin_foundation::{Height, Seat, SecretKey};
+use standin_foundation::{ClusterId, Height, PublicKey, Seat, SecretKey};
 use standin_ledger::builtin::Operation;
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{Genesis, Parameters, SeatDescriptor, Transaction};
 
+use crate::auth::AuthHost;
+use crate::authority::KnownSeat;
 use crate::byzantine::{self, Behaviour};
 use crate::faults;
 use crate::invariants::Violation;
 use crate::network::Network;
-use crate::node::{Node, Setup};
+use crate::node::{ClusterSetup, Node, Setup};
+use crate::rules::Rule;
 use crate::world::{Event, World};
 
 /// Length of the time with faults, in µs.
@@ -20,13 +25,24 @@ const FAULTS_US: u64 = 12_000_000;
 /// After healing, progress is demanded within this time, in µs: the longest view time-out, twice, and some.
 const LIVENESS_US: u64 = 30_000_000;
 
+/// What is simulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Consensus among seats of one node each.
+    Consensus,
+    /// Seats that are held by clusters, and an auth node.
+    Clusters,
+}
+
 /// What a run is about.
 #[derive(Debug, Clone)]
 pub struct Scenario {
+    /// What is simulated.
+    pub protocol: Protocol,
     /// The seed.
     pub seed: u64,
     /// The rule that is switched off.
-    pub mutation: Option<Mutation>,
+    pub rule: Option<Rule>,
 }
 
 /// What came out.
@@ -40,6 +56,8 @@ pub struct Report {
     pub view: u64,
     /// What the faulty seat was like; empty for none.
     pub faulty: &'static str,
+    /// Grants that were made.
+    pub grants: u64,
 }
 
 /// Runs a scenario. The same scenario gives the same result, always. A panic is a violation, too.
@@ -53,11 +71,23 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
 
 fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
     let mut rng = Rng::with_seed(scenario.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5354_414e_4449_4e00);
-    let (mut world, faulty) = build(&mut rng, scenario.mutation);
-    for (at, fault) in faults::plan(&mut rng, world.nodes.len(), FAULTS_US) {
+    let (mut world, faulty) = match scenario.protocol {
+        Protocol::Consensus => build(&mut rng, scenario.rule),
+        Protocol::Clusters => build_clusters(&mut rng, scenario.rule),
+    };
+    let plan = match scenario.protocol {
+        Protocol::Consensus => faults::plan(&mut rng, world.nodes.len(), FAULTS_US),
+        Protocol::Clusters => {
+            let seats = world.nodes.iter().map(|node| node.setup.seat.index() + 1).max().unwrap_or(1);
+            faults::cluster_plan(&mut rng, world.nodes.len(), seats, FAULTS_US)
+        }
+    };
+    let storm = plan.iter().filter(|(_, fault)| matches!(fault, faults::Fault::Storm { .. })).map(|(at, _)| *at);
+    let storm = storm.clone().min().zip(storm.max());
+    for (at, fault) in plan {
         world.schedule(at, Event::Fault(fault));
     }
-    load(&mut rng, &mut world);
+    load(&mut rng, &mut world, storm);
     world.run_until(FAULTS_US)?;
     world.heal()?;
     demand_progress(&mut rng, &mut world)?;
@@ -68,16 +98,45 @@ fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
         height: correct().map(|node| node.chain().height().0).max().unwrap_or(0),
         view: correct().map(|node| node.machine().status().view.0).max().unwrap_or(0),
         faulty,
+        grants: world.auth.as_ref().map_or(0, AuthHost::grants),
     })
 }
 
-fn build(rng: &mut Rng, mutation: Option<Mutation>) -> (World, &'static str) {
+/// The keys of all simulated nodes are made once: number 0 is the auth node's.
+pub(crate) fn key_of(number: usize) -> PublicKey {
+    static KEYS: OnceLock<Vec<PublicKey>> = OnceLock::new();
+    let key = |n: u8| SecretKey::from_bytes(&[n + 1; 32]).unwrap_or_else(|| unreachable!("a small number is a key"));
+    KEYS.get_or_init(|| (0..40).map(|n| key(n).public()).collect())[number]
+}
+
+pub(crate) fn cluster_name(seat: usize) -> ClusterId {
+    format!("c{seat}").parse().unwrap_or_else(|_| unreachable!("c0 to c6 are names"))
+}
+
+fn build(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
     let genesis = genesis(rng);
     let seats = genesis.seats.len();
     let config = config(rng);
-    let setup = |seat| Setup { genesis: genesis.clone(), seat, config, mutation, wrong_from: None };
+    let known: Vec<_> = genesis.seats.iter().map(|seat| KnownSeat::Fixed(seat.holder.node_id())).collect();
+    let setup = |seat: Seat| {
+        let key = genesis.seats[seat.index()].holder;
+        let genesis = genesis.clone();
+        Setup {
+            genesis,
+            seat,
+            config,
+            id: key.node_id(),
+            key,
+            cluster: None,
+            rule,
+            wrong_from: None,
+            excused: false,
+            unchecked: false,
+        }
+    };
+    let node = |setup| Node::new(setup, known.clone());
     let mut nodes: Vec<(Node, Option<Box<dyn Behaviour>>)> =
-        (0..seats as u16).map(|seat| (Node::new(setup(Seat(seat))), None)).collect();
+        (0..seats as u16).map(|seat| (node(setup(Seat(seat))), None)).collect();
     let mut order: Vec<_> = (0..seats as u16).map(Seat).collect();
     rng.shuffle(&mut order);
     let mut faulty = "";
@@ -90,12 +149,12 @@ fn build(rng: &mut Rng, mutation: Option<Mutation>) -> (World, &'static str) {
                 name
             }
             "twins" => {
-                nodes.push((Node::new(setup(seat)), None));
+                nodes.push((node(setup(seat)), None));
                 "twins"
             }
             "wrong-result" => {
                 let wrong_from = Some(Height(rng.u64(1..20)));
-                nodes[seat.index()].0 = Node::new(Setup { wrong_from, ..setup(seat) });
+                nodes[seat.index()].0 = node(Setup { wrong_from, ..setup(seat) });
                 "wrong-result"
             }
             _ => continue,
@@ -106,12 +165,70 @@ fn build(rng: &mut Rng, mutation: Option<Mutation>) -> (World, &'static str) {
     (World::new(rng.fork(), network, nodes), faulty)
 }
 
-fn genesis(rng: &mut Rng) -> Genesis {
-    let seat = |n: u8| {
-        let key = SecretKey::from_bytes(&[n + 1; 32]).unwrap_or_else(|| unreachable!("a small number is a key"));
-        let cluster = format!("c{n}").parse().unwrap_or_else(|_| unreachable!("c0 to c6 are names"));
-        SeatDescriptor { cluster, holder: key.public() }
+/// Clusters of one to four nodes, an auth node, and up to f seats whose nodes are all faulty.
+fn build_clusters(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
+    let mut genesis = genesis(rng);
+    genesis.seats.truncate(rng.choice([1, 4, 4, 4]).unwrap_or(4));
+    let seats = genesis.seats.len();
+    let (config, member_config) = (config(rng), member_config(rng));
+    let mut next_key = 1;
+    let mut clusters = Vec::new();
+    for seat in 0..seats {
+        let size = rng.choice([1, 2, 2, 3, 3, 4]).unwrap_or(2).max(if seats == 1 { 2 } else { 1 });
+        let keys: Vec<_> = (next_key..next_key + size).map(key_of).collect();
+        next_key += size;
+        genesis.seats[seat] = SeatDescriptor { cluster: cluster_name(seat), holder: keys[0] };
+        clusters.push((cluster_name(seat), keys));
+    }
+    let known: Vec<_> = clusters.iter().map(|_| KnownSeat::Granted(BTreeMap::new())).collect();
+    let faulty_seat = (seats > 3 && rng.u8(0..3) == 0).then(|| rng.usize(0..seats));
+    let faulty = faulty_seat.and_then(|_| rng.choice(byzantine::NAMES)).unwrap_or("");
+    // One node of a cluster computes wrong results.
+    let wrong = (faulty_seat.is_none() && seats > 3 && rng.u8(0..5) == 0).then(|| {
+        let seat = rng.usize(0..seats);
+        let keys = &clusters[seat].1;
+        (seat, keys[rng.usize(0..keys.len())].node_id())
+    });
+    let faulty = if wrong.is_some() { "wrong-result" } else { faulty };
+    let mut nodes: Vec<(Node, Option<Box<dyn Behaviour>>)> = Vec::new();
+    for (seat, (cluster, keys)) in clusters.iter().enumerate() {
+        let members = keys.iter().map(|key| (key.node_id(), rng.u8(0..4))).collect();
+        let cluster = Arc::new(ClusterSetup { cluster: cluster.clone(), members, config: member_config });
+        for key in keys {
+            let (id, cluster) = (key.node_id(), Some(Arc::clone(&cluster)));
+            let (genesis, seat) = (genesis.clone(), Seat(seat as u16));
+            let excused = wrong.is_some_and(|(wrong, _)| wrong == seat.index());
+            let wrong_from = wrong.filter(|(_, node)| *node == id).map(|_| Height(rng.u64(1..30)));
+            let setup =
+                Setup { genesis, seat, config, id, key: *key, cluster, rule, wrong_from, excused, unchecked: false };
+            let behaviour = faulty_seat.filter(|faulty| *faulty == seat.index());
+            let behaviour = behaviour.and_then(|_| byzantine::behaviour(faulty, seats));
+            nodes.push((Node::new(setup, known.clone()), behaviour));
+        }
+    }
+    let network = match rng.u8(0..3) {
+        0 => Network::late(rng),
+        _ => Network::rough(rng),
     };
+    let mutation = rule.and_then(|rule| rule.auth);
+    let auth_config =
+        standin_auth::Config { age_max_ms: rng.choice([500, 3_000]).unwrap_or(500), ..standin_auth::Config::default() };
+    let mut world = World::new(rng.fork(), network, nodes);
+    world.auth = Some(AuthHost::new(clusters, auth_config, mutation));
+    (world, faulty)
+}
+
+fn member_config(rng: &mut Rng) -> standin_cluster::Config {
+    standin_cluster::Config {
+        grow_after_ms: rng.choice([100, 500]).unwrap_or(100),
+        rank_delay_ms: rng.choice([0, 20, 100]).unwrap_or(20),
+        window: rng.choice([8, 64, 4_096]).unwrap_or(64),
+        ..standin_cluster::Config::default()
+    }
+}
+
+fn genesis(rng: &mut Rng) -> Genesis {
+    let seat = |n: usize| SeatDescriptor { cluster: cluster_name(n), holder: key_of(n + 1) };
     let checkpoint_interval = rng.choice([4, 8, 16]).unwrap_or(8);
     let parameters = Parameters {
         checkpoint_interval,
@@ -141,10 +258,12 @@ fn config(rng: &mut Rng) -> Config {
 }
 
 /// Clients submit at random times to random nodes; some transactions go to two nodes.
-fn load(rng: &mut Rng, world: &mut World) {
-    let count = rng.u64(20..160);
-    for nonce in 0..count {
-        let at = rng.u64(0..FAULTS_US);
+fn load(rng: &mut Rng, world: &mut World, storm: Option<(u64, u64)>) {
+    let (begins, ends) = storm.unwrap_or_default();
+    let (count, extra) = (rng.u64(20..160), (ends - begins) / 20_000);
+    for nonce in 0..count + extra {
+        // In a storm there is always something to be said.
+        let at = if nonce < count { rng.u64(0..FAULTS_US) } else { rng.u64(begins..=ends) };
         let transactions: Vec<_> = (0..rng.u64(1..4)).map(|part| transaction(nonce * 4 + part, 450)).collect();
         for _ in 0..if rng.u8(0..5) == 0 { 2 } else { 1 } {
             let node = rng.usize(0..world.nodes.len());
@@ -153,7 +272,7 @@ fn load(rng: &mut Rng, world: &mut World) {
     }
 }
 
-fn transaction(nonce: u64, expires: u64) -> Transaction {
+pub(crate) fn transaction(nonce: u64, expires: u64) -> Transaction {
     let value = nonce.to_be_bytes().to_vec();
     let payload = Operation::Put { key: vec![(nonce % 50) as u8], value }.to_payload();
     let title = "sim".parse().unwrap_or_else(|_| unreachable!("a valid title"));
@@ -182,7 +301,11 @@ fn demand_progress(rng: &mut Rng, world: &mut World) -> Result<(), Violation> {
     let end = world.now_us + LIVENESS_US;
     while world.now_us < end {
         world.run_until(world.now_us + 250_000)?;
-        let is_served = |index: &usize| has_all(&world.nodes[*index], &ids) && world.nodes[*index].waiting() == 0;
+        let is_served = |index: &usize| {
+            let node = &world.nodes[*index];
+            // A client that waits at a node which has lost its seat asks elsewhere.
+            has_all(node, &ids) && (node.waiting() == 0 || !node.is_active())
+        };
         if correct.iter().all(is_served) && is_level(world, &correct) {
             return Ok(());
         }
@@ -193,7 +316,14 @@ fn demand_progress(rng: &mut Rng, world: &mut World) -> Result<(), Violation> {
             let node = &world.nodes[*index];
             let missing = ids.iter().filter(|id| !node.chain().is_recent(id)).count();
             let (status, height, waiting) = (node.machine().status(), node.chain().height(), node.waiting());
-            format!("{index}: {status:?} executed {height} missing {missing} waiting {waiting}")
+            let (facts, active) = (node.member().facts(), node.is_active());
+            let (term, complete, head) = (facts.term(), facts.complete, node.member().head().lsn);
+            format!(
+                "{index} (seat {}): {status:?} executed {height} missing {missing} waiting {waiting}; active {active} \
+                 term {term} complete {complete} head {head} released {}",
+                node.setup.seat,
+                node.member().released()
+            )
         })
         .collect();
     Err(Violation { invariant: "liveness", what: format!("no progress after healing: {}", states.join("; ")) })

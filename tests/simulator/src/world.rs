@@ -4,36 +4,48 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use fastrand::Rng;
-use standin_consensus::{Lsn, Recipient};
-use standin_foundation::{Millis, Seat};
+use standin_auth::messages::Request;
+use standin_consensus::Recipient;
+use standin_foundation::{Millis, NodeId, Seat};
 use standin_ledger::Transaction;
 
+use crate::auth::{AuthHost, Outbox};
 use crate::byzantine::Behaviour;
 use crate::faults::Fault;
 use crate::invariants::{Invariants, Violation};
 use crate::network::{Envelope, Network, NodeIndex};
 use crate::node::{Action, Node, Observation};
+use crate::scenario::key_of;
 
-/// No run needs more events than this: more are a storm.
+/// No run of a seed needs more events than this: more are a storm.
 const STEPS_MAX: u64 = 400_000;
+
+/// A request is not under way for longer than this.
+const REQUEST_LIFE_US: u64 = 2_500_000;
 
 /// Something that happens at a time.
 #[derive(Debug)]
 pub enum Event {
     /// Something arrives.
-    Arrives(NodeIndex, Seat, Box<Envelope>),
+    Arrives(NodeIndex, NodeIndex, Box<Envelope>),
     /// A node's timer.
     Tick(NodeIndex, u64),
     /// A node's log is durable up to here.
-    Synced(NodeIndex, u64, Lsn),
+    Synced(NodeIndex, u64, u64),
     /// A node's executor is done with the block before.
     Executes(NodeIndex, u64),
     /// A node's snapshot is in place.
     Installed(NodeIndex, u64),
     /// A fault.
     Fault(Fault),
-    /// A client hands transactions to a node.
+    /// A client hands transactions to a node, or to the active of its cluster.
     Submit(NodeIndex, Vec<Transaction>),
+    /// A node sees that another has closed their connection.
+    LinkDown(NodeIndex, NodeIndex),
+    /// A request reaches the auth node.
+    Asked(NodeIndex, Box<Request>),
+    /// What the auth node has decided is durable there.
+    Decided(u64, Box<Outbox>),
 }
 
 /// What one node's surroundings are like.
@@ -46,6 +58,8 @@ struct Place {
     /// The clock runs this much faster or slower, in parts per thousand.
     drift: i64,
     next_tick_us: u64,
+    /// When the node last asked for a grant: the request may still be under way.
+    asked_us: Option<u64>,
 }
 
 /// The world.
@@ -53,6 +67,8 @@ struct Place {
 pub struct World {
     /// The nodes.
     pub nodes: Vec<Node>,
+    /// The auth node, where there is one.
+    pub auth: Option<AuthHost>,
     /// The links.
     pub network: Network,
     /// What must hold.
@@ -63,6 +79,9 @@ pub struct World {
     pub now_us: u64,
     /// Events so far.
     pub steps: u64,
+    /// More events than this are a violation.
+    pub steps_max: u64,
+    auth_id: NodeId,
     places: Vec<Place>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     events: BTreeMap<u64, Event>,
@@ -75,10 +94,13 @@ impl World {
         let seats = nodes.first().map_or(1, |(node, _)| node.setup.genesis.seats.len());
         let mut world = Self {
             nodes: Vec::new(),
+            auth: None,
             network,
             invariants: Invariants::new(seats),
             now_us: 0,
             steps: 0,
+            steps_max: STEPS_MAX,
+            auth_id: key_of(0).node_id(),
             places: Vec::new(),
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
@@ -94,6 +116,7 @@ impl World {
                 disk_latency_us: 150,
                 drift: rng.i64(-100..=100),
                 next_tick_us: 0,
+                asked_us: None,
             });
         }
         for index in 0..world.nodes.len() {
@@ -112,8 +135,11 @@ impl World {
 
     /// Whether the node behaves.
     pub fn is_correct(&self, index: NodeIndex) -> bool {
-        let alone = self.nodes.iter().filter(|node| node.setup.seat == self.nodes[index].setup.seat).count() == 1;
-        self.places[index].behaviour.is_none() && alone && self.nodes[index].setup.wrong_from.is_none()
+        let seat = self.nodes[index].setup.seat;
+        let alone = || self.nodes.iter().filter(|node| node.setup.seat == seat).count() == 1;
+        let is_one = self.nodes[index].setup.cluster.is_some() || alone();
+        let setup = &self.nodes[index].setup;
+        self.places[index].behaviour.is_none() && is_one && setup.wrong_from.is_none() && !setup.excused
     }
 
     /// Runs until `until_us`.
@@ -125,8 +151,8 @@ impl World {
             self.queue.pop();
             self.now_us = at;
             self.steps += 1;
-            if self.steps > STEPS_MAX {
-                let what = format!("{STEPS_MAX} events by {} ms", self.now_us / 1_000);
+            if self.steps > self.steps_max {
+                let what = format!("{} events by {} ms", self.steps_max, self.now_us / 1_000);
                 return Err(Violation { invariant: "bounded_work", what });
             }
             if let Some(event) = self.events.remove(&id) {
@@ -156,7 +182,15 @@ impl World {
     fn happen(&mut self, event: Event) -> Result<(), Violation> {
         let (index, life) = match &event {
             Event::Fault(fault) => return self.fault(fault.clone()),
-            Event::Arrives(index, ..) | Event::Submit(index, _) => (*index, None),
+            Event::Asked(from, request) => {
+                self.ask_auth(*from, request);
+                return Ok(());
+            }
+            Event::Decided(life, outbox) => return self.auth_decided(*life, outbox),
+            Event::Submit(index, transactions) if self.nodes[*index].setup.cluster.is_some() => {
+                return self.submit_to_cluster(*index, transactions);
+            }
+            Event::Arrives(index, ..) | Event::Submit(index, _) | Event::LinkDown(index, _) => (*index, None),
             Event::Tick(index, life)
             | Event::Synced(index, life, _)
             | Event::Executes(index, life)
@@ -183,12 +217,23 @@ impl World {
         let now = self.node_time(index);
         let node = &mut self.nodes[index];
         let actions = match event {
-            Event::Arrives(_, from, envelope) => node.receive(now, from, *envelope),
+            Event::Arrives(_, from, envelope) => {
+                let (id, seat) = match self.nodes.get(from) {
+                    Some(from) => (from.setup.id, from.setup.seat),
+                    // The auth node speaks for no seat.
+                    None => (self.auth_id, Seat(u16::MAX)),
+                };
+                self.nodes[index].receive(now, id, seat, *envelope)
+            }
+            Event::LinkDown(_, other) => {
+                let id = self.nodes[other].setup.id;
+                self.nodes[index].link_down(now, id)
+            }
             Event::Tick(..) => {
                 self.places[index].next_tick_us = u64::MAX;
                 node.tick(now)
             }
-            Event::Synced(_, _, lsn) => node.synced(now, lsn),
+            Event::Synced(_, _, sequence) => node.synced(now, sequence),
             Event::Executes(..) => node.execute(now),
             Event::Installed(..) => node.installed(now),
             Event::Submit(_, transactions) => {
@@ -197,7 +242,7 @@ impl World {
                 }
                 node.submit(now, transactions)
             }
-            Event::Fault(_) => Vec::new(),
+            Event::Fault(_) | Event::Asked(..) | Event::Decided(..) => Vec::new(),
         };
         self.act(index, actions)
     }
@@ -207,10 +252,16 @@ impl World {
             let life = self.nodes[index].life;
             match action {
                 Action::Deliver(to, envelope) => self.deliver(index, to, &envelope),
-                Action::Sync(lsn) => {
+                Action::DeliverTo(id, envelope) => {
+                    if let Some(to) = self.index_of(&id) {
+                        self.send(index, to, &envelope);
+                    }
+                }
+                Action::Ask(request) => self.ask(index, request),
+                Action::Sync(sequence) => {
                     let latency = self.places[index].disk_latency_us;
                     let latency = self.rng.u64(latency / 2..=latency * 2);
-                    self.schedule(latency, Event::Synced(index, life, lsn));
+                    self.schedule(latency, Event::Synced(index, life, sequence));
                 }
                 Action::Execute => {
                     let latency = self.rng.u64(20..1_000);
@@ -220,7 +271,9 @@ impl World {
                 Action::Observe(observation) => self.observe(index, &observation)?,
             }
         }
-        if self.nodes[index].disk.refused {
+        // A node that must not go on ends its process.
+        let is_over = self.nodes[index].machine().is_halted() && self.nodes[index].setup.cluster.is_some();
+        if self.nodes[index].disk.refused || (is_over && self.nodes[index].up) {
             return self.fault(Fault::Kill(index));
         }
         self.schedule_tick(index);
@@ -232,13 +285,22 @@ impl World {
             return Ok(());
         }
         let node = &self.nodes[index];
-        self.invariants.check(node.setup.seat, &node.disk, observation)
+        if let Observation::Emitted(message) = observation
+            && let Some(grant) = node.known.grant(node.setup.seat, message.vote.term)
+        {
+            let listed = |other: &&Node| grant.grant.in_sync.contains(&other.setup.id) && !other.is_wiped();
+            self.invariants.emitted_by_holder(
+                message,
+                self.nodes.iter().filter(listed).map(|other| (other.setup.id == node.setup.id, &other.disk)),
+            )?;
+        }
+        self.invariants.check(node.setup.seat, &node.disk, observation)?;
+        self.invariants.check_log(node, observation)
     }
 
     fn schedule_tick(&mut self, index: NodeIndex) {
-        let machine = self.nodes[index].machine();
-        let (now, wanted) = (self.node_time(index), machine.deadline());
-        if machine.is_halted() {
+        let (now, wanted) = (self.node_time(index), self.nodes[index].deadline());
+        if self.nodes[index].machine().is_halted() {
             return;
         }
         let after_us = ((wanted - now) * 1_000 * 1_000 / (1_000 + self.places[index].drift) as u64).max(1_000);
@@ -250,30 +312,104 @@ impl World {
         }
     }
 
+    /// Which node has this id. Twins share one, and neither is told apart by it.
+    fn index_of(&self, id: &NodeId) -> Option<NodeIndex> {
+        self.nodes.iter().position(|node| node.setup.id == *id)
+    }
+
+    /// To other seats: to the node that the sender takes for their holder; to all that share a fixed one.
     fn deliver(&mut self, from: NodeIndex, to: Recipient, envelope: &Envelope) {
-        let own = self.nodes[from].setup.seat;
-        for index in 0..self.nodes.len() {
+        let holders: Vec<_> = match self.nodes[from].setup.cluster {
+            None => (0..self.nodes.len()).collect(),
+            Some(_) => {
+                let known = &self.nodes[from].known;
+                let others =
+                    (0..known.seats.len() as u16).map(Seat).filter(|seat| *seat != self.nodes[from].setup.seat);
+                others.filter_map(|seat| self.index_of(&known.holder(seat)?)).collect()
+            }
+        };
+        for index in holders {
             let seat = self.nodes[index].setup.seat;
             let meant = match to {
                 Recipient::All => index != from,
                 Recipient::One(one) => seat == one && index != from,
             };
             if meant {
-                let sent = match &mut self.places[from].behaviour {
-                    Some(behaviour) => behaviour.send(&mut self.rng, own, seat, envelope),
-                    None => vec![envelope.clone()],
-                };
-                for envelope in sent {
-                    self.post(from, index, own, envelope);
-                }
+                self.send(from, index, envelope);
             }
         }
     }
 
-    fn post(&mut self, from: NodeIndex, to: NodeIndex, own: Seat, envelope: Envelope) {
-        for delay in self.network.delays(&mut self.rng, from, to) {
-            self.schedule(delay, Event::Arrives(to, own, Box::new(envelope.clone())));
+    fn send(&mut self, from: NodeIndex, to: NodeIndex, envelope: &Envelope) {
+        let (own, seat) = (self.nodes[from].signer(), self.nodes[to].setup.seat);
+        let is_inner = self.nodes[from].setup.cluster.is_some() && own.seat == seat;
+        let sent = match &mut self.places[from].behaviour {
+            Some(behaviour) if !is_inner => behaviour.send(&mut self.rng, own, seat, envelope),
+            _ => vec![envelope.clone()],
+        };
+        for envelope in sent {
+            self.post(from, to, envelope);
         }
+    }
+
+    fn post(&mut self, from: NodeIndex, to: NodeIndex, envelope: Envelope) {
+        for delay in self.network.delays(&mut self.rng, from, to) {
+            self.schedule(delay, Event::Arrives(to, from, Box::new(envelope.clone())));
+        }
+    }
+
+    fn ask(&mut self, from: NodeIndex, request: Request) {
+        let auth = self.nodes.len();
+        if matches!(request, Request::Register(_) | Request::Update(_) | Request::SetChange(_)) {
+            self.places[from].asked_us = Some(self.now_us);
+        }
+        for delay in self.network.delays(&mut self.rng, from, auth) {
+            self.schedule(delay, Event::Asked(from, Box::new(request.clone())));
+        }
+    }
+
+    fn ask_auth(&mut self, from: NodeIndex, request: &Request) {
+        let (id, now, latency) = (self.nodes[from].setup.id, Millis(self.now_us / 1_000), self.rng.u64(80..400));
+        let Some(auth) = self.auth.as_mut().filter(|auth| auth.up) else { return };
+        if let Some(outbox) = auth.handle(now, id, request) {
+            let life = auth.life;
+            self.schedule(latency, Event::Decided(life, Box::new(outbox)));
+        }
+    }
+
+    fn auth_decided(&mut self, life: u64, outbox: &Outbox) -> Result<(), Violation> {
+        let host = self.nodes.len();
+        let Some(auth) = self.auth.as_mut().filter(|auth| auth.up && auth.life == life) else { return Ok(()) };
+        auth.synced(outbox);
+        if let Some(grant) = &outbox.granted {
+            self.invariants.granted(grant)?;
+            for index in 0..self.nodes.len() {
+                self.post(host, index, Envelope::Grant(Box::new(grant.clone())));
+            }
+        }
+        if let Some(to) = self.index_of(&outbox.to) {
+            self.post(host, to, Envelope::Answer(Box::new(outbox.answer.clone())));
+        }
+        Ok(())
+    }
+
+    /// A client tries the nodes of a cluster until one takes its transactions.
+    fn submit_to_cluster(&mut self, index: NodeIndex, transactions: &[Transaction]) -> Result<(), Violation> {
+        let seat = self.nodes[index].setup.seat;
+        let serves = |other: &NodeIndex| {
+            let node = &self.nodes[*other];
+            node.setup.seat == seat && node.up && node.is_active() && !self.places[*other].frozen
+        };
+        let Some(active) = (0..self.nodes.len()).find(serves) else {
+            self.schedule(100_000, Event::Submit(index, transactions.to_vec()));
+            return Ok(());
+        };
+        for transaction in transactions {
+            self.invariants.submitted(transaction.id());
+        }
+        let now = self.node_time(active);
+        let actions = self.nodes[active].submit(now, transactions.to_vec());
+        self.act(active, actions)
     }
 
     fn fault(&mut self, fault: Fault) -> Result<(), Violation> {
@@ -285,15 +421,21 @@ impl World {
             Fault::Crash(index) | Fault::Kill(index) if self.nodes[index].up => {
                 match fault {
                     Fault::Kill(_) => self.nodes[index].kill(),
-                    _ => self.nodes[index].crash(&mut self.rng),
+                    _ => {
+                        // A record that was torn must be confirmed by another member (L9).
+                        let may_tear = self.may_wipe(index);
+                        self.nodes[index].crash(&mut self.rng, may_tear);
+                    }
                 }
+                self.close_links(index, matches!(fault, Fault::Kill(_)));
                 self.places[index].waiting.clear();
                 self.places[index].frozen = false;
             }
             Fault::Restart(index) if !self.nodes[index].up => {
                 let now = self.node_time(index);
                 self.places[index].next_tick_us = 0;
-                let actions = self.nodes[index].restart(now);
+                let session = self.rng.u64(1..);
+                let actions = self.nodes[index].restart(now, session);
                 self.act(index, actions)?;
             }
             Fault::DiskFull(index) if self.nodes[index].up => self.nodes[index].disk.full = true,
@@ -307,8 +449,8 @@ impl World {
                 }
             }
             Fault::Partition { group, one_way } => {
-                for a in 0..self.nodes.len() {
-                    for b in 0..self.nodes.len() {
+                for a in 0..=self.nodes.len() {
+                    for b in 0..=self.nodes.len() {
                         let crosses = group.contains(&a) != group.contains(&b);
                         if crosses && (!one_way || group.contains(&a)) {
                             self.network.cut.insert((a, b));
@@ -323,8 +465,107 @@ impl World {
                 let actions = self.nodes[index].cut_log(now);
                 self.act(index, actions)?;
             }
-            Fault::Crash(_) | Fault::Kill(_) | Fault::DiskFull(_) | Fault::Restart(_) | Fault::CutLog(_) => {}
+            Fault::Wipe(index) if self.may_wipe(index) => {
+                self.fault(Fault::Kill(index))?;
+                self.nodes[index].wipe();
+            }
+            Fault::Resign(index) if self.nodes[index].up && !self.places[index].frozen => {
+                let now = self.node_time(index);
+                let actions = self.nodes[index].resign(now);
+                self.act(index, actions)?;
+            }
+            Fault::Storm { seat, passing } => self.storm(seat, passing)?,
+            Fault::Cut(from, to) => {
+                self.network.cut.insert((from, to));
+            }
+            Fault::Mend(from, to) => {
+                self.network.cut.remove(&(from, to));
+            }
+            Fault::AuthDown => {
+                if let Some(auth) = &mut self.auth {
+                    auth.crash();
+                }
+            }
+            Fault::AuthUp => {
+                let now = Millis(self.now_us / 1_000);
+                if let Some(auth) = self.auth.as_mut().filter(|auth| !auth.up) {
+                    auth.restart(now);
+                }
+            }
+            Fault::AuthFromBackup => {
+                let now = Millis(self.now_us / 1_000);
+                if let Some(auth) = &mut self.auth {
+                    auth.restore_backup(now);
+                }
+            }
+            Fault::Wipe(_)
+            | Fault::Resign(_)
+            | Fault::Crash(_)
+            | Fault::Kill(_)
+            | Fault::DiskFull(_)
+            | Fault::Restart(_)
+            | Fault::CutLog(_) => {}
         }
         Ok(())
+    }
+
+    fn storm(&mut self, seat: usize, passing: bool) -> Result<(), Violation> {
+        let members: Vec<_> =
+            (0..self.nodes.len()).filter(|node| self.nodes[*node].setup.seat.index() == seat).collect();
+        let active = members.iter().copied().find(|node| self.nodes[*node].up && self.nodes[*node].is_active());
+        let any = members[self.rng.usize(0..members.len())];
+        let target = active.filter(|_| self.rng.u8(0..10) < 6).unwrap_or(any);
+        let soon = self.rng.u64(5_000..400_000);
+        let then = |world: &mut Self, fault, undo| {
+            world.schedule(soon, Event::Fault(undo));
+            world.fault(fault)
+        };
+        if passing && self.rng.u8(0..4) > 0 {
+            return match self.rng.u8(0..3) {
+                0 => then(self, Fault::Cut(active.unwrap_or(any), any), Fault::Mend(active.unwrap_or(any), any)),
+                _ => self.fault(Fault::Resign(active.unwrap_or(any))),
+            };
+        }
+        match self.rng.u8(0..12) {
+            0..=1 => then(self, Fault::Kill(target), Fault::Restart(target)),
+            2 => then(self, Fault::Crash(target), Fault::Restart(target)),
+            3..=5 => then(self, Fault::Freeze(target), Fault::Thaw(target)),
+            6..=7 => self.fault(Fault::Resign(target)),
+            8 => self.fault(Fault::CutLog(target)),
+            9 => then(self, Fault::Wipe(target), Fault::Restart(target)),
+            _ => then(self, Fault::Cut(target, any), Fault::Mend(target, any)),
+        }
+    }
+
+    /// The system closes a killed process's connections; a machine that loses its power closes nothing.
+    fn close_links(&mut self, index: NodeIndex, killed: bool) {
+        let seat = self.nodes[index].setup.seat;
+        if !killed || self.nodes[index].setup.cluster.is_none() {
+            return;
+        }
+        for other in 0..self.nodes.len() {
+            if other != index && self.nodes[other].setup.seat == seat {
+                for delay in self.network.delays(&mut self.rng, index, other) {
+                    self.schedule(delay, Event::LinkDown(other, index));
+                }
+            }
+        }
+    }
+
+    /// A disk may be lost as long as another member has all that the seat has said: more is a case for reconfiguration.
+    fn may_wipe(&self, index: NodeIndex) -> bool {
+        let node = &self.nodes[index];
+        let Some(grant) = self.auth.as_ref().and_then(|auth| auth.grant_of(node.setup.seat)) else { return false };
+        let is_whole = |other: &Node| {
+            let facts = other.member().facts();
+            let is_listed = grant.in_sync.contains(&other.setup.id);
+            other.setup.id != node.setup.id && is_listed && facts.complete && !other.is_wiped()
+        };
+        let knows_newest = |other: &Node| other.member().facts().term() == grant.term;
+        let in_flight = self.places[index].asked_us.is_some_and(|at| at + REQUEST_LIFE_US > self.now_us);
+        node.up
+            && !in_flight
+            && !node.member().is_asking()
+            && self.nodes.iter().any(|other| is_whole(other) && knows_newest(other))
     }
 }

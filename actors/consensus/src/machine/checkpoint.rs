@@ -16,8 +16,10 @@ const CERTIFICATES_MAX: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Checkpoints {
     stable: Option<CheckpointCertificate>,
-    /// Own results above the stable checkpoint.
+    /// What this seat has voted for above the stable checkpoint.
     own: BTreeMap<Height, CheckpointResult>,
+    /// What this node has computed above the stable checkpoint.
+    computed: BTreeMap<Height, CheckpointResult>,
     last_taken: Height,
     votes: BTreeMap<Seat, BTreeMap<Height, (CheckpointResult, SeatVote)>>,
     /// Proven, but not reached by execution.
@@ -57,6 +59,7 @@ impl Checkpoints {
     pub(super) fn set_stable(&mut self, certificate: CheckpointCertificate) {
         let height = certificate.result.height;
         self.own.retain(|at, _| *at > height);
+        self.computed.retain(|at, _| *at > height);
         for votes in self.votes.values_mut() {
             votes.retain(|at, _| *at > height);
         }
@@ -88,22 +91,30 @@ impl Machine {
     pub(super) fn on_executed(&mut self, height: Height, checkpoint: Option<CheckpointResult>) {
         self.executed = self.executed.max(height);
         match (checkpoint, self.checkpoints.certificate(height).cloned()) {
-            (Some(result), _) if height > self.stable() => self.vote_for_result(result),
-            // Executed again after a restart, behind what is proven.
             (Some(result), Some(certificate)) if !self.agrees(&result, &certificate) => return,
+            // Executed again after a restart, behind what is proven.
+            (Some(_), Some(certificate)) if height <= self.stable() => {
+                self.effects.push(Effect::Stabilize(certificate));
+            }
+            (Some(result), _) if height > self.stable() => {
+                self.checkpoints.last_taken = self.checkpoints.last_taken.max(height);
+                self.checkpoints.computed.insert(height, result);
+            }
             _ => {}
         }
         self.adopt_ahead();
     }
 
-    fn vote_for_result(&mut self, result: CheckpointResult) {
-        if let Some(certificate) = self.checkpoints.certificate(result.height).cloned()
-            && !self.agrees(&result, &certificate)
-        {
-            return;
+    pub(super) fn on_result_agreed(&mut self, height: Height) {
+        if let Some(result) = self.checkpoints.computed.get(&height).copied() {
+            self.vote_for_result(result);
         }
-        if let Some(known) = self.checkpoints.own.get(&result.height).copied().filter(|known| *known != result) {
-            self.halt(Event::NotDeterministic { results: Box::new([known, result]) });
+    }
+
+    fn vote_for_result(&mut self, result: CheckpointResult) {
+        if let Some(voted) = self.checkpoints.own.get(&result.height).copied().filter(|voted| *voted != result) {
+            // A seat says one thing, or nothing more.
+            self.report(Event::Disputed { computed: result, voted });
             return;
         }
         self.checkpoints.restore_own(result);
@@ -129,8 +140,13 @@ impl Machine {
         if result.height <= self.stable() || result.height > highest {
             return;
         }
+        let own = vote.seat == self.identity.seat;
         self.checkpoints.note(result, vote);
         let votes = self.checkpoints.votes_for(&result);
+        let others = votes.iter().filter(|vote| vote.seat != self.identity.seat).count();
+        if !own && others == self.faulty_max() + 1 {
+            self.effects.push(Effect::ResultBacked(result));
+        }
         if votes.len() >= self.quorum() {
             self.proven(CheckpointCertificate { epoch: self.identity.epoch, result, votes });
         }
@@ -161,8 +177,8 @@ impl Machine {
         for (result, vote) in differing {
             self.compare(&result, &vote, &certificate);
         }
-        if let Some(own) = self.checkpoints.own.get(&height).copied()
-            && !self.agrees(&own, &certificate)
+        if let Some(computed) = self.checkpoints.computed.get(&height).copied()
+            && !self.agrees(&computed, &certificate)
         {
             return;
         }
@@ -170,6 +186,21 @@ impl Machine {
             self.checkpoints.ahead = Some(certificate);
         }
         self.adopt_ahead();
+    }
+
+    /// Whether this node has computed another result than its seat has voted for, under an earlier holder.
+    pub(super) fn is_disputed(&self, voted: &CheckpointResult) -> bool {
+        self.checkpoints.computed.get(&voted.height).is_some_and(|computed| computed != voted)
+    }
+
+    /// What the holder before had as stable is stable, also if execution here has not come so far: what is voted on lies
+    /// in the window above it.
+    pub(super) fn adopt_logged_stable(&mut self) {
+        let logged = self.checkpoints.ahead.as_ref().filter(|ahead| ahead.result.height > self.stable());
+        if let Some(certificate) = logged.cloned() {
+            self.required = self.required.split_off(&certificate.result.height.next());
+            self.checkpoints.set_stable(certificate);
+        }
     }
 
     /// A proven checkpoint becomes stable here once execution has reached it.
@@ -203,8 +234,12 @@ impl Machine {
 
     pub(super) fn on_snapshot_installed(&mut self, certificate: CheckpointCertificate) {
         self.catch_up = CatchUp::default();
-        let dropped = self.pool.clear();
-        self.effects.push(Effect::DropBatches(dropped));
+        // What a shadow holds stands in its seat's log, which may name it in the next record.
+        if self.role == Role::Active {
+            let named = self.named_above(certificate.result.height);
+            let dropped = self.pool.clear(&named);
+            self.effects.push(Effect::DropBatches(dropped));
+        }
         if certificate.result.height > self.stable() {
             self.stabilize(certificate);
         } else {

@@ -11,15 +11,17 @@ mod ordering;
 mod pool;
 mod proposing;
 mod recovery;
+mod shadow;
 mod slot;
 mod status;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod view_change;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use standin_foundation::{Digest, Epoch, Height, Millis, Seat, View};
+use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, Seat, View, Writer};
 use standin_ledger::Parameters;
 use standin_ledger::certificate::{self, CheckpointCertificate};
 
@@ -27,7 +29,7 @@ use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient};
 use crate::messages::{Body, NewView, Note, Signed, Status, ViewChange};
 use crate::mutation::Mutation;
-use crate::record::{Lsn, Record};
+use crate::record::Record;
 use crate::verify::primary_of;
 
 use catch_up::CatchUp;
@@ -46,6 +48,25 @@ pub struct Identity {
     pub epoch: Epoch,
     /// The chain's parameters.
     pub parameters: Parameters,
+}
+
+/// What a machine is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It speaks for its seat.
+    Active,
+    /// It follows the log of its seat's holder, executes what is final, and says nothing. Where it must ask for something, it
+    /// asks its own seat: the holder.
+    Shadow,
+}
+
+/// What has been seen of another seat's log.
+#[derive(Debug, Clone, Copy, Default)]
+struct SeenLog {
+    writer: Writer,
+    highest: Lsn,
+    /// This writer's log had lost its end.
+    rolled_back: bool,
 }
 
 /// In a view, or between two.
@@ -67,6 +88,7 @@ pub struct Machine {
     identity: Identity,
     config: Config,
     mutation: Option<Mutation>,
+    role: Role,
 
     view: View,
     mode: Mode,
@@ -95,6 +117,12 @@ pub struct Machine {
     /// Counts rounds of asking for payloads again, to ask another seat each time.
     fetch_round: usize,
     statuses: BTreeMap<Seat, Status>,
+    /// What has been seen of the other seats' logs.
+    seen: BTreeMap<Seat, SeenLog>,
+    /// Seats with a new holder that has not said where it stands.
+    fresh_holders: BTreeSet<Seat>,
+    /// The view in which the timer was restarted for a new holder of the primary's seat.
+    spared_view: Option<View>,
     /// When each seat was last helped after its status.
     helped_at: BTreeMap<Seat, Millis>,
     /// When batches were last ordered a second time for a seat.
@@ -114,12 +142,18 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A replica of a new chain.
+    /// A shadow of a new chain.
+    pub fn shadow(identity: Identity, config: Config, now: Millis) -> Self {
+        Self { role: Role::Shadow, ..Self::new(identity, config, now) }
+    }
+
+    /// A replica of a new chain that speaks for its seat.
     pub fn new(identity: Identity, config: Config, now: Millis) -> Self {
         Self {
             identity,
             config,
             mutation: None,
+            role: Role::Active,
             view: View(0),
             mode: Mode::Normal,
             new_view: None,
@@ -137,6 +171,9 @@ impl Machine {
             catch_up: CatchUp::default(),
             fetch_round: 0,
             statuses: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            fresh_holders: BTreeSet::new(),
+            spared_view: None,
             helped_at: BTreeMap::new(),
             again_at: BTreeMap::new(),
             next_lsn: 1,
@@ -162,9 +199,14 @@ impl Machine {
         self.note_pause(now);
         self.now = self.now.max(now);
         if !self.halted {
-            self.take(input);
-            self.propose();
-            self.set_view_timer();
+            match self.role {
+                Role::Shadow => self.take_as_shadow(input),
+                Role::Active => self.take(input),
+            }
+            if self.role == Role::Active {
+                self.propose();
+                self.set_view_timer();
+            }
         }
         std::mem::take(&mut self.effects)
     }
@@ -238,6 +280,11 @@ impl Machine {
         self.halted
     }
 
+    /// What the machine is for.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
     fn take(&mut self, input: Input) {
         match input {
             Input::Tick => self.on_tick(),
@@ -251,16 +298,20 @@ impl Machine {
             Input::ManifestReceived(from, manifest) => self.on_manifest(from, manifest.into_inner()),
             Input::ChunkReceived { from, height, index, chunk } => self.on_chunk(from, height, index, chunk),
             Input::Executed { height, checkpoint } => self.on_executed(height, checkpoint),
+            Input::ResultAgreed(height) => self.on_result_agreed(height),
             Input::SnapshotInstalled(certificate) => self.on_snapshot_installed(certificate),
             Input::LogFull => self.on_log_full(),
+            Input::Rebased => self.send_all_again(),
+            Input::HolderChanged(seat) => self.on_holder_changed(seat),
+            Input::Followed { .. } | Input::Activated => {}
         }
     }
 
     fn on_message(&mut self, message: Signed) {
-        if message.epoch != self.identity.epoch {
+        if message.epoch != self.identity.epoch || !self.is_whole(&message) {
             return;
         }
-        let Signed { epoch: _, vote, body } = message.clone();
+        let Signed { epoch: _, place: _, vote, body } = message.clone();
         match body {
             Body::PrePrepare { view, proposal } => self.on_pre_prepare(vote, view, proposal),
             Body::Prepare { view, height, digest } => self.on_prepare(vote, view, height, digest),
@@ -306,7 +357,7 @@ impl Machine {
     }
 
     fn is_primary(&self) -> bool {
-        self.primary() == self.identity.seat
+        self.primary() == self.identity.seat && self.role == Role::Active
     }
 
     fn is_normal(&self) -> bool {
@@ -323,7 +374,18 @@ impl Machine {
         (0..self.identity.seats as u16).map(Seat).filter(move |seat| *seat != own)
     }
 
+    /// Whom this replica may ask for what it lacks: the other seats; a shadow its own seat's holder.
+    fn sources(&self) -> impl Iterator<Item = Seat> + use<> {
+        let (own, role) = (self.identity.seat, self.role);
+        let is_source = move |seat: &Seat| (*seat == own) == (role == Role::Shadow);
+        (0..self.identity.seats as u16).map(Seat).filter(is_source)
+    }
+
+    /// Logs a record; a shadow follows the log of another.
     fn log(&mut self, record: Record) -> Lsn {
+        if self.role == Role::Shadow {
+            return self.last_lsn();
+        }
         let lsn = self.next_lsn;
         self.next_lsn += 1;
         self.effects.push(Effect::Log { lsn, record });

@@ -142,7 +142,8 @@ impl Machine {
         for digest in &new {
             self.pool.want(*digest);
         }
-        if !new.is_empty() && ask != self.identity.seat {
+        let ask = if self.role == Role::Shadow { self.identity.seat } else { ask };
+        if !new.is_empty() && (ask != self.identity.seat || self.role == Role::Shadow) {
             self.tell(Recipient::One(ask), Note::FetchBatches(new));
         }
         !missing.is_empty()
@@ -151,8 +152,9 @@ impl Machine {
     /// Accepts an assignment in the current view: logs it, and votes for it.
     pub(super) fn accept(&mut self, view: View, proposal: Proposal) {
         let (height, digest) = (proposal.height, proposal.digest());
-        for batch in &proposal.batches {
-            self.pool.assign(batch.digest());
+        // What execution has can be asked for a second time: it is in no slot that is still to come.
+        if height > self.delivered {
+            proposal.batches.iter().for_each(|batch| self.pool.assign(batch.digest()));
         }
         // A batch that was ordered before may not be in the log any more: a restart must find its payload.
         let names = proposal.batches.iter().filter(|batch| !self.pool.is_pending(&batch.digest()));

@@ -86,13 +86,27 @@ impl Pool {
         self.wanted.iter().copied().take(count).collect()
     }
 
-    /// Forgets all that wait: they may have been ordered in blocks that a snapshot stands for. Gives the names of those whose
-    /// payloads nobody needs.
-    pub(super) fn clear(&mut self) -> Vec<Digest> {
-        let names = self.pending.keys().filter(|digest| !self.ordered.contains_key(*digest)).copied().collect();
-        let next_arrival = self.next_arrival;
-        *self = Self { ordered: std::mem::take(&mut self.ordered), next_arrival, ..Self::default() };
-        names
+    /// Forgets all that wait, those aside that a slot names which is still to come: they may have been ordered in blocks that
+    /// a snapshot stands for. Gives the names of those whose payloads nobody needs.
+    pub(super) fn clear(&mut self, named: &BTreeSet<Digest>) -> Vec<Digest> {
+        let forgotten = self.pending.keys().filter(|digest| !named.contains(*digest)).copied().collect::<Vec<_>>();
+        for digest in &forgotten {
+            self.remove(digest);
+        }
+        self.assigned.retain(|digest| named.contains(digest));
+        self.wanted.clear();
+        forgotten.into_iter().filter(|digest| !self.ordered.contains_key(digest)).collect()
+    }
+
+    fn remove(&mut self, digest: &Digest) {
+        self.again.remove(digest);
+        if let Some(pending) = self.pending.remove(digest) {
+            self.by_arrival.remove(&pending.arrival);
+            self.bytes -= pending.reference.bytes as usize;
+            if let Some(bytes) = self.bytes_by_seat.get_mut(&pending.from) {
+                *bytes -= pending.reference.bytes as usize;
+            }
+        }
     }
 
     pub(super) fn is_wanted(&self, digest: &Digest) -> bool {
@@ -117,17 +131,10 @@ impl Pool {
     pub(super) fn order(&mut self, reference: BatchRef, height: Height) {
         let digest = reference.digest();
         self.assigned.remove(&digest);
-        self.again.remove(&digest);
         self.wanted.remove(&digest);
         let ordered = self.ordered.entry(digest).or_insert(Ordered { reference, height });
         ordered.height = ordered.height.max(height);
-        if let Some(pending) = self.pending.remove(&digest) {
-            self.by_arrival.remove(&pending.arrival);
-            self.bytes -= pending.reference.bytes as usize;
-            if let Some(bytes) = self.bytes_by_seat.get_mut(&pending.from) {
-                *bytes -= pending.reference.bytes as usize;
-            }
-        }
+        self.remove(&digest);
     }
 
     /// Forgets what was ordered up to `height`, those aside that a slot names once more; gives the names of those whose
@@ -152,6 +159,11 @@ impl Pool {
     pub(super) fn unassign_all(&mut self, now: Millis) {
         self.assigned.clear();
         self.wanted.clear();
+        self.wait_anew(now);
+    }
+
+    /// Waiting starts again.
+    pub(super) fn wait_anew(&mut self, now: Millis) {
         self.pending.values_mut().for_each(|pending| pending.since = now);
     }
 

@@ -82,7 +82,7 @@ impl Machine {
     /// Payloads that were asked for and did not come are asked for again, from another seat each time.
     pub(super) fn fetch_wanted_again(&mut self) {
         let wanted = self.pool.wanted(64);
-        let others: Vec<_> = self.other_seats().collect();
+        let others: Vec<_> = self.sources().collect();
         self.fetch_round = self.fetch_round.wrapping_add(1);
         if let Some(seat) = others.get(self.fetch_round % others.len().max(1)).copied().filter(|_| !wanted.is_empty()) {
             self.tell(Recipient::One(seat), Note::FetchBatches(wanted));

@@ -8,7 +8,7 @@ use super::slot::Accepted;
 use super::*;
 
 impl Machine {
-    /// A replica as its log and its store say it was. `executed` is the height up to which the store has executed blocks;
+    /// A replica as its log and its store say it was, as a shadow: [`Input::Activated`] makes it speak. `executed` is the height up to which the store has executed blocks;
     /// `records` are the log's, followed by a [`Record::Committed`] for each block of the store above the log's last stable
     /// checkpoint, since the store may know of blocks whose record was not durable. Final blocks above `executed` come out
     /// as effects of the first step. `next_lsn` is the number of the next record; `has_payload` says which batches' payloads
@@ -22,7 +22,7 @@ impl Machine {
         next_lsn: Lsn,
         has_payload: impl Fn(&Digest) -> bool,
     ) -> Self {
-        let mut machine = Self::new(identity, config, now);
+        let mut machine = Self::shadow(identity, config, now);
         machine.next_lsn = next_lsn.max(1);
         for record in records {
             machine.merge(record);
@@ -33,7 +33,7 @@ impl Machine {
         machine
     }
 
-    fn merge(&mut self, record: Record) {
+    pub(super) fn merge(&mut self, record: Record) {
         match record {
             Record::Batch(batch) => {
                 if !self.pool.holds(&batch.digest()) {
@@ -69,6 +69,7 @@ impl Machine {
                 }
             }
             Record::NewView(message) => self.merge_new_view(message),
+            Record::Base { .. } => {}
         }
     }
 
@@ -100,12 +101,29 @@ impl Machine {
         self.slots = self.slots.split_off(&kept.next());
         self.required = self.required.split_off(&self.stable().next());
         self.forget_ordered(kept);
+        self.deliver();
+    }
+
+    /// Speaks for the seat from now on: what was said before is said again, since others may have lost it.
+    pub(super) fn activate(&mut self) {
+        self.role = Role::Active;
+        self.statuses.clear();
+        if !self.catch_up.is_installing() {
+            self.catch_up = CatchUp::default();
+        }
+        self.adopt_logged_stable();
         let current = |slot: &Slot| slot.accepted.as_ref().filter(|accepted| accepted.view == self.view).cloned();
-        let accepted: Vec<_> = self.slots.values().filter_map(current).collect();
+        let open = self.slots.range(self.delivered.next()..).map(|(_, slot)| slot);
+        let accepted: Vec<_> = open.filter_map(current).collect();
         for batch in accepted.iter().flat_map(|accepted| &accepted.proposal.batches) {
             self.pool.assign(batch.digest());
         }
-        self.send_again_after_restart();
+        (self.idle_since, self.status_due) = (self.now, self.now + self.config.status_interval_ms);
+        self.view_deadline = None;
+        // Nobody could order anything here while the seat had no holder.
+        self.pool.wait_anew(self.now);
+        self.send_all_again();
+        self.tell(Recipient::All, Note::Status(self.status()));
         self.deliver();
     }
 
@@ -116,17 +134,20 @@ impl Machine {
         self.pool.forget_ordered(Height(height.0.saturating_sub(self.identity.parameters.window)), &named)
     }
 
+    /// The batches that slots above `height` name.
+    pub(super) fn named_above(&self, height: Height) -> BTreeSet<Digest> {
+        let slots = self.slots.range(height.next()..).map(|(_, slot)| slot);
+        slots.flat_map(batches_of).map(|batch| batch.digest()).collect()
+    }
+
     /// The batches that slots name: parked, accepted, prepared or final.
     fn named_batches(&self) -> Vec<BatchRef> {
-        let proposals = |slot: &'_ Slot| {
-            let accepted = slot.accepted.as_ref().map(|accepted| &accepted.proposal);
-            let prepared = slot.prepared.as_ref().map(|prepared| &prepared.proposal);
-            let committed = slot.committed.as_ref().map(|(proposal, _)| proposal);
-            let parked = slot.parked.as_ref().map(|(_, proposal)| proposal);
-            let all = [parked, accepted, prepared, committed].into_iter().flatten();
-            all.flat_map(|proposal| proposal.batches.clone()).collect::<Vec<_>>()
-        };
-        self.slots.values().flat_map(proposals).collect()
+        self.slots.values().flat_map(batches_of).collect()
+    }
+
+    /// Whether the payload of this batch was asked for, and has not come.
+    pub fn wants_payload(&self, digest: &Digest) -> bool {
+        self.pool.is_wanted(digest)
     }
 
     /// Whether the payload of this batch is needed here.
@@ -135,11 +156,14 @@ impl Machine {
     }
 
     /// Own votes are not in memory any more: they are signed again and come back through the gate, as the first time.
-    fn send_again_after_restart(&mut self) {
+    pub(super) fn send_all_again(&mut self) {
         let after = self.last_lsn();
-        let own: Vec<CheckpointResult> = self.checkpoints.own().copied().collect();
+        let own: Vec<CheckpointResult> = self.checkpoints.own().filter(|own| !self.is_disputed(own)).copied().collect();
         for result in own {
             self.send(Recipient::All, Body::Checkpoint(result), after);
+        }
+        if let Some(body) = self.unsent_new_view() {
+            self.send(Recipient::All, body, after);
         }
         match (self.mode, self.own_view_change.clone()) {
             (Mode::Changing(_), Some(body)) => {
@@ -163,7 +187,7 @@ impl Machine {
         for record in self.live_records() {
             self.log(record);
         }
-        self.effects.push(Effect::CutLog { keep_from });
+        self.log(Record::Base { from: keep_from, stable: self.stable() });
     }
 
     /// The shortest log that gives this replica: all that it may still be asked about, or must not contradict.
@@ -191,4 +215,13 @@ impl Machine {
         records.extend(self.checkpoints.own().copied().map(Record::Checkpoint));
         records
     }
+}
+
+fn batches_of(slot: &Slot) -> Vec<BatchRef> {
+    let accepted = slot.accepted.as_ref().map(|accepted| &accepted.proposal);
+    let prepared = slot.prepared.as_ref().map(|prepared| &prepared.proposal);
+    let committed = slot.committed.as_ref().map(|(proposal, _)| proposal);
+    let parked = slot.parked.as_ref().map(|(_, proposal)| proposal);
+    let all = [parked, accepted, prepared, committed].into_iter().flatten();
+    all.flat_map(|proposal| proposal.batches.clone()).collect()
 }

@@ -13,10 +13,16 @@ const CHECKPOINTS_AGAIN_MAX: usize = 4;
 impl Machine {
     pub(super) fn on_status(&mut self, from: Seat, status: Status) {
         self.statuses.insert(from, status);
-        if self.may_help(from) {
+        if from == self.identity.seat {
+            // A member of the own cluster has executed more: it can be asked, and needs no help.
+            self.check_catch_up();
+            return;
+        }
+        let fresh = self.fresh_holders.remove(&from);
+        if self.may_help(from) || fresh {
             self.help_into_view(from, &status);
             if self.is_normal() && status.view == self.view && status.changing_to.is_none() {
-                self.send_votes_again(from, &status);
+                self.send_votes_again(from, &status, fresh);
             }
             self.send_checkpoints_again(from, &status);
         }
@@ -61,19 +67,20 @@ impl Machine {
     }
 
     /// The own new-view that is in the log and has not come back.
-    fn unsent_new_view(&self) -> Option<Body> {
+    pub(super) fn unsent_new_view(&self) -> Option<Body> {
         let unsigned = |message: &&Signed| message.vote.signature == standin_foundation::Signature::NONE;
         self.new_view.as_ref().filter(unsigned).map(|message| message.body.clone())
     }
 
-    fn send_votes_again(&mut self, to: Seat, status: &Status) {
-        let old = |slot: &Slot| slot.touched + self.config.status_interval_ms <= self.now;
+    /// A new holder of a seat lacks all that was said to the one before, however lately.
+    fn send_votes_again(&mut self, to: Seat, status: &Status, fresh: bool) {
+        let old = |slot: &Slot| fresh || slot.touched + self.config.status_interval_ms <= self.now;
         let heights: Vec<_> = self
             .slots
             .range(status.committed.next()..)
             .filter(|(_, slot)| old(slot))
             .map(|(height, _)| *height)
-            .take(SLOTS_AGAIN_MAX)
+            .take(if fresh { usize::MAX } else { SLOTS_AGAIN_MAX })
             .collect();
         for height in heights {
             for body in self.votes_of(height) {
@@ -110,7 +117,8 @@ impl Machine {
             self.tell(Recipient::One(to), Note::Stable(certificate.clone()));
         }
         let unproven = |result: &&CheckpointResult| result.height > status.stable && result.height <= status.committed;
-        let own: Vec<_> = self.checkpoints.own().rev().filter(unproven).copied().take(CHECKPOINTS_AGAIN_MAX).collect();
+        let own = self.checkpoints.own().rev().filter(unproven).filter(|own| !self.is_disputed(own));
+        let own: Vec<_> = own.copied().take(CHECKPOINTS_AGAIN_MAX).collect();
         for result in own {
             let after = self.resend_after();
             self.send(Recipient::One(to), Body::Checkpoint(result), after);

@@ -8,13 +8,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::{Parser, ValueEnum};
-use standin_consensus::mutation::Mutation;
 use standin_simulator::invariants::Violation;
-use standin_simulator::{Report, Scenario, run};
+use standin_simulator::rules;
+use standin_simulator::{Protocol, Report, Rule, Scenario, run};
 
 /// A whole network in one thread, from one seed.
 #[derive(Debug, Parser)]
 struct Arguments {
+    /// What to simulate.
+    #[arg(long, value_enum, default_value = "consensus")]
+    protocol: Campaign,
     /// How many seeds to run.
     #[arg(long, default_value_t = 2_000)]
     seeds: u64,
@@ -24,43 +27,36 @@ struct Arguments {
     /// Run one seed again, and say what it was.
     #[arg(long)]
     replay: Option<u64>,
-    /// Switch one rule off; without a rule, try each and print after how many seeds it was caught.
+    /// Switch one rule off, by its name in the table.
     #[arg(long)]
-    mutation: Option<Rule>,
+    mutation: Option<String>,
     /// Try every mutation and print the table: rule, seeds until caught. Fails if one is not caught.
     #[arg(long)]
     mutations: bool,
 }
 
-/// A rule that can be switched off.
+/// What is simulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Rule {
-    /// 2f votes make a certificate.
-    QuorumTooSmall,
-    /// A message leaves before its record is durable.
-    SendBeforeSync,
-    /// A re-sent message does not pass the gate.
-    ResendUngated,
-    /// A view-change leaves out what was prepared.
-    ForgetPrepared,
-    /// A slot takes a second proposal in one view.
-    AcceptTwice,
-    /// What was read from the page cache counts as durable.
-    TrustPageCache,
-    /// A replica goes on although its result is not the proven one.
-    IgnoreOwnResult,
+enum Campaign {
+    /// Consensus among seats of one node each.
+    Consensus,
+    /// Seats that are held by clusters, and an auth node.
+    Clusters,
 }
 
-impl Rule {
-    fn mutation(self) -> Mutation {
+impl Campaign {
+    fn protocol(self) -> Protocol {
         match self {
-            Self::QuorumTooSmall => Mutation::QuorumTooSmall,
-            Self::SendBeforeSync => Mutation::SendBeforeSync,
-            Self::ResendUngated => Mutation::ResendUngated,
-            Self::ForgetPrepared => Mutation::ForgetPrepared,
-            Self::AcceptTwice => Mutation::AcceptTwice,
-            Self::TrustPageCache => Mutation::TrustPageCache,
-            Self::IgnoreOwnResult => Mutation::IgnoreOwnResult,
+            Self::Consensus => Protocol::Consensus,
+            Self::Clusters => Protocol::Clusters,
+        }
+    }
+
+    /// The rules that the campaign looks at.
+    fn rules(self) -> &'static [Rule] {
+        match self {
+            Self::Consensus => &rules::CONSENSUS,
+            Self::Clusters => &rules::CLUSTERS,
         }
     }
 }
@@ -72,38 +68,54 @@ struct Found {
     violation: Option<(u64, Violation)>,
     steps: u64,
     blocks: u64,
+    grants: u64,
     faulty: BTreeMap<&'static str, u64>,
 }
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let arguments = Arguments::parse();
+    let campaign_of = arguments.protocol;
     if arguments.mutations {
-        return table(arguments.seeds, arguments.from);
+        return table(campaign_of, arguments.seeds, arguments.from);
     }
-    let mutation = arguments.mutation.map(Rule::mutation);
+    let named = |name: &String| campaign_of.rules().iter().find(|rule| rule.name == name).copied();
+    let rule = arguments.mutation.as_ref().and_then(named);
+    if let (Some(name), None) = (&arguments.mutation, rule) {
+        let known: Vec<_> = campaign_of.rules().iter().map(|rule| rule.name).collect();
+        println!("no rule is called {name}; there are {}", known.join(", "));
+        return ExitCode::from(2);
+    }
+    let scenario = |seed| Scenario { protocol: campaign_of.protocol(), seed, rule };
     if let Some(seed) = arguments.replay {
-        return replay(seed, mutation);
+        return replay(&scenario(seed));
     }
-    let found = campaign(arguments.from, arguments.seeds, mutation);
+    let found = campaign(arguments.from, arguments.seeds, &scenario);
     for (name, count) in &found.faulty {
         println!("{count:>8} seeds with faulty seat: {}", if name.is_empty() { "none" } else { name });
     }
     match &found.violation {
         None => {
-            println!("{} seeds, {} events, {} blocks: no violation", arguments.seeds, found.steps, found.blocks);
+            println!(
+                "{} seeds, {} events, {} blocks, {} grants: no violation",
+                arguments.seeds, found.steps, found.blocks, found.grants
+            );
             ExitCode::SUCCESS
         }
         Some((seed, violation)) => {
-            println!("replay: cargo run --release -p standin-simulator --bin seeds -- --replay {seed}");
+            let name = campaign_of.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+            println!(
+                "replay: cargo run --release -p standin-simulator --bin seeds -- --protocol {name} --replay {seed}"
+            );
             println!("VIOLATION in seed {seed}: {violation}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn replay(seed: u64, mutation: Option<Mutation>) -> ExitCode {
-    match run(&Scenario { seed, mutation }) {
+fn replay(scenario: &Scenario) -> ExitCode {
+    let seed = scenario.seed;
+    match run(scenario) {
         Ok(report) => {
             println!("seed {seed}: {report:?}: no violation");
             ExitCode::SUCCESS
@@ -115,15 +127,18 @@ fn replay(seed: u64, mutation: Option<Mutation>) -> ExitCode {
     }
 }
 
-fn table(seeds: u64, from: u64) -> ExitCode {
+fn table(of: Campaign, seeds: u64, from: u64) -> ExitCode {
     let mut all_caught = true;
-    for rule in Rule::value_variants() {
-        let name = rule.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        match campaign(from, seeds, Some(rule.mutation())).violation {
-            Some((seed, violation)) => println!("{name:<18} caught after {:>5} seeds by {violation}", seed - from + 1),
+    for rule in of.rules() {
+        let name = rule.name;
+        let scenario = |seed| Scenario { protocol: of.protocol(), seed, rule: Some(*rule) };
+        match campaign(from, seeds, &scenario).violation {
+            Some((seed, violation)) => {
+                println!("{name:<24} caught after {:>5} seeds by {}", seed - from + 1, violation.invariant);
+            }
             None => {
                 all_caught = false;
-                println!("{name:<18} NOT CAUGHT in {seeds} seeds");
+                println!("{name:<24} NOT CAUGHT in {seeds} seeds");
             }
         }
     }
@@ -132,7 +147,7 @@ fn table(seeds: u64, from: u64) -> ExitCode {
 }
 
 /// Runs seeds on all cores until one shows a violation; the lowest such seed is reported.
-fn campaign(from: u64, seeds: u64, mutation: Option<Mutation>) -> Found {
+fn campaign(from: u64, seeds: u64, scenario: &(dyn Fn(u64) -> Scenario + Sync)) -> Found {
     let next = AtomicU64::new(from);
     let lowest = AtomicU64::new(u64::MAX);
     let found = Mutex::new(Found::default());
@@ -145,7 +160,7 @@ fn campaign(from: u64, seeds: u64, mutation: Option<Mutation>) -> Found {
                     if seed >= from + seeds || seed > lowest.load(Ordering::Relaxed) {
                         return;
                     }
-                    let outcome = run(&Scenario { seed, mutation });
+                    let outcome = run(&scenario(seed));
                     if outcome.is_err() {
                         lowest.fetch_min(seed, Ordering::Relaxed);
                     }
@@ -163,6 +178,7 @@ fn note(found: &Mutex<Found>, seed: u64, outcome: Result<Report, Violation>) {
         Ok(report) => {
             found.steps += report.steps;
             found.blocks += report.height;
+            found.grants += report.grants;
             *found.faulty.entry(report.faulty).or_default() += 1;
         }
         Err(violation) => {

@@ -5,6 +5,7 @@ use standin_consensus::Body;
 use standin_foundation::{Digest, Seat};
 
 use super::{Behaviour, signed_as};
+use crate::authority::SimulatedSigner;
 use crate::network::Envelope;
 
 #[derive(Debug)]
@@ -15,7 +16,7 @@ impl Behaviour for Equivocator {
         "equivocator"
     }
 
-    fn send(&mut self, rng: &mut Rng, own: Seat, to: Seat, envelope: &Envelope) -> Vec<Envelope> {
+    fn send(&mut self, rng: &mut Rng, own: SimulatedSigner, to: Seat, envelope: &Envelope) -> Vec<Envelope> {
         let Envelope::Signed(message) = envelope else { return vec![envelope.clone()] };
         let other = match &message.body {
             Body::PrePrepare { view, proposal } => {

@@ -6,6 +6,7 @@ use standin_consensus::{Body, Note};
 use standin_foundation::{Digest, Height, Seat, View};
 
 use super::{Behaviour, signed_as};
+use crate::authority::SimulatedSigner;
 use crate::network::Envelope;
 
 #[derive(Debug)]
@@ -16,7 +17,7 @@ impl Behaviour for Flooder {
         "flooder"
     }
 
-    fn send(&mut self, rng: &mut Rng, own: Seat, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
+    fn send(&mut self, rng: &mut Rng, own: SimulatedSigner, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
         let mut sent = vec![envelope.clone()];
         let digest = Digest::sha256(&rng.u64(..).to_be_bytes());
         let height = Height(rng.u64(0..300));

@@ -6,6 +6,7 @@ use standin_consensus::Body;
 use standin_foundation::{Digest, Height, Seat, View};
 
 use super::{Behaviour, signed_as};
+use crate::authority::SimulatedSigner;
 use crate::network::Envelope;
 
 #[derive(Debug)]
@@ -18,7 +19,7 @@ impl Behaviour for Forger {
         "forger"
     }
 
-    fn send(&mut self, rng: &mut Rng, own: Seat, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
+    fn send(&mut self, rng: &mut Rng, own: SimulatedSigner, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
         let Envelope::Signed(message) = envelope else { return vec![envelope.clone()] };
         if rng.u8(0..3) > 0 {
             return vec![envelope.clone()];

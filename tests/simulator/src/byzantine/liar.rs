@@ -6,6 +6,7 @@ use standin_foundation::{Digest, Height, Seat, View};
 use standin_ledger::snapshot::Chunk;
 
 use super::{Behaviour, signed_as};
+use crate::authority::SimulatedSigner;
 use crate::network::Envelope;
 
 #[derive(Debug)]
@@ -16,7 +17,7 @@ impl Behaviour for Liar {
         "liar"
     }
 
-    fn send(&mut self, rng: &mut Rng, own: Seat, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
+    fn send(&mut self, rng: &mut Rng, own: SimulatedSigner, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
         match envelope {
             Envelope::Note(Note::Status(status)) => {
                 let mut status = *status;
@@ -48,7 +49,7 @@ impl Behaviour for Liar {
             }
             Envelope::Transfer(_) if rng.bool() => Vec::new(),
             Envelope::Transfer(_) => vec![Envelope::Note(Note::Unavailable)],
-            Envelope::Batch(_) | Envelope::Note(_) => vec![envelope.clone()],
+            _ => vec![envelope.clone()],
         }
     }
 }

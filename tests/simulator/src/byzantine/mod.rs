@@ -15,6 +15,7 @@ use std::fmt;
 use fastrand::Rng;
 use standin_foundation::Seat;
 
+use crate::authority::SimulatedSigner;
 use crate::network::Envelope;
 
 /// A faulty seat's way to send. Given what a correct replica would send to `to`, says what is sent instead.
@@ -23,7 +24,7 @@ pub trait Behaviour: fmt::Debug {
     fn name(&self) -> &'static str;
 
     /// What goes to seat `to` in the place of `envelope`.
-    fn send(&mut self, rng: &mut Rng, own: Seat, to: Seat, envelope: &Envelope) -> Vec<Envelope>;
+    fn send(&mut self, rng: &mut Rng, own: SimulatedSigner, to: Seat, envelope: &Envelope) -> Vec<Envelope>;
 }
 
 /// The behaviours that a seed can choose.
@@ -44,9 +45,8 @@ pub fn behaviour(name: &str, seats: usize) -> Option<Box<dyn Behaviour>> {
     }
 }
 
-/// Signs a changed body as `seat`.
-fn signed_as(seat: Seat, body: standin_consensus::Body) -> Envelope {
-    let message =
-        standin_consensus::verify::sign(&crate::authority::SimulatedSigner(seat), standin_foundation::Epoch(0), body);
+/// Signs a changed body.
+fn signed_as(own: SimulatedSigner, body: standin_consensus::Body) -> Envelope {
+    let message = standin_consensus::verify::sign(&own, standin_foundation::Epoch(0), body, own.start);
     Envelope::Signed(message.into_inner())
 }

@@ -8,6 +8,7 @@ use standin_foundation::{Digest, Height, Seat, View};
 use standin_ledger::{BatchRef, Proposal};
 
 use super::{Behaviour, signed_as};
+use crate::authority::SimulatedSigner;
 use crate::network::Envelope;
 
 /// A place far ahead, within a small window.
@@ -41,7 +42,7 @@ impl Behaviour for Repeater {
         "repeater"
     }
 
-    fn send(&mut self, _: &mut Rng, own: Seat, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
+    fn send(&mut self, _: &mut Rng, own: SimulatedSigner, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
         let Envelope::Signed(message) = envelope else { return vec![envelope.clone()] };
         let Body::PrePrepare { view, proposal } = &message.body else { return vec![envelope.clone()] };
         self.note(proposal);

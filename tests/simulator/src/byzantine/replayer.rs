@@ -4,6 +4,7 @@ use fastrand::Rng;
 use standin_foundation::Seat;
 
 use super::Behaviour;
+use crate::authority::SimulatedSigner;
 use crate::network::Envelope;
 
 #[derive(Debug, Default)]
@@ -16,7 +17,7 @@ impl Behaviour for Replayer {
         "replayer"
     }
 
-    fn send(&mut self, rng: &mut Rng, _: Seat, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
+    fn send(&mut self, rng: &mut Rng, _: SimulatedSigner, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
         if self.old.len() < 500 {
             self.old.push(envelope.clone());
         } else if let Some(place) = self.old.get_mut(rng.usize(0..500)) {

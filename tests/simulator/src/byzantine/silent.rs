@@ -4,6 +4,7 @@ use fastrand::Rng;
 use standin_foundation::Seat;
 
 use super::Behaviour;
+use crate::authority::SimulatedSigner;
 use crate::network::Envelope;
 
 #[derive(Debug, Default)]
@@ -17,7 +18,7 @@ impl Behaviour for Silent {
         "silent"
     }
 
-    fn send(&mut self, rng: &mut Rng, _: Seat, to: Seat, envelope: &Envelope) -> Vec<Envelope> {
+    fn send(&mut self, rng: &mut Rng, _: SimulatedSigner, to: Seat, envelope: &Envelope) -> Vec<Envelope> {
         if self.count.is_multiple_of(200) {
             self.deaf_to = rng.u16(..);
         }

@@ -7,6 +7,7 @@ use standin_foundation::{Epoch, Height, Seat, View};
 use standin_ledger::Proposal;
 
 use super::{Behaviour, signed_as};
+use crate::authority::SimulatedSigner;
 use crate::network::Envelope;
 
 #[derive(Debug)]
@@ -27,7 +28,7 @@ impl Behaviour for Usurper {
         "usurper"
     }
 
-    fn send(&mut self, rng: &mut Rng, own: Seat, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
+    fn send(&mut self, rng: &mut Rng, own: SimulatedSigner, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
         if let Envelope::Note(Note::Status(status)) = envelope {
             (self.view, self.committed) = (status.view, status.committed);
         }
@@ -35,12 +36,12 @@ impl Behaviour for Usurper {
         let extra = match rng.u8(0..8) {
             0..=2 => {
                 // The next views that this seat leads.
-                let next = self.view.0 - self.view.0 % self.seats + u64::from(own.0) + self.seats * rng.u64(0..3);
+                let next = self.view.0 - self.view.0 % self.seats + u64::from(own.seat.0) + self.seats * rng.u64(0..3);
                 let height = Height(self.committed.0 + rng.u64(1..20));
                 let proposal = Proposal {
                     checkpoint: true,
                     time_ms: rng.u64(0..1_000),
-                    ..Proposal::null(height, Epoch(0), View(next), own)
+                    ..Proposal::null(height, Epoch(0), View(next), own.seat)
                 };
                 Body::PrePrepare { view: View(next), proposal }
             }

@@ -32,6 +32,28 @@ pub enum Fault {
     DiskLatency(NodeIndex, u64),
     /// The log is cut.
     CutLog(NodeIndex),
+    /// The process is killed and its disk is lost.
+    Wipe(NodeIndex),
+    /// An operator moves the seat away from this node.
+    Resign(NodeIndex),
+    /// Something happens to a member of this seat's cluster, mostly to its active: what, the moment decides. With `passing`
+    /// the seat is handed on most of the time.
+    Storm {
+        /// The seat.
+        seat: usize,
+        /// Mostly on purpose.
+        passing: bool,
+    },
+    /// Nothing passes from the first node to the second.
+    Cut(NodeIndex, NodeIndex),
+    /// It passes again.
+    Mend(NodeIndex, NodeIndex),
+    /// The auth node crashes.
+    AuthDown,
+    /// The auth node starts again.
+    AuthUp,
+    /// The auth node starts from an old copy of its register, and says so.
+    AuthFromBackup,
 }
 
 /// A plan of faults: when, in µs, and what.
@@ -72,6 +94,47 @@ pub fn plan(rng: &mut Rng, nodes: usize, length_us: u64) -> Plan {
                 plan.extend([(soon, Fault::Crash(node)), (back, Fault::Restart(node))]);
             }
             _ => plan.extend((0..rng.u64(1..4)).map(|i| (from + i * 100_000, Fault::CutLog(node)))),
+        }
+    }
+    plan
+}
+
+/// What else goes wrong where seats are held by clusters. `nodes` are the members' indices; the auth node's comes behind.
+pub fn cluster_plan(rng: &mut Rng, nodes: usize, seats: usize, length_us: u64) -> Plan {
+    let mut plan = plan(rng, nodes, length_us);
+    if rng.bool() {
+        // One seat changes hands again and again, while late messages of earlier terms are under way.
+        let (seat, mut at) = (rng.usize(0..seats), rng.u64(400_000..length_us / 2));
+        let until = at + rng.u64(500_000..length_us / 3);
+        let pace = rng.choice([60_000, 150_000, 400_000]).unwrap_or(60_000);
+        let passing = rng.u8(0..3) == 0;
+        while at < until {
+            plan.push((at, Fault::Storm { seat, passing }));
+            at += rng.u64(5_000..pace);
+        }
+    }
+    for _ in 0..rng.usize(0..8) {
+        let from = rng.u64(0..length_us);
+        let until = (from + rng.u64(1_000..length_us / 4)).min(length_us);
+        let node = rng.usize(0..nodes);
+        match rng.u8(0..12) {
+            0..=3 => plan.extend([(from, Fault::Kill(node)), (until, Fault::Restart(node))]),
+            4..=6 => {
+                // Frozen for about as long as it takes to be suspected and replaced.
+                let until = (from + rng.u64(50_000..900_000)).min(length_us);
+                plan.extend([(from, Fault::Freeze(node)), (until, Fault::Thaw(node))]);
+            }
+            7 => plan.extend([(from, Fault::Wipe(node)), (until, Fault::Restart(node))]),
+            8 => plan.push((from, Fault::Resign(node))),
+            9 => plan.extend([(from, Fault::AuthDown), (until, Fault::AuthUp)]),
+            10 => {
+                plan.extend([
+                    (from, Fault::Partition { group: vec![node], one_way: rng.bool() }),
+                    (until, Fault::Heal),
+                ]);
+            }
+            _ => plan
+                .extend([(from, Fault::Partition { group: vec![nodes, node], one_way: false }), (until, Fault::Heal)]),
         }
     }
     plan

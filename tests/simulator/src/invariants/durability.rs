@@ -39,9 +39,17 @@ pub(super) fn check(disk: &Disk, message: &Signed) -> Result<(), Violation> {
             _ => false,
         })
     };
+    // A frozen holder's last words may come late: the log has gone on to another view, and keeps what counts there.
+    let gone_on = |view: View| {
+        disk.has_durable(|record| match record {
+            Record::NewView(message) => message.body.view() > view,
+            Record::ViewChange(body) => body.view > view,
+            _ => false,
+        })
+    };
     let behind = match &message.body {
-        Body::PrePrepare { proposal, .. } => settled(&proposal.height),
-        Body::Prepare { height, .. } | Body::Commit { height, .. } => settled(height),
+        Body::PrePrepare { view, proposal } => settled(&proposal.height) || gone_on(*view),
+        Body::Prepare { view, height, .. } | Body::Commit { view, height, .. } => settled(height) || gone_on(*view),
         Body::Checkpoint(result) => settled(&result.height),
         Body::ViewChange(said) => left(said.view),
         Body::NewView(said) => left(said.view),
@@ -51,4 +59,22 @@ pub(super) fn check(disk: &Disk, message: &Signed) -> Result<(), Violation> {
     }
     let what = format!("seat {} sent {:?} before it was durable", message.seat(), message.target());
     Err(Violation { invariant: "durability", what })
+}
+
+/// Whoever keeps a seat's word for a proposal keeps what the proposal names.
+pub(super) fn check_payloads(disk: &Disk, message: &Signed) -> Result<(), Violation> {
+    let height = match &message.body {
+        Body::PrePrepare { proposal, .. } => proposal.height,
+        Body::Prepare { height, .. } => *height,
+        _ => return Ok(()),
+    };
+    let named = disk.named_at(height, message.target().digest);
+    let missing = named.into_iter().find(|digest| !disk.has_payload(digest));
+    match missing {
+        Some(digest) if disk.block(height).is_none() && disk.base_height() < height => {
+            let what = format!("seat {} voted at {height} for {} without its payload", message.seat(), digest.short());
+            Err(Violation { invariant: "durability", what })
+        }
+        _ => Ok(()),
+    }
 }

@@ -3,14 +3,18 @@
 mod agreement;
 mod durability;
 mod no_loss;
+mod one_log;
 mod one_vote;
 mod validity;
 
+use standin_consensus::Signed;
 use standin_consensus::effect::Event;
-use standin_foundation::{Digest, Seat};
+use standin_foundation::{ClusterId, Digest, Seat};
+use standin_ledger::SignedGrant;
+use standin_ledger::grant::Cause;
 
 use crate::disk::Disk;
-use crate::node::Observation;
+use crate::node::{Node, Observation};
 
 /// A rule that does not hold.
 #[derive(Debug, Clone)]
@@ -34,6 +38,7 @@ pub struct Invariants {
     validity: validity::Validity,
     one_vote: one_vote::OneVote,
     no_loss: no_loss::NoLoss,
+    one_log: one_log::OneLog,
 }
 
 impl Invariants {
@@ -44,12 +49,44 @@ impl Invariants {
             validity: validity::Validity::default(),
             one_vote: one_vote::OneVote::default(),
             no_loss: no_loss::NoLoss::new(seats),
+            one_log: one_log::OneLog::default(),
         }
     }
 
     /// A client submitted a transaction.
     pub fn submitted(&mut self, transaction: Digest) {
         self.validity.submitted(transaction);
+    }
+
+    /// A message left a holder: all members that its grant lists have what it stands for. Each disk comes with whether it is
+    /// the holder's own, which may propose by name what a quorum holds.
+    pub fn emitted_by_holder<'a>(
+        &self,
+        message: &Signed,
+        disks: impl Iterator<Item = (bool, &'a Disk)>,
+    ) -> Result<(), Violation> {
+        for (is_holder, disk) in disks {
+            durability::check(disk, message)?;
+            if !is_holder {
+                durability::check_payloads(disk, message)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The auth node has made a grant.
+    pub fn granted(&mut self, grant: &SignedGrant) -> Result<(), Violation> {
+        self.one_log.granted(grant)
+    }
+
+    /// Why the grants of a cluster were made, in order.
+    pub fn causes(&self, cluster: &ClusterId) -> Vec<Cause> {
+        self.one_log.causes(cluster)
+    }
+
+    /// Judges what became of a seat's log at a correct node.
+    pub fn check_log(&mut self, node: &Node, observation: &Observation) -> Result<(), Violation> {
+        self.one_log.check(node, observation)
     }
 
     /// Judges what a correct node did.
@@ -66,12 +103,13 @@ impl Invariants {
             }
             Observation::Installed(result) => self.agreement.executed(seat, result.height, result.block_hash),
             Observation::Event(event) => judge(seat, event),
+            Observation::Member(_) | Observation::Released(..) | Observation::Activated(_) => Ok(()),
         }
     }
 }
 
 /// With at most f faulty seats no correct machine may find a contradiction.
 fn judge(seat: Seat, event: &Event) -> Result<(), Violation> {
-    let fatal = matches!(event, Event::SafetyViolated { .. } | Event::Diverged { .. } | Event::NotDeterministic { .. });
+    let fatal = matches!(event, Event::SafetyViolated { .. } | Event::Diverged { .. } | Event::Disputed { .. });
     if fatal { Err(Violation { invariant: "agreement", what: format!("seat {seat}: {event:?}") }) } else { Ok(()) }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use standin_consensus::{Body, Signed};
-use standin_foundation::Digest;
+use standin_foundation::{Digest, Lsn};
 use standin_ledger::VoteKind;
 
 use super::Violation;
@@ -14,8 +14,8 @@ type Place = (u64, u16, VoteKind, u64, u64);
 #[derive(Debug, Default)]
 pub(super) struct OneVote {
     said: BTreeMap<Place, Digest>,
-    /// The highest view that a seat's view-change named.
-    left: BTreeMap<u16, u64>,
+    /// By seat: the views that its view-changes named, each with the first place in its log from which it said so.
+    left: BTreeMap<u16, BTreeMap<u64, Lsn>>,
 }
 
 impl OneVote {
@@ -31,15 +31,19 @@ impl OneVote {
         self.no_vote_in_a_view_that_was_left(message)
     }
 
+    /// In the order of the seat's log: what a frozen holder still had to say may come late.
     fn no_vote_in_a_view_that_was_left(&mut self, message: &Signed) -> Result<(), Violation> {
-        let seat = message.seat().0;
+        let (seat, lsn) = (message.seat().0, message.place.lsn);
         let left = self.left.entry(seat).or_default();
         match &message.body {
-            Body::ViewChange(body) => *left = (*left).max(body.view.0),
+            Body::ViewChange(body) => {
+                let first = left.entry(body.view.0).or_insert(lsn);
+                *first = (*first).min(lsn);
+            }
             Body::PrePrepare { view, .. } | Body::Prepare { view, .. } | Body::Commit { view, .. } => {
-                let known = self.said.len();
-                if view.0 < *left {
-                    let what = format!("seat {seat} voted in view {view} after it left for {left} ({known} votes)");
+                let before = left.range(view.0 + 1..).find(|(_, said)| **said < lsn);
+                if let Some((later, said)) = before {
+                    let what = format!("seat {seat} voted in view {view} at {lsn} after it left for {later} at {said}");
                     return Err(Violation { invariant: "one_vote", what });
                 }
             }

@@ -1,10 +1,12 @@
 //! Rules of the machine, one by one. What many replicas do together is the simulator's.
 
+mod succession;
+
 use std::sync::Arc;
 
-use standin_foundation::{Digest, Epoch, Height, Millis, Seat, SecretKey, Signature, Term, View};
+use standin_foundation::{Digest, Epoch, Height, Millis, Seat, SecretKey, Signature, Term, View, Writer};
 use standin_ledger::builtin::Builtin;
-use standin_ledger::certificate::{Authority, CheckpointCertificate, CheckpointResult, SeatVote, VoteTarget};
+use standin_ledger::certificate::{Authority, CheckpointCertificate, CheckpointResult, SeatVote, Verdict, VoteTarget};
 use standin_ledger::genesis::Account;
 use standin_ledger::snapshot::{Chunk, Manifest, ServedSnapshot};
 use standin_ledger::transaction::TransactionBody;
@@ -19,11 +21,11 @@ use crate::verify::{KeySigner, Verified, Verifier, sign};
 
 fn signer(seat: u16) -> KeySigner {
     let key = SecretKey::from_bytes(&[seat as u8 + 1; 32]).unwrap();
-    KeySigner { chain: Digest::ZERO, seat: Seat(seat), term: Term(0), key }
+    KeySigner { chain: Digest::ZERO, seat: Seat(seat), writer: Writer::default(), start: 0, key }
 }
 
 fn said(seat: u16, body: Body) -> Input {
-    let message: Verified<Signed> = sign(&signer(seat), Epoch(0), body);
+    let message: Verified<Signed> = sign(&signer(seat), Epoch(0), body, 0);
     Input::MessageReceived(message)
 }
 
@@ -323,6 +325,7 @@ fn results_are_sent_again_from_the_highest() {
             receipts_root: Digest::ZERO,
         };
         machine.step(Millis(1), Input::Executed { height: Height(height), checkpoint: Some(result) });
+        machine.step(Millis(1), Input::ResultAgreed(Height(height)));
     }
     let status = Status { committed: Height(7), ..Status::default() };
     let effects = machine.step(Millis(2), Input::StatusReceived(Seat(2), status));
@@ -396,8 +399,12 @@ impl Authority for Anyone {
         4
     }
 
-    fn verify(&self, _: &VoteTarget, _: &SeatVote) -> bool {
-        true
+    fn term(&self, _: Seat) -> Term {
+        Term(0)
+    }
+
+    fn judge(&self, _: &VoteTarget, _: &SeatVote) -> Verdict {
+        Verdict::Valid
     }
 }
 

@@ -1,0 +1,303 @@
+//! One request against one cluster's record.
+
+use standin_ledger::grant::{Cause, MEMBERS_MAX};
+
+use super::*;
+use crate::messages::{KeepAlive, Register, SetChange, SetFault, Update, request_digest, set_change_cause};
+
+impl Auth {
+    /// Decides a request about `cluster`, whose record was read just now. Whoever is heard is noted; all else is up to what
+    /// becomes of the decision.
+    pub fn decide(&mut self, now: Millis, cluster: &ClusterId, record: &Record, presented: &Presented) -> Decision {
+        if let Request::ReportWrong(_) = &presented.request {
+            return self.report_wrong(now, cluster, record, presented).unwrap_or_else(Decision::Refused);
+        }
+        if !record.admitted.contains_key(&presented.from) {
+            return Decision::Refused(Refusal::NotAdmitted);
+        }
+        self.note_heard(now, cluster, record, &presented.from);
+        let decided = match &presented.request {
+            Request::KeepAlive(keep_alive) => self.keep_alive(now, cluster, record, &presented.from, keep_alive),
+            Request::LookUp { .. } | Request::ReportWrong(_) => Ok(Decision::Alive),
+            Request::Recall { newest, promised, .. } => Ok(self.recall(record, &presented.from, newest, *promised)),
+            _ if record.recalling.is_some() => Err(Refusal::Recovering),
+            Request::Register(request) => {
+                let forgotten = self.is_off(Mutation::ForgetAged) && self.is_vacant(cluster, now);
+                self.register(record, &presented.from, request, forgotten)
+            }
+            Request::Update(request) => self.update(now, cluster, record, presented, request),
+            Request::SetChange(request) => self.set_change(record, &presented.from, request),
+        };
+        decided.unwrap_or_else(Decision::Refused)
+    }
+
+    fn note_heard(&mut self, now: Millis, cluster: &ClusterId, record: &Record, from: &NodeId) {
+        let watch = self.watch(cluster, record);
+        watch.heard.insert(*from, now);
+        if watch.term != record.term() {
+            (watch.holder_heard, watch.term) = (now, record.term());
+        }
+    }
+
+    fn watch(&mut self, cluster: &ClusterId, record: &Record) -> &mut Watch {
+        let (holder_heard, term) = (self.started, record.term());
+        self.watches.entry(cluster.clone()).or_insert_with(|| Watch {
+            heard: BTreeMap::new(),
+            holder_heard,
+            term,
+            released: 0,
+            reports: BTreeMap::new(),
+        })
+    }
+
+    /// G7: reports of distinct seats within the window; at the threshold the cluster is to switch. The holder may not be
+    /// elected again until an operator clears it.
+    fn report_wrong(
+        &mut self,
+        now: Millis,
+        cluster: &ClusterId,
+        record: &Record,
+        presented: &Presented,
+    ) -> Result<Decision, Refusal> {
+        let reporter = presented.speaks_for.clone().filter(|reporter| reporter != cluster).ok_or(Refusal::NotHolder)?;
+        let current = record.term();
+        if presented.wrong_in != Some(current) {
+            return Err(Refusal::BadEvidence);
+        }
+        let (window, needed) = (self.config.reports_window_ms, self.config.reports_needed);
+        let watch = self.watch(cluster, record);
+        watch.reports.insert(reporter, (now, current));
+        watch.reports.retain(|_, (at, term)| *at + window > now && *term == current);
+        let holder = record.grant.as_ref().map(Grant::holder_id).ok_or(Refusal::NotRegistered)?;
+        if watch.reports.len() < needed || record.forced == Some(current) {
+            return Ok(Decision::Alive);
+        }
+        let mut next = record.clone();
+        next.version += 1;
+        next.forced = Some(current);
+        next.not_electable.insert(holder);
+        Ok(Decision::Swap(Box::new(next)))
+    }
+
+    /// G2: the holder's own revives its entry while no newer grant exists. A node that is the holder by its grant and cannot
+    /// speak has released nothing, and revives nothing.
+    fn keep_alive(
+        &mut self,
+        now: Millis,
+        cluster: &ClusterId,
+        record: &Record,
+        from: &NodeId,
+        keep_alive: &KeepAlive,
+    ) -> Result<Decision, Refusal> {
+        let is_holder = |grant: &Grant| grant.term == keep_alive.term && grant.holder_id() == *from;
+        if record.grant.as_ref().is_some_and(is_holder)
+            && let Some(released) = keep_alive.released
+            && let Some(watch) = self.watches.get_mut(cluster)
+        {
+            watch.holder_heard = now;
+            watch.released = watch.released.max(released);
+        }
+        Ok(Decision::Alive)
+    }
+
+    fn register(
+        &self,
+        record: &Record,
+        from: &NodeId,
+        request: &Register,
+        forgotten: bool,
+    ) -> Result<Decision, Refusal> {
+        let digest = request_digest(from, Term(0), &request.in_sync, Some(request.session));
+        if forgotten {
+            let empty = Record { grant: None, ..record.clone() };
+            return self.swap(&empty, from, request.in_sync.clone(), Cause::First, digest);
+        }
+        if let Some(grant) = &record.grant {
+            return if grant.request == digest {
+                Ok(Decision::Repeated(grant.clone()))
+            } else {
+                Err(Refusal::Registered)
+            };
+        }
+        check_set(record, from, &request.in_sync)?;
+        self.swap(record, from, request.in_sync.clone(), Cause::First, digest)
+    }
+
+    fn update(
+        &self,
+        now: Millis,
+        cluster: &ClusterId,
+        record: &Record,
+        presented: &Presented,
+        request: &Update,
+    ) -> Result<Decision, Refusal> {
+        let from = &presented.from;
+        if presented.ticket_opened.as_ref() != Some(cluster) {
+            return Err(Refusal::BadTicket);
+        }
+        let grant = record.grant.as_ref().ok_or(Refusal::NotRegistered)?;
+        let digest = request_digest(from, request.term, &request.in_sync, Some(request.session));
+        if grant.request == digest {
+            return Ok(Decision::Repeated(grant.clone()));
+        }
+        if record.not_electable.contains(from) {
+            return Err(Refusal::NotElectable);
+        }
+        self.check_term(record, request.term)?;
+        if !grant.in_sync.contains(from) && !self.is_off(Mutation::AnyoneTakesOver) {
+            return Err(Refusal::NotInSync);
+        }
+        check_set(record, from, &request.in_sync)?;
+        let adds = !request.in_sync.is_subset(&grant.in_sync);
+        if adds && !self.is_off(Mutation::CandidateAdds) && !self.is_off(Mutation::AnyoneTakesOver) {
+            return Err(Refusal::BadSet { why: SetFault::Adds });
+        }
+        let released = self.watches.get(cluster).map_or(0, |watch| watch.released);
+        if request.head < released && !self.is_off(Mutation::ShortLogTakesOver) {
+            return Err(Refusal::LogTooShort { head: request.head, released });
+        }
+        let cause = self.ground(now, cluster, record, grant, presented)?;
+        self.swap(record, from, request.in_sync.clone(), cause, digest)
+    }
+
+    fn set_change(&self, record: &Record, from: &NodeId, request: &SetChange) -> Result<Decision, Refusal> {
+        let grant = record.grant.as_ref().ok_or(Refusal::NotRegistered)?;
+        let digest = request_digest(from, request.term, &request.in_sync, None);
+        if grant.request == digest {
+            return Ok(Decision::Repeated(grant.clone()));
+        }
+        self.check_term(record, request.term)?;
+        if grant.holder_id() != *from {
+            return Err(Refusal::NotHolder);
+        }
+        if record.forced == Some(grant.term) || record.not_electable.contains(from) {
+            return Err(Refusal::NotElectable);
+        }
+        check_set(record, from, &request.in_sync)?;
+        let cause = set_change_cause(&grant.in_sync, &request.in_sync);
+        self.swap(record, from, request.in_sync.clone(), cause, digest)
+    }
+
+    /// What a node durably knows, and that it refuses older registers: when all admitted nodes have said so, nothing that
+    /// was granted and is not known here can ever be used.
+    fn recall(
+        &self,
+        record: &Record,
+        from: &NodeId,
+        newest: &Option<standin_ledger::SignedGrant>,
+        promised: Incarnation,
+    ) -> Decision {
+        let Some(heard) = &record.recalling else { return Decision::Alive };
+        if promised < self.incarnation || heard.contains(from) {
+            return Decision::Alive;
+        }
+        let mut next = record.clone();
+        next.version += 1;
+        if let Some(newest) = newest
+            && newest.grant.term > record.term()
+        {
+            next.grant = Some(newest.grant.clone());
+        }
+        let mut heard = heard.clone();
+        heard.insert(*from);
+        let all = record.admitted.keys().all(|node| heard.contains(node));
+        next.recalling = (!all).then_some(heard);
+        if let Some(grant) = next.grant.as_mut().filter(|_| all) {
+            // Who has promised refuses what the register granted in its lives before: the same again, in this one.
+            let previous = grant.digest();
+            (grant.term, grant.previous, grant.incarnation) = (grant.term.next(), previous, self.incarnation);
+            (grant.cause, grant.request) = (Cause::Recovered, Digest::ZERO);
+        }
+        Decision::Swap(Box::new(next))
+    }
+
+    fn check_term(&self, record: &Record, term: Term) -> Result<(), Refusal> {
+        let current = record.term();
+        if term == current || self.is_off(Mutation::SwapWithoutCompare) {
+            Ok(())
+        } else {
+            Err(Refusal::OldTerm { current })
+        }
+    }
+
+    fn ground(
+        &self,
+        now: Millis,
+        cluster: &ClusterId,
+        record: &Record,
+        grant: &Grant,
+        presented: &Presented,
+    ) -> Result<Cause, Refusal> {
+        let holder = grant.holder_id();
+        if record.forced == Some(grant.term) {
+            return Ok(Cause::Forced);
+        }
+        if presented.resigned == Some(holder) {
+            return Ok(Cause::Resigned);
+        }
+        if self.is_vacant(cluster, now) {
+            return Ok(Cause::Aged);
+        }
+        let heard = self.watches.get(cluster).map(|watch| &watch.heard);
+        let lives = |node: &&NodeId| {
+            heard.and_then(|heard| heard.get(*node)).is_some_and(|at| now - *at <= self.config.live_ms)
+        };
+        let others = grant.in_sync.iter().filter(|node| **node != holder);
+        let missing = others.filter(lives).filter(|node| !presented.suspected_by.contains(node)).count();
+        if missing == 0 && presented.suspected_by.contains(&presented.from) {
+            Ok(Cause::Suspected)
+        } else {
+            Err(Refusal::NoGround { missing: missing as u16 })
+        }
+    }
+
+    fn swap(
+        &self,
+        record: &Record,
+        holder: &NodeId,
+        in_sync: BTreeSet<NodeId>,
+        cause: Cause,
+        request: Digest,
+    ) -> Result<Decision, Refusal> {
+        let holder = *record.admitted.get(holder).ok_or(Refusal::NotAdmitted)?;
+        let (term, previous, epoch) = match &record.grant {
+            Some(grant) => (grant.term.next(), grant.digest(), grant.epoch.max(self.epoch)),
+            None => (Term(1), Digest::ZERO, self.epoch),
+        };
+        let cluster = record.cluster.clone();
+        let grant = Grant {
+            chain: self.chain,
+            epoch,
+            cluster,
+            term,
+            holder,
+            in_sync,
+            previous,
+            cause,
+            incarnation: self.incarnation,
+            request,
+        };
+        let mut next = record.clone();
+        next.version += 1;
+        next.grant = Some(grant);
+        if matches!(cause, Cause::Forced) {
+            next.forced = None;
+        }
+        Ok(Decision::Swap(Box::new(next)))
+    }
+}
+
+/// The wanted set holds the sender, only admitted nodes, and not too many.
+fn check_set(record: &Record, from: &NodeId, in_sync: &BTreeSet<NodeId>) -> Result<(), Refusal> {
+    let fault = |why| Err(Refusal::BadSet { why });
+    if !in_sync.contains(from) {
+        return fault(SetFault::WithoutSender);
+    }
+    if in_sync.len() > MEMBERS_MAX {
+        return fault(SetFault::TooLarge);
+    }
+    if in_sync.iter().any(|node| !record.admitted.contains_key(node)) {
+        return fault(SetFault::Stranger);
+    }
+    Ok(())
+}

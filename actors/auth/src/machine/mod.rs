@@ -1,0 +1,166 @@
+//! The register's rules: a request, a cluster's record and the time in; an answer out, and perhaps a record to swap in.
+
+mod decide;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use standin_foundation::{ClusterId, Digest, Epoch, Incarnation, Lsn, Millis, NodeId, PublicKey, Term};
+use standin_ledger::Grant;
+
+use crate::messages::{Refusal, Request};
+use crate::mutation::Mutation;
+
+/// Numbers that an auth node may choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// An entry whose holder has not been heard for so long is vacant, in ms.
+    pub age_max_ms: u64,
+    /// A member that has been heard within this time lives: its suspicion is asked for. In ms.
+    pub live_ms: u64,
+    /// Distinct seats that must report a wrong result before its holder is switched away from; f+1 at least.
+    pub reports_needed: usize,
+    /// Time within which they must do so, in ms.
+    pub reports_window_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { age_max_ms: 3_000, live_ms: 200, reports_needed: 2, reports_window_ms: 60_000 }
+    }
+}
+
+/// What the register holds of one cluster. It is swapped as a whole, and never deleted (G2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Rises with every change.
+    pub version: u64,
+    /// The nodes that are admitted, by id.
+    pub admitted: BTreeMap<NodeId, PublicKey>,
+    /// The newest grant, without its signature: whoever has the key makes the same one (G4).
+    pub grant: Option<Grant>,
+    /// Nodes that may not become holder.
+    pub not_electable: BTreeSet<NodeId>,
+    /// The cluster is to switch away from the holder of this term.
+    pub forced: Option<Term>,
+    /// The register was brought back from a copy: each admitted node must have said what it knows before the next grant (G5).
+    pub recalling: Option<BTreeSet<NodeId>>,
+}
+
+impl Record {
+    /// A cluster that never had a grant.
+    pub fn new(cluster: ClusterId, admitted: impl IntoIterator<Item = PublicKey>) -> Self {
+        Self {
+            cluster,
+            version: 0,
+            admitted: admitted.into_iter().map(|key| (key.node_id(), key)).collect(),
+            grant: None,
+            not_electable: BTreeSet::new(),
+            forced: None,
+            recalling: None,
+        }
+    }
+
+    /// The newest term; zero if there never was a grant.
+    pub fn term(&self) -> Term {
+        self.grant.as_ref().map_or(Term(0), |grant| grant.term)
+    }
+}
+
+/// What an auth node has heard of a cluster since it started. It is not stored: an auth node that starts gives every entry one
+/// full maximum age.
+#[derive(Debug, Clone)]
+struct Watch {
+    /// When each node was last heard.
+    heard: BTreeMap<NodeId, Millis>,
+    /// When the holder of the newest term was last heard, or the entry was first seen here.
+    holder_heard: Millis,
+    /// The term that `holder_heard` is about.
+    term: Term,
+    /// The most that a holder said it had released.
+    released: Lsn,
+    /// When each other cluster last reported this one's holder, in which term.
+    reports: BTreeMap<ClusterId, (Millis, Term)>,
+}
+
+/// What comes of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, and read at once")]
+pub enum Decision {
+    /// Nothing is to be changed; the grant that the request led to before.
+    Repeated(Grant),
+    /// Nothing is to be changed; the sender was heard.
+    Alive,
+    /// Nothing is changed.
+    Refused(Refusal),
+    /// Swap this record in for the one that was read. If it is in and durable, its grant is the answer; if another was faster,
+    /// read again and ask again.
+    Swap(Box<Record>),
+}
+
+/// An auth node's rules and what it has heard.
+#[derive(Debug)]
+pub struct Auth {
+    chain: Digest,
+    epoch: Epoch,
+    incarnation: Incarnation,
+    config: Config,
+    mutation: Option<Mutation>,
+    started: Millis,
+    watches: BTreeMap<ClusterId, Watch>,
+}
+
+/// A request whose sender, ticket and statements have been checked against keys.
+#[derive(Debug, Clone)]
+pub struct Presented {
+    /// Who asks: the link has proven it.
+    pub from: NodeId,
+    /// What it asks for.
+    pub request: Request,
+    /// The cluster that the ticket opened to, where there is one.
+    pub ticket_opened: Option<ClusterId>,
+    /// The nodes whose valid suspicion of the request's term was carried.
+    pub suspected_by: BTreeSet<NodeId>,
+    /// The node whose valid resignation from the request's term was carried.
+    pub resigned: Option<NodeId>,
+    /// The cluster that the sender speaks for, if it is the holder of another one.
+    pub speaks_for: Option<ClusterId>,
+    /// The evidence of a report holds: a vote of the accused seat in this term against a quorum's certificate.
+    pub wrong_in: Option<Term>,
+}
+
+impl Auth {
+    /// An auth node that starts now. `incarnation` is the register's life.
+    pub fn new(chain: Digest, epoch: Epoch, incarnation: Incarnation, config: Config, now: Millis) -> Self {
+        Self { chain, epoch, incarnation, config, mutation: None, started: now, watches: BTreeMap::new() }
+    }
+
+    /// Switches one rule off, to see whether the tests notice.
+    #[cfg(feature = "mutations")]
+    pub fn mutate(&mut self, mutation: Mutation) {
+        self.mutation = Some(mutation);
+    }
+
+    /// The register's life.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// How long ago the holder of a cluster was last heard, in ms; none before anything was asked about the cluster.
+    pub fn age(&self, cluster: &ClusterId, now: Millis) -> Option<u64> {
+        self.watches.get(cluster).map(|watch| now - watch.holder_heard)
+    }
+
+    /// Whether the register has no holder for the cluster now: the newest grant's is past its maximum age.
+    pub fn is_vacant(&self, cluster: &ClusterId, now: Millis) -> bool {
+        self.age(cluster, now).is_some_and(|age| age > self.config.age_max_ms)
+    }
+
+    fn is_off(&self, rule: Mutation) -> bool {
+        self.mutation == Some(rule)
+    }
+}

@@ -1,0 +1,315 @@
+//! The register's rules, one by one; a test's name begins with its rule.
+
+use standin_foundation::SecretKey;
+use standin_ledger::grant::Cause;
+
+use super::*;
+use crate::messages::{KeepAlive, Register, SetChange, SetFault, Update, WrongResult};
+
+fn key(n: u8) -> PublicKey {
+    SecretKey::from_bytes(&[n; 32]).unwrap().public()
+}
+
+fn id(n: u8) -> NodeId {
+    key(n).node_id()
+}
+
+fn set(nodes: &[u8]) -> BTreeSet<NodeId> {
+    nodes.iter().map(|n| id(*n)).collect()
+}
+
+fn cluster() -> ClusterId {
+    "a".parse().unwrap()
+}
+
+fn auth() -> Auth {
+    Auth::new(
+        Digest::ZERO,
+        Epoch(0),
+        Incarnation(1),
+        Config { age_max_ms: 1_000, live_ms: 100, ..Config::default() },
+        Millis(0),
+    )
+}
+
+/// Nodes 1 to 3 are admitted.
+fn fresh() -> Record {
+    Record::new(cluster(), [key(1), key(2), key(3)])
+}
+
+fn register(from: u8, in_sync: &[u8], session: u64) -> Presented {
+    present(from, Request::Register(Register { cluster: cluster(), in_sync: set(in_sync), session }))
+}
+
+fn update(from: u8, term: u64, in_sync: &[u8], head: Lsn) -> Presented {
+    let update = Update {
+        cluster: cluster(),
+        term: Term(term),
+        in_sync: set(in_sync),
+        head,
+        session: u64::from(from),
+        ticket: Default::default(),
+        statements: Vec::new(),
+    };
+    Presented { ticket_opened: Some(cluster()), ..present(from, Request::Update(update)) }
+}
+
+fn set_change(from: u8, term: u64, in_sync: &[u8]) -> Presented {
+    present(from, Request::SetChange(SetChange { cluster: cluster(), term: Term(term), in_sync: set(in_sync) }))
+}
+
+fn keep_alive(from: u8, term: u64, released: Option<Lsn>) -> Presented {
+    present(
+        from,
+        Request::KeepAlive(KeepAlive {
+            cluster: cluster(),
+            term: Term(term),
+            released,
+            heard_seats: None,
+            register_count: 0,
+            lacks_ticket: false,
+        }),
+    )
+}
+
+fn present(from: u8, request: Request) -> Presented {
+    Presented {
+        from: id(from),
+        request,
+        ticket_opened: None,
+        suspected_by: BTreeSet::new(),
+        resigned: None,
+        speaks_for: None,
+        wrong_in: None,
+    }
+}
+
+fn suspected(by: &[u8], presented: Presented) -> Presented {
+    Presented { suspected_by: set(by), ..presented }
+}
+
+fn swap(decision: Decision) -> Record {
+    match decision {
+        Decision::Swap(record) => *record,
+        other => panic!("no swap: {other:?}"),
+    }
+}
+
+fn refusal(decision: Decision) -> Refusal {
+    match decision {
+        Decision::Refused(refusal) => refusal,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// Node 1 holds term 1 with all three in sync.
+fn registered(auth: &mut Auth) -> Record {
+    swap(auth.decide(Millis(0), &cluster(), &fresh(), &register(1, &[1, 2, 3], 7)))
+}
+
+#[test]
+fn g1_every_grant_is_the_next_term_and_names_the_one_before() {
+    let mut auth = auth();
+    let first = registered(&mut auth);
+    let grant = first.grant.clone().unwrap();
+    assert_eq!((grant.term, grant.previous, grant.cause), (Term(1), Digest::ZERO, Cause::First));
+    let second = swap(auth.decide(Millis(1), &cluster(), &first, &set_change(1, 1, &[1, 2])));
+    let shrunk = second.grant.clone().unwrap();
+    assert_eq!((shrunk.term, shrunk.previous, shrunk.cause), (Term(2), grant.digest(), Cause::Shrink));
+    let third = swap(auth.decide(Millis(2), &cluster(), &second, &set_change(1, 2, &[1, 2, 3])));
+    assert_eq!(third.grant.map(|grant| (grant.term, grant.cause)), Some((Term(3), Cause::Grow)));
+}
+
+#[test]
+fn g1_a_repeated_request_gets_the_grant_that_it_led_to_and_one_for_an_old_term_nothing() {
+    let mut auth = auth();
+    let record = registered(&mut auth);
+    let again = auth.decide(Millis(1), &cluster(), &record, &register(1, &[1, 2, 3], 7));
+    assert_eq!(again, Decision::Repeated(record.grant.clone().unwrap()));
+    let shrunk = swap(auth.decide(Millis(1), &cluster(), &record, &set_change(1, 1, &[1, 2])));
+    let repeated = auth.decide(Millis(2), &cluster(), &shrunk, &set_change(1, 1, &[1, 2]));
+    assert_eq!(repeated, Decision::Repeated(shrunk.grant.clone().unwrap()));
+    // Two asked for the same term: one was first.
+    let late = refusal(auth.decide(Millis(2), &cluster(), &shrunk, &suspected(&[2, 3], update(2, 1, &[2, 3], 0))));
+    assert_eq!(late, Refusal::OldTerm { current: Term(2) });
+}
+
+#[test]
+fn g2_a_cluster_registers_once_and_an_aged_entry_keeps_its_term() {
+    let mut auth = auth();
+    let record = registered(&mut auth);
+    auth.decide(Millis(0), &cluster(), &record, &keep_alive(1, 1, Some(5)));
+    assert!(!auth.is_vacant(&cluster(), Millis(1_000)) && auth.is_vacant(&cluster(), Millis(1_001)));
+    let second = refusal(auth.decide(Millis(5_000), &cluster(), &record, &register(2, &[2], 9)));
+    assert_eq!(second, Refusal::Registered, "vacant or not, every later holder comes by update");
+    let wiped = refusal(auth.decide(Millis(5_000), &cluster(), &record, &register(1, &[1, 2, 3], 8)));
+    assert_eq!(wiped, Refusal::Registered, "another session is another log");
+    let taken = swap(auth.decide(Millis(5_000), &cluster(), &record, &update(2, 1, &[2, 3], 5)));
+    assert_eq!(taken.grant.map(|grant| (grant.term, grant.cause)), Some((Term(2), Cause::Aged)));
+}
+
+#[test]
+fn g2_the_holders_keep_alive_revives_its_entry_without_a_new_grant() {
+    let mut auth = auth();
+    let record = registered(&mut auth);
+    auth.decide(Millis(0), &cluster(), &record, &keep_alive(1, 1, Some(0)));
+    assert!(auth.is_vacant(&cluster(), Millis(3_000)));
+    auth.decide(Millis(3_000), &cluster(), &record, &keep_alive(1, 1, None));
+    assert!(auth.is_vacant(&cluster(), Millis(3_000)), "it lives, and cannot speak");
+    assert_eq!(auth.decide(Millis(3_000), &cluster(), &record, &keep_alive(1, 1, Some(0))), Decision::Alive);
+    assert!(!auth.is_vacant(&cluster(), Millis(3_000)));
+}
+
+#[test]
+fn g2_an_auth_node_that_starts_gives_every_entry_one_full_age() {
+    let mut first = auth();
+    let record = registered(&mut first);
+    let mut again = Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), first.config, Millis(50_000));
+    let early = again.decide(Millis(50_100), &cluster(), &record, &update(2, 1, &[2, 3], 0));
+    assert!(matches!(refusal(early), Refusal::NoGround { .. }));
+    assert!(matches!(again.decide(Millis(51_001), &cluster(), &record, &update(2, 1, &[2, 3], 0)), Decision::Swap(_)));
+}
+
+#[test]
+fn g3_a_candidate_lists_itself_and_members_of_the_old_set_and_only_the_holder_adds() {
+    let mut auth = auth();
+    let record = registered(&mut auth);
+    let two = swap(auth.decide(Millis(0), &cluster(), &record, &set_change(1, 1, &[1, 2])));
+    let adds = refusal(auth.decide(Millis(9_000), &cluster(), &two, &update(2, 2, &[2, 3], 0)));
+    assert_eq!(adds, Refusal::BadSet { why: SetFault::Adds });
+    let without = refusal(auth.decide(Millis(9_000), &cluster(), &two, &update(2, 2, &[1], 0)));
+    assert_eq!(without, Refusal::BadSet { why: SetFault::WithoutSender });
+    let outsider = refusal(auth.decide(Millis(9_000), &cluster(), &two, &update(3, 2, &[3], 0)));
+    assert_eq!(outsider, Refusal::NotInSync);
+    let stranger = refusal(auth.decide(Millis(0), &cluster(), &two, &set_change(1, 2, &[1, 2, 4])));
+    assert_eq!(stranger, Refusal::BadSet { why: SetFault::Stranger });
+    let usurper = refusal(auth.decide(Millis(0), &cluster(), &two, &set_change(2, 2, &[2])));
+    assert_eq!(usurper, Refusal::NotHolder);
+}
+
+#[test]
+fn g4_any_front_comes_to_the_same_grant_from_the_same_record() {
+    let (mut here, mut there) = (auth(), auth());
+    let record = registered(&mut here);
+    assert_eq!(record, registered(&mut there));
+    let request = set_change(1, 1, &[1, 3]);
+    let one = swap(here.decide(Millis(3), &cluster(), &record, &request));
+    let other = swap(there.decide(Millis(900), &cluster(), &record, &request));
+    let signer = SecretKey::from_bytes(&[9; 32]).unwrap();
+    assert_eq!(one.grant.unwrap().sign(&signer), other.grant.unwrap().sign(&signer));
+}
+
+#[test]
+fn g5_a_register_that_was_brought_back_grants_nothing_before_all_have_said_what_they_know() {
+    let mut auth = auth();
+    let record = registered(&mut auth);
+    let newest = swap(auth.decide(Millis(0), &cluster(), &record, &set_change(1, 1, &[1, 2])));
+    let signer = SecretKey::from_bytes(&[9; 32]).unwrap();
+    let mut restored = Auth::new(Digest::ZERO, Epoch(0), Incarnation(2), auth.config, Millis(0));
+    let old = Record { recalling: Some(BTreeSet::new()), ..record };
+    let waits = refusal(restored.decide(Millis(9_000), &cluster(), &old, &update(2, 1, &[2], 9)));
+    assert_eq!(waits, Refusal::Recovering);
+    let says = |from, grant: Option<Grant>, promised| {
+        let newest = grant.map(|grant| grant.sign(&signer));
+        present(from, Request::Recall { cluster: cluster(), newest, promised: Incarnation(promised) })
+    };
+    let one = swap(restored.decide(Millis(0), &cluster(), &old, &says(3, None, 2)));
+    let unpromised = restored.decide(Millis(0), &cluster(), &one, &says(2, newest.grant.clone(), 1));
+    assert_eq!(unpromised, Decision::Alive, "who has not promised counts for nothing");
+    let two = swap(restored.decide(Millis(0), &cluster(), &one, &says(2, newest.grant.clone(), 2)));
+    assert!(two.recalling.is_some() && two.term() == Term(2), "it has learned what it had granted");
+    let all = swap(restored.decide(Millis(0), &cluster(), &two, &says(1, None, 2)));
+    assert_eq!(all.recalling, None);
+    let again = all.grant.clone().unwrap();
+    assert_eq!((again.term, again.cause, again.incarnation), (Term(3), Cause::Recovered, Incarnation(2)));
+    restored.decide(Millis(0), &cluster(), &all, &keep_alive(2, 3, None));
+    let granted = swap(restored.decide(Millis(9_000), &cluster(), &all, &update(2, 3, &[2], 9))).grant.unwrap();
+    assert_eq!((granted.term, granted.incarnation), (Term(4), Incarnation(2)));
+}
+
+#[test]
+fn g7_who_was_switched_away_from_gets_nothing() {
+    let mut auth = auth();
+    let mut record = registered(&mut auth);
+    (record.forced, record.not_electable) = (Some(Term(1)), set(&[1]));
+    let holder = refusal(auth.decide(Millis(0), &cluster(), &record, &set_change(1, 1, &[1])));
+    assert_eq!(holder, Refusal::NotElectable);
+    let taken = swap(auth.decide(Millis(0), &cluster(), &record, &update(3, 1, &[2, 3], 0)));
+    assert_eq!((taken.grant.map(|grant| grant.cause), taken.forced), (Some(Cause::Forced), None));
+    let back =
+        refusal(auth.decide(Millis(9_000), &cluster(), &Record { forced: None, ..record }, &update(1, 1, &[1], 0)));
+    assert_eq!(back, Refusal::NotElectable);
+}
+
+#[test]
+fn l9_a_candidate_whose_log_is_shorter_than_what_was_released_is_refused() {
+    let mut auth = auth();
+    let record = registered(&mut auth);
+    auth.decide(Millis(0), &cluster(), &record, &keep_alive(1, 1, Some(40)));
+    let short = refusal(auth.decide(Millis(9_000), &cluster(), &record, &update(2, 1, &[2, 3], 39)));
+    assert_eq!(short, Refusal::LogTooShort { head: 39, released: 40 });
+    assert!(matches!(auth.decide(Millis(9_000), &cluster(), &record, &update(2, 1, &[2, 3], 40)), Decision::Swap(_)));
+}
+
+#[test]
+fn an_update_needs_a_ground_the_right_ticket_and_admission() {
+    let mut auth = auth();
+    let record = registered(&mut auth);
+    for node in [1, 2, 3] {
+        auth.decide(Millis(500), &cluster(), &record, &keep_alive(node, 1, None));
+    }
+    let now = Millis(550);
+    let alone = refusal(auth.decide(now, &cluster(), &record, &suspected(&[2], update(2, 1, &[2, 3], 0))));
+    assert_eq!(alone, Refusal::NoGround { missing: 1 }, "node 3 lives, and does not suspect");
+    let resigned = Presented { resigned: Some(id(1)), ..update(2, 1, &[1, 2, 3], 0) };
+    assert!(matches!(auth.decide(now, &cluster(), &record, &resigned), Decision::Swap(_)));
+    let not_his = Presented { resigned: Some(id(3)), ..update(2, 1, &[1, 2, 3], 0) };
+    assert!(matches!(refusal(auth.decide(now, &cluster(), &record, &not_his)), Refusal::NoGround { .. }));
+    assert!(matches!(
+        auth.decide(now, &cluster(), &record, &suspected(&[2, 3], update(2, 1, &[2, 3], 0))),
+        Decision::Swap(_)
+    ));
+    let other = Presented { ticket_opened: Some("b".parse().unwrap()), ..suspected(&[2, 3], update(2, 1, &[2, 3], 0)) };
+    assert_eq!(refusal(auth.decide(now, &cluster(), &record, &other)), Refusal::BadTicket);
+    let none = Presented { ticket_opened: None, ..suspected(&[2, 3], update(2, 1, &[2, 3], 0)) };
+    assert_eq!(refusal(auth.decide(now, &cluster(), &record, &none)), Refusal::BadTicket);
+    assert_eq!(refusal(auth.decide(now, &cluster(), &record, &update(4, 1, &[4], 0))), Refusal::NotAdmitted);
+}
+
+fn report(from: &str, term: u64) -> Presented {
+    let votes = Vec::new();
+    let result = standin_ledger::CheckpointResult {
+        height: standin_foundation::Height(4),
+        block_hash: Digest::ZERO,
+        state_root: Digest::ZERO,
+        receipts_root: Digest::ZERO,
+    };
+    let vote = standin_ledger::SeatVote {
+        seat: standin_foundation::Seat(0),
+        term: Term(term),
+        signature: standin_foundation::Signature::NONE,
+    };
+    let certificate = standin_ledger::CheckpointCertificate { epoch: Epoch(0), result, votes };
+    let request = Request::ReportWrong(Box::new(WrongResult { cluster: cluster(), result, vote, certificate }));
+    Presented { speaks_for: from.parse().ok(), wrong_in: Some(Term(term)), ..present(9, request) }
+}
+
+#[test]
+fn g7_a_threshold_of_distinct_seats_within_the_window_forces_the_switch() {
+    let mut auth = auth();
+    let record = registered(&mut auth);
+    let now = Millis(10);
+    assert_eq!(auth.decide(now, &cluster(), &record, &report("b", 1)), Decision::Alive);
+    assert_eq!(auth.decide(now, &cluster(), &record, &report("b", 1)), Decision::Alive, "one seat counts once");
+    let own = refusal(auth.decide(now, &cluster(), &record, &report("a", 1)));
+    assert_eq!(own, Refusal::NotHolder, "a cluster does not report itself");
+    let stranger = Presented { speaks_for: None, ..report("c", 1) };
+    assert_eq!(refusal(auth.decide(now, &cluster(), &record, &stranger)), Refusal::NotHolder);
+    let unproven = Presented { wrong_in: None, ..report("c", 1) };
+    assert_eq!(refusal(auth.decide(now, &cluster(), &record, &unproven)), Refusal::BadEvidence);
+    let over = Millis(10 + auth.config.reports_window_ms);
+    assert_eq!(auth.decide(over, &cluster(), &record, &report("c", 1)), Decision::Alive, "the first is too old");
+    let forced = swap(auth.decide(over, &cluster(), &record, &report("d", 1)));
+    assert_eq!((forced.forced, &forced.not_electable), (Some(Term(1)), &set(&[1])));
+    assert_eq!(auth.decide(over, &cluster(), &forced, &report("b", 1)), Decision::Alive, "it is ordered already");
+}

@@ -1,0 +1,703 @@
+//! The member machine: inputs and time in, effects out. No clock, randomness, I/O, threads or unordered iteration.
+
+mod following;
+mod holding;
+mod restart;
+mod results;
+mod seat_log;
+mod takeover;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use standin_auth::messages::{Answer, Request};
+use standin_auth::{Claim, Statement};
+use standin_foundation::{ClusterId, Digest, Height, Incarnation, Lsn, Millis, NodeId, Term, Writer};
+use standin_ledger::SignedGrant;
+
+pub use restart::Found;
+pub use seat_log::{Describe, Description};
+
+use crate::messages::{Entry, Fact, Facts, Mark, Message, NodeRecord, Pulse};
+use crate::mutation::Mutation;
+use following::Following;
+use holding::Holding;
+use results::Results;
+use seat_log::SeatLog;
+use takeover::Takeover;
+
+/// Numbers that each node may choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Interval of pulses and keep-alives, in ms.
+    pub keep_alive_ms: u64,
+    /// A holder that has not been heard for so long is suspected, in ms.
+    pub suspect_ms: u64,
+    /// A member that acknowledges nothing for so long is silent, in ms: the holder asks to leave it out.
+    pub shrink_ms: u64,
+    /// A member must keep up for so long before it is taken in, in ms.
+    pub grow_after_ms: u64,
+    /// The candidate of rank r waits r times this long, in ms.
+    pub rank_delay_ms: u64,
+    /// A holder that is mute, or hears too few seats, for so long is suspected, in ms.
+    pub mute_ms: u64,
+    /// What was not answered is asked again after this time, in ms.
+    pub retry_ms: u64,
+    /// The holder does not leave out members below this number.
+    pub min_in_sync: usize,
+    /// The holder takes members in up to this number.
+    pub in_sync: usize,
+    /// A member whose result was wrong is taken in again after so many that agree.
+    pub agreements_after_wrong: u32,
+    /// Records that may be under way to a member.
+    pub window: u64,
+    /// A gap between two steps of more than this means that this process was paused. In ms.
+    pub pause_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            keep_alive_ms: 50,
+            suspect_ms: 150,
+            shrink_ms: 150,
+            grow_after_ms: 500,
+            rank_delay_ms: 100,
+            mute_ms: 400,
+            retry_ms: 100,
+            min_in_sync: 1,
+            in_sync: usize::MAX,
+            agreements_after_wrong: 3,
+            window: 4_096,
+            pause_ms: 100,
+        }
+    }
+}
+
+/// What a member must know of itself and its cluster.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The node.
+    pub node: NodeId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// The members, with their priorities: the higher, the earlier. The node itself is one of them.
+    pub members: BTreeMap<NodeId, u8>,
+    /// Other seats that a holder must hear to act against a member: 2f.
+    pub seats_needed: usize,
+    /// The seat is held by this node for ever, in term 0: a chain without an auth node.
+    pub fixed: bool,
+}
+
+/// A fact that the machine is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// Records that the seat's replica wants in the log, next in order.
+    Append(Vec<Bytes>),
+    /// The node's log is durable up to this record.
+    Persisted(u64),
+    /// A member of the own cluster says something. The link has proven who, and signatures in it have been checked.
+    Received {
+        /// Who.
+        from: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// The connection to a member was closed by its end.
+    LinkDown(NodeId),
+    /// A grant of the own cluster, checked, from wherever.
+    Granted(SignedGrant),
+    /// The auth node answers.
+    Answered(Answer),
+    /// The node's own statement, signed.
+    Stated(Statement),
+    /// How many other seats are heard.
+    SeatsHeard(usize),
+    /// Up to here blocks have been executed.
+    Executed(Height),
+    /// Up to here executed blocks are durable in the store.
+    Stored(Height),
+    /// This node computed this at a checkpoint.
+    Computed(Height, Digest),
+    /// f+1 other seats voted for this result.
+    Decided(Height, Digest),
+    /// A quorum of seats has proven a result at this height.
+    Proven(Height),
+    /// As holder: give the seat up, in favour of this member if one is named.
+    Resign(Option<NodeId>),
+    /// The log was deleted by the world: the node begins with an empty one, in this session.
+    Session(u64),
+}
+
+/// Something to be done, in the order of the list.
+#[derive(Debug)]
+pub enum Effect {
+    /// Append a record to the node's log. Records get consecutive numbers.
+    Write {
+        /// The record's number.
+        sequence: u64,
+        /// The record.
+        record: NodeRecord,
+    },
+    /// Send to a member. Payloads that entries carry go with them.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// Ask the auth node.
+    Ask(Request),
+    /// Sign this about the current term, and say [`Input::Stated`].
+    State(Claim, Term),
+    /// A record of another holder, next in the seat's log: the replica follows it.
+    Follow(Entry),
+    /// The seat's log is not what the replica has followed: build it anew, as a shadow, from [`Member::entries`]. Nothing of
+    /// what the gate holds may leave.
+    Rebuild,
+    /// This node speaks for the seat from now on, as this writer; it took the log over at `start`.
+    Activate {
+        /// As whom.
+        writer: Writer,
+        /// The last record that it took over.
+        start: Lsn,
+    },
+    /// The same holder goes on in a new term: what the gate holds must not leave, all of it is sent anew.
+    Rebase {
+        /// As whom.
+        writer: Writer,
+        /// The last record of the term before.
+        start: Lsn,
+    },
+    /// What stands behind this record may leave.
+    Released {
+        /// As whom.
+        writer: Writer,
+        /// The record.
+        lsn: Lsn,
+    },
+    /// All members computed what this node computed at this height: the seat may vote for it.
+    Agreed(Height),
+    /// Records of the node's log before this one may go.
+    CutBefore(u64),
+    /// Something that an operator wants to know.
+    Report(Event),
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The holder is suspected.
+    Suspected {
+        /// In which term.
+        term: Term,
+        /// Why.
+        cause: Suspicion,
+    },
+    /// This node asked the auth node for a grant.
+    Asked {
+        /// The term that is to end.
+        term: Term,
+        /// What for.
+        what: &'static str,
+    },
+    /// A grant was accepted.
+    Granted {
+        /// Its term.
+        term: Term,
+        /// Its holder.
+        holder: NodeId,
+        /// Its set.
+        in_sync: BTreeSet<NodeId>,
+    },
+    /// All terms below this one are fenced here, durably.
+    Fenced {
+        /// The term.
+        term: Term,
+    },
+    /// This node speaks for the seat.
+    Activated {
+        /// As whom.
+        writer: Writer,
+    },
+    /// This node is the holder by its grant, and its log is not complete: the seat needs another holder.
+    CannotActivate {
+        /// The term.
+        term: Term,
+    },
+    /// The log was cut back to what it shares with the holder's.
+    CutBack {
+        /// Records that are gone.
+        records: u64,
+    },
+    /// A holder's log contradicts what this node has acknowledged: it was brought back from a copy, or is faulty.
+    Contradicted {
+        /// At this record.
+        lsn: Lsn,
+    },
+    /// Members computed another result than this node: the other seats decide.
+    Disputed {
+        /// Where.
+        height: Height,
+        /// Who.
+        members: Vec<NodeId>,
+    },
+    /// The other seats decided against this node's result: it gives the seat up.
+    WrongHere {
+        /// Where.
+        height: Height,
+    },
+    /// A request was refused.
+    Refused(standin_auth::Refusal),
+    /// The auth node knows less than it once did: its register was brought back from a copy.
+    RegisterRolledBack {
+        /// Changes that it counts.
+        found: u64,
+        /// Changes that it had counted.
+        seen: u64,
+    },
+}
+
+/// Why a holder is suspected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspicion {
+    /// Nothing was heard of it.
+    Silence,
+    /// Its connection was closed.
+    LinkDown,
+    /// It says that it cannot speak.
+    Mute,
+    /// It hears too few seats.
+    Alone,
+    /// It resigned.
+    Resigned,
+    /// It was ordered away.
+    Forced,
+}
+
+/// A neighbour as last heard.
+#[derive(Debug, Clone, Copy)]
+struct Neighbour {
+    priority: u8,
+    pulse: Pulse,
+    heard: Option<Millis>,
+    link_down: bool,
+}
+
+/// What must wait until the node's log is durable.
+#[derive(Debug)]
+enum Deferred {
+    Ask(Box<Request>),
+    Activate,
+    Rebase,
+    Fenced(Term),
+    Head { to: NodeId, writer: Writer, round: u64, probed: Option<Mark> },
+    Cut(u64),
+}
+
+/// A member of a cluster.
+#[derive(Debug)]
+pub struct Member {
+    identity: Identity,
+    config: Config,
+    mutation: Option<Mutation>,
+    facts: Facts,
+    log: SeatLog,
+    /// Number of the next record of the node's log, and of the last that is durable.
+    next_sequence: u64,
+    durable_sequence: u64,
+    /// No acknowledgement leaves before this record is durable: the last fact that acknowledgements depend on.
+    fence_sequence: u64,
+    deferred: VecDeque<(u64, Deferred)>,
+    neighbours: BTreeMap<NodeId, Neighbour>,
+    following: Following,
+    holding: Option<Holding>,
+    takeover: Takeover,
+    results: Results,
+    register_count: u64,
+    executed: Height,
+    stored: Height,
+    heard_seats: usize,
+    started: Millis,
+    now: Millis,
+    woke: Millis,
+    pulse_due: Millis,
+    effects: Vec<Effect>,
+}
+
+impl Member {
+    /// Tells the machine a fact; what must be done about it comes back, in order.
+    pub fn step(&mut self, now: Millis, input: Input) -> Vec<Effect> {
+        self.note_pause(now);
+        self.now = self.now.max(now);
+        match input {
+            Input::Tick => self.on_tick(),
+            Input::Append(records) => self.on_append(records),
+            Input::Persisted(sequence) => self.on_persisted(sequence),
+            Input::Received { from, message } => self.on_message(from, message),
+            Input::LinkDown(node) => self.on_link_down(node),
+            Input::Granted(grant) => self.accept_gossip(grant),
+            Input::Answered(answer) => self.on_answer(answer),
+            Input::Stated(statement) => self.on_stated(statement),
+            Input::SeatsHeard(count) => self.heard_seats = count,
+            Input::Executed(height) => self.executed = self.executed.max(height),
+            Input::Stored(height) => {
+                self.stored = self.stored.max(height);
+                self.following.answer_again();
+                self.cut_front();
+            }
+            Input::Computed(height, digest) => self.on_computed(height, digest),
+            Input::Decided(height, digest) => self.on_decided(height, digest),
+            Input::Proven(height) => self.on_proven(height),
+            Input::Resign(to) => self.on_resign(to),
+            Input::Session(session) => self.begin_session(session),
+        }
+        self.push_to_all();
+        self.acknowledge();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Switches one rule off, to see whether the tests notice. A chain must never run with it.
+    #[cfg(feature = "mutations")]
+    pub fn mutate(&mut self, mutation: Mutation) {
+        self.mutation = Some(mutation);
+    }
+
+    /// When the machine wants to be told [`Input::Tick`] at the latest.
+    pub fn deadline(&self) -> Millis {
+        if self.identity.fixed {
+            return Millis(u64::MAX);
+        }
+        let quick = self.takeover.is_under_way() || self.holding.as_ref().is_some_and(|holding| holding.is_waiting());
+        if quick { self.pulse_due.min(self.now + self.config.keep_alive_ms / 5) } else { self.pulse_due }
+    }
+
+    /// The seat's log as it is here, from its base on.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.log.entries()
+    }
+
+    /// What is durably known, and what has been written of it.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Whether this node speaks for the seat.
+    pub fn is_active(&self) -> bool {
+        self.holding.as_ref().is_some_and(|holding| holding.is_active())
+    }
+
+    /// As whom this node speaks for the seat; none if it does not.
+    pub fn active_writer(&self) -> Option<Writer> {
+        self.holding.as_ref().filter(|holding| holding.is_active()).map(|holding| holding.writer)
+    }
+
+    /// What has been released, as far as this node knows.
+    pub fn released(&self) -> Lsn {
+        self.holding.as_ref().map_or(self.following.released, |holding| holding.released)
+    }
+
+    /// The last place of the log.
+    pub fn head(&self) -> Mark {
+        self.log.head()
+    }
+
+    /// Up to where blocks must be durable in the store before the log can be cut at the front, or counts as complete; none
+    /// while nothing waits for it.
+    pub fn wants_stored(&self) -> Option<Height> {
+        let founded = Some(self.log.base_height()).filter(|_| !self.facts.complete);
+        let (_, height) = self.log.released_base(self.released()).unwrap_or_default();
+        Some(founded.unwrap_or_default().max(height)).filter(|height| *height > self.stored)
+    }
+
+    /// A seat that one node holds for ever pushes its log to nobody, and is never followed: it need not keep in memory what the
+    /// disk holds. Otherwise nothing happens.
+    pub fn forget_contents(&mut self) {
+        if self.identity.fixed {
+            self.log.forget_contents();
+        }
+    }
+
+    /// Whether this node has asked for a grant that it may yet get.
+    pub fn is_asking(&self) -> bool {
+        !self.facts.asked.is_empty() || self.takeover.asked()
+    }
+
+    /// The holder, by the newest grant.
+    pub fn holder(&self) -> Option<NodeId> {
+        if self.identity.fixed {
+            return Some(self.identity.node);
+        }
+        self.facts.grant.as_ref().map(|grant| grant.grant.holder_id())
+    }
+
+    /// The member that has executed most, as far as it has been heard: it can be asked for blocks.
+    pub fn furthest_mate(&self) -> Option<(NodeId, Height)> {
+        let heard = self.neighbours.iter().filter(|(node, _)| self.hears(node));
+        heard.map(|(node, neighbour)| (*node, neighbour.pulse.executed)).max_by_key(|(_, executed)| *executed)
+    }
+
+    /// Whether everything that was released is in the log here (L7).
+    fn is_complete(&self) -> bool {
+        self.facts.complete || self.is_off(Mutation::AlwaysComplete) || self.is_off(Mutation::AnyoneTakesOver)
+    }
+
+    fn is_listed(&self) -> bool {
+        self.facts.grant.as_ref().is_some_and(|grant| grant.grant.in_sync.contains(&self.identity.node))
+    }
+
+    fn is_holder(&self) -> bool {
+        self.holder() == Some(self.identity.node)
+    }
+
+    fn is_off(&self, rule: Mutation) -> bool {
+        self.mutation == Some(rule)
+    }
+
+    /// The current set; of a fixed seat the node alone.
+    fn in_sync(&self) -> BTreeSet<NodeId> {
+        match &self.facts.grant {
+            Some(grant) => grant.grant.in_sync.clone(),
+            None => [self.identity.node].into(),
+        }
+    }
+
+    fn mates(&self) -> impl Iterator<Item = NodeId> + use<> {
+        self.neighbours.keys().copied().collect::<Vec<_>>().into_iter()
+    }
+
+    /// Whether a mate was heard lately.
+    fn hears(&self, node: &NodeId) -> bool {
+        let neighbour = self.neighbours.get(node);
+        neighbour.is_some_and(|n| !n.link_down && n.heard.is_some_and(|at| at + self.config.suspect_ms > self.now))
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        self.effects.push(Effect::Send { to, message });
+    }
+
+    fn send_to_mates(&mut self, message: &Message) {
+        for mate in self.mates() {
+            self.send(mate, message.clone());
+        }
+    }
+
+    fn report(&mut self, event: Event) {
+        self.effects.push(Effect::Report(event));
+    }
+
+    fn write(&mut self, record: NodeRecord) -> u64 {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.effects.push(Effect::Write { sequence, record });
+        sequence
+    }
+
+    fn write_fact(&mut self, fact: Fact) -> u64 {
+        self.facts.note(&fact);
+        self.write(NodeRecord::Fact(fact))
+    }
+
+    /// Writes a fact that every later acknowledgement depends on.
+    fn write_fence(&mut self, fact: Fact) -> u64 {
+        self.fence_sequence = self.write_fact(fact);
+        self.fence_sequence
+    }
+
+    fn append(&mut self, entry: Entry) {
+        let sequence = self.write(NodeRecord::Entry(entry.clone()));
+        self.log.append(entry, sequence);
+        self.forget_contents();
+    }
+
+    fn when_durable(&mut self, sequence: u64, deferred: Deferred) {
+        self.deferred.push_back((sequence, deferred));
+        self.carry_out_deferred();
+    }
+
+    fn on_persisted(&mut self, sequence: u64) {
+        self.durable_sequence = self.durable_sequence.max(sequence);
+        self.log.persisted(self.durable_sequence);
+        self.carry_out_deferred();
+        self.release();
+        self.cut_front();
+    }
+
+    fn carry_out_deferred(&mut self) {
+        while self.deferred.front().is_some_and(|(sequence, _)| *sequence <= self.durable_sequence) {
+            let Some((_, deferred)) = self.deferred.pop_front() else { return };
+            match deferred {
+                Deferred::Ask(request) => self.effects.push(Effect::Ask(*request)),
+                Deferred::Activate => self.activate(),
+                Deferred::Rebase => self.rebase(),
+                Deferred::Fenced(term) => self.report(Event::Fenced { term }),
+                Deferred::Head { to, writer, round, probed } => self.send_head(to, writer, round, probed),
+                Deferred::Cut(sequence) => self.effects.push(Effect::CutBefore(sequence)),
+            }
+        }
+    }
+
+    /// Drops what stands before a base that has been released: nobody will ever cut back behind it. Blocks that are not
+    /// durable in the store may be needed from the log.
+    fn cut_front(&mut self) {
+        let released = if self.is_off(Mutation::CutEarly) { self.log.head().lsn } else { self.released() };
+        let Some((from, _)) = self.log.released_base(released).filter(|(_, height)| *height <= self.stored) else {
+            return;
+        };
+        let Some(sequence) = self.log.sequence_of(from) else { return };
+        self.log.cut_front(from);
+        self.facts.base = self.log.base();
+        let written = self.write(NodeRecord::Facts(Box::new(self.facts.clone())));
+        self.when_durable(written, Deferred::Cut(sequence));
+    }
+
+    fn on_tick(&mut self) {
+        if self.now >= self.pulse_due {
+            self.pulse_due = self.now + self.config.keep_alive_ms;
+            self.pulse();
+        }
+        self.check_restart();
+        self.check_members();
+        self.check_holder();
+    }
+
+    /// Says to the neighbours and to the auth node that this node lives. Called from the loop that writes the log (S3).
+    fn pulse(&mut self) {
+        let pulse = Pulse {
+            term: self.facts.term(),
+            priority: self.identity.members.get(&self.identity.node).copied().unwrap_or(0),
+            head: self.log.durable(),
+            complete: self.facts.complete,
+            executed: self.executed,
+            mute: (self.is_holder() && !self.is_active())
+                || self.holding.as_ref().is_some_and(|holding| holding.is_mute(self.now, self.config.mute_ms)),
+            heard_seats: self.heard_seats as u16,
+        };
+        self.send_to_mates(&Message::Pulse(pulse));
+        self.tell_results();
+        if !self.identity.fixed {
+            let active = self.is_active();
+            self.effects.push(Effect::Ask(Request::KeepAlive(standin_auth::messages::KeepAlive {
+                cluster: self.identity.cluster.clone(),
+                term: self.facts.term(),
+                released: active.then(|| self.released()),
+                heard_seats: active.then_some(self.heard_seats as u16),
+                register_count: self.register_count,
+                lacks_ticket: self.facts.ticket.is_empty(),
+            })));
+        }
+    }
+
+    /// Whoever was paused has heard nothing, and nobody is to blame for it.
+    fn note_pause(&mut self, now: Millis) {
+        let gap = now - self.now;
+        if gap < self.config.pause_ms {
+            return;
+        }
+        self.woke = now;
+        for neighbour in self.neighbours.values_mut() {
+            neighbour.heard = neighbour.heard.map(|at| at + gap);
+        }
+        self.takeover.shift(gap);
+        if let Some(holding) = &mut self.holding {
+            holding.woke(now);
+        }
+    }
+
+    fn on_message(&mut self, from: NodeId, message: Message) {
+        let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
+        (neighbour.heard, neighbour.link_down) = (Some(self.now), false);
+        match message {
+            Message::Pulse(pulse) => {
+                (neighbour.pulse, neighbour.priority) = (pulse, pulse.priority);
+                if pulse.term < self.facts.term() {
+                    self.show_grant(from);
+                } else if pulse.term > self.facts.term() || (pulse.term > Term(0) && self.facts.ticket.is_empty()) {
+                    self.send(from, Message::WantGrant(pulse.term));
+                }
+            }
+            Message::Grant { grant, ticket } => {
+                self.keep_ticket(ticket);
+                self.accept_gossip(grant);
+            }
+            Message::WantGrant(_) => self.show_grant(from),
+            Message::Statement(statement) => self.on_statement(statement),
+            Message::Results(results) => self.on_results(from, results),
+            Message::HandOver { statement, to } => self.on_hand_over(statement, to),
+            Message::Probe { writer, round, head } => self.on_probe(from, writer, round, head),
+            Message::Push { .. } => self.on_push(from, message),
+            Message::FetchTail { writer, after } => self.on_fetch_tail(from, writer, after),
+            Message::Head { .. } => self.on_head(from, message),
+            Message::Ack { writer, round, session, lsn } => self.on_ack(from, writer, round, session, lsn),
+            Message::Tail { writer, previous, entries } => self.on_tail(writer, previous, entries),
+        }
+    }
+
+    fn show_grant(&mut self, to: NodeId) {
+        if let Some(grant) = self.facts.grant.clone() {
+            let ticket = self.facts.ticket.clone();
+            self.send(to, Message::Grant { grant, ticket });
+        }
+    }
+
+    fn keep_ticket(&mut self, ticket: Bytes) {
+        if !ticket.is_empty() && ticket != self.facts.ticket {
+            self.write_fact(Fact::Ticket(ticket));
+            if self.is_holder() {
+                // The grant may have come another way, without the ticket, and been passed on so.
+                self.mates().for_each(|mate| self.show_grant(mate));
+            }
+        }
+    }
+
+    fn on_answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Granted { grant, ticket } => {
+                self.keep_ticket(ticket);
+                self.accept(grant);
+            }
+            Answer::Refused { why, current } => {
+                self.report(Event::Refused(why));
+                if let Some(current) = current {
+                    self.accept(current);
+                }
+            }
+            Answer::Alive { newer, register_count, incarnation, forced, recall, ticket } => {
+                self.keep_ticket(ticket.unwrap_or_default());
+                if register_count < self.register_count {
+                    let (found, seen) = (register_count, self.register_count);
+                    self.report(Event::RegisterRolledBack { found, seen });
+                }
+                self.register_count = self.register_count.max(register_count);
+                if let Some(newer) = newer {
+                    self.accept(newer);
+                }
+                if recall {
+                    self.promise(incarnation);
+                }
+                self.takeover.forced = forced;
+            }
+            Answer::Actives(_) => {}
+        }
+    }
+
+    /// G5: what is known here is said to a register that may have lost its end, and grants of older ones are refused from
+    /// then on, durably.
+    fn promise(&mut self, incarnation: Incarnation) {
+        let written = match incarnation > self.facts.promised {
+            true => self.write_fact(Fact::Promised(incarnation)),
+            false => self.next_sequence - 1,
+        };
+        let request = Request::Recall {
+            cluster: self.identity.cluster.clone(),
+            newest: self.facts.grant.clone(),
+            promised: self.facts.promised,
+        };
+        self.when_durable(written, Deferred::Ask(Box::new(request)));
+    }
+}

@@ -1,0 +1,311 @@
+//! Suspecting the holder, asking for its seat, and accepting what was granted.
+
+use standin_auth::messages::{Register, Update, request_digest};
+use standin_ledger::grant::Cause;
+
+use super::*;
+use crate::election::{Candidate, order};
+
+/// How a member stands to the holder of the current term.
+#[derive(Debug, Default)]
+pub(super) struct Takeover {
+    suspected: Option<(Millis, Suspicion)>,
+    /// Since when the holder says that it is mute or alone.
+    complains_since: Option<Millis>,
+    own: Option<Statement>,
+    stated_at: Option<Millis>,
+    /// What the others state, and when it came.
+    suspicions: BTreeMap<NodeId, (Millis, Statement)>,
+    resignation: Option<Statement>,
+    /// Whom the holder wants to succeed it.
+    successor: Option<NodeId>,
+    /// The term whose holder was ordered away.
+    pub(super) forced: Option<Term>,
+    asked_at: Option<Millis>,
+}
+
+impl Takeover {
+    pub(super) fn is_under_way(&self) -> bool {
+        self.suspected.is_some()
+    }
+
+    pub(super) fn asked(&self) -> bool {
+        self.asked_at.is_some()
+    }
+
+    pub(super) fn shift(&mut self, gap: u64) {
+        let moved = |at: Millis| at + gap;
+        self.suspected = self.suspected.map(|(at, cause)| (moved(at), cause));
+        self.complains_since = self.complains_since.map(moved);
+    }
+}
+
+impl Member {
+    /// Looks at the holder, and asks for its seat where there is a ground.
+    pub(super) fn check_holder(&mut self) {
+        if self.identity.fixed || self.is_holder() {
+            return;
+        }
+        if self.facts.grant.is_none() {
+            self.consider_registering();
+            return;
+        }
+        let Some(cause) = self.suspicion() else {
+            (self.takeover.suspected, self.takeover.own) = (None, None);
+            return;
+        };
+        let term = self.facts.term();
+        if self.takeover.suspected.is_none() {
+            self.takeover.suspected = Some((self.now, cause));
+            self.report(Event::Suspected { term, cause });
+        }
+        let again = self.takeover.stated_at.is_none_or(|at| at + self.config.retry_ms <= self.now);
+        match self.takeover.own.clone() {
+            None if again => {
+                self.takeover.stated_at = Some(self.now);
+                self.effects.push(Effect::State(Claim::Suspicion, term));
+            }
+            Some(own) if again => self.on_stated(own),
+            _ => {}
+        }
+        self.consider_asking();
+    }
+
+    fn suspicion(&mut self) -> Option<Suspicion> {
+        let holder = self.holder()?;
+        let neighbour = self.neighbours.get(&holder).copied();
+        let complains = neighbour.is_some_and(|n| {
+            n.pulse.term == self.facts.term()
+                && (n.pulse.mute || usize::from(n.pulse.heard_seats) < self.identity.seats_needed)
+        });
+        match complains {
+            true => {
+                self.takeover.complains_since.get_or_insert(self.now);
+            }
+            false => self.takeover.complains_since = None,
+        }
+        let long = self.takeover.complains_since.is_some_and(|since| since + self.config.mute_ms <= self.now);
+        let heard = neighbour.and_then(|n| n.heard).unwrap_or(self.started).max(self.woke);
+        if self.takeover.forced == Some(self.facts.term()) {
+            Some(Suspicion::Forced)
+        } else if self.takeover.resignation.is_some() {
+            Some(Suspicion::Resigned)
+        } else if neighbour.is_some_and(|n| n.link_down) {
+            Some(Suspicion::LinkDown)
+        } else if heard + self.config.suspect_ms <= self.now {
+            Some(Suspicion::Silence)
+        } else if long && neighbour.is_some_and(|n| n.pulse.mute) {
+            Some(Suspicion::Mute)
+        } else if long {
+            Some(Suspicion::Alone)
+        } else {
+            None
+        }
+    }
+
+    /// S2: the table orders the candidates and never forbids.
+    fn rank(&self) -> Option<usize> {
+        let holder = self.holder()?;
+        let in_sync = self.in_sync();
+        let candidate = |node: &NodeId| {
+            let own = *node == self.identity.node;
+            let listed = self.identity.members.get(node).copied().unwrap_or(0);
+            let told =
+                self.neighbours.get(node).map_or(listed, |n| if n.heard.is_some() { n.priority } else { listed });
+            Candidate {
+                node: *node,
+                priority: if own { listed } else { told },
+                is_standby: self.takeover.successor == Some(*node),
+                electable: *node != holder,
+            }
+        };
+        order(in_sync.iter().map(candidate)).iter().position(|node| *node == self.identity.node)
+    }
+
+    fn consider_asking(&mut self) {
+        let Some((since, cause)) = self.takeover.suspected else { return };
+        let anyone = self.is_off(Mutation::AnyoneTakesOver);
+        let may_ask = anyone || (self.is_listed() && self.is_complete());
+        let Some(rank) = self.rank().or(anyone.then_some(1)).filter(|_| may_ask) else { return };
+        if since + rank as u64 * self.config.rank_delay_ms > self.now
+            || self.takeover.asked_at.is_some_and(|at| at + self.config.retry_ms > self.now)
+        {
+            return;
+        }
+        let holder = self.holder();
+        let reachable: BTreeSet<_> = self.in_sync().into_iter().filter(|node| self.hears(node)).collect();
+        let silent_about = |node: &NodeId| Some(*node) != holder && !self.takeover.suspicions.contains_key(node);
+        let missing = reachable.iter().any(silent_about) || self.takeover.own.is_none();
+        let needs_all = !matches!(cause, Suspicion::Resigned | Suspicion::Forced);
+        if needs_all && missing && since + self.config.retry_ms > self.now {
+            return;
+        }
+        self.ask_for_seat(reachable);
+    }
+
+    /// A member asks without sealing first: a refusal, or an auth node that is away, leaves it acknowledging as before (L5).
+    fn ask_for_seat(&mut self, mut in_sync: BTreeSet<NodeId>) {
+        in_sync.insert(self.identity.node);
+        if self.is_off(Mutation::CandidateAdds) {
+            in_sync.extend(self.mates().filter(|mate| self.hears(mate)));
+        }
+        // A holder that is suspected does not acknowledge anyone: it comes back by being taken in.
+        if let Some(holder) = self.holder().filter(|_| self.takeover.resignation.is_none()) {
+            in_sync.remove(&holder);
+        }
+        self.takeover.asked_at = Some(self.now);
+        let others = self.takeover.suspicions.values().map(|(_, statement)| statement.clone());
+        let statements = others.chain(self.takeover.own.clone()).chain(self.takeover.resignation.clone()).collect();
+        let request = Update {
+            cluster: self.identity.cluster.clone(),
+            term: self.facts.term(),
+            in_sync,
+            head: self.log.durable(),
+            session: self.facts.session,
+            ticket: self.facts.ticket.clone(),
+            statements,
+        };
+        self.report(Event::Asked { term: self.facts.term(), what: "the seat" });
+        // A node whose disk hangs does not ask: it could not accept what it is granted.
+        self.when_durable(self.next_sequence - 1, Deferred::Ask(Box::new(Request::Update(request))));
+    }
+
+    /// R0: a cluster that never had a holder elects one from its table.
+    fn consider_registering(&mut self) {
+        let settled = self.started + 2 * self.config.suspect_ms <= self.now;
+        let waits = self.takeover.asked_at.is_some_and(|at| at + self.config.retry_ms > self.now);
+        if !settled || waits {
+            return;
+        }
+        let own = self.identity.node;
+        let alive: BTreeSet<_> = self.mates().filter(|mate| self.hears(mate)).chain([own]).collect();
+        let candidate = |node: &NodeId| Candidate {
+            node: *node,
+            priority: self.identity.members.get(node).copied().unwrap_or(0),
+            is_standby: false,
+            electable: true,
+        };
+        let rank = order(alive.iter().map(candidate)).iter().position(|node| *node == own).unwrap_or(0) as u64;
+        let since = self.started + 2 * self.config.suspect_ms;
+        if since + rank * 10 * self.config.rank_delay_ms > self.now {
+            return;
+        }
+        self.takeover.asked_at = Some(self.now);
+        let (cluster, session) = (self.identity.cluster.clone(), self.facts.session);
+        self.report(Event::Asked { term: Term(0), what: "the first grant" });
+        let request = Request::Register(Register { cluster, in_sync: alive, session });
+        self.when_durable(self.next_sequence - 1, Deferred::Ask(Box::new(request)));
+    }
+
+    pub(super) fn on_stated(&mut self, statement: Statement) {
+        if statement.term != self.facts.term() {
+            return;
+        }
+        self.takeover.stated_at = Some(self.now);
+        match statement.claim {
+            Claim::Suspicion => {
+                self.takeover.own = Some(statement.clone());
+                self.send_to_mates(&Message::Statement(statement));
+                self.consider_asking();
+            }
+            Claim::Resignation => {
+                let to = self.takeover.successor;
+                self.send_to_mates(&Message::HandOver { statement, to });
+            }
+        }
+    }
+
+    pub(super) fn on_statement(&mut self, statement: Statement) {
+        if statement.term != self.facts.term() || statement.cluster != self.identity.cluster {
+            return;
+        }
+        let node = statement.node.node_id();
+        if statement.claim == Claim::Suspicion && self.identity.members.contains_key(&node) {
+            self.takeover.suspicions.insert(node, (self.now, statement));
+            self.consider_asking();
+        }
+    }
+
+    pub(super) fn on_hand_over(&mut self, statement: Statement, to: Option<NodeId>) {
+        let by_holder = self.holder() == Some(statement.node.node_id());
+        if statement.claim == Claim::Resignation && statement.term == self.facts.term() && by_holder {
+            self.takeover.resignation = Some(statement);
+            self.takeover.successor = to;
+            self.check_holder();
+        }
+    }
+
+    pub(super) fn on_resign(&mut self, to: Option<NodeId>) {
+        if self.is_active() && !self.identity.fixed {
+            self.takeover.successor = to;
+            self.effects.push(Effect::State(Claim::Resignation, self.facts.term()));
+        }
+    }
+
+    /// Takes in a grant that came from anywhere. A node that knows none may have lost its disk, and what it had fenced with
+    /// it: the first it takes from the auth node, which knows the newest.
+    pub(super) fn accept_gossip(&mut self, grant: SignedGrant) {
+        if self.facts.grant.is_some() {
+            self.accept(grant);
+        }
+    }
+
+    /// Takes in a grant of the own cluster. Of a higher term it fences all terms below, durably (L5).
+    pub(super) fn accept(&mut self, grant: SignedGrant) {
+        let known = self.facts.term();
+        if grant.grant.cluster != self.identity.cluster || grant.grant.term <= known {
+            return;
+        }
+        if grant.grant.incarnation < self.facts.promised {
+            self.report(Event::Refused(standin_auth::Refusal::Recovering));
+            return;
+        }
+        let was_holder = self.is_holder() && self.is_active();
+        let was_restarting = self.is_holder() && self.holding.as_ref().is_some_and(|holding| !holding.is_active());
+        let (term, holder) = (grant.grant.term, grant.grant.holder_id());
+        let follows = self.facts.grant.as_ref().is_some_and(|known| known.grant.digest() == grant.grant.previous);
+        let begins = grant.grant.cause == Cause::First && self.asked_for(&grant) && self.log.head() == Mark::default();
+        let in_sync = grant.grant.in_sync.clone();
+        if self.facts.complete && !in_sync.contains(&self.identity.node) {
+            // First, or a crash in between would leave a log that counts as complete, and is not kept up any more.
+            self.write_fence(Fact::Session { session: self.facts.session, complete: false });
+        }
+        let fence = self.write_fence(Fact::Granted(Box::new(grant.clone())));
+        self.following.fence();
+        self.takeover = Takeover { forced: self.takeover.forced, ..Takeover::default() };
+        self.report(Event::Granted { term, holder, in_sync });
+        if begins {
+            self.write_fence(Fact::Session { session: self.facts.session, complete: true });
+        }
+        self.when_durable(self.fence_sequence.max(fence), Deferred::Fenced(term));
+        if self.is_holder() {
+            let ticket = self.facts.ticket.clone();
+            self.send_to_mates(&Message::Grant { grant, ticket });
+            if was_holder {
+                self.when_durable(self.fence_sequence, Deferred::Rebase);
+            } else if (was_restarting || (self.is_complete() && !follows && !begins)) && self.in_sync().len() > 1 {
+                // L4: this node was the holder before, or may have been, in a life that it does not remember.
+                self.ask_members_first();
+            } else if self.is_complete() {
+                self.holding = None;
+                self.when_durable(self.fence_sequence, Deferred::Activate);
+            } else {
+                self.report(Event::CannotActivate { term });
+            }
+        } else if let Some(holding) = self.holding.take() {
+            self.following.released = self.following.released.max(holding.released);
+            self.effects.push(Effect::Rebuild);
+        }
+        if self.is_off(Mutation::LoserDeletes) && !self.is_holder() && self.is_listed() {
+            self.write(NodeRecord::BeginAt(Mark::default()));
+            self.log = SeatLog::new(self.log.describe(), Mark::default());
+            self.effects.push(Effect::Rebuild);
+        }
+    }
+
+    /// Whether this node asked for this grant, in the session in which its log is now.
+    pub(super) fn asked_for(&self, grant: &SignedGrant) -> bool {
+        let session = Some(self.facts.session);
+        grant.grant.request == request_digest(&self.identity.node, Term(0), &grant.grant.in_sync, session)
+    }
+}

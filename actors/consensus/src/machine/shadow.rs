@@ -1,0 +1,53 @@
+//! Following the log of the seat's holder.
+
+use super::*;
+
+impl Machine {
+    /// What concerns a machine that says nothing: the holder's records, execution, and what is missing for it.
+    pub(super) fn take_as_shadow(&mut self, input: Input) {
+        match input {
+            Input::Followed { lsn, record } => self.follow(lsn, record),
+            Input::Activated => self.activate(),
+            Input::Tick => {
+                self.check_catch_up();
+                if self.now >= self.status_due {
+                    self.status_due = self.now + self.config.status_interval_ms;
+                    self.fetch_wanted_again();
+                }
+            }
+            Input::StatusReceived(from, status) if from == self.identity.seat => {
+                self.statuses = [(from, status)].into();
+                self.check_catch_up();
+            }
+            Input::BatchReceived { from, batch, needed } => {
+                let digest = batch.digest();
+                if (needed || self.pool.is_wanted(&digest)) && self.pool.ordered(&digest).is_none() {
+                    self.on_batch(from, batch, needed);
+                }
+            }
+            Input::Executed { .. }
+            | Input::BlocksReceived { .. }
+            | Input::UnavailableReceived(_)
+            | Input::ManifestReceived(..)
+            | Input::ChunkReceived { .. }
+            | Input::SnapshotInstalled(_) => self.take(input),
+            Input::MessageReceived(_)
+            | Input::StatusReceived(..)
+            | Input::OfferReceived(..)
+            | Input::StableReceived(_)
+            | Input::ResultAgreed(_)
+            | Input::LogFull
+            | Input::Rebased
+            | Input::HolderChanged(_) => {}
+        }
+    }
+
+    fn follow(&mut self, lsn: Lsn, record: Record) {
+        self.next_lsn = lsn + 1;
+        match record {
+            Record::Stable(certificate) => self.on_stable_certificate(certificate),
+            record => self.merge(record),
+        }
+        self.deliver();
+    }
+}

@@ -1,0 +1,239 @@
+//! A seat that changes hands: the new holder goes on from the log, and from nothing else. The names are those of the traps.
+
+use super::*;
+use crate::messages::Place;
+
+/// The records that a machine has logged so far.
+fn logged(effects: &[Effect], log: &mut Vec<(u64, Record)>) {
+    for effect in effects {
+        if let Effect::Log { lsn, record } = effect {
+            log.push((*lsn, record.clone()));
+        }
+    }
+}
+
+/// A node of the same seat that has followed these records, and now speaks for the seat.
+fn successor(seat: u16, log: &[(u64, Record)]) -> (Machine, Vec<Effect>) {
+    let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
+    let identity = Identity { seat: Seat(seat), seats: 4, epoch: Epoch(0), parameters };
+    let mut shadow = Machine::shadow(identity, Config::default(), Millis(0));
+    for (lsn, record) in log {
+        let effects = shadow.step(Millis(5), Input::Followed { lsn: *lsn, record: record.clone() });
+        assert!(sent(&effects).is_empty(), "a shadow says nothing");
+    }
+    let effects = shadow.step(Millis(6), Input::Activated);
+    (shadow, effects)
+}
+
+fn bodies(effects: &[Effect]) -> Vec<Body> {
+    sent(effects).into_iter().map(|(body, _)| body.clone()).collect()
+}
+
+/// Seat 1 has prepared slot 1 with seats 0 and 2, and logged it.
+fn prepared() -> (Machine, Vec<(u64, Record)>) {
+    let (mut holder, mut log) = (machine(1), Vec::new());
+    let digest = proposal(1, 1).digest();
+    let prepare = Body::Prepare { view: View(0), height: Height(1), digest };
+    for input in [
+        arrives(1),
+        said(0, Body::PrePrepare { view: View(0), proposal: proposal(1, 1) }),
+        said(1, prepare.clone()),
+        said(2, prepare),
+    ] {
+        logged(&holder.step(Millis(1), input), &mut log);
+    }
+    assert!(log.iter().any(|(_, record)| matches!(record, Record::Prepared(_))));
+    (holder, log)
+}
+
+#[test]
+fn t1_a_new_holder_repeats_the_vote_and_casts_no_other() {
+    let (mut holder, mut log) = (machine(1), Vec::new());
+    logged(&holder.step(Millis(1), arrives(1)), &mut log);
+    let effects = holder.step(Millis(1), said(0, Body::PrePrepare { view: View(0), proposal: proposal(1, 1) }));
+    logged(&effects, &mut log);
+    let (mut next, effects) = successor(1, &log);
+    let vote = Body::Prepare { view: View(0), height: Height(1), digest: proposal(1, 1).digest() };
+    assert!(bodies(&effects).contains(&vote));
+    next.step(Millis(7), arrives(2));
+    let other = next.step(Millis(7), said(0, Body::PrePrepare { view: View(0), proposal: proposal(1, 2) }));
+    assert!(sent(&other).is_empty(), "the slot is taken");
+}
+
+#[test]
+fn t2_what_the_old_holder_had_prepared_is_in_the_new_ones_view_change() {
+    let (_, log) = prepared();
+    let (mut next, effects) = successor(1, &log);
+    assert!(bodies(&effects).iter().any(|body| matches!(body, Body::Commit { height: Height(1), .. })));
+    for seat in [2, 3] {
+        let body = crate::messages::ViewChange { view: View(1), stable: None, prepared: Vec::new() };
+        let effects = next.step(Millis(8), said(seat, Body::ViewChange(body)));
+        for body in bodies(&effects) {
+            if let Body::ViewChange(body) = body {
+                assert_eq!(body.prepared.len(), 1, "nothing that may be final is forgotten");
+                return;
+            }
+        }
+    }
+    panic!("it never joined");
+}
+
+#[test]
+fn t3_a_view_that_the_old_holder_left_stays_left() {
+    let (mut holder, mut log) = prepared();
+    for seat in [2, 3] {
+        let body = crate::messages::ViewChange { view: View(1), stable: None, prepared: Vec::new() };
+        logged(&holder.step(Millis(2), said(seat, Body::ViewChange(body))), &mut log);
+    }
+    assert!(log.iter().any(|(_, record)| matches!(record, Record::ViewChange(_))));
+    let (mut next, effects) = successor(1, &log);
+    assert!(bodies(&effects).iter().all(|body| matches!(body, Body::ViewChange(_))), "no vote in view 0 any more");
+    next.step(Millis(9), arrives(2));
+    let late = next.step(Millis(9), said(0, Body::PrePrepare { view: View(0), proposal: proposal(2, 2) }));
+    assert!(sent(&late).is_empty());
+}
+
+#[test]
+fn t4_a_new_holder_of_the_primary_assigns_what_was_assigned() {
+    let (mut primary, mut log) = (machine(0), Vec::new());
+    let effects = primary.step(Millis(1), arrives(1));
+    logged(&effects, &mut log);
+    let first = bodies(&effects).into_iter().find(|body| matches!(body, Body::PrePrepare { .. }));
+    let (mut next, effects) = successor(0, &log);
+    assert_eq!(bodies(&effects).into_iter().find(|body| matches!(body, Body::PrePrepare { .. })), first);
+    let more = next.step(Millis(60), arrives(2));
+    let heights: Vec<_> = bodies(&more)
+        .iter()
+        .filter_map(|body| if let Body::PrePrepare { proposal, .. } = body { Some(proposal.height.0) } else { None })
+        .collect();
+    assert!(heights.iter().all(|height| *height == 2), "the next slot: {heights:?}");
+}
+
+#[test]
+fn t5_a_checkpoint_vote_of_the_old_holder_is_not_contradicted() {
+    let result = |root: &[u8]| CheckpointResult {
+        height: Height(4),
+        block_hash: Digest::ZERO,
+        state_root: Digest::sha256(root),
+        receipts_root: Digest::ZERO,
+    };
+    let log = vec![(1, Record::Checkpoint(result(b"x")))];
+    let (mut next, effects) = successor(1, &log);
+    assert_eq!(bodies(&effects), [Body::Checkpoint(result(b"x"))]);
+    next.step(Millis(7), Input::Executed { height: Height(4), checkpoint: Some(result(b"y")) });
+    let effects = next.step(Millis(7), Input::ResultAgreed(Height(4)));
+    assert!(sent(&effects).is_empty());
+    assert!(matches!(events(&effects).first(), Some(Event::Disputed { .. })));
+}
+
+fn under(term: u64, start: u64, lsn: u64, seat: u16, body: Body) -> Input {
+    let writer = Writer { term: Term(term), incarnation: standin_foundation::Incarnation(1) };
+    let signer = KeySigner { writer, start, ..signer(seat) };
+    Input::MessageReceived(sign(&signer, Epoch(0), body, lsn))
+}
+
+/// T9 and V3: votes of one seat under two terms are one vote; votes of several terms make a certificate together.
+#[test]
+fn t9_votes_count_by_seat_whatever_their_terms() {
+    let mut machine = machine(1);
+    machine.step(Millis(1), arrives(1));
+    machine.step(Millis(1), under(1, 0, 5, 0, Body::PrePrepare { view: View(0), proposal: proposal(1, 1) }));
+    let prepare = Body::Prepare { view: View(0), height: Height(1), digest: proposal(1, 1).digest() };
+    machine.step(Millis(1), under(1, 0, 9, 2, prepare.clone()));
+    let twice = machine.step(Millis(1), under(2, 9, 9, 2, prepare.clone()));
+    assert!(sent(&twice).is_empty(), "two of three seats");
+    assert!(events(&twice).is_empty(), "a vote that is sent again is no contradiction (V2)");
+    let third = machine.step(Millis(1), under(7, 0, 3, 3, prepare));
+    let certificate = third.iter().find_map(|effect| match effect {
+        Effect::Log { record: Record::Prepared(certificate), .. } => Some(certificate.clone()),
+        _ => None,
+    });
+    let terms: Vec<_> = certificate.unwrap().votes.iter().map(|vote| vote.term.0).collect();
+    assert_eq!(terms, [1, 1, 7]);
+}
+
+#[test]
+fn v2_a_second_different_vote_is_evidence_and_the_first_counts() {
+    let mut machine = machine(1);
+    let vote = |name: &[u8]| Body::Prepare { view: View(0), height: Height(1), digest: Digest::sha256(name) };
+    machine.step(Millis(1), under(1, 0, 5, 2, vote(b"one")));
+    let effects = machine.step(Millis(1), under(2, 5, 6, 2, vote(b"other")));
+    let evidence = events(&effects).into_iter().find_map(|event| match event {
+        Event::Equivocation { seat: Seat(2), evidence } => Some(evidence.clone()),
+        _ => None,
+    });
+    let terms = evidence.unwrap().iter().map(|(_, vote)| vote.term.0).collect::<Vec<_>>();
+    assert_eq!(terms, [1, 2], "it names the holder of each term");
+}
+
+/// L9 and T13: a writer whose log begins below what its seat has said is not counted.
+#[test]
+fn l9_a_log_that_has_lost_its_end_is_not_counted() {
+    let mut machine = machine(1);
+    machine.step(Millis(1), arrives(1));
+    machine.step(Millis(1), under(1, 0, 40, 0, Body::PrePrepare { view: View(0), proposal: proposal(1, 1) }));
+    machine
+        .step(Millis(1), under(1, 0, 9, 3, Body::Prepare { view: View(0), height: Height(9), digest: Digest::ZERO }));
+    let rolled_back = machine.step(
+        Millis(2),
+        under(
+            2,
+            39,
+            39,
+            0,
+            Body::Checkpoint(CheckpointResult {
+                height: Height(4),
+                block_hash: Digest::ZERO,
+                state_root: Digest::ZERO,
+                receipts_root: Digest::ZERO,
+            }),
+        ),
+    );
+    assert!(matches!(events(&rolled_back)[..], [Event::RolledBack { seat: Seat(0), start: 39, seen: 40 }]));
+    let prepare = Body::Prepare { view: View(0), height: Height(1), digest: proposal(1, 1).digest() };
+    machine.step(Millis(2), under(2, 9, 9, 3, prepare));
+    let sound =
+        machine.step(Millis(2), under(3, 40, 41, 0, Body::PrePrepare { view: View(0), proposal: proposal(2, 1) }));
+    assert!(events(&sound).is_empty(), "a later writer that goes on from there counts again");
+}
+
+/// V1: a live message is taken for the highest known term only; what is passed on is judged by its own.
+#[test]
+fn v1_a_live_message_of_an_ended_term_is_refused() {
+    struct InTermTwo;
+    impl Authority for InTermTwo {
+        fn seats(&self) -> usize {
+            4
+        }
+
+        fn term(&self, _: Seat) -> Term {
+            Term(2)
+        }
+
+        fn judge(&self, _: &VoteTarget, _: &SeatVote) -> Verdict {
+            Verdict::Valid
+        }
+    }
+    let verifier = Verifier { authority: InTermTwo, epoch: Epoch(0), window: 8 };
+    let of = |term| {
+        let body = Body::Prepare { view: View(0), height: Height(1), digest: Digest::ZERO };
+        let Input::MessageReceived(message) = under(term, 0, 1, 2, body) else { panic!("a message") };
+        message.into_inner()
+    };
+    assert!(matches!(verifier.message(Seat(2), of(1)), Err(crate::verify::VerifyError::OldTerm { .. })));
+    assert!(verifier.message(Seat(2), of(2)).is_ok());
+    let lies = Signed { place: Place::default(), ..of(2) };
+    assert!(verifier.message(Seat(2), lies).is_err(), "its place is of another term than its signature");
+}
+
+/// A new holder that has just taken over is told all at once what the one before had been told.
+#[test]
+fn others_help_a_new_holder_at_its_first_status() {
+    let (mut other, _) = prepared();
+    other.step(Millis(10), Input::StatusReceived(Seat(3), Status::default()));
+    let soon = other.step(Millis(11), Input::StatusReceived(Seat(3), Status::default()));
+    assert!(sent(&soon).is_empty(), "an old acquaintance waits");
+    other.step(Millis(12), Input::HolderChanged(Seat(3)));
+    let helped = other.step(Millis(12), Input::StatusReceived(Seat(3), Status::default()));
+    assert_eq!(sent(&helped).len(), 2, "its prepare and its commit");
+}

@@ -1,0 +1,207 @@
+//! The auth node: the real machine over a register in memory, and what of it is durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use standin_auth::machine::Presented;
+use standin_auth::messages::{Answer, Request};
+use standin_auth::mutation::Mutation;
+use standin_auth::{Auth, Claim, Config, Decision, Record};
+use standin_foundation::{ClusterId, Digest, Epoch, Incarnation, Millis, NodeId, PublicKey, Seat, Signature};
+use standin_ledger::{Grant, SignedGrant};
+
+/// Copies of the register that a backup may have kept.
+const BACKUPS_MAX: usize = 64;
+
+/// What leaves the auth node once the register is durable.
+#[derive(Debug)]
+pub struct Outbox {
+    /// Who asked.
+    pub to: NodeId,
+    /// The answer.
+    pub answer: Answer,
+    /// A grant that is new: everyone is told.
+    pub granted: Option<SignedGrant>,
+    /// The register as it must be on the disk before anything of this leaves.
+    register: BTreeMap<ClusterId, Record>,
+}
+
+/// The auth node.
+#[derive(Debug)]
+pub struct AuthHost {
+    /// It runs.
+    pub up: bool,
+    /// Counts starts.
+    pub life: u64,
+    auth: Auth,
+    config: Config,
+    mutation: Option<Mutation>,
+    clusters: Vec<ClusterId>,
+    register: BTreeMap<ClusterId, Record>,
+    durable: BTreeMap<ClusterId, Record>,
+    backups: Vec<BTreeMap<ClusterId, Record>>,
+    incarnation: Incarnation,
+}
+
+impl AuthHost {
+    /// An auth node for these clusters, by seat, with their admitted nodes.
+    pub fn new(clusters: Vec<(ClusterId, Vec<PublicKey>)>, config: Config, mutation: Option<Mutation>) -> Self {
+        let record = |(cluster, keys): (ClusterId, Vec<PublicKey>)| (cluster.clone(), Record::new(cluster, keys));
+        let names = clusters.iter().map(|(cluster, _)| cluster.clone()).collect();
+        let register: BTreeMap<_, _> = clusters.into_iter().map(record).collect();
+        let mut host = Self {
+            up: true,
+            life: 0,
+            auth: Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), config, Millis(0)),
+            config,
+            mutation,
+            clusters: names,
+            durable: register.clone(),
+            backups: vec![register.clone()],
+            register,
+            incarnation: Incarnation(1),
+        };
+        host.start(Millis(0));
+        host
+    }
+
+    fn start(&mut self, now: Millis) {
+        self.auth = Auth::new(Digest::ZERO, Epoch(0), self.incarnation, self.config, now);
+        if let Some(mutation) = self.mutation {
+            self.auth.mutate(mutation);
+        }
+    }
+
+    /// The current grant of a seat.
+    pub fn grant_of(&self, seat: Seat) -> Option<&Grant> {
+        self.register.get(self.clusters.get(seat.index())?)?.grant.as_ref()
+    }
+
+    /// Grants that were made.
+    pub fn grants(&self) -> u64 {
+        self.register.values().map(|record| record.term().0).sum()
+    }
+
+    /// What is not durable is lost.
+    pub fn crash(&mut self) {
+        self.up = false;
+        self.life += 1;
+        self.register = self.durable.clone();
+    }
+
+    /// It starts again.
+    pub fn restart(&mut self, now: Millis) {
+        self.up = true;
+        self.life += 1;
+        self.start(now);
+    }
+
+    /// It starts from an old copy, and its operator says so.
+    pub fn restore_backup(&mut self, now: Millis) {
+        self.crash();
+        self.incarnation = self.incarnation.next();
+        let old = self.backups.len() / 2;
+        self.register = self.backups[old].clone();
+        for record in self.register.values_mut() {
+            record.recalling = Some(BTreeSet::new());
+        }
+        self.durable = self.register.clone();
+        self.restart(now);
+    }
+
+    /// Decides a request. What comes of it leaves when it is durable.
+    pub fn handle(&mut self, now: Millis, from: NodeId, request: &Request) -> Option<Outbox> {
+        if let Request::LookUp { cluster: None } = request {
+            let grants = self.register.values().filter_map(|record| record.grant.clone());
+            let answer = Answer::Actives(grants.map(signed).collect());
+            return Some(Outbox { to: from, answer, granted: None, register: self.register.clone() });
+        }
+        let cluster = request.cluster()?.clone();
+        let record = self.register.get(&cluster)?.clone();
+        let holds = |record: &&Record| record.grant.as_ref().is_some_and(|grant| grant.holder_id() == from);
+        let speaks_for = self.register.values().find(holds).map(|record| record.cluster.clone());
+        let presented = present(from, request, speaks_for);
+        let decision = self.auth.decide(now, &cluster, &record, &presented);
+        let mut granted = None;
+        let ticket = Bytes::copy_from_slice(cluster.as_str().as_bytes());
+        let answer = match decision {
+            Decision::Refused(why) => Answer::Refused { why, current: record.grant.clone().map(signed) },
+            Decision::Repeated(grant) => Answer::Granted { grant: signed(grant), ticket },
+            Decision::Alive => self.alive(&record, request),
+            Decision::Swap(next) => {
+                let grant = next.grant.clone();
+                let is_new = grant != record.grant && !matches!(request, Request::Recall { .. });
+                self.register.insert(cluster, *next);
+                match grant.map(signed).filter(|_| is_new) {
+                    Some(grant) => {
+                        granted = Some(grant.clone());
+                        Answer::Granted { grant, ticket }
+                    }
+                    None => self.alive(&record, request),
+                }
+            }
+        };
+        Some(Outbox { to: from, answer, granted, register: self.register.clone() })
+    }
+
+    fn alive(&self, record: &Record, request: &Request) -> Answer {
+        let (term, lacks_ticket) = match request {
+            Request::KeepAlive(keep_alive) => (keep_alive.term, keep_alive.lacks_ticket),
+            _ => (record.term(), false),
+        };
+        let ticket = Bytes::copy_from_slice(record.cluster.as_str().as_bytes());
+        Answer::Alive {
+            newer: record.grant.clone().filter(|grant| grant.term > term).map(signed),
+            register_count: 0,
+            incarnation: self.incarnation,
+            forced: record.forced,
+            recall: record.recalling.is_some(),
+            ticket: (lacks_ticket && record.grant.is_some()).then_some(ticket),
+        }
+    }
+
+    /// The register is durable as it was when this was decided.
+    pub fn synced(&mut self, outbox: &Outbox) {
+        for (cluster, record) in &outbox.register {
+            let is_newer = self.durable.get(cluster).is_none_or(|durable| durable.version < record.version);
+            if is_newer {
+                self.durable.insert(cluster.clone(), record.clone());
+            }
+        }
+        if outbox.granted.is_some() && self.backups.len() < BACKUPS_MAX {
+            self.backups.push(self.durable.clone());
+        }
+    }
+}
+
+fn signed(grant: Grant) -> SignedGrant {
+    SignedGrant { grant, signature: Signature::NONE }
+}
+
+/// What a driver does with keys is taken as done: nobody in the simulation states what is another's.
+fn present(from: NodeId, request: &Request, speaks_for: Option<ClusterId>) -> Presented {
+    let mut presented = Presented {
+        from,
+        request: request.clone(),
+        ticket_opened: None,
+        suspected_by: BTreeSet::new(),
+        resigned: None,
+        speaks_for,
+        wrong_in: None,
+    };
+    if let Request::ReportWrong(report) = request {
+        presented.wrong_in = Some(report.vote.term);
+    }
+    if let Request::Update(update) = request {
+        presented.ticket_opened = std::str::from_utf8(&update.ticket).ok().and_then(|text| text.parse().ok());
+        for statement in update.statements.iter().filter(|statement| statement.term == update.term) {
+            match statement.claim {
+                Claim::Suspicion => {
+                    presented.suspected_by.insert(statement.node.node_id());
+                }
+                Claim::Resignation => presented.resigned = Some(statement.node.node_id()),
+            }
+        }
+    }
+    presented
+}
