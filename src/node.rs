@@ -3,18 +3,25 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use standin_consensus::KeySigner;
+use bytes::Bytes;
+use standin_cluster::Identity;
+use standin_cluster::actor::{MemberActor, MemberConfig, Opened};
+use standin_cluster::machine::Description;
 use standin_consensus::actor::{
-    AskStatus, Ingress, LedgerReader, OpenError, Replica, ReplicaConfig, ReplicaStatus, Storage, VerifyPool, routes,
+    AskStatus, FoundLog, Ingress, LedgerReader, OpenError, Replica, ReplicaConfig, ReplicaStatus, Storage, VerifyPool,
+    routes,
 };
-use standin_foundation::{KeyError, Seat, SecretKey, Term};
+use standin_consensus::{KeySigner, Record};
+use standin_foundation::wire::Wire;
+use standin_foundation::{KeyError, Seat, SecretKey, Writer};
 use standin_ledger::builtin::Builtin;
 use standin_ledger::{Genesis, StateMachine};
 use standin_stage::bridge::tls::TlsError;
 use standin_stage::bridge::{Bridge, BridgeConfig, BridgeError, PeerConfig, Router, SocketTransport, TlsIdentity};
-use standin_stage::{Address, CallError, Cell, MailboxLimits, Registry, Supervision};
+use standin_stage::{Address, CallError, Cell, MailboxLimits, Registry, Role, Supervision};
 use tokio::sync::watch;
 
 use crate::config::{ConfigError, NodeConfig};
@@ -53,7 +60,10 @@ pub enum NodeError {
         /// Who holds the port, if it can be known.
         holder: String,
     },
-    /// Log or store.
+    /// The node's log.
+    #[error(transparent)]
+    Log(#[from] standin_cluster::actor::OpenError),
+    /// The store.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The replica's threads.
@@ -95,6 +105,7 @@ impl NodeHandle {
 pub struct Node {
     handle: NodeHandle,
     bridge: Bridge,
+    member: Cell<MemberActor>,
     replica: Cell<Replica>,
     fatal: watch::Receiver<Option<String>>,
 }
@@ -109,7 +120,7 @@ impl Node {
     pub fn start_with(config: &NodeConfig, state_machine: Arc<dyn StateMachine>) -> Result<Self, NodeError> {
         let genesis = Arc::new(config.genesis()?);
         let key = SecretKey::read(&config.key_file)?;
-        let seat = genesis.seat_table().seat_of(&key.public());
+        let seat = genesis.grant_table().seat_of(&key.public());
         let seat = seat.ok_or_else(|| NodeError::NoSeat(config.key_file.clone()))?;
         let listener = listen(config.bridge_listen, "bridge")?;
         let tls = TlsIdentity::read(&config.certificate_file, &config.certificate_key_file)?;
@@ -126,23 +137,24 @@ impl Node {
             .filter_map(|(index, seat)| Some((Seat(index as u16), prepared.remote(&seat.holder.node_id())?)))
             .collect();
         let (fatal_sender, fatal) = watch::channel(None);
-        let signer = KeySigner { chain: genesis.digest(), seat, term: Term(0), key };
+        let (opened, recovered) = Opened::open(member_config(config, &genesis, seat))?;
+        let signer = KeySigner { chain: genesis.digest(), seat, writer: Writer::default(), start: 0, key };
         let replica_config = ReplicaConfig {
             genesis: (*genesis).clone(),
             signer,
             consensus: config.consensus,
             storage: Storage {
                 folder: config.data_dir.clone(),
-                segment_bytes: config.segment_bytes,
                 reserve_bytes: config.reserve_bytes,
                 index_transactions: config.index_transactions,
             },
+            log: FoundLog { pieces: recovered.pieces, next: recovered.next },
             log_bytes_max: config.log_bytes_max,
             state_machine,
             remotes,
             on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
         };
-        let (replica, reader) = start_replica(replica_config)?;
+        let (member, replica, reader) = start_seat(opened, replica_config)?;
         let threads = match config.verify_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -154,8 +166,9 @@ impl Node {
         let actors = Registry::default();
         // The first of its name in a registry of its own.
         let _ = actors.register(replica.address());
+        let _ = actors.register(member.address());
         let handle = NodeHandle { genesis, seat, replica: replica.address().clone(), reader, ingress, pool, actors };
-        Ok(Self { handle, bridge, replica, fatal })
+        Ok(Self { handle, bridge, member, replica, fatal })
     }
 
     /// What the node offers.
@@ -173,34 +186,84 @@ impl Node {
                 NodeError::Fatal(why.unwrap_or_else(|| "it ended".to_owned()))
             }
             exit = self.replica.ended() => NodeError::Fatal(format!("{exit:?}")),
+            exit = self.member.ended() => NodeError::Fatal(format!("{exit:?}")),
         }
     }
 
-    /// Stops in order: connections, the replica, then log and store, which makes everything durable.
+    /// Stops in order: connections, the replica with its store, then the log; that makes everything durable.
     pub async fn shutdown(self) {
         self.bridge.stop().await;
         self.replica.stop();
         self.replica.ended().await;
+        self.member.stop();
+        self.member.ended().await;
     }
 }
 
-/// The replica is made once: after a panic its state is unknown, and the node stops. Its threads report to the cell's
-/// address, so the cell comes first; its arbiter does not run before this function has returned.
-fn start_replica(config: ReplicaConfig) -> Result<(Cell<Replica>, LedgerReader), NodeError> {
-    let (hand_over, opened) = std::sync::mpsc::channel();
+/// What the node is in its cluster: on a chain without an auth node each seat has one node, for ever.
+fn member_config(config: &NodeConfig, genesis: &Genesis, seat: Seat) -> MemberConfig {
+    let descriptor = genesis.seats.get(seat.index());
+    #[allow(clippy::expect_used, reason = "the seat was found in this genesis")]
+    let descriptor = descriptor.expect("a seat of the genesis");
+    let node = descriptor.holder.node_id();
+    MemberConfig {
+        identity: Identity {
+            node,
+            cluster: descriptor.cluster.clone(),
+            members: [(node, 0)].into(),
+            seats_needed: 2 * standin_ledger::certificate::faulty_max(genesis.seats.len()),
+            fixed: true,
+        },
+        config: standin_cluster::Config::default(),
+        describe,
+        folder: config.data_dir.join("log"),
+        segment_bytes: config.segment_bytes,
+        chain: genesis.digest(),
+    }
+}
+
+/// What a member must know of a record of the replica. One that cannot be read is nothing to it: the replica refuses it.
+fn describe(record: &Bytes) -> Description {
+    let record = Record::from_wire(record).ok();
+    record.map_or_else(Description::default, |record| Description {
+        carries: record.carries(),
+        names: record.names(),
+        base: record.base(),
+    })
+}
+
+/// A cell for an actor that is made once: after a panic its state is unknown, and the node stops. Those who report to it need
+/// its address first; its arbiter does not run before this thread yields.
+fn cell_for_one<R: Role>(name: &'static str) -> (Cell<R>, Sender<R>) {
+    let (hand_over, made) = std::sync::mpsc::channel();
     #[allow(clippy::expect_used, reason = "the cell is stopped before its first turn if nothing was handed over")]
-    let make = move |_| opened.try_recv().expect("the replica was opened");
-    let cell = Cell::spawn("replica", Supervision::never_restart(), MailboxLimits::default(), make);
-    match Replica::open(config, cell.address().clone()) {
-        Ok(replica) => {
-            let reader = replica.reader();
-            // The receiver lives as long as the cell.
-            drop(hand_over.send(replica));
-            Ok((cell, reader))
-        }
+    let make = move |_| made.try_recv().expect("the actor was handed over");
+    (Cell::spawn(name, Supervision::never_restart(), MailboxLimits::default(), make), hand_over)
+}
+
+/// The member that keeps the seat's log, and the replica that fills it.
+fn start_seat(
+    opened: Opened,
+    config: ReplicaConfig,
+) -> Result<(Cell<MemberActor>, Cell<Replica>, LedgerReader), NodeError> {
+    let (member_cell, member_made) = cell_for_one::<MemberActor>("member");
+    let (replica_cell, replica_made) = cell_for_one::<Replica>("replica");
+    let made = || {
+        let replica = Replica::open(config, replica_cell.address())?;
+        let sink = Box::new(replica.log_sink(replica_cell.address()));
+        let (member, log) = opened.start(member_cell.address().clone(), sink)?;
+        let reader = replica.reader();
+        // The receivers live as long as the cells.
+        drop(member_made.send(member));
+        drop(replica_made.send(replica.with_log(Box::new(log))));
+        Ok::<_, NodeError>(reader)
+    };
+    match made() {
+        Ok(reader) => Ok((member_cell, replica_cell, reader)),
         Err(error) => {
-            cell.stop();
-            Err(error.into())
+            member_cell.stop();
+            replica_cell.stop();
+            Err(error)
         }
     }
 }

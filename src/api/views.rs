@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::{Digest, Height};
-use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate, SeatTable};
+use standin_ledger::GrantTable;
+use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate};
 use standin_ledger::namespaced::{CompletenessStep, NamespacedNode};
 use standin_ledger::store::StoredBlock;
 use standin_ledger::trie::StateProof;
@@ -176,7 +177,7 @@ impl TransactionView {
     /// Checks everything that this view claims, against the genesis alone: that the transaction is the one that was asked
     /// for, that it is in a block with a valid certificate, and that its receipt is covered by a proven checkpoint.
     pub fn verify(&self, id: &TransactionId, genesis: &Genesis) -> Result<(), String> {
-        let seats = genesis.seat_table();
+        let seats = genesis.grant_table();
         let transaction = parse_hex(&self.bytes)?;
         if transaction.id() != *id || self.receipt.transaction != *id {
             return Err("another transaction came back".to_owned());
@@ -201,7 +202,7 @@ impl TitleView {
     /// Checks, against the genesis alone, that the block has a valid certificate and that these are all of its transactions
     /// with this title; gives them, in order.
     pub fn verify(&self, title: Title, height: Height, genesis: &Genesis) -> Result<Vec<Transaction>, String> {
-        verify_block(&self.header, &self.certificate, &genesis.seat_table())?;
+        verify_block(&self.header, &self.certificate, &genesis.grant_table())?;
         if self.title != title || self.header.height() != height {
             return Err("another title or block came back".to_owned());
         }
@@ -227,7 +228,7 @@ fn parse_hex(bytes: &str) -> Result<Transaction, String> {
     Transaction::parse(bytes.into()).map_err(|error| error.to_string())
 }
 
-fn verify_block(header: &Header, certificate: &CommitCertificate, seats: &SeatTable) -> Result<(), String> {
+fn verify_block(header: &Header, certificate: &CommitCertificate, seats: &GrantTable) -> Result<(), String> {
     if certificate.digest != header.proposal.digest() || certificate.height != header.height() {
         return Err("the block's certificate is for another proposal".to_owned());
     }

@@ -253,7 +253,7 @@ pub(super) fn config(arguments: &ConfigArguments) -> Result<(), Failure> {
             let read = NodeConfig::read(config)?;
             let genesis = read.genesis()?;
             let key = SecretKey::read(&read.key_file).map_err(|error| Failure::new(78, error.to_string()))?;
-            let seat = genesis.seat_table().seat_of(&key.public());
+            let seat = genesis.grant_table().seat_of(&key.public());
             let seat = seat.ok_or_else(|| Failure::new(78, "the node's key holds no seat in the genesis"))?;
             standin_stage::bridge::TlsIdentity::read(&read.certificate_file, &read.certificate_key_file)
                 .map_err(|error| Failure::new(78, error.to_string()))?;

@@ -26,6 +26,7 @@ pub mod policy;
 pub mod probe;
 pub mod recipient;
 pub mod registry;
+pub mod reports;
 pub mod throttle;
 
 pub use address::Address;
@@ -39,6 +40,7 @@ pub use policy::{Backoff, Intensity, RestartPolicy, Supervision};
 pub use probe::Probe;
 pub use recipient::Recipient;
 pub use registry::{ActorView, Registry};
+pub use reports::Reports;
 pub use throttle::Throttle;
 
 #[cfg(panic = "abort")]

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use standin_foundation::{NodeId, Seat};
-use standin_ledger::certificate::SeatTable;
 use standin_ledger::snapshot::Manifest;
-use standin_ledger::{Batch, ClientSignatures, Genesis};
+use standin_ledger::{Batch, ClientSignatures, Genesis, GrantTable};
 use standin_stage::bridge::Router;
 use standin_stage::{Address, CallError, Handle, Message, Throttle};
 
@@ -28,7 +27,7 @@ const NAMES_MAX: usize = 256;
 /// Checks what comes in before the replica sees it.
 #[derive(Debug)]
 pub struct Ingress {
-    verifier: Verifier<SeatTable>,
+    verifier: Verifier<GrantTable>,
     signatures: ClientSignatures,
     seats: std::collections::BTreeMap<NodeId, Seat>,
     waiting: Vec<Waiting>,
@@ -50,7 +49,7 @@ impl Ingress {
         let seats = seats.map(|(index, seat)| (seat.holder.node_id(), Seat(index as u16))).collect();
         Self {
             verifier: Verifier {
-                authority: genesis.seat_table(),
+                authority: genesis.grant_table(),
                 epoch: standin_foundation::Epoch(0),
                 window: genesis.parameters.window,
             },
@@ -152,7 +151,7 @@ fn check(
     to: &Address<Replica>,
     (urgency, bytes): (Urgency, usize),
     from: Seat,
-    job: impl FnOnce(&Verifier<SeatTable>, &Address<Replica>, Share) -> Result<(), VerifyError> + Send + 'static,
+    job: impl FnOnce(&Verifier<GrantTable>, &Address<Replica>, Share) -> Result<(), VerifyError> + Send + 'static,
 ) -> Result<(), CallError> {
     let share = ingress.share(from, bytes)?;
     let (shared, to) = (Arc::clone(ingress), to.clone());

@@ -167,9 +167,10 @@ impl Handle<Submit> for Replica {
 }
 
 impl Replica {
-    /// Makes batches of what waits: at once when nothing is under way, else when enough waits or has waited long enough.
+    /// Makes batches of what waits: at once when nothing is under way, else when enough waits or has waited long enough. A
+    /// replica that does not speak for its seat makes none: nobody would keep them.
     pub(super) fn flush_mempool(&mut self, ctx: &mut Ctx<Self>) {
-        while !self.mempool.queue.is_empty() {
+        while !self.mempool.queue.is_empty() && self.speaks() {
             let (count, _) = self.machine.pending();
             if self.machine.own_pending_bytes() > OWN_PENDING_BYTES_MAX || (count > 0 && !self.mempool.is_plenty()) {
                 self.set_flush_timer(ctx);
@@ -191,7 +192,8 @@ impl Replica {
     }
 
     fn flush_late(&mut self, ctx: &mut Ctx<Self>) {
-        if !self.mempool.queue.is_empty() && self.machine.own_pending_bytes() <= OWN_PENDING_BYTES_MAX {
+        if !self.mempool.queue.is_empty() && self.speaks() && self.machine.own_pending_bytes() <= OWN_PENDING_BYTES_MAX
+        {
             let transactions = self.mempool.cut();
             self.push_batch(transactions, ctx);
         }

@@ -5,12 +5,10 @@
 
 mod executor;
 mod ingress;
-mod log_writer;
 mod mempool;
 mod open;
 mod peers;
 mod pool;
-mod reports;
 mod served;
 mod serving;
 
@@ -20,9 +18,11 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use actix::{AsyncContext, SpawnHandle};
-use standin_foundation::{Digest, Height, Millis, Seat};
+use standin_foundation::wire::Wire;
+use standin_foundation::{Digest, Height, Lsn, Millis, Seat, Writer};
+use standin_ledger::seat_log::{LogPiece, SeatLog, SeatLogEvent};
 use standin_ledger::{Batch, Genesis, StateMachine};
-use standin_stage::{Address, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Role, Throttle};
+use standin_stage::{Address, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Reports, Role, Throttle};
 
 pub use executor::{ExecutionError, Ledger, LedgerReader};
 pub use ingress::{Ingress, routes};
@@ -33,14 +33,12 @@ pub use pool::{PoolFull, Urgency, VerifyPool};
 use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient};
 use crate::gate::Gate;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::messages::{BatchPayload, Note, Signed, Status, Transfer};
-use crate::record::{Lsn, Record};
+use crate::record::Record;
 use crate::verify::{KeySigner, sign};
 use executor::{Command, Executor, ExecutorReport};
-use log_writer::{LogCommand, LogReport, LogWriter};
 use mempool::Mempool;
-use reports::Reports;
 
 impl Message for Signed {
     type Reply = ();
@@ -80,6 +78,8 @@ pub struct ReplicaConfig {
     pub consensus: Config,
     /// Where its data lies.
     pub storage: Storage,
+    /// The seat's log, as it was found.
+    pub log: FoundLog,
     /// The log is cut when it has grown to this many bytes.
     pub log_bytes_max: u64,
     /// What transactions do.
@@ -94,6 +94,15 @@ impl std::fmt::Debug for ReplicaConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ReplicaConfig").field("seat", &self.signer.seat).finish_non_exhaustive()
     }
+}
+
+/// A seat's log, as it was found: its records, from its base on, with their payloads.
+#[derive(Debug)]
+pub struct FoundLog {
+    /// The records.
+    pub pieces: Vec<LogPiece>,
+    /// Number of the next.
+    pub next: Lsn,
 }
 
 /// Counters of a replica, for metrics.
@@ -132,8 +141,8 @@ pub struct ReplicaStatus {
     pub waiting: usize,
     /// Messages that wait for the log.
     pub gated: usize,
-    /// The log is durable up to this record.
-    pub durable: Lsn,
+    /// The log is released up to this record.
+    pub released: Lsn,
     /// Bytes of the log.
     pub log_bytes: u64,
     /// What the other seats say of where they stand, and whether they are connected.
@@ -147,7 +156,7 @@ pub struct Replica {
     machine: Machine,
     gate: Gate,
     config: ReplicaConfig,
-    log: LogWriter,
+    log: Option<Box<dyn SeatLog>>,
     executor: Executor,
     reports: Reports<Report>,
     payloads: BTreeMap<Digest, Arc<Batch>>,
@@ -155,7 +164,7 @@ pub struct Replica {
     started: Instant,
     timer: Option<(Millis, SpawnHandle)>,
     flush_timer: Option<SpawnHandle>,
-    durable: Lsn,
+    released: Lsn,
     log_bytes: u64,
     cutting: bool,
     /// The stable checkpoint at the last cut: before the next one there is nothing more to drop.
@@ -175,30 +184,22 @@ impl std::fmt::Debug for Replica {
 }
 
 impl Replica {
-    /// Opens log and store, and starts the threads. The actor itself is started by its cell.
-    pub fn open(config: ReplicaConfig, address: Address<Self>) -> Result<Self, OpenError> {
+    /// Opens the store, and starts the executor. The actor itself is started by its cell; it speaks when its log says so.
+    pub fn open(mut config: ReplicaConfig, address: &Address<Self>) -> Result<Self, OpenError> {
         let seat = config.signer.seat;
-        let opened = open::open(&config.storage, &config.genesis, seat, config.consensus, &config.state_machine)?;
-        let log_bytes = opened.log.bytes();
+        let found = std::mem::replace(&mut config.log, FoundLog { pieces: Vec::new(), next: 1 });
+        let opened =
+            open::open(&config.storage, &config.genesis, seat, config.consensus, &config.state_machine, found)?;
         let reports = Reports::default();
-        let to_replica = || {
-            let (reports, address) = (reports.clone(), address.clone());
-            move |report| {
-                reports.push(report);
-                // A full mailbox has messages with which the reports are looked at; a replica that has ended wants none.
-                let _ = address.tell(ReportsWait);
-            }
-        };
-        let (report_log, report_ledger) = (to_replica(), to_replica());
-        let log = LogWriter::start(opened.log, move |report| report_log(Report::Log(report)))?;
+        let report_ledger = to_replica(&reports, address);
         let machine = Arc::clone(&config.state_machine);
         let genesis = config.genesis.clone();
         let report = move |report| report_ledger(Report::Ledger(report));
         let executor = Executor::start(opened.ledger, genesis, machine, report)?;
         Ok(Self {
             machine: opened.machine,
-            gate: Gate::new(opened.durable),
-            log,
+            gate: Gate::default(),
+            log: None,
             executor,
             reports,
             payloads: opened.payloads,
@@ -206,8 +207,8 @@ impl Replica {
             started: Instant::now(),
             timer: None,
             flush_timer: None,
-            durable: opened.durable,
-            log_bytes,
+            released: 0,
+            log_bytes: 0,
             cutting: false,
             cut_at: Height(0),
             counters: Counters::default(),
@@ -218,9 +219,25 @@ impl Replica {
         })
     }
 
+    /// Takes what happens to the seat's log, without loss.
+    pub fn log_sink(&self, address: &Address<Self>) -> impl Fn(SeatLogEvent) + Send + use<> {
+        let report = to_replica(&self.reports, address);
+        move |event| report(Report::Log(event))
+    }
+
+    /// Gives the replica its log. Without one it can say nothing.
+    #[must_use]
+    pub fn with_log(self, log: Box<dyn SeatLog>) -> Self {
+        Self { log: Some(log), ..self }
+    }
+
     /// Reads of chain and store.
     pub fn reader(&self) -> LedgerReader {
         self.executor.reader()
+    }
+
+    fn speaks(&self) -> bool {
+        self.machine.role() == machine::Role::Active
     }
 
     fn now(&self) -> Millis {
@@ -235,14 +252,22 @@ impl Replica {
     }
 
     fn carry_out_all(&mut self, effects: Vec<Effect>) {
+        let mut pieces = Vec::new();
         for effect in effects {
-            self.carry_out(effect);
+            match effect {
+                Effect::Log { record, .. } => pieces.extend(self.piece(&record)),
+                effect => self.carry_out(effect),
+            }
+        }
+        if let Some(log) = self.log.as_ref().filter(|_| !pieces.is_empty()) {
+            log.append(self.config.signer.writer, pieces);
         }
     }
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Log { lsn, record } => self.write(lsn, &record),
+            // Handed in together, before anything else of the step.
+            Effect::Log { .. } => {}
             Effect::Send { to, body, after } => self.gate.hold(to, body, after),
             Effect::Relay { to, message } => self.send_to(to, &*message),
             Effect::Tell { to: Recipient::All, note } => self.send_to_all(&note),
@@ -253,6 +278,8 @@ impl Replica {
                 self.executor.send(Command::Execute { proposal, certificate, batches });
             }
             Effect::Stabilize(certificate) => self.executor.send(Command::Certify(certificate)),
+            // A seat that one node holds compares its results with nobody's.
+            Effect::ResultBacked(_) => {}
             Effect::InstallSnapshot(snapshot, certificate) => {
                 self.executor.send(Command::Install(snapshot, certificate));
             }
@@ -265,29 +292,29 @@ impl Replica {
                     self.payloads.remove(&digest);
                 }
             }
-            Effect::CutLog { keep_from } => {
-                self.log.send(LogCommand::CutBefore(keep_from));
-                self.cutting = false;
-            }
             Effect::Report(event) => self.report(event),
         }
     }
 
-    fn write(&mut self, lsn: Lsn, record: &Record) {
-        let payload = match record {
-            Record::Batch(reference) => self.payloads.get(&reference.digest()).map(|batch| batch.payload().clone()),
-            _ => None,
-        };
-        match log_writer::encode(record) {
-            Ok(encoded) => self.log.send(LogCommand::Append(lsn, encoded, payload)),
-            Err(error) => self.fatal(format!("a record cannot be written: {error}")),
+    fn piece(&mut self, record: &Record) -> Option<LogPiece> {
+        if record.base().is_some() {
+            self.cutting = false;
+        }
+        let carried = record.carries().and_then(|digest| self.payloads.get(&digest));
+        let payload = carried.map(|batch| batch.payload().clone()).unwrap_or_default();
+        match record.to_wire() {
+            Ok(bytes) => Some(LogPiece { record: bytes.into(), payload }),
+            Err(error) => {
+                self.fatal(format!("a record cannot be written: {error}"));
+                None
+            }
         }
     }
 
     /// Lets out what is durable by now. Own messages come back as inputs, whose effects may let out more.
     fn release(&mut self) {
         while let Some(held) = self.gate.release() {
-            let message = sign(&self.config.signer, standin_foundation::Epoch(0), held.body);
+            let message = sign(&self.config.signer, standin_foundation::Epoch(0), held.body, held.after);
             match held.to {
                 Recipient::One(seat) => self.send_to(seat, &*message),
                 Recipient::All => {
@@ -366,6 +393,11 @@ impl Replica {
                     );
                 }
             }
+            Event::RolledBack { seat, start, seen } => {
+                if let Some(suppressed) = self.warnings.pass() {
+                    tracing::error!(seat = seat.0, start, seen, suppressed, "a seat's log has lost its end");
+                }
+            }
             Event::CatchUpStarted { target, snapshot } => {
                 self.counters.catch_ups += 1;
                 tracing::info!(target = target.0, snapshot, "catching up");
@@ -404,7 +436,9 @@ impl Replica {
             return;
         }
         self.cut_at = self.machine.stable();
-        self.log.send(LogCommand::Roll);
+        if let Some(log) = &self.log {
+            log.stored(height);
+        }
         self.step(Input::LogFull, ctx);
     }
 
@@ -420,7 +454,7 @@ impl Replica {
             pending: self.machine.pending(),
             waiting: self.mempool.waiting(),
             gated: self.gate.len(),
-            durable: self.durable,
+            released: self.released,
             log_bytes: self.log_bytes,
             peers: self.config.remotes.keys().map(|seat| (*seat, peer(seat))).collect(),
             counters: self.counters.clone(),
@@ -430,20 +464,26 @@ impl Replica {
 
 impl Role for Replica {
     fn started(&mut self, ctx: &mut Ctx<Self>) {
-        for result in std::mem::take(&mut self.results) {
-            if result.height >= self.machine.stable() {
-                self.step(Input::Executed { height: result.height, checkpoint: Some(result) }, ctx);
-            }
-        }
+        self.take_reports(ctx);
         self.step(Input::Tick, ctx);
     }
 }
 
-/// What the replica's own threads say.
+/// A way for reports that must not be lost.
+fn to_replica(reports: &Reports<Report>, address: &Address<Replica>) -> impl Fn(Report) + Send + use<> {
+    let (reports, address) = (reports.clone(), address.clone());
+    move |report| {
+        reports.push(report);
+        // A full mailbox has messages with which the reports are looked at; a replica that has ended wants none.
+        let _ = address.tell(ReportsWait);
+    }
+}
+
+/// What the replica's own threads say, and its log.
 #[derive(Debug)]
 enum Report {
-    /// The log's thread says how far it is.
-    Log(LogReport),
+    /// The seat's log says what became of it.
+    Log(SeatLogEvent),
     /// The executor says what it has done.
     Ledger(ExecutorReport),
 }
@@ -467,20 +507,56 @@ impl Replica {
     fn take_reports(&mut self, ctx: &mut Ctx<Self>) {
         while let Some(report) = self.reports.take() {
             match report {
-                Report::Log(Ok((durable, bytes))) => self.log_is_durable(durable, bytes, ctx),
-                Report::Log(Err(error)) => self.fatal(error.to_string()),
+                Report::Log(event) => self.log_reported(event, ctx),
                 Report::Ledger(report) => self.ledger_reported(report, ctx),
             }
         }
     }
 
-    fn log_is_durable(&mut self, durable: Lsn, bytes: u64, ctx: &mut Ctx<Self>) {
-        self.durable = durable;
-        self.log_bytes = bytes;
-        self.gate.durable(durable);
-        self.release();
-        self.consider_cutting();
-        self.set_timer(ctx);
+    fn log_reported(&mut self, event: SeatLogEvent, ctx: &mut Ctx<Self>) {
+        match event {
+            SeatLogEvent::Activated { writer, start } => self.activate(writer, start, ctx),
+            SeatLogEvent::Released { writer, lsn } => {
+                self.released = lsn;
+                self.gate.released(writer, lsn);
+                self.release();
+                self.set_timer(ctx);
+            }
+            SeatLogEvent::Grown(bytes) => {
+                self.log_bytes = bytes;
+                self.consider_cutting();
+            }
+            SeatLogEvent::Failed(why) => self.fatal(why),
+        }
+    }
+
+    /// A seat that one node holds needs nobody's agreement.
+    fn note_result(
+        &mut self,
+        height: Height,
+        checkpoint: Option<standin_ledger::CheckpointResult>,
+        ctx: &mut Ctx<Self>,
+    ) {
+        self.step(Input::Executed { height, checkpoint }, ctx);
+        match checkpoint {
+            // It is voted for once this node speaks.
+            Some(result) if !self.speaks() => self.results.push(result),
+            Some(_) => self.step(Input::ResultAgreed(height), ctx),
+            None => {}
+        }
+    }
+
+    /// Speaks for the seat from now on.
+    fn activate(&mut self, writer: Writer, start: Lsn, ctx: &mut Ctx<Self>) {
+        (self.config.signer.writer, self.config.signer.start) = (writer, start);
+        self.gate = Gate::new(writer);
+        self.step(Input::Activated, ctx);
+        for result in std::mem::take(&mut self.results) {
+            if result.height >= self.machine.stable() {
+                self.note_result(result.height, Some(result), ctx);
+            }
+        }
+        self.flush_mempool(ctx);
     }
 
     fn ledger_reported(&mut self, report: ExecutorReport, ctx: &mut Ctx<Self>) {
@@ -489,7 +565,7 @@ impl Replica {
                 self.counters.blocks += 1;
                 self.counters.transactions += receipts.len() as u64;
                 self.mempool.executed(height, receipts);
-                self.step(Input::Executed { height, checkpoint }, ctx);
+                self.note_result(height, checkpoint, ctx);
                 self.flush_mempool(ctx);
             }
             ExecutorReport::Installed(certificate) => {

@@ -4,26 +4,24 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use standin_foundation::{Digest, Epoch, Height, Millis, Seat};
+use standin_foundation::wire::Wire;
+use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, Seat};
 use standin_ledger::certificate::CheckpointResult;
-use standin_ledger::log::{Log, LogError, LogOptions, Recovered};
 use standin_ledger::store::{Store, StoreError, StoreOptions, StoredBlock};
 use standin_ledger::{Batch, Chain, Genesis, StateMachine};
 
+use super::FoundLog;
 use super::executor::{ExecutionError, Ledger};
-use super::log_writer;
 use super::served::Served;
 use crate::config::Config;
 use crate::machine::{Identity, Machine};
-use crate::record::{Lsn, Record};
+use crate::record::Record;
 
 /// Where a replica's data lies, and how it is kept.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    /// The folder: `log/` and `store/` are in it.
+    /// The folder: `store/` is in it.
     pub folder: PathBuf,
-    /// Size of a log segment, in bytes.
-    pub segment_bytes: u64,
     /// Bytes that must stay free.
     pub reserve_bytes: u64,
     /// Whether transactions can be looked up by id.
@@ -34,9 +32,6 @@ pub struct Storage {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The log.
-    #[error(transparent)]
-    Log(#[from] LogError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -57,12 +52,10 @@ pub enum OpenError {
 /// A replica as it was when it stopped.
 pub(super) struct Opened {
     pub(super) machine: Machine,
-    pub(super) log: Log,
     pub(super) ledger: Ledger,
     pub(super) payloads: BTreeMap<Digest, Arc<Batch>>,
     /// Own results since the last flush, to be told to the machine again.
     pub(super) results: Vec<CheckpointResult>,
-    pub(super) durable: Lsn,
 }
 
 pub(super) fn open(
@@ -71,13 +64,9 @@ pub(super) fn open(
     seat: Seat,
     config: Config,
     state_machine: &Arc<dyn StateMachine>,
+    found: FoundLog,
 ) -> Result<Opened, OpenError> {
     let chain_digest = genesis.digest();
-    let options = LogOptions { segment_bytes: storage.segment_bytes, chain: chain_digest };
-    let (log, recovered) = Log::open(&storage.folder.join("log"), options)?;
-    if let Some((path, offset)) = &recovered.torn_at {
-        tracing::warn!(path = %path.display(), offset, "a torn tail of the log was cut: what was in it never left");
-    }
     let options = StoreOptions {
         path: storage.folder.join("store"),
         chain: chain_digest,
@@ -86,7 +75,8 @@ pub(super) fn open(
     };
     let mut store = Store::open(options, &genesis.state())?;
     let (chain, results, mut ledger_snapshots) = rebuild_chain(&mut store, genesis, state_machine)?;
-    let (mut records, mut payloads) = decode_log(recovered)?;
+    let next = found.next;
+    let (mut records, mut payloads) = decode_log(found)?;
     let stable = last_stable(&records);
     for block in blocks_above(&store, stable)? {
         for payload in &block.payloads {
@@ -96,7 +86,6 @@ pub(super) fn open(
         records.push(Record::Committed { proposal: block.header.proposal, certificate: block.certificate });
     }
     let identity = Identity { seat, seats: genesis.seats.len(), epoch: Epoch(0), parameters: genesis.parameters };
-    let next = log.next();
     let mut machine = Machine::restore(identity, config, Millis(0), records, store.head(), next, |digest| {
         payloads.contains_key(digest)
     });
@@ -108,7 +97,7 @@ pub(super) fn open(
     if let (Some(certificate), Some(snapshot)) = (machine.stable_certificate(), ledger.snapshots.get(&stable)) {
         ledger.served.set_newest(snapshot.clone(), certificate.clone());
     }
-    Ok(Opened { machine, log, ledger, payloads, results, durable: next - 1 })
+    Ok(Opened { machine, ledger, payloads, results })
 }
 
 type Rebuilt = (Chain, Vec<CheckpointResult>, BTreeMap<Height, standin_ledger::snapshot::Snapshot>);
@@ -154,13 +143,14 @@ fn rebuild_chain(
 
 type Decoded = (Vec<Record>, BTreeMap<Digest, Arc<Batch>>);
 
-fn decode_log(recovered: Recovered) -> Result<Decoded, OpenError> {
-    let mut records = Vec::with_capacity(recovered.records.len());
+fn decode_log(found: FoundLog) -> Result<Decoded, OpenError> {
+    let mut records = Vec::with_capacity(found.pieces.len());
     let mut payloads = BTreeMap::new();
-    for (lsn, bytes) in recovered.records {
-        let (record, payload) = log_writer::decode(&bytes).ok_or(OpenError::UnknownRecord { lsn })?;
+    let first = found.next - found.pieces.len() as u64;
+    for (lsn, piece) in (first..).zip(found.pieces) {
+        let record = Record::from_wire(&piece.record).map_err(|_| OpenError::UnknownRecord { lsn })?;
         if let Record::Batch(reference) = &record {
-            let batch = Batch::parse(payload).map_err(|_| OpenError::UnknownRecord { lsn })?;
+            let batch = Batch::parse(piece.payload).map_err(|_| OpenError::UnknownRecord { lsn })?;
             payloads.insert(reference.digest(), Arc::new(batch));
         }
         records.push(record);

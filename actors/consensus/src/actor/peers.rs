@@ -153,6 +153,9 @@ impl Handle<PeerNote> for Replica {
 
 impl Replica {
     fn take_batch(&mut self, from: Seat, batch: Batch, needed: bool, ctx: &mut Ctx<Self>) {
+        if !needed && !self.speaks() && !self.machine.wants_payload(&batch.digest()) {
+            return;
+        }
         let reference = batch.reference();
         self.payloads.entry(batch.digest()).or_insert_with(|| Arc::new(batch));
         self.step(Input::BatchReceived { from, batch: reference, needed }, ctx);

@@ -4,23 +4,23 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use standin_foundation::wire::Wire;
+use standin_foundation::wire::{Wire, WireError};
 use standin_ledger::log::{Log, LogError};
 
-use crate::record::{Lsn, Record};
+use crate::messages::NodeRecord;
 
-/// Commands that may wait: more would mean that the disk does not keep up, and the replica waits for it.
+/// Commands that may wait: more would mean that the disk does not keep up, and whoever writes waits for it.
 const COMMANDS_MAX: usize = 4_096;
 
 /// What the log is told.
 #[derive(Debug)]
 pub(super) enum LogCommand {
     /// Append an encoded record. Its number must be the next.
-    Append(Lsn, Vec<u8>, Option<Bytes>),
+    Append(u64, Vec<u8>, Bytes),
     /// Begin a new segment.
     Roll,
     /// What was appended before this command is durable when segments below this number are dropped.
-    CutBefore(Lsn),
+    CutBefore(u64),
 }
 
 /// A handle to the log's thread. Dropping it ends the thread after everything has been written.
@@ -31,7 +31,7 @@ pub(super) struct LogWriter {
 }
 
 /// What the log says: durable up to here and so large, or broken for good.
-pub(super) type LogReport = Result<(Lsn, u64), LogError>;
+pub(super) type LogReport = Result<(u64, u64), LogError>;
 
 impl LogWriter {
     pub(super) fn start(log: Log, report: impl Fn(LogReport) + Send + 'static) -> std::io::Result<Self> {
@@ -71,14 +71,14 @@ fn run(mut log: Log, commands: &Receiver<LogCommand>, report: &impl Fn(LogReport
     }
 }
 
-fn write_group(log: &mut Log, first: LogCommand, commands: &Receiver<LogCommand>) -> Result<Lsn, LogError> {
+fn write_group(log: &mut Log, first: LogCommand, commands: &Receiver<LogCommand>) -> Result<u64, LogError> {
     let mut next = Some(first);
     let mut taken = 0;
     while let Some(command) = next {
         match command {
-            LogCommand::Append(lsn, record, payload) => {
-                let appended = log.append(&[&record, payload.as_deref().unwrap_or_default()])?;
-                debug_assert_eq!(appended, lsn);
+            LogCommand::Append(sequence, record, payload) => {
+                let appended = log.append(&[&record, &payload])?;
+                debug_assert_eq!(appended, sequence);
             }
             LogCommand::Roll => log.roll()?,
             LogCommand::CutBefore(keep_from) => {
@@ -92,8 +92,8 @@ fn write_group(log: &mut Log, first: LogCommand, commands: &Receiver<LogCommand>
     log.sync()
 }
 
-/// A record as it stands in the log: its length, itself, and a batch's payload behind it.
-pub(super) fn encode(record: &Record) -> Result<Vec<u8>, standin_foundation::wire::WireError> {
+/// A record as it stands in the log: its length, itself, and the payload that it carries behind it.
+pub(super) fn encode(record: &NodeRecord) -> Result<Vec<u8>, WireError> {
     let bytes = record.to_wire()?;
     let mut out = Vec::with_capacity(bytes.len() + 4);
     out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
@@ -102,8 +102,8 @@ pub(super) fn encode(record: &Record) -> Result<Vec<u8>, standin_foundation::wir
 }
 
 /// Reads what [`encode`] and a payload made.
-pub(super) fn decode(bytes: &Bytes) -> Option<(Record, Bytes)> {
+pub(super) fn decode(bytes: &Bytes) -> Option<(NodeRecord, Bytes)> {
     let length = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-    let record = Record::from_wire(bytes.get(4..4 + length)?).ok()?;
+    let record = NodeRecord::from_wire(bytes.get(4..4 + length)?).ok()?;
     Some((record, bytes.slice(4 + length..)))
 }
