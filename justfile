@@ -11,6 +11,7 @@ fix:
 full: verify
     cargo run --release -p standin-simulator --bin seeds -- --seeds 10000
     cargo run --release -p standin-simulator --bin seeds -- --mutations --seeds 1000
+    cargo run --release -p standin-simulator --bin seeds -- --protocol clusters --seeds 20000
     cargo run --release -- drill run all --layout four-seats --json
     cargo run --release -- demo --layout four-seats --for 20 --rate 500 --json
     if command -v cargo-fuzz; then just fuzz 300; else echo "cargo-fuzz is not installed: skipped"; fi
@@ -19,6 +20,6 @@ full: verify
 fuzz seconds="60":
     cd tests/fuzz/libfuzzer && RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . any -- -max_total_time={{seconds}}
 
-# One seed again.
-seed number:
-    cargo run --release -p standin-simulator --bin seeds -- --replay {{number}}
+# One seed again, of `consensus` or `clusters`.
+seed number protocol="consensus":
+    cargo run --release -p standin-simulator --bin seeds -- --protocol {{protocol}} --replay {{number}}
