@@ -5,19 +5,21 @@
 //! cargo-fuzz (`cargo fuzz run TARGET` there).
 
 use bytes::Bytes;
+use standin_auth::{Answer, Request};
+use standin_cluster::{Message, NodeRecord};
 use standin_consensus::{BatchPayload, Note, Record, Signed, Transfer};
 use standin_foundation::wire::Wire;
 use standin_ledger::builtin::Operation;
 use standin_ledger::snapshot::{Chunk, Manifest};
 use standin_ledger::store::{StoredBlock, StoredCheckpoint};
-use standin_ledger::{Batch, Transaction};
+use standin_ledger::{Batch, SignedGrant, Transaction};
 use standin_stage::bridge::frame::Frame;
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// All targets with their names, which are their folders in the corpus.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("frame", frame),
     ("transaction", transaction),
     ("batch", batch),
@@ -31,6 +33,11 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("chunk", wire::<Chunk>),
     ("stored_block", wire::<StoredBlock>),
     ("stored_checkpoint", wire::<StoredCheckpoint>),
+    ("grant", wire::<SignedGrant>),
+    ("auth_request", wire::<Request>),
+    ("auth_answer", wire::<Answer>),
+    ("cluster_message", wire::<Message>),
+    ("node_record", wire::<NodeRecord>),
 ];
 
 fn frame(data: &[u8]) {

@@ -4,16 +4,23 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use standin_auth::messages::{Update, WrongResult};
+use standin_auth::{Answer, Claim, Refusal, Request, Statement};
+use standin_cluster::messages::{Fact, Facts, Mark};
+use standin_cluster::{Entry, Message, NodeRecord};
 use standin_consensus::messages::{BlockTransfer, NewView, PreparedCertificate, ViewChange};
 use standin_consensus::{BatchPayload, Body, Note, Record, Signed, Status, Transfer};
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, Epoch, Height, Seat, SecretKey, Signature, Term, View};
+use standin_foundation::{
+    ClusterId, Digest, Epoch, Height, Incarnation, Seat, SecretKey, Signature, Term, View, Writer,
+};
 use standin_ledger::builtin::Operation;
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote};
+use standin_ledger::grant::Cause;
 use standin_ledger::snapshot::{Chunk, Manifest};
 use standin_ledger::store::{StoredBlock, StoredCheckpoint};
 use standin_ledger::transaction::TransactionBody;
-use standin_ledger::{Batch, Header, Proposal, Transaction};
+use standin_ledger::{Batch, Grant, Header, Proposal, Transaction};
 use standin_stage::bridge::frame::{Frame, FrameKind, type_of};
 
 fn main() {
@@ -102,7 +109,67 @@ fn main() {
         receipts: vec![],
     };
     wire("stored_block", "small", &stored);
-    wire("stored_checkpoint", "proven", &StoredCheckpoint { result, certificate: Some(stable) });
+    wire("stored_checkpoint", "proven", &StoredCheckpoint { result, certificate: Some(stable.clone()) });
+    clusters(&key, stable);
+}
+
+/// What nodes of a cluster, and the auth node, say to each other.
+fn clusters(key: &SecretKey, stable: CheckpointCertificate) {
+    let cluster: ClusterId = "a".parse().expect("a valid name");
+    let grant = Grant {
+        chain: Digest::ZERO,
+        epoch: Epoch(0),
+        cluster: cluster.clone(),
+        term: Term(3),
+        holder: key.public(),
+        in_sync: [key.public().node_id()].into(),
+        previous: Digest::ZERO,
+        cause: Cause::Suspected,
+        incarnation: Incarnation(1),
+        request: Digest::ZERO,
+    };
+    let grant = grant.sign(key);
+    let statement = Statement::sign(key, &Digest::ZERO, Claim::Suspicion, cluster.clone(), Term(3));
+    let ticket = Bytes::from_static(b"ticket");
+    wire("grant", "suspected", &grant);
+    let update = Update {
+        cluster: cluster.clone(),
+        term: Term(3),
+        in_sync: grant.grant.in_sync.clone(),
+        head: 9,
+        session: 7,
+        ticket: ticket.clone(),
+        statements: vec![statement.clone()],
+    };
+    wire("auth_request", "update", &Request::Update(update));
+    let vote = SeatVote { seat: Seat(0), term: Term(3), signature: Signature([9; 64]) };
+    let report = WrongResult { cluster, result: stable.result, vote, certificate: stable };
+    wire("auth_request", "report-wrong", &Request::ReportWrong(Box::new(report)));
+    wire("auth_answer", "granted", &Answer::Granted { grant: grant.clone(), ticket });
+    let refused = Answer::Refused { why: Refusal::NoGround { missing: 2 }, current: Some(grant.clone()) };
+    wire("auth_answer", "refused", &refused);
+    let writer = Writer { term: Term(3), incarnation: Incarnation(2) };
+    let mark = Mark { lsn: 8, hash: Digest::ZERO };
+    let entry = Entry { lsn: 9, hash: Digest::ZERO, record: Bytes::from_static(b"record") };
+    let push = Message::Push {
+        writer,
+        round: 1,
+        session: 7,
+        previous: mark,
+        from_base: false,
+        head: 9,
+        start: 8,
+        released: 8,
+        entries: vec![entry.clone()],
+    };
+    wire("cluster_message", "push", &push);
+    let head = Message::Head { writer, round: 1, session: 7, marks: vec![mark], extends: true };
+    wire("cluster_message", "head", &head);
+    wire("cluster_message", "statement", &Message::Statement(statement));
+    wire("node_record", "entry", &NodeRecord::Entry(entry));
+    wire("node_record", "granted", &NodeRecord::Fact(Fact::Granted(Box::new(grant.clone()))));
+    let facts = Facts { grant: Some(grant), session: 7, complete: true, base: mark, ..Facts::default() };
+    wire("node_record", "facts", &NodeRecord::Facts(Box::new(facts)));
 }
 
 fn wire<T: Wire>(target: &str, name: &str, value: &T) {
