@@ -12,6 +12,7 @@ full: verify
     cargo run --release -p standin-simulator --bin seeds -- --seeds 10000
     cargo run --release -p standin-simulator --bin seeds -- --mutations --seeds 1000
     cargo run --release -p standin-simulator --bin seeds -- --protocol clusters --seeds 20000
+    cargo run --release -p standin-simulator --bin seeds -- --protocol clusters --mutations --seeds 4000
     cargo run --release -- drill run all --layout four-seats --json
     cargo run --release -- demo --layout four-seats --for 20 --rate 500 --json
     if command -v cargo-fuzz; then just fuzz 300; else echo "cargo-fuzz is not installed: skipped"; fi

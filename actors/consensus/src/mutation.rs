@@ -15,8 +15,6 @@ pub enum Mutation {
     ForgetPrepared,
     /// A slot takes a second proposal in one view.
     AcceptTwice,
-    /// What a killed process had written, and not synced, counts as durable when it starts again.
-    TrustPageCache,
     /// A replica goes on although its result is not the proven one.
     IgnoreOwnResult,
 }

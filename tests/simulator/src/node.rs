@@ -276,9 +276,7 @@ impl Node {
         self.wrong_result = None;
         self.installing = None;
         self.syncing = false;
-        if self.setup.core_rule() != Some(Mutation::TrustPageCache) {
-            self.disk.reopen();
-        }
+        self.disk.reopen();
         self.member = open_member(&self.setup, &mut self.disk, session, now);
         self.rebuild(now);
         for result in results {
