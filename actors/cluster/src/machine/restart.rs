@@ -117,12 +117,15 @@ impl Member {
         if self.facts.session == 0 {
             self.write_fence(Fact::Session { session: new_session, complete: self.identity.fixed });
         }
-        let alone = self.in_sync().len() == 1;
-        if torn && !alone && self.facts.complete {
-            // L9: what was cut may have been acknowledged. The holder, or all members together, say whether it was.
-            // What it had acknowledged of the session before may be gone.
+        let alone = self.is_holder() && self.in_sync().len() == 1;
+        if torn && !alone {
+            // L9: what was cut may have been acknowledged, so what was acknowledged in the session before counts no more. The
+            // holder, or all members together, say whether anything is missing.
+            let doubtful = self.facts.complete || self.facts.doubtful;
             self.write_fence(Fact::Session { session: self.facts.session + 1, complete: false });
-            self.write_fence(Fact::Doubtful);
+            if doubtful {
+                self.write_fence(Fact::Doubtful);
+            }
         }
         if !self.is_holder() {
             return;

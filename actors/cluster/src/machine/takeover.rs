@@ -266,7 +266,8 @@ impl Member {
         let follows = self.facts.grant.as_ref().is_some_and(|known| known.grant.digest() == grant.grant.previous);
         let begins = grant.grant.cause == Cause::First && self.asked_for(&grant) && self.log.head() == Mark::default();
         let in_sync = grant.grant.in_sync.clone();
-        if self.facts.complete && !in_sync.contains(&self.identity.node) {
+        let may_count = self.facts.complete || self.facts.doubtful;
+        if may_count && !in_sync.contains(&self.identity.node) {
             // First, or a crash in between would leave a log that counts as complete, and is not kept up any more.
             self.write_fence(Fact::Session { session: self.facts.session, complete: false });
         }

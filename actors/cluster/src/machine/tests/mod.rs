@@ -499,6 +499,31 @@ fn r3_a_forced_switch_moves_the_seat_to_the_standby() {
     assert!(!net.nodes[0].member.is_active());
 }
 
+/// L9: what was cut may have been acknowledged, whether the member was listed, or complete, or neither.
+#[test]
+fn l9_after_a_tear_nothing_of_the_session_before_counts() {
+    let mut net = Net::settled(3);
+    net.append(0, &["a"]);
+    net.run(30);
+    net.kill(1);
+    net.run(400);
+    assert!(net.grant().is_some_and(|grant| !grant.in_sync.contains(&id(1))), "it is not listed any more");
+    net.cut.insert((0, 1));
+    let session = net.nodes[1].member.facts().session;
+    for torn in 1..=2 {
+        net.restart(1, true);
+        assert_eq!(net.nodes[1].member.facts().session, session + torn);
+        net.kill(1);
+    }
+    net.restart(1, false);
+    assert!(net.nodes[1].member.facts().doubtful, "and that it is doubtful is not forgotten");
+    net.cut.clear();
+    net.run(20);
+    assert!(!net.nodes[1].member.facts().doubtful, "the newest grant does not list it: its log counts for nothing");
+    net.run(1_000);
+    assert!(net.nodes[1].member.facts().complete);
+}
+
 #[test]
 fn s1_a_holder_that_hears_too_few_seats_leaves_nobody_out_and_is_replaced() {
     let mut net = Net::settled(3);
