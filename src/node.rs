@@ -11,13 +11,13 @@ use standin_cluster::Identity;
 use standin_cluster::actor::{MemberActor, MemberConfig, Opened};
 use standin_cluster::machine::Description;
 use standin_consensus::actor::{
-    AskStatus, FoundLog, Ingress, LedgerReader, OpenError, Replica, ReplicaConfig, ReplicaStatus, Storage, VerifyPool,
-    routes,
+    AskStatus, Ingress, LedgerReader, OpenError, Replica, ReplicaConfig, ReplicaStatus, Storage, VerifyPool, routes,
 };
 use standin_consensus::{KeySigner, Record};
 use standin_foundation::wire::Wire;
 use standin_foundation::{KeyError, Seat, SecretKey, Writer};
 use standin_ledger::builtin::Builtin;
+use standin_ledger::seat_log::FoundLog;
 use standin_ledger::{Genesis, StateMachine};
 use standin_stage::bridge::tls::TlsError;
 use standin_stage::bridge::{Bridge, BridgeConfig, BridgeError, PeerConfig, Router, SocketTransport, TlsIdentity};
@@ -137,7 +137,7 @@ impl Node {
             .filter_map(|(index, seat)| Some((Seat(index as u16), prepared.remote(&seat.holder.node_id())?)))
             .collect();
         let (fatal_sender, fatal) = watch::channel(None);
-        let (opened, recovered) = Opened::open(member_config(config, &genesis, seat))?;
+        let (opened, found) = Opened::open(member_config(config, &genesis, seat))?;
         let signer = KeySigner { chain: genesis.digest(), seat, writer: Writer::default(), start: 0, key };
         let replica_config = ReplicaConfig {
             genesis: (*genesis).clone(),
@@ -148,13 +148,12 @@ impl Node {
                 reserve_bytes: config.reserve_bytes,
                 index_transactions: config.index_transactions,
             },
-            log: FoundLog { pieces: recovered.pieces, next: recovered.next },
             log_bytes_max: config.log_bytes_max,
             state_machine,
             remotes,
             on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
         };
-        let (member, replica, reader) = start_seat(opened, replica_config)?;
+        let (member, replica, reader) = start_seat(opened, found, replica_config)?;
         let threads = match config.verify_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -244,12 +243,13 @@ fn cell_for_one<R: Role>(name: &'static str) -> (Cell<R>, Sender<R>) {
 /// The member that keeps the seat's log, and the replica that fills it.
 fn start_seat(
     opened: Opened,
+    found: FoundLog,
     config: ReplicaConfig,
 ) -> Result<(Cell<MemberActor>, Cell<Replica>, LedgerReader), NodeError> {
     let (member_cell, member_made) = cell_for_one::<MemberActor>("member");
     let (replica_cell, replica_made) = cell_for_one::<Replica>("replica");
     let made = || {
-        let replica = Replica::open(config, replica_cell.address())?;
+        let replica = Replica::open(config, found, replica_cell.address())?;
         let sink = Box::new(replica.log_sink(replica_cell.address()));
         let (member, log) = opened.start(member_cell.address().clone(), sink)?;
         let reader = replica.reader();

@@ -7,9 +7,11 @@
 //!
 //! [`machine`] decides, one cluster's record at a time; the register may be a file or a store that several auth nodes share.
 
+pub mod config;
 pub mod machine;
 pub mod messages;
 pub mod mutation;
 
-pub use machine::{Auth, Config, Decision, Record};
+pub use config::Config;
+pub use machine::{Auth, Decision, Record};
 pub use messages::{Answer, Claim, Refusal, Request, Statement};

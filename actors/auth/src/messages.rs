@@ -8,11 +8,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
 use standin_foundation::{
-    Canonical, ClusterId, Digest, Domain, Encoder, Incarnation, Lsn, NodeId, PublicKey, SecretKey, Signature, Term,
+    ClusterId, Digest, Domain, Encoder, Incarnation, Lsn, NodeId, PublicKey, SecretKey, Signature, Term,
 };
 use standin_ledger::SignedGrant;
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, SeatVote};
-use standin_ledger::grant::Cause;
 
 /// What a node states about its cluster's holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -177,20 +176,16 @@ impl Request {
 
 /// Names what a grant answers: the same request, however often it comes, has the same digest.
 pub fn request_digest(from: &NodeId, term: Term, in_sync: &BTreeSet<NodeId>, session: Option<u64>) -> Digest {
-    struct Content<'a>(&'a NodeId, Term, &'a BTreeSet<NodeId>, Option<u64>);
-    impl Canonical for Content<'_> {
-        fn encode(&self, out: &mut Encoder) {
-            out.raw(self.0.as_bytes()).u64(self.1.0).length(self.2.len());
-            for node in self.2 {
-                out.raw(node.as_bytes());
-            }
-            match self.3 {
-                None => out.u8(0),
-                Some(session) => out.u8(1).u64(session),
-            };
-        }
+    let mut out = Encoder::default();
+    out.raw(from.as_bytes()).u64(term.0).length(in_sync.len());
+    for node in in_sync {
+        out.raw(node.as_bytes());
     }
-    Digest::sha256(&Content(from, term, in_sync, session).canonical_bytes())
+    match session {
+        None => out.u8(0),
+        Some(session) => out.u8(1).u64(session),
+    };
+    Digest::sha256(&out.into_bytes())
 }
 
 /// Why a request was refused. Nothing was changed.
@@ -249,9 +244,6 @@ pub enum Refusal {
     /// A report of a wrong result whose evidence does not hold, or that is about a term that has ended.
     #[error("the report does not show that the holder is wrong")]
     BadEvidence,
-    /// The register could not be changed now.
-    #[error("the register cannot be reached")]
-    Unavailable,
 }
 
 /// What is wrong with a wanted in-sync set.
@@ -315,9 +307,4 @@ impl Wire for Request {
 impl Wire for Answer {
     const NAME: &'static str = "auth.answer";
     const BYTES_MAX: usize = 128 * 1024;
-}
-
-/// The cause that a change of set has.
-pub fn set_change_cause(before: &BTreeSet<NodeId>, after: &BTreeSet<NodeId>) -> Cause {
-    if after.is_subset(before) { Cause::Shrink } else { Cause::Grow }
 }

@@ -23,10 +23,14 @@
 
 #[cfg(feature = "actor")]
 pub mod actor;
+pub mod config;
+pub mod effect;
 pub mod election;
 pub mod machine;
 pub mod messages;
 pub mod mutation;
 
-pub use machine::{Config, Effect, Event, Identity, Input, Member};
+pub use config::Config;
+pub use effect::{Effect, Event, Input};
+pub use machine::{Identity, Member};
 pub use messages::{Entry, Message, NodeRecord};

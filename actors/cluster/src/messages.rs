@@ -131,8 +131,8 @@ pub enum Message {
         /// What the auth node asks for with an update.
         ticket: Bytes,
     },
-    /// The sender does not know the grant of this term.
-    WantGrant(Term),
+    /// The sender does not know the newest grant, or lacks the ticket.
+    WantGrant,
     /// What the sender computed at its last checkpoints.
     Results(Vec<(Height, Digest)>),
     /// What a node states about the holder.

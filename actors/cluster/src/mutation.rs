@@ -21,8 +21,6 @@ pub enum Mutation {
     LoserDeletes,
     /// L7: a node takes whatever log it has for complete.
     AlwaysComplete,
-    /// L7: acknowledgements of an earlier session count.
-    CountOldSessions,
     /// L8: only the current set's acknowledgements are required while another has been asked for.
     ForgetAsked,
     /// G3: a candidate lists whomever it reaches.

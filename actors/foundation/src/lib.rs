@@ -27,6 +27,6 @@ pub use canonical::{Canonical, Decoder, Encoder, MalformedBytes};
 pub use digest::Digest;
 pub use ids::{ChainId, ClusterId, Epoch, Height, Incarnation, InvalidId, NodeId, Seat, Term, View};
 pub use keys::{KeyError, PublicKey, SecretKey};
-pub use position::{Lsn, Position, Writer};
+pub use position::{Lsn, Writer};
 pub use signing::{Domain, Signature};
 pub use time::Millis;

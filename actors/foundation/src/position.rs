@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
 use crate::ids::{Incarnation, Term};
 
 /// Number of a record in a seat's log, from 1. Zero means "before the first".
@@ -19,25 +18,8 @@ pub struct Writer {
     pub incarnation: Incarnation,
 }
 
-/// A place in a seat's log as one writer has it. Two logs with equal `lsn` and `hash` are the same up to there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-pub struct Position {
-    /// Who writes.
-    pub writer: Writer,
-    /// The record.
-    pub lsn: Lsn,
-    /// Hash over all records up to this one.
-    pub hash: Digest,
-}
-
 impl fmt::Display for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.term, self.incarnation)
-    }
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.writer, self.lsn)
     }
 }

@@ -12,6 +12,15 @@ pub struct LogPiece {
     pub payload: Bytes,
 }
 
+/// A seat's log, as it was found: its records, from its base on, with their payloads.
+#[derive(Debug)]
+pub struct FoundLog {
+    /// The records.
+    pub pieces: Vec<LogPiece>,
+    /// Number of the next.
+    pub next: Lsn,
+}
+
 /// Where a replica writes to. No call waits for a disk or a network, unless the keeper is far behind.
 pub trait SeatLog: std::fmt::Debug + Send + Sync {
     /// Appends records, next in order. What another writer than the current one appends comes too late, and is void.

@@ -16,6 +16,7 @@
 //! - Nothing is delivered twice. A message whose handler panicked is not delivered again.
 
 pub mod address;
+pub mod alarm;
 pub mod bridge;
 pub mod call;
 pub mod cell;
@@ -30,6 +31,7 @@ pub mod reports;
 pub mod throttle;
 
 pub use address::Address;
+pub use alarm::Alarm;
 pub use bridge::{Bridge, Remote};
 pub use call::CallError;
 pub use cell::{Cell, Ctx, Exit, Handle, Reply, Role, Shell};

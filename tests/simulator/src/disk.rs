@@ -135,10 +135,10 @@ impl Disk {
         self.blocks.get(index as usize)
     }
 
-    /// What a process finds that starts.
-    pub fn found(&mut self) -> Found {
+    /// What a process finds that starts. `new_session` names the session of a log that has none.
+    pub fn found(&mut self, new_session: u64) -> Found {
         let records = self.records.iter().map(|written| (written.sequence, written.record.clone())).collect();
-        Found { records, next_sequence: self.last + 1, torn: std::mem::take(&mut self.torn) }
+        Found { records, next_sequence: self.last + 1, torn: std::mem::take(&mut self.torn), new_session }
     }
 
     /// Whether a record of the seat's log that `fits` is durable.

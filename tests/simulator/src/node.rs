@@ -992,7 +992,7 @@ fn open_member(setup: &Setup, disk: &mut Disk, session: u64, now: Millis) -> Mem
         fixed: setup.cluster.is_none(),
     };
     let mutation = setup.rule.and_then(|rule| rule.member);
-    Member::open_mutated(identity, cluster.config, describe, disk.found(), session, now, mutation)
+    Member::open_mutated(identity, cluster.config, describe, disk.found(session), now, mutation)
 }
 
 fn describe(bytes: &Bytes) -> Description {

@@ -3,7 +3,7 @@
 use standin_ledger::grant::{Cause, MEMBERS_MAX};
 
 use super::*;
-use crate::messages::{KeepAlive, Register, SetChange, SetFault, Update, request_digest, set_change_cause};
+use crate::messages::{KeepAlive, Register, SetChange, SetFault, Update, request_digest};
 
 impl Auth {
     /// Decides a request about `cluster`, whose record was read just now. Whoever is heard is noted; all else is up to what
@@ -174,7 +174,7 @@ impl Auth {
             return Err(Refusal::NotElectable);
         }
         check_set(record, from, &request.in_sync)?;
-        let cause = set_change_cause(&grant.in_sync, &request.in_sync);
+        let cause = if request.in_sync.is_subset(&grant.in_sync) { Cause::Shrink } else { Cause::Grow };
         self.swap(record, from, request.in_sync.clone(), cause, digest)
     }
 

@@ -10,27 +10,9 @@ use serde::{Deserialize, Serialize};
 use standin_foundation::{ClusterId, Digest, Epoch, Incarnation, Lsn, Millis, NodeId, PublicKey, Term};
 use standin_ledger::Grant;
 
+use crate::config::Config;
 use crate::messages::{Refusal, Request};
 use crate::mutation::Mutation;
-
-/// Numbers that an auth node may choose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Config {
-    /// An entry whose holder has not been heard for so long is vacant, in ms.
-    pub age_max_ms: u64,
-    /// A member that has been heard within this time lives: its suspicion is asked for. In ms.
-    pub live_ms: u64,
-    /// Distinct seats that must report a wrong result before its holder is switched away from; f+1 at least.
-    pub reports_needed: usize,
-    /// Time within which they must do so, in ms.
-    pub reports_window_ms: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { age_max_ms: 3_000, live_ms: 200, reports_needed: 2, reports_window_ms: 60_000 }
-    }
-}
 
 /// What the register holds of one cluster. It is swapped as a whole, and never deleted (G2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

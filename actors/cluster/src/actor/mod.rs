@@ -6,17 +6,17 @@
 mod log_writer;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use actix::{AsyncContext, SpawnHandle};
 use bytes::Bytes;
-use standin_foundation::{Digest, Height, Lsn, Millis, Writer};
+use standin_foundation::{Digest, Height, Millis, Writer};
 use standin_ledger::log::{Log, LogError, LogOptions};
-use standin_ledger::seat_log::{LogPiece, SeatLog, SeatLogEvent};
-use standin_stage::{Address, Ctx, Handle, Lane, Message, Reply, Reports, Role};
+use standin_ledger::seat_log::{FoundLog, LogPiece, SeatLog, SeatLogEvent};
+use standin_stage::{Address, Alarm, Ctx, Handle, Lane, Message, Reply, Reports, Role};
 
-use crate::machine::{Config, Describe, Effect, Found, Identity, Input, Member};
+use crate::machine::{Describe, Found, Identity, Member};
 use crate::messages::NodeRecord;
+use crate::{Config, Effect, Input};
 use log_writer::{LogCommand, LogReport, LogWriter};
 
 /// Takes what happens to the seat's log. It must not block.
@@ -57,15 +57,6 @@ pub struct MemberConfig {
     pub chain: Digest,
 }
 
-/// What the log held when it was opened: the seat's records, from its base on.
-#[derive(Debug)]
-pub struct Recovered {
-    /// The records.
-    pub pieces: Vec<LogPiece>,
-    /// Number of the next.
-    pub next: Lsn,
-}
-
 /// What the replica hands in.
 #[derive(Debug)]
 enum FromReplica {
@@ -84,7 +75,7 @@ pub struct MemberActor {
     /// Payloads of records that are about to be written.
     payload: Bytes,
     started: Instant,
-    timer: Option<(Millis, SpawnHandle)>,
+    alarm: Alarm,
 }
 
 impl std::fmt::Debug for MemberActor {
@@ -129,7 +120,7 @@ pub struct Opened {
 
 impl Opened {
     /// Opens the log, and reads what it holds.
-    pub fn open(config: MemberConfig) -> Result<(Self, Recovered), OpenError> {
+    pub fn open(config: MemberConfig) -> Result<(Self, FoundLog), OpenError> {
         let options = LogOptions { segment_bytes: config.segment_bytes, chain: config.chain };
         let (log, recovered) = Log::open(&config.folder, options)?;
         if let Some((path, offset)) = &recovered.torn_at {
@@ -145,19 +136,22 @@ impl Opened {
             }
             records.push((*sequence, record));
         }
-        let found = Found { records, next_sequence: log.next(), torn: recovered.torn_at.is_some() };
-        // Any number that no log of this node had before: a deleted one cannot be asked.
-        let session = fastrand::u64(1..);
+        let found = Found {
+            records,
+            next_sequence: log.next(),
+            torn: recovered.torn_at.is_some(),
+            // Any number that no log of this node had before: a deleted one cannot be asked.
+            new_session: fastrand::u64(1..),
+        };
         let MemberConfig { identity, config, describe, .. } = config;
-        let member = Member::open(identity, config, describe, found, session, Millis(0));
+        let mut member = Member::open(identity, config, describe, found, Millis(0));
         let piece = |entry: &crate::Entry| LogPiece {
             record: entry.record.clone(),
             payload: payloads.remove(&entry.lsn).unwrap_or_default(),
         };
-        let recovered = Recovered { pieces: member.entries().map(piece).collect(), next: member.head().lsn + 1 };
-        let mut member = member;
+        let found = FoundLog { pieces: member.entries().map(piece).collect(), next: member.head().lsn + 1 };
         member.forget_contents();
-        Ok((Self { log, member, describe }, recovered))
+        Ok((Self { log, member, describe }, found))
     }
 
     /// The member's actor, and the replica's way to it. `sink` is told what happens to the log.
@@ -180,7 +174,7 @@ impl Opened {
             sink,
             payload: Bytes::new(),
             started: Instant::now(),
-            timer: None,
+            alarm: Alarm::default(),
         };
         Ok((actor, MemberLog { queue, address }))
     }
@@ -292,19 +286,11 @@ impl MemberActor {
     }
 
     fn set_timer(&mut self, ctx: &mut Ctx<Self>) {
-        let wanted = self.member.deadline();
-        if wanted == Millis(u64::MAX) || self.timer.as_ref().is_some_and(|(at, _)| *at <= wanted) {
-            return;
-        }
-        if let Some((_, timer)) = self.timer.take() {
-            ctx.cancel_future(timer);
-        }
-        let wait = Duration::from_millis((wanted - self.now()).max(1));
-        let timer = ctx.run_later(wait, |shell, ctx| {
-            shell.role.timer = None;
-            shell.role.step(Input::Tick);
-            shell.role.look(ctx);
+        let (wanted, now) = (self.member.deadline(), self.now());
+        self.alarm.set(wanted, now, ctx, |member, ctx| {
+            member.alarm.rang();
+            member.step(Input::Tick);
+            member.look(ctx);
         });
-        self.timer = Some((wanted, timer));
     }
 }

@@ -38,7 +38,7 @@ impl Member {
     fn may_follow(&mut self, from: NodeId, writer: Writer) -> bool {
         let known = self.facts.term();
         if self.facts.grant.is_none() || writer.term > known {
-            self.send(from, Message::WantGrant(writer.term));
+            self.send(from, Message::WantGrant);
             return false;
         }
         if writer.term < known && !self.is_off(Mutation::NoFence) {
@@ -170,7 +170,7 @@ impl Member {
             return false;
         }
         self.write(NodeRecord::BeginAt(base));
-        self.log = SeatLog::new(self.log.describe(), base);
+        self.log = LogCopy::new(self.log.describe(), base);
         self.facts.base = base;
         true
     }
@@ -179,7 +179,7 @@ impl Member {
     pub(super) fn begin_session(&mut self, session: u64) {
         self.write_fence(Fact::Session { session, complete: false });
         self.write(NodeRecord::BeginAt(Mark::default()));
-        self.log = SeatLog::new(self.log.describe(), Mark::default());
+        self.log = LogCopy::new(self.log.describe(), Mark::default());
         self.facts.base = Mark::default();
         self.following.fence();
         self.effects.push(Effect::Rebuild);

@@ -207,13 +207,12 @@ impl Member {
     }
 
     pub(super) fn on_ack(&mut self, from: NodeId, writer: Writer, round: u64, session: u64, lsn: Lsn) {
-        let (old_writers, old_sessions) =
-            (self.is_off(Mutation::CountOldAcknowledgements), self.is_off(Mutation::CountOldSessions));
+        let old_writers = self.is_off(Mutation::CountOldAcknowledgements);
         let (now, head) = (self.now, self.log.head().lsn);
         let Some(holding) = self.holding.as_mut() else { return };
         let same_writer = holding.writer == writer || old_writers;
         let Some(progress) = holding.progress.get_mut(&from) else { return };
-        let same_session = (round == progress.round && progress.session == Some(session)) || old_sessions;
+        let same_session = round == progress.round && progress.session == Some(session);
         if !same_writer || !same_session {
             return;
         }
@@ -262,13 +261,12 @@ impl Member {
         let head = self.log.head().lsn;
         let mut is_due = is_due;
         progress.sent = progress.sent.max(self.log.base().lsn).min(head);
-        while is_due
-            || (progress.sent < head && progress.sent < progress.acked.max(self.log.base().lsn) + self.config.window)
-        {
+        let end = progress.acked.max(self.log.base().lsn) + self.config.window;
+        while is_due || progress.sent < head.min(end) {
             let Some(hash) = self.log.hash_at(progress.sent) else { return };
             let previous = Mark { lsn: progress.sent, hash };
-            let has_room = progress.sent < progress.acked.max(self.log.base().lsn) + self.config.window;
-            let entries = self.log.after(progress.sent, if has_room { PUSH_ENTRIES } else { 0 }, PUSH_BYTES);
+            let count = if progress.sent < end { PUSH_ENTRIES } else { 0 };
+            let entries = self.log.after(progress.sent, count, PUSH_BYTES);
             let from_base = previous == self.log.base();
             progress.sent = entries.last().map_or(progress.sent, |entry| entry.lsn);
             progress.pushed_at = Some(self.now);
@@ -353,13 +351,5 @@ impl Member {
         let request = SetChange { cluster: self.identity.cluster.clone(), term, in_sync: wanted };
         self.report(Event::Asked { term, what: "another in-sync set" });
         self.when_durable(written, Deferred::Ask(Box::new(Request::SetChange(request))));
-    }
-
-    pub(super) fn on_link_down(&mut self, node: NodeId) {
-        if let Some(neighbour) = self.neighbours.get_mut(&node) {
-            neighbour.link_down = true;
-        }
-        self.check_members();
-        self.check_holder();
     }
 }

@@ -2,9 +2,10 @@
 
 mod following;
 mod holding;
+mod log_copy;
+mod neighbours;
 mod restart;
 mod results;
-mod seat_log;
 mod takeover;
 #[cfg(test)]
 mod tests;
@@ -14,67 +15,22 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use standin_auth::messages::{Answer, Request};
 use standin_auth::{Claim, Statement};
-use standin_foundation::{ClusterId, Digest, Height, Incarnation, Lsn, Millis, NodeId, Term, Writer};
+use standin_foundation::{ClusterId, Height, Incarnation, Lsn, Millis, NodeId, Term, Writer};
 use standin_ledger::SignedGrant;
 
+pub use log_copy::{Describe, Description};
 pub use restart::Found;
-pub use seat_log::{Describe, Description};
 
-use crate::messages::{Entry, Fact, Facts, Mark, Message, NodeRecord, Pulse};
+use crate::config::Config;
+use crate::effect::{Effect, Event, Input, Suspicion};
+use crate::messages::{Entry, Fact, Facts, Mark, Message, NodeRecord};
 use crate::mutation::Mutation;
 use following::Following;
 use holding::Holding;
+use log_copy::LogCopy;
+use neighbours::Neighbour;
 use results::Results;
-use seat_log::SeatLog;
 use takeover::Takeover;
-
-/// Numbers that each node may choose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Config {
-    /// Interval of pulses and keep-alives, in ms.
-    pub keep_alive_ms: u64,
-    /// A holder that has not been heard for so long is suspected, in ms.
-    pub suspect_ms: u64,
-    /// A member that acknowledges nothing for so long is silent, in ms: the holder asks to leave it out.
-    pub shrink_ms: u64,
-    /// A member must keep up for so long before it is taken in, in ms.
-    pub grow_after_ms: u64,
-    /// The candidate of rank r waits r times this long, in ms.
-    pub rank_delay_ms: u64,
-    /// A holder that is mute, or hears too few seats, for so long is suspected, in ms.
-    pub mute_ms: u64,
-    /// What was not answered is asked again after this time, in ms.
-    pub retry_ms: u64,
-    /// The holder does not leave out members below this number.
-    pub min_in_sync: usize,
-    /// The holder takes members in up to this number.
-    pub in_sync: usize,
-    /// A member whose result was wrong is taken in again after so many that agree.
-    pub agreements_after_wrong: u32,
-    /// Records that may be under way to a member.
-    pub window: u64,
-    /// A gap between two steps of more than this means that this process was paused. In ms.
-    pub pause_ms: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            keep_alive_ms: 50,
-            suspect_ms: 150,
-            shrink_ms: 150,
-            grow_after_ms: 500,
-            rank_delay_ms: 100,
-            mute_ms: 400,
-            retry_ms: 100,
-            min_in_sync: 1,
-            in_sync: usize::MAX,
-            agreements_after_wrong: 3,
-            window: 4_096,
-            pause_ms: 100,
-        }
-    }
-}
 
 /// What a member must know of itself and its cluster.
 #[derive(Debug, Clone)]
@@ -89,204 +45,6 @@ pub struct Identity {
     pub seats_needed: usize,
     /// The seat is held by this node for ever, in term 0: a chain without an auth node.
     pub fixed: bool,
-}
-
-/// A fact that the machine is told.
-#[derive(Debug)]
-pub enum Input {
-    /// Time has passed.
-    Tick,
-    /// Records that the seat's replica wants in the log, next in order.
-    Append(Vec<Bytes>),
-    /// The node's log is durable up to this record.
-    Persisted(u64),
-    /// A member of the own cluster says something. The link has proven who, and signatures in it have been checked.
-    Received {
-        /// Who.
-        from: NodeId,
-        /// What.
-        message: Message,
-    },
-    /// The connection to a member was closed by its end.
-    LinkDown(NodeId),
-    /// A grant of the own cluster, checked, from wherever.
-    Granted(SignedGrant),
-    /// The auth node answers.
-    Answered(Answer),
-    /// The node's own statement, signed.
-    Stated(Statement),
-    /// How many other seats are heard.
-    SeatsHeard(usize),
-    /// Up to here blocks have been executed.
-    Executed(Height),
-    /// Up to here executed blocks are durable in the store.
-    Stored(Height),
-    /// This node computed this at a checkpoint.
-    Computed(Height, Digest),
-    /// f+1 other seats voted for this result.
-    Decided(Height, Digest),
-    /// A quorum of seats has proven a result at this height.
-    Proven(Height),
-    /// As holder: give the seat up, in favour of this member if one is named.
-    Resign(Option<NodeId>),
-    /// The log was deleted by the world: the node begins with an empty one, in this session.
-    Session(u64),
-}
-
-/// Something to be done, in the order of the list.
-#[derive(Debug)]
-pub enum Effect {
-    /// Append a record to the node's log. Records get consecutive numbers.
-    Write {
-        /// The record's number.
-        sequence: u64,
-        /// The record.
-        record: NodeRecord,
-    },
-    /// Send to a member. Payloads that entries carry go with them.
-    Send {
-        /// To whom.
-        to: NodeId,
-        /// What.
-        message: Message,
-    },
-    /// Ask the auth node.
-    Ask(Request),
-    /// Sign this about the current term, and say [`Input::Stated`].
-    State(Claim, Term),
-    /// A record of another holder, next in the seat's log: the replica follows it.
-    Follow(Entry),
-    /// The seat's log is not what the replica has followed: build it anew, as a shadow, from [`Member::entries`]. Nothing of
-    /// what the gate holds may leave.
-    Rebuild,
-    /// This node speaks for the seat from now on, as this writer; it took the log over at `start`.
-    Activate {
-        /// As whom.
-        writer: Writer,
-        /// The last record that it took over.
-        start: Lsn,
-    },
-    /// The same holder goes on in a new term: what the gate holds must not leave, all of it is sent anew.
-    Rebase {
-        /// As whom.
-        writer: Writer,
-        /// The last record of the term before.
-        start: Lsn,
-    },
-    /// What stands behind this record may leave.
-    Released {
-        /// As whom.
-        writer: Writer,
-        /// The record.
-        lsn: Lsn,
-    },
-    /// All members computed what this node computed at this height: the seat may vote for it.
-    Agreed(Height),
-    /// Records of the node's log before this one may go.
-    CutBefore(u64),
-    /// Something that an operator wants to know.
-    Report(Event),
-}
-
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// The holder is suspected.
-    Suspected {
-        /// In which term.
-        term: Term,
-        /// Why.
-        cause: Suspicion,
-    },
-    /// This node asked the auth node for a grant.
-    Asked {
-        /// The term that is to end.
-        term: Term,
-        /// What for.
-        what: &'static str,
-    },
-    /// A grant was accepted.
-    Granted {
-        /// Its term.
-        term: Term,
-        /// Its holder.
-        holder: NodeId,
-        /// Its set.
-        in_sync: BTreeSet<NodeId>,
-    },
-    /// All terms below this one are fenced here, durably.
-    Fenced {
-        /// The term.
-        term: Term,
-    },
-    /// This node speaks for the seat.
-    Activated {
-        /// As whom.
-        writer: Writer,
-    },
-    /// This node is the holder by its grant, and its log is not complete: the seat needs another holder.
-    CannotActivate {
-        /// The term.
-        term: Term,
-    },
-    /// The log was cut back to what it shares with the holder's.
-    CutBack {
-        /// Records that are gone.
-        records: u64,
-    },
-    /// A holder's log contradicts what this node has acknowledged: it was brought back from a copy, or is faulty.
-    Contradicted {
-        /// At this record.
-        lsn: Lsn,
-    },
-    /// Members computed another result than this node: the other seats decide.
-    Disputed {
-        /// Where.
-        height: Height,
-        /// Who.
-        members: Vec<NodeId>,
-    },
-    /// The other seats decided against this node's result: it gives the seat up.
-    WrongHere {
-        /// Where.
-        height: Height,
-    },
-    /// A request was refused.
-    Refused(standin_auth::Refusal),
-    /// The auth node knows less than it once did: its register was brought back from a copy.
-    RegisterRolledBack {
-        /// Changes that it counts.
-        found: u64,
-        /// Changes that it had counted.
-        seen: u64,
-    },
-}
-
-/// Why a holder is suspected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Suspicion {
-    /// Nothing was heard of it.
-    Silence,
-    /// Its connection was closed.
-    LinkDown,
-    /// It says that it cannot speak.
-    Mute,
-    /// It hears too few seats.
-    Alone,
-    /// It resigned.
-    Resigned,
-    /// It was ordered away.
-    Forced,
-}
-
-/// A neighbour as last heard.
-#[derive(Debug, Clone, Copy)]
-struct Neighbour {
-    priority: u8,
-    pulse: Pulse,
-    heard: Option<Millis>,
-    link_down: bool,
 }
 
 /// What must wait until the node's log is durable.
@@ -307,7 +65,7 @@ pub struct Member {
     config: Config,
     mutation: Option<Mutation>,
     facts: Facts,
-    log: SeatLog,
+    log: LogCopy,
     /// Number of the next record of the node's log, and of the last that is durable.
     next_sequence: u64,
     durable_sequence: u64,
@@ -355,17 +113,10 @@ impl Member {
             Input::Decided(height, digest) => self.on_decided(height, digest),
             Input::Proven(height) => self.on_proven(height),
             Input::Resign(to) => self.on_resign(to),
-            Input::Session(session) => self.begin_session(session),
         }
         self.push_to_all();
         self.acknowledge();
         std::mem::take(&mut self.effects)
-    }
-
-    /// Switches one rule off, to see whether the tests notice. A chain must never run with it.
-    #[cfg(feature = "mutations")]
-    pub fn mutate(&mut self, mutation: Mutation) {
-        self.mutation = Some(mutation);
     }
 
     /// When the machine wants to be told [`Input::Tick`] at the latest.
@@ -436,12 +187,6 @@ impl Member {
         self.facts.grant.as_ref().map(|grant| grant.grant.holder_id())
     }
 
-    /// The member that has executed most, as far as it has been heard: it can be asked for blocks.
-    pub fn furthest_mate(&self) -> Option<(NodeId, Height)> {
-        let heard = self.neighbours.iter().filter(|(node, _)| self.hears(node));
-        heard.map(|(node, neighbour)| (*node, neighbour.pulse.executed)).max_by_key(|(_, executed)| *executed)
-    }
-
     /// Whether everything that was released is in the log here (L7).
     fn is_complete(&self) -> bool {
         self.facts.complete || self.is_off(Mutation::AlwaysComplete) || self.is_off(Mutation::AnyoneTakesOver)
@@ -467,24 +212,8 @@ impl Member {
         }
     }
 
-    fn mates(&self) -> impl Iterator<Item = NodeId> + use<> {
-        self.neighbours.keys().copied().collect::<Vec<_>>().into_iter()
-    }
-
-    /// Whether a mate was heard lately.
-    fn hears(&self, node: &NodeId) -> bool {
-        let neighbour = self.neighbours.get(node);
-        neighbour.is_some_and(|n| !n.link_down && n.heard.is_some_and(|at| at + self.config.suspect_ms > self.now))
-    }
-
     fn send(&mut self, to: NodeId, message: Message) {
         self.effects.push(Effect::Send { to, message });
-    }
-
-    fn send_to_mates(&mut self, message: &Message) {
-        for mate in self.mates() {
-            self.send(mate, message.clone());
-        }
     }
 
     fn report(&mut self, event: Event) {
@@ -566,33 +295,6 @@ impl Member {
         self.check_holder();
     }
 
-    /// Says to the neighbours and to the auth node that this node lives. Called from the loop that writes the log (S3).
-    fn pulse(&mut self) {
-        let pulse = Pulse {
-            term: self.facts.term(),
-            priority: self.identity.members.get(&self.identity.node).copied().unwrap_or(0),
-            head: self.log.durable(),
-            complete: self.facts.complete,
-            executed: self.executed,
-            mute: (self.is_holder() && !self.is_active())
-                || self.holding.as_ref().is_some_and(|holding| holding.is_mute(self.now, self.config.mute_ms)),
-            heard_seats: self.heard_seats as u16,
-        };
-        self.send_to_mates(&Message::Pulse(pulse));
-        self.tell_results();
-        if !self.identity.fixed {
-            let active = self.is_active();
-            self.effects.push(Effect::Ask(Request::KeepAlive(standin_auth::messages::KeepAlive {
-                cluster: self.identity.cluster.clone(),
-                term: self.facts.term(),
-                released: active.then(|| self.released()),
-                heard_seats: active.then_some(self.heard_seats as u16),
-                register_count: self.register_count,
-                lacks_ticket: self.facts.ticket.is_empty(),
-            })));
-        }
-    }
-
     /// Whoever was paused has heard nothing, and nobody is to blame for it.
     fn note_pause(&mut self, now: Millis) {
         let gap = now - self.now;
@@ -610,22 +312,16 @@ impl Member {
     }
 
     fn on_message(&mut self, from: NodeId, message: Message) {
-        let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
-        (neighbour.heard, neighbour.link_down) = (Some(self.now), false);
+        if !self.note_heard(from) {
+            return;
+        }
         match message {
-            Message::Pulse(pulse) => {
-                (neighbour.pulse, neighbour.priority) = (pulse, pulse.priority);
-                if pulse.term < self.facts.term() {
-                    self.show_grant(from);
-                } else if pulse.term > self.facts.term() || (pulse.term > Term(0) && self.facts.ticket.is_empty()) {
-                    self.send(from, Message::WantGrant(pulse.term));
-                }
-            }
+            Message::Pulse(pulse) => self.on_pulse(from, pulse),
             Message::Grant { grant, ticket } => {
                 self.keep_ticket(ticket);
                 self.accept_gossip(grant);
             }
-            Message::WantGrant(_) => self.show_grant(from),
+            Message::WantGrant => self.show_grant(from),
             Message::Statement(statement) => self.on_statement(statement),
             Message::Results(results) => self.on_results(from, results),
             Message::HandOver { statement, to } => self.on_hand_over(statement, to),

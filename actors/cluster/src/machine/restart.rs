@@ -3,6 +3,7 @@
 use standin_ledger::grant::Cause;
 
 use super::*;
+use crate::messages::Pulse;
 
 /// A restarted holder that asks its members where their logs stand.
 #[derive(Debug, Default)]
@@ -23,44 +24,45 @@ pub struct Found {
     pub next_sequence: u64,
     /// A torn end of the log was cut.
     pub torn: bool,
+    /// Names the session of a log that has none yet: no log of this node may ever have had the same.
+    pub new_session: u64,
 }
 
 impl Member {
-    /// A member as its disk says it was. `new_session` names the session of a log that has none yet: no log of this node may
-    /// ever have had the same. What is to be done comes with the first step.
-    pub fn open(
-        identity: Identity,
-        config: Config,
-        describe: Describe,
-        found: Found,
-        new_session: u64,
-        now: Millis,
-    ) -> Self {
-        Self::open_with(identity, config, describe, found, (new_session, None), now)
+    /// A member as its disk says it was. What is to be done comes with the first step.
+    pub fn open(identity: Identity, config: Config, describe: Describe, found: Found, now: Millis) -> Self {
+        Self::blank(identity, config, describe, now).begin(found)
     }
 
-    fn open_with(
+    /// As [`Member::open`], with one rule switched off from the beginning.
+    #[cfg(feature = "mutations")]
+    pub fn open_mutated(
         identity: Identity,
         config: Config,
         describe: Describe,
         found: Found,
-        (new_session, mutation): (u64, Option<Mutation>),
         now: Millis,
+        mutation: Option<Mutation>,
     ) -> Self {
+        Self { mutation, ..Self::blank(identity, config, describe, now) }.begin(found)
+    }
+
+    fn blank(identity: Identity, config: Config, describe: Describe, now: Millis) -> Self {
         let own = identity.node;
-        let neighbour =
-            |priority: &u8| Neighbour { priority: *priority, pulse: Pulse::default(), heard: None, link_down: false };
+        let neighbour = |priority: &u8| Neighbour {
+            pulse: Pulse { priority: *priority, ..Pulse::default() },
+            ..Neighbour::default()
+        };
         let mates = identity.members.iter().filter(|(node, _)| **node != own);
         let neighbours = mates.map(|(node, priority)| (*node, neighbour(priority))).collect();
-        let next_sequence = found.next_sequence.max(1);
-        let mut member = Self {
+        Self {
             identity,
             config,
-            mutation,
+            mutation: None,
             facts: Facts::default(),
-            log: SeatLog::new(describe, Mark::default()),
-            next_sequence,
-            durable_sequence: next_sequence - 1,
+            log: LogCopy::new(describe, Mark::default()),
+            next_sequence: 1,
+            durable_sequence: 0,
             fence_sequence: 0,
             deferred: VecDeque::new(),
             neighbours,
@@ -77,14 +79,19 @@ impl Member {
             woke: now,
             pulse_due: now,
             effects: Vec::new(),
-        };
-        for (sequence, record) in found.records {
-            member.replay(sequence, record);
         }
-        member.log.persisted(member.durable_sequence);
-        member.following.released = member.log.base().lsn;
-        member.begin_life(found.torn, new_session);
-        member
+    }
+
+    fn begin(mut self, found: Found) -> Self {
+        self.next_sequence = found.next_sequence.max(1);
+        self.durable_sequence = self.next_sequence - 1;
+        for (sequence, record) in found.records {
+            self.replay(sequence, record);
+        }
+        self.log.persisted(self.durable_sequence);
+        self.following.released = self.log.base().lsn;
+        self.begin_life(found.torn, found.new_session);
+        self
     }
 
     fn replay(&mut self, sequence: u64, record: NodeRecord) {
@@ -93,13 +100,13 @@ impl Member {
                 if self.log.head().lsn + 1 != entry.lsn {
                     // The log's front was cut: what stood before is void.
                     let base = Mark { lsn: entry.lsn - 1, hash: Default::default() };
-                    self.log = SeatLog::new(self.log.describe(), base);
+                    self.log = LogCopy::new(self.log.describe(), base);
                 }
                 self.log.append(entry, sequence);
             }
             NodeRecord::CutBack { to } => self.log.cut_back(to),
             NodeRecord::BeginAt(base) => {
-                self.log = SeatLog::new(self.log.describe(), base);
+                self.log = LogCopy::new(self.log.describe(), base);
                 self.facts.base = base;
             }
             NodeRecord::Fact(fact) => self.facts.note(&fact),
@@ -150,20 +157,6 @@ impl Member {
         let own = self.identity.node;
         let missing = self.in_sync().into_iter().filter(|node| *node != own).collect();
         self.hold().restarting = Some(Restarting { missing, ..Restarting::default() });
-    }
-
-    /// As [`Member::open`], with one rule switched off from the beginning.
-    #[cfg(feature = "mutations")]
-    pub fn open_mutated(
-        identity: Identity,
-        config: Config,
-        describe: Describe,
-        found: Found,
-        new_session: u64,
-        now: Millis,
-        mutation: Option<Mutation>,
-    ) -> Self {
-        Self::open_with(identity, config, describe, found, (new_session, mutation), now)
     }
 
     /// A member whose log begins above the own head has dropped what is missing here: this node cannot go on from its log.

@@ -14,8 +14,8 @@ pub(super) struct Takeover {
     complains_since: Option<Millis>,
     own: Option<Statement>,
     stated_at: Option<Millis>,
-    /// What the others state, and when it came.
-    suspicions: BTreeMap<NodeId, (Millis, Statement)>,
+    /// What the others state of this term's holder.
+    suspicions: BTreeMap<NodeId, Statement>,
     resignation: Option<Statement>,
     /// Whom the holder wants to succeed it.
     successor: Option<NodeId>,
@@ -107,17 +107,11 @@ impl Member {
     fn rank(&self) -> Option<usize> {
         let holder = self.holder()?;
         let in_sync = self.in_sync();
-        let candidate = |node: &NodeId| {
-            let own = *node == self.identity.node;
-            let listed = self.identity.members.get(node).copied().unwrap_or(0);
-            let told =
-                self.neighbours.get(node).map_or(listed, |n| if n.heard.is_some() { n.priority } else { listed });
-            Candidate {
-                node: *node,
-                priority: if own { listed } else { told },
-                is_standby: self.takeover.successor == Some(*node),
-                electable: *node != holder,
-            }
+        let candidate = |node: &NodeId| Candidate {
+            node: *node,
+            priority: self.priority_of(node),
+            is_standby: self.takeover.successor == Some(*node),
+            electable: *node != holder,
         };
         order(in_sync.iter().map(candidate)).iter().position(|node| *node == self.identity.node)
     }
@@ -154,7 +148,7 @@ impl Member {
             in_sync.remove(&holder);
         }
         self.takeover.asked_at = Some(self.now);
-        let others = self.takeover.suspicions.values().map(|(_, statement)| statement.clone());
+        let others = self.takeover.suspicions.values().cloned();
         let statements = others.chain(self.takeover.own.clone()).chain(self.takeover.resignation.clone()).collect();
         let request = Update {
             cluster: self.identity.cluster.clone(),
@@ -172,22 +166,17 @@ impl Member {
 
     /// R0: a cluster that never had a holder elects one from its table.
     fn consider_registering(&mut self) {
-        let settled = self.started + 2 * self.config.suspect_ms <= self.now;
-        let waits = self.takeover.asked_at.is_some_and(|at| at + self.config.retry_ms > self.now);
-        if !settled || waits {
-            return;
-        }
         let own = self.identity.node;
         let alive: BTreeSet<_> = self.mates().filter(|mate| self.hears(mate)).chain([own]).collect();
         let candidate = |node: &NodeId| Candidate {
             node: *node,
-            priority: self.identity.members.get(node).copied().unwrap_or(0),
+            priority: self.priority_of(node),
             is_standby: false,
             electable: true,
         };
         let rank = order(alive.iter().map(candidate)).iter().position(|node| *node == own).unwrap_or(0) as u64;
-        let since = self.started + 2 * self.config.suspect_ms;
-        if since + rank * 10 * self.config.rank_delay_ms > self.now {
+        let turn = self.started + 2 * self.config.suspect_ms + rank * 10 * self.config.rank_delay_ms;
+        if turn > self.now || self.takeover.asked_at.is_some_and(|at| at + self.config.retry_ms > self.now) {
             return;
         }
         self.takeover.asked_at = Some(self.now);
@@ -221,7 +210,7 @@ impl Member {
         }
         let node = statement.node.node_id();
         if statement.claim == Claim::Suspicion && self.identity.members.contains_key(&node) {
-            self.takeover.suspicions.insert(node, (self.now, statement));
+            self.takeover.suspicions.insert(node, statement);
             self.consider_asking();
         }
     }
@@ -271,14 +260,14 @@ impl Member {
             // First, or a crash in between would leave a log that counts as complete, and is not kept up any more.
             self.write_fence(Fact::Session { session: self.facts.session, complete: false });
         }
-        let fence = self.write_fence(Fact::Granted(Box::new(grant.clone())));
+        self.write_fence(Fact::Granted(Box::new(grant.clone())));
         self.following.fence();
         self.takeover = Takeover { forced: self.takeover.forced, ..Takeover::default() };
         self.report(Event::Granted { term, holder, in_sync });
         if begins {
             self.write_fence(Fact::Session { session: self.facts.session, complete: true });
         }
-        self.when_durable(self.fence_sequence.max(fence), Deferred::Fenced(term));
+        self.when_durable(self.fence_sequence, Deferred::Fenced(term));
         if self.is_holder() {
             let ticket = self.facts.ticket.clone();
             self.send_to_mates(&Message::Grant { grant, ticket });
@@ -299,7 +288,7 @@ impl Member {
         }
         if self.is_off(Mutation::LoserDeletes) && !self.is_holder() && self.is_listed() {
             self.write(NodeRecord::BeginAt(Mark::default()));
-            self.log = SeatLog::new(self.log.describe(), Mark::default());
+            self.log = LogCopy::new(self.log.describe(), Mark::default());
             self.effects.push(Effect::Rebuild);
         }
     }

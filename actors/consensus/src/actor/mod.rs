@@ -15,14 +15,16 @@ mod serving;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use actix::{AsyncContext, SpawnHandle};
+use actix::SpawnHandle;
 use standin_foundation::wire::Wire;
 use standin_foundation::{Digest, Height, Lsn, Millis, Seat, Writer};
-use standin_ledger::seat_log::{LogPiece, SeatLog, SeatLogEvent};
+use standin_ledger::seat_log::{FoundLog, LogPiece, SeatLog, SeatLogEvent};
 use standin_ledger::{Batch, Genesis, StateMachine};
-use standin_stage::{Address, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Reports, Role, Throttle};
+use standin_stage::{
+    Address, Alarm, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Reports, Role, Throttle,
+};
 
 pub use executor::{ExecutionError, Ledger, LedgerReader};
 pub use ingress::{Ingress, routes};
@@ -78,8 +80,6 @@ pub struct ReplicaConfig {
     pub consensus: Config,
     /// Where its data lies.
     pub storage: Storage,
-    /// The seat's log, as it was found.
-    pub log: FoundLog,
     /// The log is cut when it has grown to this many bytes.
     pub log_bytes_max: u64,
     /// What transactions do.
@@ -94,15 +94,6 @@ impl std::fmt::Debug for ReplicaConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ReplicaConfig").field("seat", &self.signer.seat).finish_non_exhaustive()
     }
-}
-
-/// A seat's log, as it was found: its records, from its base on, with their payloads.
-#[derive(Debug)]
-pub struct FoundLog {
-    /// The records.
-    pub pieces: Vec<LogPiece>,
-    /// Number of the next.
-    pub next: Lsn,
 }
 
 /// Counters of a replica, for metrics.
@@ -162,7 +153,7 @@ pub struct Replica {
     payloads: BTreeMap<Digest, Arc<Batch>>,
     mempool: Mempool,
     started: Instant,
-    timer: Option<(Millis, SpawnHandle)>,
+    alarm: Alarm,
     flush_timer: Option<SpawnHandle>,
     released: Lsn,
     log_bytes: u64,
@@ -185,9 +176,8 @@ impl std::fmt::Debug for Replica {
 
 impl Replica {
     /// Opens the store, and starts the executor. The actor itself is started by its cell; it speaks when its log says so.
-    pub fn open(mut config: ReplicaConfig, address: &Address<Self>) -> Result<Self, OpenError> {
+    pub fn open(config: ReplicaConfig, found: FoundLog, address: &Address<Self>) -> Result<Self, OpenError> {
         let seat = config.signer.seat;
-        let found = std::mem::replace(&mut config.log, FoundLog { pieces: Vec::new(), next: 1 });
         let opened =
             open::open(&config.storage, &config.genesis, seat, config.consensus, &config.state_machine, found)?;
         let reports = Reports::default();
@@ -205,7 +195,7 @@ impl Replica {
             payloads: opened.payloads,
             mempool: Mempool::default(),
             started: Instant::now(),
-            timer: None,
+            alarm: Alarm::default(),
             flush_timer: None,
             released: 0,
             log_bytes: 0,
@@ -349,20 +339,12 @@ impl Replica {
     }
 
     fn set_timer(&mut self, ctx: &mut Ctx<Self>) {
-        let wanted = self.machine.deadline();
-        if wanted == Millis(u64::MAX) || self.timer.as_ref().is_some_and(|(at, _)| *at <= wanted) {
-            return;
-        }
-        if let Some((_, timer)) = self.timer.take() {
-            ctx.cancel_future(timer);
-        }
-        let wait = Duration::from_millis((wanted - self.now()).max(1));
-        let timer = ctx.run_later(wait, |shell, ctx| {
-            shell.role.timer = None;
-            shell.role.take_reports(ctx);
-            shell.role.step(Input::Tick, ctx);
+        let (wanted, now) = (self.machine.deadline(), self.now());
+        self.alarm.set(wanted, now, ctx, |replica, ctx| {
+            replica.alarm.rang();
+            replica.take_reports(ctx);
+            replica.step(Input::Tick, ctx);
         });
-        self.timer = Some((wanted, timer));
     }
 
     fn report(&mut self, event: Event) {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use standin_foundation::wire::Wire;
 use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, Seat};
 use standin_ledger::certificate::CheckpointResult;
+use standin_ledger::seat_log::FoundLog;
 use standin_ledger::store::{Store, StoreError, StoreOptions, StoredBlock};
 use standin_ledger::{Batch, Chain, Genesis, StateMachine};
 
-use super::FoundLog;
 use super::executor::{ExecutionError, Ledger};
 use super::served::Served;
 use crate::config::Config;

@@ -142,8 +142,9 @@ impl Machine {
         for digest in &new {
             self.pool.want(*digest);
         }
-        let ask = if self.role == Role::Shadow { self.identity.seat } else { ask };
-        if !new.is_empty() && (ask != self.identity.seat || self.role == Role::Shadow) {
+        let own = self.identity.seat;
+        let source = if self.role == Role::Shadow { Some(own) } else { Some(ask).filter(|ask| *ask != own) };
+        if let Some(ask) = source.filter(|_| !new.is_empty()) {
             self.tell(Recipient::One(ask), Note::FetchBatches(new));
         }
         !missing.is_empty()

@@ -14,6 +14,21 @@ fn writer(term: u64, incarnation: u64) -> Writer {
     Writer { term: Term(term), incarnation: Incarnation(incarnation) }
 }
 
+/// One record of the first writer, which began at `start` and stands at `head`.
+fn push(session: u64, previous: Mark, (start, head): (Lsn, Lsn), entry: Entry) -> Message {
+    Message::Push {
+        writer: writer(1, 1),
+        round: 1,
+        session,
+        previous,
+        from_base: previous == Mark::default(),
+        head,
+        start,
+        released: 0,
+        entries: vec![entry],
+    }
+}
+
 /// R0: the table fills, the first of it registers, and the others follow it.
 #[test]
 fn r0_the_first_start_elects_registers_and_hands_the_ticket_to_all() {
@@ -140,17 +155,12 @@ fn l3_an_alignment_to_a_later_writer_is_never_undone() {
     net.restart(0, false);
     net.run(100);
     assert_eq!(net.nodes[1].member.facts().aligned, writer(1, 2));
-    let late = Message::Push {
-        writer: writer(1, 1),
-        round: 1,
-        session: 101,
-        previous: net.nodes[1].member.head(),
-        from_base: false,
-        head: 2,
-        start: 0,
-        released: 1,
-        entries: vec![Entry { lsn: 2, hash: Default::default(), record: Bytes::from_static(b"never") }],
-    };
+    let late = push(
+        101,
+        net.nodes[1].member.head(),
+        (0, 2),
+        Entry { lsn: 2, hash: Default::default(), record: Bytes::from_static(b"never") },
+    );
     net.step(1, Input::Received { from: id(0), message: late });
     assert_eq!(net.texts(1), ["a"]);
     net.kill(1);
@@ -239,17 +249,12 @@ fn l6_in_one_term_nothing_is_deleted_whatever_the_holder_says() {
     let mut net = Net::settled(2);
     net.append(0, &["a"]);
     net.run(30);
-    let other = Message::Push {
-        writer: writer(1, 1),
-        round: 1,
-        session: 101,
-        previous: Mark::default(),
-        from_base: true,
-        head: 1,
-        start: 0,
-        released: 1,
-        entries: vec![Entry { lsn: 1, hash: Default::default(), record: Bytes::from_static(b"other") }],
-    };
+    let other = push(
+        101,
+        Mark::default(),
+        (0, 1),
+        Entry { lsn: 1, hash: Default::default(), record: Bytes::from_static(b"other") },
+    );
     net.step(1, Input::Received { from: id(0), message: other });
     assert_eq!(net.texts(1), ["a"]);
     assert!(net.has_event(1, |event| matches!(event, Event::Contradicted { lsn: 1 })));
@@ -317,17 +322,7 @@ fn l7_a_log_is_complete_only_with_all_that_the_holder_took_over() {
     net.run(60);
     assert_eq!(net.nodes[1].member.facts().session, session, "the net names sessions so");
     let entry = net.nodes[0].member.entries().next().unwrap().clone();
-    let part = Message::Push {
-        writer: writer(1, 1),
-        round: 9,
-        session,
-        previous: Mark::default(),
-        from_base: true,
-        head: 3,
-        start: 3,
-        released: 0,
-        entries: vec![entry],
-    };
+    let part = push(session, Mark::default(), (3, 3), entry);
     net.step(1, Input::Received { from: id(0), message: part });
     assert_eq!(net.texts(1), ["a"]);
     assert!(!net.nodes[1].member.facts().complete, "the writer began with three records");
@@ -623,7 +618,7 @@ fn a_fixed_seat_needs_nobody() {
         seats_needed: 2,
         fixed: true,
     };
-    let mut member = Member::open(identity, Config::default(), net::describe, Found::default(), 1, Millis(0));
+    let mut member = Member::open(identity, Config::default(), net::describe, Found::default(), Millis(0));
     let written = member.step(Millis(0), Input::Tick);
     let last = written.iter().filter(|effect| matches!(effect, Effect::Write { .. })).count() as u64;
     assert!(written.iter().all(|effect| !matches!(effect, Effect::Ask(_) | Effect::Activate { .. })));

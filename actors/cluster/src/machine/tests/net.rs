@@ -11,8 +11,9 @@ use standin_foundation::{
 };
 use standin_ledger::{Grant, SignedGrant};
 
-use crate::machine::{Config, Description, Effect, Event, Found, Identity, Input, Member};
+use crate::machine::{Description, Found, Identity, Member};
 use crate::messages::{Message, NodeRecord};
+use crate::{Config, Effect, Event, Input};
 
 pub(super) fn key(n: usize) -> PublicKey {
     SecretKey::from_bytes(&[n as u8 + 1; 32]).unwrap().public()
@@ -79,7 +80,8 @@ impl Net {
             now: Millis(0),
         };
         for n in 0..count {
-            let member = open(n, count, Found { next_sequence: 1, ..Found::default() }, 100 + n as u64, Millis(0));
+            let found = Found { next_sequence: 1, new_session: 100 + n as u64, ..Found::default() };
+            let member = open(n, count, found, Millis(0));
             net.nodes.push(Node {
                 member,
                 disk: Vec::new(),
@@ -240,7 +242,8 @@ impl Net {
         let records = self.nodes[n].disk.clone();
         let next_sequence = records.last().map_or(0, |(sequence, _)| *sequence) + 1;
         let count = self.nodes.len();
-        self.nodes[n].member = open(n, count, Found { records, next_sequence, torn }, 900 + n as u64, self.now);
+        let found = Found { records, next_sequence, torn, new_session: 900 + n as u64 };
+        self.nodes[n].member = open(n, count, found, self.now);
         self.nodes[n].up = true;
         self.nodes[n].released = None;
         self.step(n, Input::SeatsHeard(9));
@@ -264,8 +267,8 @@ fn signed(grant: Grant) -> SignedGrant {
     SignedGrant { grant, signature: Signature::NONE }
 }
 
-fn open(n: usize, count: usize, found: Found, session: u64, now: Millis) -> Member {
+fn open(n: usize, count: usize, found: Found, now: Millis) -> Member {
     let members: BTreeMap<_, _> = (0..count).map(|other| (id(other), 10 - other as u8)).collect();
     let identity = Identity { node: id(n), cluster: cluster(), members, seats_needed: 2, fixed: false };
-    Member::open(identity, Config::default(), describe, found, session, now)
+    Member::open(identity, Config::default(), describe, found, now)
 }

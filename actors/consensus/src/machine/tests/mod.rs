@@ -391,8 +391,8 @@ fn a_liar_that_is_ahead_of_all_does_not_keep_others_from_helping() {
     assert!(asked.contains(&(Seat(2), true)), "blocks, from a seat that has them: {asked:?}");
 }
 
-/// Takes every signature: what is tested here comes after that.
-struct Anyone;
+/// Takes every signature, of seats that are in this term: what is tested here comes after that.
+struct Anyone(Term);
 
 impl Authority for Anyone {
     fn seats(&self) -> usize {
@@ -400,7 +400,7 @@ impl Authority for Anyone {
     }
 
     fn term(&self, _: Seat) -> Term {
-        Term(0)
+        self.0
     }
 
     fn judge(&self, _: &VoteTarget, _: &SeatVote) -> Verdict {
@@ -426,7 +426,7 @@ fn manifest() -> Verified<Manifest> {
     let vote = |seat| SeatVote { seat: Seat(seat), term: Term(0), signature: Signature([1; 64]) };
     let certificate = CheckpointCertificate { epoch: Epoch(0), result, votes: (0..3).map(vote).collect() };
     let manifest = ServedSnapshot::new(&chain.snapshot(), certificate).manifest().clone();
-    Verifier { authority: Anyone, epoch: Epoch(0), window: 8 }.manifest(manifest).unwrap()
+    Verifier { authority: Anyone(Term(0)), epoch: Epoch(0), window: 8 }.manifest(manifest).unwrap()
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The seat's log as one node has it, from its base on, in memory.
+//! A node's copy of the seat's log, from its base on, in memory.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -33,9 +33,9 @@ struct Kept {
     base: Option<(Lsn, Height)>,
 }
 
-/// The log.
+/// The copy.
 #[derive(Debug)]
-pub(super) struct SeatLog {
+pub(super) struct LogCopy {
     describe: Describe,
     base: Mark,
     entries: VecDeque<Kept>,
@@ -47,7 +47,7 @@ pub(super) struct SeatLog {
     durable: Lsn,
 }
 
-impl SeatLog {
+impl LogCopy {
     pub(super) fn new(describe: Describe, base: Mark) -> Self {
         Self {
             describe,
