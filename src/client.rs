@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use standin_foundation::limits::HTTP_BODY_BYTES_MAX;
-use standin_foundation::{Encoder, Height};
-use standin_ledger::{Genesis, Title, Transaction, TransactionId};
+use standin_foundation::{Encoder, Height, NodeId};
+use standin_ledger::{Genesis, GrantTable, SignedGrant, Title, Transaction, TransactionId};
 
-use crate::api::{AnswerView, BlockView, ErrorView, StatusView, Submitted, TitleView, TransactionView};
+use crate::api::{AnswerView, BlockView, ClusterView, ErrorView, StatusView, Submitted, TitleView, TransactionView};
 
 /// Connections that one client may have open.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -74,6 +74,42 @@ impl Client {
     /// Where the node stands.
     pub async fn status(&self) -> Result<StatusView, ClientError> {
         self.get("/api/v1/status").await
+    }
+
+    /// The node's cluster.
+    pub async fn cluster(&self) -> Result<ClusterView, ClientError> {
+        self.get("/api/v1/cluster").await
+    }
+
+    /// The grants that the node knows. They are not checked.
+    pub async fn grants(&self) -> Result<Vec<SignedGrant>, ClientError> {
+        self.get("/api/v1/grants").await
+    }
+
+    /// Who may speak for which seat: the genesis, and the grants that the node knows and that hold.
+    pub async fn grant_table(&self, genesis: &Genesis) -> Result<GrantTable, ClientError> {
+        let mut table = genesis.grant_table();
+        if genesis.auth.is_some() {
+            for grant in self.grants().await? {
+                // What does not hold is left out: a vote that would need it is then of an unknown term.
+                let _ = table.note(grant);
+            }
+        }
+        Ok(table)
+    }
+
+    /// The clusters, as an auth node's register knows them.
+    pub async fn auth(&self) -> Result<Vec<standin_auth::actor::ClusterView>, ClientError> {
+        self.get("/api/v1/auth").await
+    }
+
+    /// Asks the node to give its seat up, in favour of a member if one is named.
+    pub async fn switch(&self, to: Option<NodeId>) -> Result<(), ClientError> {
+        let to = to.map(|to| format!("?to={to}")).unwrap_or_default();
+        let url = format!("{}/api/v1/cluster/switch{to}", self.base);
+        let response = self.http.post(&url).timeout(self.timeout).send().await;
+        let _: serde_json::Value = self.answer(&url, response).await?;
+        Ok(())
     }
 
     /// The chain's genesis.

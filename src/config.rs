@@ -10,6 +10,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use standin_auth::Config as AuthConfig;
+use standin_cluster::Config as ClusterConfig;
 use standin_consensus::Config as ConsensusConfig;
 use standin_foundation::PublicKey;
 use standin_ledger::Genesis;
@@ -70,9 +72,42 @@ fn list(faults: &[Fault]) -> String {
     faults.iter().map(|fault| format!("  {fault}")).collect::<Vec<_>>().join("\n")
 }
 
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NodeRole {
+    /// A member of a cluster that holds a seat.
+    #[default]
+    Member,
+    /// The auth node, or one of several that share a register.
+    Auth,
+}
+
+impl FromStr for NodeRole {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "member" => Ok(Self::Member),
+            "auth" => Ok(Self::Auth),
+            _ => Err("there is no such role"),
+        }
+    }
+}
+
+/// What an auth node needs besides what every node does.
+#[derive(Debug, Clone)]
+pub struct AuthSection {
+    /// The key that signs grants: the genesis names its public half. Several auth nodes that share a register share it.
+    pub key_file: PathBuf,
+    /// The rules' numbers.
+    pub config: AuthConfig,
+}
+
 /// Another node of the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerEntry {
+    /// What it is.
+    pub role: NodeRole,
     /// Its key.
     pub key: PublicKey,
     /// Where its bridge can be reached: host and port.
@@ -84,6 +119,12 @@ pub struct PeerEntry {
 pub struct NodeConfig {
     /// Name in logs.
     pub name: String,
+    /// What the node is.
+    pub role: NodeRole,
+    /// The auth node's part; none for a member.
+    pub auth: Option<AuthSection>,
+    /// The member's numbers.
+    pub cluster: ClusterConfig,
     /// The node's secret key.
     pub key_file: PathBuf,
     /// The chain's genesis.
@@ -188,8 +229,12 @@ impl<'a> Reader<'a> {
             ),
             ..defaults
         };
+        let role = self.role();
         NodeConfig {
             name: self.text("node", "name", Some("node")),
+            role,
+            auth: (role == NodeRole::Auth).then(|| self.auth()),
+            cluster: self.cluster(),
             key_file: self.file("node", "key_file"),
             genesis_file: self.file("node", "genesis_file"),
             data_dir: self.file("node", "data_dir"),
@@ -206,6 +251,57 @@ impl<'a> Reader<'a> {
             verify_threads: self.number("limits", "verify_threads", 0..=256, Some(0)) as usize,
             log_level: self.text("log", "level", Some("info")),
             log_json: self.text("log", "format", Some("text")) == "json",
+        }
+    }
+
+    fn role(&mut self) -> NodeRole {
+        match self.value("node", "role") {
+            None => NodeRole::Member,
+            Some((Value::Text(text), place)) => text.parse().unwrap_or_else(|_| {
+                self.fault(place, "node", "role", format!("found \"{text}\", \"member\" or \"auth\" is needed"));
+                NodeRole::Member
+            }),
+            Some((other, place)) => {
+                self.fault(place, "node", "role", format!("found {other}, \"member\" or \"auth\" is needed"));
+                NodeRole::Member
+            }
+        }
+    }
+
+    fn auth(&mut self) -> AuthSection {
+        let defaults = AuthConfig::default();
+        AuthSection {
+            key_file: self.file("auth", "key_file"),
+            config: AuthConfig {
+                age_max_ms: self.number("auth", "age_max_ms", 100..=3_600_000, Some(defaults.age_max_ms)),
+                live_ms: self.number("auth", "live_ms", 20..=60_000, Some(defaults.live_ms)),
+                reports_window_ms: self.number(
+                    "auth",
+                    "reports_window_ms",
+                    1_000..=86_400_000,
+                    Some(defaults.reports_window_ms),
+                ),
+                ..defaults
+            },
+        }
+    }
+
+    fn cluster(&mut self) -> ClusterConfig {
+        let defaults = ClusterConfig::default();
+        let keep_alive_ms = self.number("cluster", "keep_alive_ms", 5..=10_000, Some(defaults.keep_alive_ms));
+        // Two keep-alives may be late before anyone is suspected.
+        let least = 2 * keep_alive_ms;
+        let default = defaults.suspect_ms.max(3 * keep_alive_ms);
+        ClusterConfig {
+            keep_alive_ms,
+            suspect_ms: self.number("cluster", "suspect_ms", least..=600_000, Some(default)),
+            shrink_ms: self.number("cluster", "shrink_ms", least..=600_000, Some(default)),
+            grow_after_ms: self.number("cluster", "grow_after_ms", 0..=600_000, Some(defaults.grow_after_ms)),
+            mute_ms: self.number("cluster", "mute_ms", least..=600_000, Some(defaults.mute_ms.max(least))),
+            min_in_sync: self.number("cluster", "min_in_sync", 1..=8, Some(1)) as usize,
+            in_sync: self.number("cluster", "in_sync", 1..=8, Some(8)) as usize,
+            pause_ms: defaults.pause_ms.max(least),
+            ..defaults
         }
     }
 
@@ -341,9 +437,9 @@ impl<'a> Reader<'a> {
             return None;
         };
         for (key, _) in table.iter() {
-            if !["key", "address"].contains(&key.get_ref().as_ref()) {
+            if !["key", "address", "role"].contains(&key.get_ref().as_ref()) {
                 let place = place_of(self.path, self.text, Some(key.span()));
-                self.fault(place, "peer", key.get_ref(), "is not known; `key` and `address` are");
+                self.fault(place, "peer", key.get_ref(), "is not known; `key`, `address` and `role` are");
             }
         }
         let text = |key: &str| match table.get(key).map(Spanned::get_ref) {
@@ -355,12 +451,16 @@ impl<'a> Reader<'a> {
         if let Err(error) = &parsed {
             self.fault(place.clone(), "peer", "key", error.to_string());
         }
+        let role = text("role").map_or(Ok(NodeRole::Member), |role| role.parse());
+        if let Err(error) = role {
+            self.fault(place.clone(), "peer", "role", format!("{error}; \"member\" and \"auth\" are known"));
+        }
         let sound = |address: &&String| address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let address = address.as_ref().filter(sound).cloned();
         if address.is_none() {
             self.fault(place, "peer", "address", "host and port are needed, such as \"bank-a.example:7001\"");
         }
-        Some(PeerEntry { key: parsed.ok()?, address: address? })
+        Some(PeerEntry { role: role.ok()?, key: parsed.ok()?, address: address? })
     }
 
     fn find_unknown(&mut self) {
@@ -505,6 +605,28 @@ view_timeout_ms = 500
         );
         let error = parse("[node\n", &[]).unwrap_err().to_string();
         assert!(error.contains("node.toml:1:"), "{error}");
+    }
+
+    #[test]
+    fn an_auth_node_needs_its_key_and_a_member_none() {
+        let auth = SOUND.replace("[node]\n", "[node]\nrole = \"auth\"\n");
+        let error = parse(&auth, &[]).unwrap_err().to_string();
+        assert!(error.contains("`auth.key_file`: is missing"), "{error}");
+        let sound = auth + "[auth]\nkey_file = \"grants.key\"\nage_max_ms = 500\n";
+        let config = parse(&sound, &[]).unwrap();
+        assert_eq!((config.role, config.auth.unwrap().config.age_max_ms), (NodeRole::Auth, 500));
+        assert!(parse(SOUND, &[]).unwrap().auth.is_none());
+        let error = parse(&SOUND.replace("[node]\n", "[node]\nrole = \"king\"\n"), &[]).unwrap_err().to_string();
+        assert!(error.contains("`node.role`: found \"king\", \"member\" or \"auth\""), "{error}");
+    }
+
+    #[test]
+    fn nobody_is_suspected_after_a_single_late_keep_alive() {
+        let text = format!("{SOUND}[cluster]\nkeep_alive_ms = 100\nsuspect_ms = 199\n");
+        let error = parse(&text, &[]).unwrap_err().to_string();
+        assert!(error.contains("`cluster.suspect_ms`: found 199, a number from 200"), "{error}");
+        let config = parse(&text.replace("199", "200"), &[]).unwrap().cluster;
+        assert!(config.pause_ms > config.keep_alive_ms && config.shrink_ms == 300, "{config:?}");
     }
 
     #[test]

@@ -10,4 +10,4 @@ pub mod metrics;
 pub mod node;
 
 pub use config::{ConfigError, NodeConfig};
-pub use node::{Node, NodeError};
+pub use node::{AuthNode, Node, NodeError};

@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use standin_stage::ActorView;
 
-use crate::node::NodeHandle;
+use crate::node::{AuthHandle, NodeHandle};
 
 /// The metrics of a node.
 pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
@@ -42,9 +42,41 @@ pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
     gauge("equivocations", "Contradictions of other seats that were found", counters.equivocations);
     gauge("wrong_results", "Results of other seats that differ from a quorum's", counters.wrong_results);
     gauge("catch_ups", "Times that catch-up began", counters.catch_ups);
+    gauge("is_active", "1 while this node speaks for its seat", u64::from(status.speaks));
+    if let Ok(view) = node.cluster().await {
+        gauge("term", "The newest term of the seat that this node knows", view.term.0);
+        gauge("in_sync_members", "Members of the in-sync set by that term's grant", view.in_sync.len() as u64);
+        gauge("is_complete", "1 while this node's log holds all that its seat has said", u64::from(view.complete));
+        let behind = view.mates.iter().filter_map(|mate| mate.behind).max().unwrap_or_default();
+        gauge("replication_lag_records", "As holder: records that the slowest member has not acknowledged", behind);
+        gauge("holder_suspected", "1 while this node suspects the holder", u64::from(view.suspicion.is_some()));
+    }
     register_actors(&mut registry, &node.actors.list());
+    encoded(&registry)
+}
+
+/// The metrics of an auth node.
+pub async fn auth_metrics(auth: web::Data<AuthHandle>) -> HttpResponse {
+    let mut registry = Registry::with_prefix("standin");
+    let Ok(clusters) = auth.clusters().await else {
+        return HttpResponse::ServiceUnavailable().body("the register does not answer\n");
+    };
+    let terms = Family::<[(&str, String); 1], Gauge>::default();
+    let vacant = Family::<[(&str, String); 1], Gauge>::default();
+    for cluster in clusters {
+        let label = [("cluster", cluster.cluster.to_string())];
+        terms.get_or_create(&label).set(i64::try_from(cluster.term.0).unwrap_or(i64::MAX));
+        vacant.get_or_create(&label).set(i64::from(cluster.vacant));
+    }
+    registry.register("auth_term", "The newest term that was granted", terms);
+    registry.register("auth_vacant", "1 while the holder has not been heard for its maximum age", vacant);
+    register_actors(&mut registry, &auth.actors.list());
+    encoded(&registry)
+}
+
+fn encoded(registry: &Registry) -> HttpResponse {
     let mut text = String::new();
-    match encode(&mut text, &registry) {
+    match encode(&mut text, registry) {
         Ok(()) => HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0").body(text),
         Err(error) => HttpResponse::InternalServerError().body(error.to_string()),
     }

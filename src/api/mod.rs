@@ -1,7 +1,11 @@
 //! HTTP: health, metrics, and `/api/v1`.
 
+mod auth;
+mod cluster;
 mod views;
 
+pub use auth::auth_routes;
+pub use cluster::{ClusterView, MateView, RoleView};
 pub use views::{
     AnswerView, BlockView, ErrorView, PeerView, StatusView, Submitted, TitleBatch, TitleView, TransactionView,
 };
@@ -40,6 +44,9 @@ pub fn routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/metrics", web::get().to(crate::metrics::metrics))
             .route("/api/v1/status", web::get().to(status))
             .route("/api/v1/genesis", web::get().to(genesis))
+            .route("/api/v1/grants", web::get().to(cluster::grants))
+            .route("/api/v1/cluster", web::get().to(cluster::cluster))
+            .route("/api/v1/cluster/switch", web::post().to(cluster::switch))
             .route("/api/v1/transactions", web::post().to(submit))
             .route("/api/v1/transactions/{id}", web::get().to(transaction))
             .route("/api/v1/blocks", web::get().to(blocks))
@@ -93,6 +100,9 @@ fn view_of(node: &NodeHandle, status: &ReplicaStatus) -> StatusView {
     };
     StatusView {
         chain: node.genesis.chain.to_string(),
+        name: node.name.clone(),
+        node: node.node,
+        active: status.speaks,
         cluster: cluster.unwrap_or_default(),
         seat: node.seat.0,
         view: status.status.view.0,

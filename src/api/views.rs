@@ -1,13 +1,13 @@
 //! What `/api/v1` answers with, read by [`crate::client`]; and the checks of what claims to be proven.
 
 use serde::{Deserialize, Serialize};
-use standin_foundation::{Digest, Height};
+use standin_foundation::{Digest, Height, NodeId};
 use standin_ledger::GrantTable;
 use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate};
 use standin_ledger::namespaced::{CompletenessStep, NamespacedNode};
 use standin_ledger::store::StoredBlock;
 use standin_ledger::trie::StateProof;
-use standin_ledger::{Genesis, Header, Outcome, Receipt, ReceiptProof, Title, Transaction, TransactionId};
+use standin_ledger::{Header, Outcome, Receipt, ReceiptProof, Title, Transaction, TransactionId};
 
 /// What became of a submitted transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,12 @@ pub struct Submitted {
 pub struct StatusView {
     /// The chain's name.
     pub chain: String,
+    /// The node's name.
+    pub name: String,
+    /// The node.
+    pub node: NodeId,
+    /// Whether it speaks for its seat.
+    pub active: bool,
     /// The cluster that holds this node's seat.
     pub cluster: String,
     /// Its seat.
@@ -174,15 +180,14 @@ pub struct ErrorView {
 }
 
 impl TransactionView {
-    /// Checks everything that this view claims, against the genesis alone: that the transaction is the one that was asked
+    /// Checks everything that this view claims, against the genesis and the grants alone: that the transaction is the one that was asked
     /// for, that it is in a block with a valid certificate, and that its receipt is covered by a proven checkpoint.
-    pub fn verify(&self, id: &TransactionId, genesis: &Genesis) -> Result<(), String> {
-        let seats = genesis.grant_table();
+    pub fn verify(&self, id: &TransactionId, seats: &GrantTable) -> Result<(), String> {
         let transaction = parse_hex(&self.bytes)?;
         if transaction.id() != *id || self.receipt.transaction != *id {
             return Err("another transaction came back".to_owned());
         }
-        verify_block(&self.header, &self.certificate, &seats)?;
+        verify_block(&self.header, &self.certificate, seats)?;
         let batch = self.header.proposal.batches.get(self.batch).ok_or("the block has no such batch")?;
         if !batch.verify_inclusion(&transaction, self.index_in_batch, &self.inclusion) {
             return Err("the inclusion proof does not lead to the batch's name".to_owned());
@@ -190,7 +195,7 @@ impl TransactionView {
         let (Some(proof), Some(checkpoint)) = (&self.receipt_proof, &self.checkpoint) else {
             return Err("no proven checkpoint covers the block yet".to_owned());
         };
-        checkpoint.verify(&seats).map_err(|error| format!("checkpoint certificate: {error}"))?;
+        checkpoint.verify(seats).map_err(|error| format!("checkpoint certificate: {error}"))?;
         if proof.height != self.header.height() || !proof.verify(&self.receipt, &checkpoint.result) {
             return Err("the receipt's proof does not lead to the checkpoint".to_owned());
         }
@@ -199,10 +204,10 @@ impl TransactionView {
 }
 
 impl TitleView {
-    /// Checks, against the genesis alone, that the block has a valid certificate and that these are all of its transactions
+    /// Checks, against the genesis and the grants alone, that the block has a valid certificate and that these are all of its transactions
     /// with this title; gives them, in order.
-    pub fn verify(&self, title: Title, height: Height, genesis: &Genesis) -> Result<Vec<Transaction>, String> {
-        verify_block(&self.header, &self.certificate, &genesis.grant_table())?;
+    pub fn verify(&self, title: Title, height: Height, seats: &GrantTable) -> Result<Vec<Transaction>, String> {
+        verify_block(&self.header, &self.certificate, seats)?;
         if self.title != title || self.header.height() != height {
             return Err("another title or block came back".to_owned());
         }

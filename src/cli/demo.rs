@@ -18,8 +18,8 @@ use super::read::json;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArguments {
-    /// The layout: `four-seats`.
-    #[arg(long, default_value = "four-seats")]
+    /// The layout: `four-sites`, `two-sites`, `four-sites-plus` or `four-seats`.
+    #[arg(long, default_value = "four-sites")]
     layout: String,
     /// End by itself after so many seconds.
     #[arg(long = "for", value_name = "SECONDS")]
@@ -86,11 +86,12 @@ pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
     let mut network = Network::start(&plan).await?;
     let files = network.files();
     eprintln!(
-        "{} nodes, a seat each, up in {:.1} s on loopback; mutual TLS, signed transactions",
+        "{} nodes for {} seats, up in {:.1} s on loopback; mutual TLS, signed transactions",
         network.size(),
+        files.genesis.seats.len(),
         begun.elapsed().as_secs_f64()
     );
-    eprintln!("clients:  --node {} --key {}", files.urls.join(","), files.client_key.display());
+    eprintln!("clients:  --node {} --key {}", files.node_urls(), files.client_key.display());
     let load = Load::start(&network, arguments.rate)?;
     eprintln!("load:     {} transactions a second", arguments.rate);
     let ended = match arguments.duration {
@@ -101,9 +102,9 @@ pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
         network.stop().await?;
         return Err(failure);
     }
-    for seat in 0..network.size() {
-        if !network.is_running(seat) {
-            network.start_node(seat)?;
+    for index in 0..network.processes() {
+        if !network.is_running(index) {
+            network.start_node(index)?;
         }
     }
     let judgement = load.judge(&mut network).await?;
@@ -118,7 +119,7 @@ fn print(arguments: &DemoArguments, network: &Network, judgement: &Judgement) ->
     let outcome = Outcome {
         layout: arguments.layout.clone(),
         nodes: network.size(),
-        seats: network.size(),
+        seats: network.files().genesis.seats.len(),
         height: judgement.height.0,
         submitted,
         committed,

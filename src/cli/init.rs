@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use standin::config::NodeConfig;
-use standin_foundation::{PublicKey, SecretKey};
+use standin_foundation::{ClusterId, PublicKey, SecretKey};
 use standin_ledger::genesis::Account;
-use standin_ledger::{ClientSignatures, Genesis, Parameters, SeatDescriptor};
+use standin_ledger::{ClientSignatures, Genesis, MemberDescriptor, Parameters, SeatDescriptor};
 use standin_stage::bridge::tls::make_certificate;
 
 use super::Failure;
@@ -20,7 +20,7 @@ use super::links::Link;
 pub(super) struct InitArguments {
     /// The folder; it must not exist, or be empty.
     folder: PathBuf,
-    /// The layout: `four-seats`.
+    /// The layout: `four-seats`, `two-sites`, `four-sites` or `four-sites-plus`.
     #[arg(long, default_value = "four-seats")]
     layout: String,
     /// The chain's name.
@@ -78,13 +78,22 @@ pub(super) struct Plan {
     pub(super) relayed: bool,
 }
 
+impl WrittenNetwork {
+    /// Addresses of the nodes, as `--node` takes them.
+    pub(super) fn node_urls(&self) -> String {
+        self.urls.iter().take(self.nodes).map(String::as_str).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// A network on disk.
 #[derive(Debug)]
 pub(super) struct WrittenNetwork {
-    /// Configuration files, by seat.
+    /// Configuration files of all processes: the nodes, then the auth node.
     pub(super) configs: Vec<PathBuf>,
-    /// HTTP addresses, by seat.
+    /// HTTP addresses of all processes.
     pub(super) urls: Vec<String>,
+    /// How many of them are nodes that clients can talk to: all but the auth node.
+    pub(super) nodes: usize,
     /// Its genesis.
     pub(super) genesis: Genesis,
     /// A client's key with funds.
@@ -104,11 +113,11 @@ pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
         relayed: false,
     };
     let network = write_network(&arguments.folder, &plan)?;
-    eprintln!("{} nodes of chain `{}` in {}", network.configs.len(), plan.chain, arguments.folder.display());
+    eprintln!("{} nodes of chain `{}` in {}", network.nodes, plan.chain, arguments.folder.display());
     for config in &network.configs {
         println!("standin run -c {}", config.display());
     }
-    eprintln!("clients: --node {} --key {}", network.urls.join(","), network.client_key.display());
+    eprintln!("clients: --node {} --key {}", network.node_urls(), network.client_key.display());
     Ok(())
 }
 
@@ -118,40 +127,60 @@ pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork
         return Err(Failure::new(6, format!("{} is not empty: nothing is overwritten", folder.display())));
     }
     fs::create_dir_all(folder)?;
-    let ports = ports(plan.port, plan.layout.nodes.len())?;
+    let names: Vec<_> = plan.layout.names().collect();
+    let ports = ports(plan.port, names.len())?;
     let mut keys = Vec::new();
-    for node in &plan.layout.nodes {
-        let node = folder.join(&node.name);
+    for name in &names {
+        let node = folder.join(name);
         fs::create_dir_all(&node)?;
         keys.push(new_key(&node.join("node.key"))?);
         let (certificate, private) = make_certificate("standin").map_err(|e| Failure::new(1, e.to_string()))?;
         fs::write(node.join("tls.pem"), certificate)?;
         write_private(&node.join("tls.key"), &private)?;
     }
+    let grants = plan.layout.auth.as_ref().map(|auth| new_key(&folder.join(&auth.name).join("grants.key")));
     let client_key = folder.join("client.key");
     let client = new_key(&client_key)?;
-    let genesis = genesis(plan, &keys, client)?;
+    let genesis = genesis(plan, &keys, grants.transpose()?, client)?;
+    for warning in genesis.warnings() {
+        eprintln!("warning: {warning}");
+    }
     let text = toml::to_string(&genesis).map_err(|error| Failure::new(1, error.to_string()))?;
     fs::write(folder.join("genesis.toml"), text)?;
     let links = if plan.relayed { links(&ports)? } else { Vec::new() };
     let mut configs = Vec::new();
-    for (seat, node) in plan.layout.nodes.iter().enumerate() {
-        let path = folder.join(&node.name).join("node.toml");
-        fs::write(&path, node_config(seat, &keys, &ports, &links, plan))?;
+    for (index, name) in names.iter().enumerate() {
+        let path = folder.join(name).join("node.toml");
+        fs::write(&path, node_config(index, &keys, &ports, &links, plan))?;
         configs.push(path);
     }
     let urls = ports.iter().map(|(_, http)| format!("http://{http}")).collect();
-    Ok(WrittenNetwork { configs, urls, genesis, client_key, links })
+    Ok(WrittenNetwork { configs, urls, nodes: plan.layout.nodes.len(), genesis, client_key, links })
 }
 
-fn genesis(plan: &Plan, keys: &[PublicKey], client: PublicKey) -> Result<Genesis, Failure> {
+fn genesis(
+    plan: &Plan,
+    keys: &[PublicKey],
+    auth: Option<PublicKey>,
+    client: PublicKey,
+) -> Result<Genesis, Failure> {
     let configuration = |what: String| Failure::new(78, what);
-    let seats = plan.layout.nodes.iter().zip(keys);
-    let seats = seats.map(|(node, key)| SeatDescriptor { cluster: node.cluster.clone(), holder: *key }).collect();
+    let members = |cluster: &ClusterId| {
+        let nodes = plan.layout.nodes.iter().zip(keys).filter(|(node, _)| node.cluster == *cluster);
+        let member = nodes.map(|(node, key)| MemberDescriptor {
+            key: *key,
+            priority: node.priority,
+            site: node.site.clone(),
+        });
+        member.collect()
+    };
+    let clusters = plan.layout.clusters().into_iter();
+    let seats = clusters.map(|cluster| SeatDescriptor { cluster: cluster.clone(), members: members(cluster) }).collect();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let genesis = Genesis {
         chain: plan.chain.parse().map_err(|error| configuration(format!("{error}")))?,
         time_ms: now.as_millis() as u64,
+        auth,
         parameters: Parameters { client_signatures: plan.signatures, ..Parameters::default() },
         seats,
         accounts: vec![Account { key: client, amount: 1_000_000_000 }],
@@ -159,6 +188,10 @@ fn genesis(plan: &Plan, keys: &[PublicKey], client: PublicKey) -> Result<Genesis
     genesis.check().map_err(|error| configuration(error.to_string()))?;
     Ok(genesis)
 }
+
+/// The `[consensus]` section of a node that holds its seat alone.
+const CONSENSUS_SECTION: &str = "[consensus]\n# view_timeout_ms = 1000\n# status_interval_ms = 250    # at most a quarter of \
+                                 view_timeout_ms\n# in_flight_max = 16\n\n";
 
 type Ports = Vec<(SocketAddr, SocketAddr)>;
 
@@ -203,28 +236,47 @@ fn ports(first: Option<u16>, nodes: usize) -> Result<Ports, Failure> {
     Ok(addresses.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
 }
 
-fn node_config(seat: usize, keys: &[PublicKey], ports: &Ports, links: &[Link], plan: &Plan) -> String {
+fn node_config(index: usize, keys: &[PublicKey], ports: &Ports, links: &[Link], plan: &Plan) -> String {
     let mut text = String::new();
-    let Some((bridge, http)) = ports.get(seat) else { return text };
+    let Some((bridge, http)) = ports.get(index) else { return text };
     let Plan { store, log_level, layout, .. } = plan;
-    let name = layout.nodes.get(seat).map(|node| node.name.as_str()).unwrap_or_default();
+    let name = layout.names().nth(index).unwrap_or_default();
+    let is_auth = |index: usize| index >= layout.nodes.len();
     // Writing into a string cannot fail.
     let _ = write!(
         text,
         "# A node of Standin. Paths are relative to this file; sizes are in bytes, times in ms.\n\
-         [node]\nname = \"{name}\"\nkey_file = \"node.key\"\ngenesis_file = \"../genesis.toml\"\ndata_dir = \"data\"\n\n\
+         [node]\nname = \"{name}\"\n{role}key_file = \"node.key\"\ngenesis_file = \"../genesis.toml\"\ndata_dir = \"data\"\n\n\
          [bridge]\nlisten = \"{bridge}\"\ncertificate_file = \"tls.pem\"\ncertificate_key_file = \"tls.key\"\n\n\
-         [http]\nlisten = \"{http}\"\n\n\
-         [consensus]\n# view_timeout_ms = 1000\n# status_interval_ms = 250    # at most a quarter of view_timeout_ms\n# in_flight_max = 16\n\n\
-         [store]\n{store}\n\
-         [log]\nlevel = \"{log_level}\"\nformat = \"text\"\n"
+         [http]\nlisten = \"{http}\"\n\n",
+        role = if is_auth(index) { "role = \"auth\"\n" } else { "" },
     );
-    for (other, (key, (address, _))) in keys.iter().zip(ports).enumerate() {
-        if other != seat {
-            let link = links.iter().find(|link| link.from == seat && link.to == other);
-            let address = link.map_or(*address, |link| link.relay);
-            let _ = write!(text, "\n[[peer]]\nkey = \"{key}\"\naddress = \"{address}\"\n");
+    text += match (is_auth(index), &layout.auth) {
+        (true, _) => {
+            "[auth]\nkey_file = \"grants.key\"    # signs grants; the genesis names its public half\n\
+             # age_max_ms = 3000          # a holder that is not heard for so long has lost its seat to whoever asks\n\
+             # live_ms = 200              # whoever was heard within this time is asked before a holder is replaced\n\n"
         }
+        (false, None) => "",
+        (false, Some(_)) => {
+            "[cluster]\n# keep_alive_ms = 50\n# suspect_ms = 150           # at least twice keep_alive_ms\n\
+             # shrink_ms = 150            # a member that acknowledges nothing for so long is left out\n\
+             # grow_after_ms = 500        # a member that keeps up for so long is taken in\n\
+             # min_in_sync = 1            # the holder leaves out no member below this number\n\n"
+        }
+    };
+    if !is_auth(index) {
+        text += CONSENSUS_SECTION;
+    }
+    if !is_auth(index) {
+        let _ = write!(text, "[store]\n{store}\n");
+    }
+    let _ = write!(text, "[log]\nlevel = \"{log_level}\"\nformat = \"text\"\n");
+    for (other, (key, (address, _))) in keys.iter().zip(ports).enumerate().filter(|(other, _)| *other != index) {
+        let link = links.iter().find(|link| link.from == index && link.to == other);
+        let address = link.map_or(*address, |link| link.relay);
+        let role = if is_auth(other) { "role = \"auth\"\n" } else { "" };
+        let _ = write!(text, "\n[[peer]]\n{role}key = \"{key}\"\naddress = \"{address}\"\n");
     }
     text
 }
@@ -253,18 +305,32 @@ pub(super) fn config(arguments: &ConfigArguments) -> Result<(), Failure> {
             let read = NodeConfig::read(config)?;
             let genesis = read.genesis()?;
             let key = SecretKey::read(&read.key_file).map_err(|error| Failure::new(78, error.to_string()))?;
-            let seat = genesis.grant_table().seat_of(&key.public());
-            let seat = seat.ok_or_else(|| Failure::new(78, "the node's key holds no seat in the genesis"))?;
             standin_stage::bridge::TlsIdentity::read(&read.certificate_file, &read.certificate_key_file)
                 .map_err(|error| Failure::new(78, error.to_string()))?;
-            println!(
-                "{}: sound; seat {seat} of chain `{}`, genesis {}",
-                config.display(),
-                genesis.chain,
-                genesis.digest()
-            );
+            let place = place_in(&genesis, &read, &key)?;
+            for warning in genesis.warnings() {
+                eprintln!("warning: {warning}");
+            }
+            let (path, chain, digest) = (config.display(), &genesis.chain, genesis.digest());
+            println!("{path}: sound; {place} of chain `{chain}`, genesis {digest}");
         }
         ConfigCommand::Show { config } => println!("{:#?}", NodeConfig::read(config)?),
     }
     Ok(())
+}
+
+fn place_in(genesis: &Genesis, config: &NodeConfig, key: &SecretKey) -> Result<String, Failure> {
+    let wrong = |what: String| Failure::new(78, what);
+    if let Some(auth) = &config.auth {
+        let grants = SecretKey::read(&auth.key_file).map_err(|error| wrong(error.to_string()))?;
+        let is_named = genesis.auth == Some(grants.public());
+        return match is_named {
+            true => Ok("auth node".to_owned()),
+            false => Err(wrong(format!("{}: the genesis names another auth key", auth.key_file.display()))),
+        };
+    }
+    let seat = genesis.seat_of_member(&key.public().node_id());
+    let seat = seat.ok_or_else(|| wrong("the node's key is in no cluster of the genesis".to_owned()))?;
+    let cluster = genesis.seats.get(seat.index()).map(|seat| seat.cluster.to_string()).unwrap_or_default();
+    Ok(format!("seat {seat}, cluster `{cluster}`"))
 }

@@ -6,7 +6,12 @@ use standin_foundation::ClusterId;
 use super::Failure;
 
 /// Name and content of each file in `configs/`.
-const SHIPPED: [(&str, &str); 1] = [("four-seats", include_str!("../../configs/four-seats.toml"))];
+const SHIPPED: [(&str, &str); 4] = [
+    ("four-seats", include_str!("../../configs/four-seats.toml")),
+    ("two-sites", include_str!("../../configs/two-sites.toml")),
+    ("four-sites", include_str!("../../configs/four-sites.toml")),
+    ("four-sites-plus", include_str!("../../configs/four-sites-plus.toml")),
+];
 
 /// A layout.
 #[derive(Debug, Clone, Deserialize)]
@@ -14,7 +19,9 @@ const SHIPPED: [(&str, &str); 1] = [("four-seats", include_str!("../../configs/f
 pub(super) struct Layout {
     /// Its name.
     pub(super) name: String,
-    /// Its nodes, by seat.
+    /// The auth node; none where each seat is held by one node for ever.
+    pub(super) auth: Option<LayoutAuth>,
+    /// The nodes that hold seats, or stand by.
     #[serde(rename = "node")]
     pub(super) nodes: Vec<LayoutNode>,
 }
@@ -25,17 +32,60 @@ pub(super) struct Layout {
 pub(super) struct LayoutNode {
     /// The name of its folder, and in logs.
     pub(super) name: String,
-    /// The cluster that it speaks for.
+    /// Its cluster.
     pub(super) cluster: ClusterId,
+    /// Where it stands: what is lost together has the same name.
+    #[serde(default)]
+    pub(super) site: String,
+    /// The higher, the earlier it is elected.
+    #[serde(default)]
+    pub(super) priority: u8,
+}
+
+/// The auth node of a layout.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LayoutAuth {
+    /// The name of its folder, and in logs.
+    pub(super) name: String,
+    /// Where it stands: outside of every set of sites whose loss the layout claims to survive.
+    pub(super) site: String,
 }
 
 impl Layout {
+    /// Names of all processes: the nodes, then the auth node.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let auth = self.auth.iter().map(|auth| auth.name.as_str());
+        self.nodes.iter().map(|node| node.name.as_str()).chain(auth)
+    }
+
+    /// The clusters, in the order of their seats: that in which they are first named.
+    pub(super) fn clusters(&self) -> Vec<&ClusterId> {
+        let mut clusters = Vec::new();
+        for node in &self.nodes {
+            if !clusters.contains(&&node.cluster) {
+                clusters.push(&node.cluster);
+            }
+        }
+        clusters
+    }
+
+    /// The sites of the nodes, the auth node's left out.
+    pub(super) fn sites(&self) -> std::collections::BTreeSet<&str> {
+        self.nodes.iter().map(|node| node.site.as_str()).filter(|site| !site.is_empty()).collect()
+    }
+
+
     /// The layout with this name.
     pub(super) fn named(name: &str) -> Result<Self, Failure> {
         let known: Vec<_> = SHIPPED.iter().map(|(name, _)| format!("`{name}`")).collect();
         let text = SHIPPED.iter().find(|(shipped, _)| *shipped == name).map(|(_, text)| *text);
         let text = text
             .ok_or_else(|| Failure::new(2, format!("layout `{name}` is not known; there is {}", known.join(", "))))?;
+        Self::parse(name, text)
+    }
+
+    fn parse(name: &str, text: &str) -> Result<Self, Failure> {
         toml::from_str(text).map_err(|error| Failure::new(1, format!("layout `{name}`: {error}")))
     }
 }
@@ -47,8 +97,24 @@ mod tests {
     #[test]
     fn every_shipped_layout_reads_under_its_own_name() {
         for (name, _) in SHIPPED {
-            assert_eq!(Layout::named(name).unwrap().name, name);
+            let layout = Layout::named(name).unwrap();
+            assert_eq!(layout.name, name);
+            assert_eq!(layout.clusters().len(), 4);
+            assert!(layout.auth.is_none_or(|auth| !auth.site.is_empty()));
         }
         assert_eq!(Layout::named("no-such").unwrap_err().code, 2);
+    }
+
+    /// What each layout says that it survives: a cluster's members stand at sites of their own, and the auth node elsewhere.
+    #[test]
+    fn no_site_holds_two_members_of_a_cluster_and_the_auth_node_stands_elsewhere() {
+        for (name, members) in [("two-sites", 2), ("four-sites", 3), ("four-sites-plus", 4)] {
+            let layout = Layout::named(name).unwrap();
+            for cluster in layout.clusters() {
+                let sites = layout.nodes.iter().filter(|node| node.cluster == *cluster).map(|node| &node.site);
+                assert_eq!(sites.collect::<std::collections::BTreeSet<_>>().len(), members, "{name} {cluster}");
+            }
+            assert!(!layout.sites().contains(layout.auth.as_ref().unwrap().site.as_str()));
+        }
     }
 }

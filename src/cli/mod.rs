@@ -1,6 +1,7 @@
 //! The command line: what each command is called, and with which code it ends.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "data goes to stdout, talk to stderr")]
 
+mod cluster;
 mod demo;
 mod drill;
 mod init;
@@ -60,6 +61,10 @@ enum Command {
     Status(read::StatusArguments),
     /// Say whether a node is ready; ends with 3 if it is not.
     Health(ClientArguments),
+    /// Move a cluster's seat to another member on purpose.
+    Switch(cluster::SwitchArguments),
+    /// Show or recall an auth node's register.
+    Auth(cluster::AuthArguments),
     /// Submit transactions: one, or a JSON-lines file, or stdin.
     Submit(submit::SubmitArguments),
     /// Ask for a record or a balance.
@@ -139,7 +144,12 @@ impl From<ConfigError> for Failure {
 impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Self {
         let code = match &error {
-            NodeError::Config(_) | NodeError::Key(_) | NodeError::NoSeat(_) | NodeError::Tls(_) => 78,
+            NodeError::Config(_)
+            | NodeError::Key(_)
+            | NodeError::NoSeat(_)
+            | NodeError::AuthKey { .. }
+            | NodeError::NoAuth
+            | NodeError::Tls(_) => 78,
             _ => 1,
         };
         Self::new(code, chain_of(&error))
@@ -190,6 +200,8 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Run(arguments) => run::run(arguments).await,
         Command::Status(arguments) => read::status(arguments).await,
         Command::Health(arguments) => read::health(arguments).await,
+        Command::Switch(arguments) => cluster::switch(arguments).await,
+        Command::Auth(arguments) => cluster::auth(arguments).await,
         Command::Submit(arguments) => submit::submit(arguments).await,
         Command::Query(arguments) => read::query(arguments).await,
         Command::Tx(arguments) => read::transaction(arguments).await,

@@ -35,8 +35,8 @@ impl Network {
     pub(super) async fn start(plan: &Plan) -> Result<Self, Failure> {
         let mut network = Self::prepare(plan)?;
         network.links = Some(Links::start(&network.files.links).await?);
-        for seat in 0..network.size() {
-            network.start_node(seat)?;
+        for index in (0..network.processes()).rev() {
+            network.start_node(index)?;
         }
         network.wait_ready(Duration::from_secs(30)).await?;
         Ok(network)
@@ -52,20 +52,38 @@ impl Network {
         Ok(Self { folder, files, nodes, outputs_from, clients, links: None })
     }
 
+    /// How many nodes hold seats or stand by: they come first.
     pub(super) fn size(&self) -> usize {
+        self.files.nodes
+    }
+
+    /// How many processes there are: the nodes, then the auth node.
+    pub(super) fn processes(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// The auth node, if there is one.
+    pub(super) fn auth(&self) -> Option<usize> {
+        (self.processes() > self.size()).then(|| self.size())
+    }
+
+    /// A process's name.
+    pub(super) fn name(&self, index: usize) -> String {
+        let folder = self.node_folder(index);
+        folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     pub(super) fn files(&self) -> &WrittenNetwork {
         &self.files
     }
 
+    /// Clients of all nodes that hold seats or stand by.
     pub(super) fn clients(&self) -> &[Client] {
-        &self.clients
+        self.clients.get(..self.size()).unwrap_or_default()
     }
 
-    pub(super) fn client(&self, seat: usize) -> Result<&Client, Failure> {
-        self.clients.get(seat).ok_or_else(|| Failure::new(1, format!("there is no node {seat}")))
+    pub(super) fn client(&self, index: usize) -> Result<&Client, Failure> {
+        self.clients.get(index).ok_or_else(|| Failure::new(1, format!("there is no node {index}")))
     }
 
     pub(super) fn client_key(&self) -> Result<SecretKey, Failure> {
@@ -73,108 +91,108 @@ impl Network {
     }
 
     /// The node's data folder.
-    pub(super) fn data(&self, seat: usize) -> PathBuf {
-        self.node_folder(seat).join("data")
+    pub(super) fn data(&self, index: usize) -> PathBuf {
+        self.node_folder(index).join("data")
     }
 
-    pub(super) fn config(&self, seat: usize) -> PathBuf {
-        self.node_folder(seat).join("node.toml")
+    pub(super) fn config(&self, index: usize) -> PathBuf {
+        self.node_folder(index).join("node.toml")
     }
 
-    fn node_folder(&self, seat: usize) -> PathBuf {
-        let config = self.files.configs.get(seat).and_then(|config| config.parent());
+    fn node_folder(&self, index: usize) -> PathBuf {
+        let config = self.files.configs.get(index).and_then(|config| config.parent());
         config.unwrap_or(self.folder.path()).to_owned()
     }
 
     /// What the node has written to its log output since its last start.
-    pub(super) fn output(&self, seat: usize) -> String {
-        let bytes = std::fs::read(self.node_folder(seat).join("output.log")).unwrap_or_default();
-        let from = self.outputs_from.get(seat).copied().unwrap_or(0);
+    pub(super) fn output(&self, index: usize) -> String {
+        let bytes = std::fs::read(self.node_folder(index).join("output.log")).unwrap_or_default();
+        let from = self.outputs_from.get(index).copied().unwrap_or(0);
         String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
     }
 
     /// The last lines of [`Self::output`], and how the process ended if it has.
-    pub(super) fn last_words(&mut self, seat: usize) -> String {
-        let output = self.output(seat);
+    pub(super) fn last_words(&mut self, index: usize) -> String {
+        let output = self.output(index);
         let lines: Vec<_> = output.lines().rev().take(8).collect();
-        let ended = self.nodes.get_mut(seat).and_then(Option::as_mut).and_then(|child| child.try_wait().ok().flatten());
+        let ended = self.nodes.get_mut(index).and_then(Option::as_mut).and_then(|child| child.try_wait().ok().flatten());
         let ended = ended.map_or(String::new(), |status| format!("\n{status}"));
         lines.into_iter().rev().collect::<Vec<_>>().join("\n") + &ended
     }
 
     /// Starts a node that is not running.
-    pub(super) fn start_node(&mut self, seat: usize) -> Result<(), Failure> {
-        let output = File::options().create(true).append(true).open(self.node_folder(seat).join("output.log"))?;
-        if let Some(from) = self.outputs_from.get_mut(seat) {
+    pub(super) fn start_node(&mut self, index: usize) -> Result<(), Failure> {
+        let output = File::options().create(true).append(true).open(self.node_folder(index).join("output.log"))?;
+        if let Some(from) = self.outputs_from.get_mut(index) {
             *from = usize::try_from(output.metadata()?.len()).unwrap_or(usize::MAX);
         }
         let child = Command::new(std::env::current_exe()?)
-            .args([Path::new("run"), Path::new("--die-with-parent"), Path::new("-c"), &self.config(seat)])
+            .args([Path::new("run"), Path::new("--die-with-parent"), Path::new("-c"), &self.config(index)])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(output)
             .kill_on_drop(true)
             .spawn()?;
-        if let Some(place) = self.nodes.get_mut(seat) {
+        if let Some(place) = self.nodes.get_mut(index) {
             *place = Some(child);
         }
         Ok(())
     }
 
-    fn pid(&self, seat: usize) -> Result<Pid, Failure> {
-        let id = self.nodes.get(seat).and_then(Option::as_ref).and_then(Child::id);
+    fn pid(&self, index: usize) -> Result<Pid, Failure> {
+        let id = self.nodes.get(index).and_then(Option::as_ref).and_then(Child::id);
         let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        pid.ok_or_else(|| Failure::new(1, format!("node s{} does not run", seat + 1)))
+        pid.ok_or_else(|| Failure::new(1, format!("{} does not run", self.name(index))))
     }
 
-    fn signal(&self, seat: usize, signal: Signal) -> Result<(), Failure> {
-        Ok(kill_process(self.pid(seat)?, signal).map_err(std::io::Error::from)?)
+    fn signal(&self, index: usize, signal: Signal) -> Result<(), Failure> {
+        Ok(kill_process(self.pid(index)?, signal).map_err(std::io::Error::from)?)
     }
 
     /// Whether the process runs.
-    pub(super) fn is_running(&mut self, seat: usize) -> bool {
-        let child = self.nodes.get_mut(seat).and_then(Option::as_mut);
+    pub(super) fn is_running(&mut self, index: usize) -> bool {
+        let child = self.nodes.get_mut(index).and_then(Option::as_mut);
         child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// SIGKILL, and waits until the process is gone.
-    pub(super) async fn kill(&mut self, seat: usize) -> Result<(), Failure> {
-        if let Some(mut child) = self.nodes.get_mut(seat).and_then(Option::take) {
+    pub(super) async fn kill(&mut self, index: usize) -> Result<(), Failure> {
+        if let Some(mut child) = self.nodes.get_mut(index).and_then(Option::take) {
             child.kill().await?;
         }
         Ok(())
     }
 
     /// SIGSTOP.
-    pub(super) fn freeze(&self, seat: usize) -> Result<(), Failure> {
-        self.signal(seat, Signal::STOP)
+    pub(super) fn freeze(&self, index: usize) -> Result<(), Failure> {
+        self.signal(index, Signal::STOP)
     }
 
     /// SIGCONT.
-    pub(super) fn thaw(&self, seat: usize) -> Result<(), Failure> {
-        self.signal(seat, Signal::CONT)
+    pub(super) fn thaw(&self, index: usize) -> Result<(), Failure> {
+        self.signal(index, Signal::CONT)
     }
 
     /// Nothing passes between this node and the others; connections stay, as with a cut cable.
-    pub(super) fn cut_off(&self, seat: usize) {
+    pub(super) fn cut_off(&self, index: usize) {
         if let Some(links) = &self.links {
-            links.set(seat, false);
+            links.set(index, false);
         }
     }
 
     /// The node's links carry again.
-    pub(super) fn join(&self, seat: usize) {
+    pub(super) fn join(&self, index: usize) {
         if let Some(links) = &self.links {
-            links.set(seat, true);
+            links.set(index, true);
         }
     }
 
     /// SIGTERM to all, and waits for them; says how long the slowest took, and whether all ended with 0.
     pub(super) async fn stop(&mut self) -> Result<(Duration, bool), Failure> {
         let begun = Instant::now();
-        for seat in 0..self.size() {
-            if self.is_running(seat) {
-                self.signal(seat, Signal::TERM)?;
+        for index in 0..self.processes() {
+            if self.is_running(index) {
+                self.signal(index, Signal::TERM)?;
             }
         }
         let mut clean = true;
@@ -195,18 +213,18 @@ impl Network {
     /// Waits until every node that runs says that it is ready.
     pub(super) async fn wait_ready(&mut self, within: Duration) -> Result<(), Failure> {
         let deadline = Instant::now() + within;
-        for seat in 0..self.size() {
-            while self.nodes.get(seat).is_some_and(Option::is_some) {
-                if !self.is_running(seat) {
-                    return Err(Failure::new(1, format!("node s{} ended:\n{}", seat + 1, self.last_words(seat))));
+        for index in 0..self.processes() {
+            while self.nodes.get(index).is_some_and(Option::is_some) {
+                if !self.is_running(index) {
+                    return Err(Failure::new(1, format!("{} ended:\n{}", self.name(index), self.last_words(index))));
                 }
-                if matches!(self.client(seat)?.ready().await, Ok((true, _))) {
+                if matches!(self.client(index)?.ready().await, Ok((true, _))) {
                     break;
                 }
                 if Instant::now() > deadline {
                     return Err(Failure::new(
                         5,
-                        format!("node s{} is not ready:\n{}", seat + 1, self.last_words(seat)),
+                        format!("{} is not ready:\n{}", self.name(index), self.last_words(index)),
                     ));
                 }
                 tokio::time::sleep(POLL).await;
@@ -216,8 +234,8 @@ impl Network {
     }
 
     /// Height of a node; none if it does not answer.
-    pub(super) async fn height(&self, seat: usize) -> Option<Height> {
-        self.clients.get(seat)?.status().await.ok().map(|status| status.height)
+    pub(super) async fn height(&self, index: usize) -> Option<Height> {
+        self.clients.get(index)?.status().await.ok().map(|status| status.height)
     }
 
     /// Waits until all nodes that run have executed up to the same height; gives it.
@@ -225,9 +243,9 @@ impl Network {
         let deadline = Instant::now() + within;
         loop {
             let mut heights = Vec::new();
-            for seat in 0..self.size() {
-                if self.is_running(seat) {
-                    heights.push(self.height(seat).await);
+            for index in 0..self.size() {
+                if self.is_running(index) {
+                    heights.push(self.height(index).await);
                 }
             }
             match heights.first().copied().flatten() {

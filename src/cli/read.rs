@@ -18,6 +18,9 @@ pub(super) struct StatusArguments {
     /// How to print.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
+    /// Show who holds the seats, who follows, and how far: of this cluster, or of `all`.
+    #[arg(long, value_name = "CLUSTER")]
+    cluster: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +93,9 @@ pub(super) struct BlockArguments {
 }
 
 pub(super) async fn status(arguments: StatusArguments) -> Result<(), Failure> {
+    if let Some(cluster) = &arguments.cluster {
+        return super::cluster::status(&arguments.client, cluster, arguments.output).await;
+    }
     let mut last = None;
     let mut views = Vec::new();
     for client in arguments.client.clients() {
@@ -172,7 +178,7 @@ pub(super) async fn transaction(arguments: TransactionArguments) -> Result<(), F
     let genesis = arguments.trust.genesis(&clients).await?;
     for client in clients {
         let view = client.transaction(&id).await?;
-        match view.verify(&id, &genesis) {
+        match view.verify(&id, &client.grant_table(&genesis).await?) {
             Ok(()) => println!(
                 "{}: in block {}, receipt {:?}: proven",
                 client.base(),
@@ -199,7 +205,7 @@ async fn title_of_block(arguments: &BlockArguments, height: Height, title: Title
     let client = arguments.client.first()?;
     let genesis = arguments.trust.genesis(std::slice::from_ref(&client)).await?;
     let view = client.title(height, title).await?;
-    let transactions = view.verify(title, height, &genesis).map_err(|what| Failure::new(3, what))?;
+    let transactions = view.verify(title, height, &client.grant_table(&genesis).await?).map_err(|what| Failure::new(3, what))?;
     for transaction in &transactions {
         println!("{}", transaction.id());
     }

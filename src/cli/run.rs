@@ -1,13 +1,18 @@
 //! `run`: the node process.
 
+use std::future::Future;
+use std::net::TcpListener;
 use std::path::PathBuf;
 
+use actix_web::dev::ServerHandle;
+use actix_web::web::ServiceConfig;
 use actix_web::{App, HttpServer};
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use standin::config::NodeConfig;
-use standin::{Node, api};
+use standin::config::{NodeConfig, NodeRole};
+use standin::{AuthNode, Node, NodeError, api};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
@@ -37,35 +42,73 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
     raise_file_limit();
     // The port is taken before the store is touched: a second start of the same node ends here.
     let listener = standin::node::listen(config.http_listen, "HTTP")?;
-    let node = Node::start(&config)?;
-    let handle = node.handle().clone();
-    let server = HttpServer::new(move || App::new().configure(api::routes(handle.clone())))
+    match config.role {
+        NodeRole::Member => {
+            let node = Node::start(&config)?;
+            let handle = node.handle().clone();
+            let cluster = handle.genesis.seats.get(handle.seat.index()).map(|seat| seat.cluster.to_string());
+            let (seat, cluster) = (handle.seat.0, cluster.unwrap_or_default());
+            tracing::info!(name = config.name, seat, cluster, http = %config.http_listen, "node runs");
+            let http = serve(listener, move || api::routes(handle.clone()))?;
+            let failed = until_stopped(node.failed()).await?;
+            http.stop().await;
+            node.shutdown().await;
+            failed
+        }
+        NodeRole::Auth => {
+            let node = AuthNode::start(&config)?;
+            let handle = node.handle().clone();
+            tracing::info!(name = config.name, http = %config.http_listen, "auth node runs");
+            let http = serve(listener, move || api::auth_routes(handle.clone()))?;
+            let failed = until_stopped(node.failed()).await?;
+            http.stop().await;
+            node.shutdown().await;
+            failed
+        }
+    }
+    .map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Waits until the node fails, or is told to stop.
+async fn until_stopped(failed: impl Future<Output = NodeError>) -> Result<Option<NodeError>, Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let failed = tokio::select! {
+        biased;
+        error = failed => Some(error),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    tracing::info!("node stops");
+    Ok(failed)
+}
+
+/// A running HTTP server.
+struct Http {
+    handle: ServerHandle,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Http {
+    async fn stop(self) {
+        self.handle.stop(true).await;
+        // The server's task has ended with the stop.
+        drop(self.serving.await);
+    }
+}
+
+fn serve<R: FnOnce(&mut ServiceConfig)>(
+    listener: TcpListener,
+    routes: impl Fn() -> R + Clone + Send + 'static,
+) -> Result<Http, Failure> {
+    let server = HttpServer::new(move || App::new().configure(routes()))
         .workers(1)
         .max_connections(HTTP_CONNECTIONS_MAX)
         .disable_signals()
         .shutdown_timeout(1)
         .listen(listener)?
         .run();
-    let http = server.handle();
-    let serving = actix::spawn(server);
-    tracing::info!(name = config.name, seat = node.handle().seat.0, http = %config.http_listen, "node runs");
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let failed = tokio::select! {
-        biased;
-        error = node.failed() => Some(error),
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-    };
-    tracing::info!("node stops");
-    http.stop(true).await;
-    // The server's task has ended with the stop.
-    drop(serving.await);
-    node.shutdown().await;
-    match failed {
-        Some(error) => Err(error.into()),
-        None => Ok(()),
-    }
+    Ok(Http { handle: server.handle(), serving: actix::spawn(server) })
 }
 
 /// Connections share their limit with the log and the store: strangers must not use it up.

@@ -9,7 +9,7 @@ use standin_foundation::Height;
 use standin_ledger::builtin::Builtin;
 use standin_ledger::log::{Log, LogOptions};
 use standin_ledger::store::{Store, StoreOptions, StoredBlock};
-use standin_ledger::{Authority, Batch, Chain, Genesis, GrantTable};
+use standin_ledger::{Authority, Batch, Chain, Genesis, GrantBook};
 
 use super::Failure;
 
@@ -57,14 +57,19 @@ pub(super) fn verify_node(config: &NodeConfig) -> Result<Verified, Failure> {
         index_transactions: config.index_transactions,
     };
     let store = Store::open(store_options, &genesis.state()).map_err(|error| unsound(error.to_string()))?;
-    let mut check = Check { genesis: &genesis, seats: genesis.grant_table(), checkpoints: 0 };
+    let book = match genesis.auth {
+        Some(_) => GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())
+            .map_err(|error| unsound(error.to_string()))?,
+        None => GrantBook::unkept(genesis.grant_table()),
+    };
+    let mut check = Check { genesis: &genesis, seats: book, checkpoints: 0 };
     let blocks = check.blocks(&store).map_err(unsound)?;
     Ok(Verified { height: store.head(), blocks, records: recovered.records.len(), checkpoints: check.checkpoints })
 }
 
 struct Check<'a> {
     genesis: &'a Genesis,
-    seats: GrantTable,
+    seats: GrantBook,
     checkpoints: u64,
 }
 

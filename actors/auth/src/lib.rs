@@ -7,10 +7,16 @@
 //!
 //! [`machine`] decides, one cluster's record at a time; the register may be a file or a store that several auth nodes share.
 
+#[cfg(feature = "actor")]
+pub mod actor;
 pub mod config;
 pub mod machine;
 pub mod messages;
 pub mod mutation;
+#[cfg(feature = "actor")]
+pub mod register;
+#[cfg(feature = "actor")]
+pub mod ticket;
 
 pub use config::Config;
 pub use machine::{Auth, Decision, Record};

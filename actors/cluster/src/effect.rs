@@ -105,6 +105,12 @@ pub enum Effect {
     Report(Event),
 }
 
+/// Where the log is to be read anew, it stands for all that was to be followed: following it would repeat it.
+pub fn without_void(effects: Vec<Effect>) -> impl Iterator<Item = Effect> {
+    let rebuilds = effects.iter().any(|effect| matches!(effect, Effect::Rebuild));
+    effects.into_iter().filter(move |effect| !rebuilds || !matches!(effect, Effect::Follow(_)))
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -43,6 +43,6 @@ pub use config::Config;
 pub use effect::{Effect, Event, Input, Recipient};
 pub use gate::Gate;
 pub use machine::{Identity, Machine, Role};
-pub use messages::{BatchPayload, Body, Note, Place, Signed, Status, Transfer};
+pub use messages::{BatchPayload, Body, Forward, Note, Place, Signed, Status, Transfer};
 pub use record::Record;
 pub use verify::{KeySigner, Signer, Verified, Verifier, VerifyError};

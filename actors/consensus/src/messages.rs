@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use standin_foundation::limits::{BATCH_BYTES_MAX, FRAME_BYTES_MAX};
 use standin_foundation::wire::Wire;
 use standin_foundation::{Canonical, Digest, Encoder, Epoch, Height, Lsn, Seat, Signature, Term, View, Writer};
-use standin_ledger::Proposal;
 use standin_ledger::certificate::{
     CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote, VoteKind, VoteTarget,
 };
 use standin_ledger::snapshot::{Chunk, Manifest};
+use standin_ledger::{Proposal, SignedGrant};
 
 /// The content of a binding message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -253,6 +253,10 @@ pub enum Note {
     Unavailable,
     /// A checkpoint certificate that the receiver seems to lack.
     Stable(CheckpointCertificate),
+    /// A grant that the receiver seems to lack, or asked for.
+    Grant(Box<SignedGrant>),
+    /// Asks for the grant of a seat for a term: without it a message of the receiver's cannot be judged.
+    WantGrant(Seat, Term),
 }
 
 impl Wire for Note {
@@ -278,6 +282,15 @@ pub struct BatchPayload(pub Bytes);
 impl Wire for BatchPayload {
     const NAME: &'static str = "consensus.batch";
     const BYTES_MAX: usize = BATCH_BYTES_MAX + 64;
+}
+
+/// Transactions of clients that came to a member which does not speak for its seat: for the one that does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward(pub Vec<Bytes>);
+
+impl Wire for Forward {
+    const NAME: &'static str = "consensus.forward";
+    const BYTES_MAX: usize = BATCH_BYTES_MAX + 64 * 1024;
 }
 
 /// What a seat that is behind asked for: it travels behind everything else.

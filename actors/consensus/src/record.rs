@@ -53,9 +53,9 @@ pub enum Record {
 
 impl Record {
     /// The payload that stands next to the record.
-    pub fn carries(&self) -> Option<Digest> {
+    pub fn carries(&self) -> Option<&BatchRef> {
         match self {
-            Self::Batch(batch) => Some(batch.digest()),
+            Self::Batch(batch) => Some(batch),
             _ => None,
         }
     }

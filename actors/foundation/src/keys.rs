@@ -149,6 +149,17 @@ impl SecretKey {
         Signature(signature)
     }
 
+    /// What this key and the holder of `other` both can compute, and nobody else (ECDH: SHA-256 of the shared point).
+    pub fn agree(&self, other: &PublicKey) -> Zeroizing<[u8; 32]> {
+        #[allow(clippy::expect_used, reason = "the bytes were accepted as a key when `self` was made")]
+        let mut secret = secp256k1::SecretKey::from_secret_bytes(*self.secret).expect("checked in from_bytes");
+        let mut shared = secp256k1::ecdh::SharedSecret::new(&other.point, &secret);
+        let agreed = Zeroizing::new(shared.to_secret_bytes());
+        secret.non_secure_erase();
+        shared.non_secure_erase();
+        agreed
+    }
+
     /// Reads a key file: one line of 64 hexadecimal digits, readable by its owner alone.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let file_error = |source| KeyError::File { path: path.to_owned(), source };
@@ -194,6 +205,12 @@ mod tests {
         assert!(!key(1).public().verify(Domain::Transaction, b"content", &signature));
         assert!(!key(1).public().verify(Domain::Consensus, b"Content", &signature));
         assert!(!key(2).public().verify(Domain::Consensus, b"content", &signature));
+    }
+
+    #[test]
+    fn two_keys_agree_on_what_a_third_cannot_compute() {
+        assert_eq!(key(1).agree(&key(2).public()), key(2).agree(&key(1).public()));
+        assert_ne!(key(1).agree(&key(2).public()), key(3).agree(&key(2).public()));
     }
 
     #[test]

@@ -129,6 +129,20 @@ pub trait Authority {
     }
 }
 
+impl<A: Authority> Authority for std::sync::Arc<A> {
+    fn seats(&self) -> usize {
+        A::seats(self)
+    }
+
+    fn term(&self, seat: Seat) -> Term {
+        A::term(self, seat)
+    }
+
+    fn judge(&self, target: &VoteTarget, vote: &SeatVote) -> Verdict {
+        A::judge(self, target, vote)
+    }
+}
+
 /// 2f+1 commits for a proposal: the block is final.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitCertificate {

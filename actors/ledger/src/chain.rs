@@ -379,10 +379,11 @@ pub(crate) mod tests {
     use standin_foundation::{Epoch, Seat, View};
 
     pub(crate) fn genesis(replay_window: u64) -> Genesis {
-        let seat = |n: u8| SeatDescriptor { cluster: format!("c{n}").parse().unwrap(), holder: key(n).public() };
+        let seat = |n: u8| SeatDescriptor::of_one(format!("c{n}").parse().unwrap(), key(n).public());
         Genesis {
             chain: "test-chain".parse().unwrap(),
             time_ms: 1_000,
+            auth: None,
             parameters: Parameters { replay_window, checkpoint_interval: 4, window: 8, ..Default::default() },
             seats: (1..=4).map(seat).collect(),
             accounts: vec![Account { key: key(1).public(), amount: 1_000 }],

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::limits::{FRAME_BYTES_MAX, PROPOSAL_BATCHES_MAX, SEATS_MAX, TITLE_BYTES_MAX};
-use standin_foundation::{Canonical, ChainId, ClusterId, Digest, Encoder, Height, PublicKey, Seat, View};
+use standin_foundation::{Canonical, ChainId, ClusterId, Digest, Encoder, Height, NodeId, PublicKey, Seat, View};
 
 use crate::block::{Header, Proposal};
 use crate::builtin::Builtin;
 use crate::certificate;
 use crate::error::LedgerError;
-use crate::grant::GrantTable;
+use crate::grant::{GrantTable, MEMBERS_MAX};
 use crate::trie::Trie;
 
 /// The most heights for which ids may be remembered: their roots must fit into a snapshot's manifest.
@@ -58,8 +58,29 @@ impl Default for Parameters {
 pub struct SeatDescriptor {
     /// The cluster that holds the seat.
     pub cluster: ClusterId,
-    /// The key of its first holder.
-    pub holder: PublicKey,
+    /// The nodes that are admitted to the cluster from the beginning: one where there is no auth node.
+    pub members: Vec<MemberDescriptor>,
+}
+
+impl SeatDescriptor {
+    /// A seat that one node holds.
+    pub fn of_one(cluster: ClusterId, key: PublicKey) -> Self {
+        Self { cluster, members: vec![MemberDescriptor { key, priority: 0, site: String::new() }] }
+    }
+}
+
+/// A member of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberDescriptor {
+    /// The node's key.
+    pub key: PublicKey,
+    /// The higher, the earlier it is elected; ties go by node id.
+    #[serde(default)]
+    pub priority: u8,
+    /// Where it stands: what is lost together has the same name.
+    #[serde(default)]
+    pub site: String,
 }
 
 /// An account that holds something from the beginning.
@@ -80,6 +101,9 @@ pub struct Genesis {
     pub chain: ChainId,
     /// Beginning of time, in ms since the Unix epoch.
     pub time_ms: u64,
+    /// The key with which the auth node signs grants; none where each seat is held by one node for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<PublicKey>,
     /// Numbers that must be the same everywhere.
     #[serde(default)]
     pub parameters: Parameters,
@@ -98,11 +122,7 @@ impl Genesis {
         if self.seats.is_empty() || self.seats.len() > SEATS_MAX {
             faults.push(format!("seats: {} found, 1 to {SEATS_MAX} are allowed", self.seats.len()));
         }
-        let holders: BTreeSet<_> = self.seats.iter().map(|seat| seat.holder).collect();
-        let clusters: BTreeSet<_> = self.seats.iter().map(|seat| &seat.cluster).collect();
-        if holders.len() < self.seats.len() || clusters.len() < self.seats.len() {
-            faults.push("seats: each needs a cluster and a key of its own".to_owned());
-        }
+        self.check_seats(&mut faults);
         if checkpoint_interval == 0 || window < 2 * checkpoint_interval || window > 1_024 {
             faults.push(format!(
                 "parameters.window: {window} found, from twice the checkpoint interval \
@@ -133,14 +153,67 @@ impl Genesis {
         if faults.is_empty() { Ok(()) } else { Err(LedgerError::BadGenesis(faults.join("; "))) }
     }
 
+    fn check_seats(&self, faults: &mut Vec<String>) {
+        let mut clusters = BTreeSet::new();
+        let mut keys: BTreeSet<_> = self.auth.iter().copied().collect();
+        for SeatDescriptor { cluster, members } in &self.seats {
+            if !clusters.insert(cluster) {
+                faults.push(format!("seats: cluster `{cluster}` holds two seats"));
+            }
+            let allowed = if self.auth.is_some() { 1..=MEMBERS_MAX } else { 1..=1 };
+            if !allowed.contains(&members.len()) {
+                let (found, most) = (members.len(), allowed.end());
+                let why = if self.auth.is_some() { "" } else { ": without an auth node each seat has one node" };
+                faults.push(format!("seats: cluster `{cluster}` has {found} members, 1 to {most} are allowed{why}"));
+            }
+            for member in members {
+                if !keys.insert(member.key) {
+                    faults.push(format!(
+                        "seats: the key {} of cluster `{cluster}` is in the genesis twice: a node is in one cluster, and each \
+                         needs a key of its own",
+                        member.key
+                    ));
+                }
+                if self.auth.is_some() && member.site.trim().is_empty() {
+                    faults.push(format!("seats: member {} of cluster `{cluster}` needs the name of its site", member.key));
+                }
+            }
+        }
+    }
+
+    /// What is allowed, and most likely not what is wanted.
+    pub fn warnings(&self) -> Vec<String> {
+        let alone = self.seats.iter().filter(|seat| self.auth.is_some() && seat.members.len() == 1);
+        let told = |seat: &SeatDescriptor| {
+            format!("cluster `{}` has one member: nobody takes its seat over when that one is lost", seat.cluster)
+        };
+        alone.map(told).collect()
+    }
+
+    /// The seat of the cluster that a node is admitted to from the beginning.
+    pub fn seat_of_member(&self, node: &NodeId) -> Option<Seat> {
+        let is_member = |seat: &SeatDescriptor| seat.members.iter().any(|member| member.key.node_id() == *node);
+        self.seats.iter().position(is_member).map(|index| Seat(index as u16))
+    }
+
+    /// All nodes that are admitted to a cluster from the beginning, with its seat.
+    pub fn members(&self) -> impl Iterator<Item = (Seat, &MemberDescriptor)> {
+        let seats = self.seats.iter().enumerate();
+        seats.flat_map(|(index, seat)| seat.members.iter().map(move |member| (Seat(index as u16), member)))
+    }
+
     /// The digest that names this chain in everything signed.
     pub fn digest(&self) -> Digest {
         Digest::sha256_of(&[b"standin/v1/genesis", &self.canonical_bytes()])
     }
 
-    /// The seats and their keys.
+    /// Who may speak for which seat, as far as the genesis alone tells.
     pub fn grant_table(&self) -> GrantTable {
-        GrantTable::fixed(self.digest(), self.seats.iter().map(|seat| seat.holder).collect())
+        let clusters = self.seats.iter().map(|seat| seat.cluster.clone());
+        match self.auth {
+            Some(auth) => GrantTable::granted(self.digest(), auth, clusters.collect()),
+            None => GrantTable::fixed(self.digest(), self.members().map(|(_, member)| member.key).collect()),
+        }
     }
 
     /// The header at height 0. Its parent is the genesis digest.
@@ -185,9 +258,16 @@ impl Canonical for Genesis {
         let parameters = &self.parameters;
         out.bytes(self.chain.as_str().as_bytes()).u64(self.time_ms);
         out.u64(parameters.checkpoint_interval).u64(parameters.window).u64(parameters.replay_window);
-        out.u8(parameters.client_signatures as u8).length(self.seats.len());
+        out.u8(parameters.client_signatures as u8).length(usize::from(self.auth.is_some()));
+        if let Some(auth) = &self.auth {
+            out.raw(auth.as_bytes());
+        }
+        out.length(self.seats.len());
         for seat in &self.seats {
-            out.bytes(seat.cluster.as_str().as_bytes()).raw(seat.holder.as_bytes());
+            out.bytes(seat.cluster.as_str().as_bytes()).length(seat.members.len());
+            for member in &seat.members {
+                out.raw(member.key.as_bytes()).u8(member.priority).bytes(member.site.as_bytes());
+            }
         }
         out.length(self.accounts.len());
         for account in &self.accounts {
@@ -202,10 +282,11 @@ mod tests {
     use crate::transaction::tests::key;
 
     fn genesis(chain: &str) -> Genesis {
-        let seat = |n: u8| SeatDescriptor { cluster: format!("c{n}").parse().unwrap(), holder: key(n).public() };
+        let seat = |n: u8| SeatDescriptor::of_one(format!("c{n}").parse().unwrap(), key(n).public());
         Genesis {
             chain: chain.parse().unwrap(),
             time_ms: 1,
+            auth: None,
             parameters: Parameters::default(),
             seats: (1..=4).map(seat).collect(),
             accounts: vec![],
@@ -219,6 +300,18 @@ mod tests {
         let mut other = sound.clone();
         other.parameters.window = 256;
         assert_ne!(other.digest(), sound.digest());
+    }
+
+    #[test]
+    fn a_cluster_of_one_member_is_allowed_and_warned_about() {
+        let mut clusters = genesis("payments");
+        clusters.auth = Some(key(9).public());
+        clusters.seats.iter_mut().for_each(|seat| seat.members[0].site = "s1".to_owned());
+        clusters.seats[0].members.push(MemberDescriptor { key: key(8).public(), priority: 1, site: "s2".to_owned() });
+        clusters.check().unwrap();
+        assert_eq!(clusters.warnings().len(), 3);
+        assert_eq!(clusters.seat_of_member(&key(8).public().node_id()), Some(Seat(0)));
+        assert!(genesis("payments").warnings().is_empty());
     }
 
     #[test]
@@ -236,9 +329,17 @@ mod tests {
         let mut bad = genesis("payments");
         bad.parameters.client_signatures = ClientSignatures::None;
         bad.parameters.window = 3;
-        bad.seats[1].holder = bad.seats[0].holder;
+        bad.seats[1].members = bad.seats[0].members.clone();
         let text = bad.check().unwrap_err().to_string();
         for expected in ["client_signatures", "window", "a key of its own"] {
+            assert!(text.contains(expected), "{text}");
+        }
+        let mut clusters = genesis("payments");
+        clusters.auth = Some(clusters.seats[0].members[0].key);
+        clusters.seats[1].cluster = clusters.seats[0].cluster.clone();
+        clusters.seats[2].members.clear();
+        let text = clusters.check().unwrap_err().to_string();
+        for expected in ["holds two seats", "a key of its own", "has 0 members", "needs the name of its site"] {
             assert!(text.contains(expected), "{text}");
         }
         bad = genesis("test-x");

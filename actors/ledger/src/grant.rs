@@ -131,7 +131,9 @@ impl SignedGrant {
 pub enum Noted {
     /// It is the newest of its seat.
     Newest(Seat),
-    /// It was known, or is older than the newest: it serves to judge old votes.
+    /// It is new here and older than the newest: it serves to judge old votes.
+    Older,
+    /// It was known.
     Known,
     /// Another one is known for the same term: the auth node, or its key, is faulty.
     Contradiction(Box<SignedGrant>),
@@ -211,7 +213,21 @@ impl GrantTable {
         }
         let is_newest = grants.last_key_value().is_none_or(|(newest, _)| *newest <= term);
         grants.insert(term, grant);
-        Ok(if is_newest { Noted::Newest(Seat(index as u16)) } else { Noted::Known })
+        Ok(if is_newest { Noted::Newest(Seat(index as u16)) } else { Noted::Older })
+    }
+
+    /// All grants, by seat and rising term.
+    pub fn all(&self) -> impl Iterator<Item = &SignedGrant> {
+        let granted = self.seats.iter().filter_map(|lineage| match lineage {
+            Lineage::Granted { grants, .. } => Some(grants),
+            Lineage::Fixed(_) => None,
+        });
+        granted.flat_map(BTreeMap::values)
+    }
+
+    /// Whether a seat is held under grants.
+    pub fn is_granted(&self, seat: Seat) -> bool {
+        matches!(self.seats.get(seat.index()), Some(Lineage::Granted { .. }))
     }
 
     /// The newest grant of a seat.
@@ -340,7 +356,7 @@ mod tests {
         let later = grant(7, 2, Digest::sha256(b"never seen")).sign(&key(9));
         assert_eq!(table.note(later.clone()).unwrap(), Noted::Newest(Seat(0)));
         assert_eq!(table.note(later).unwrap(), Noted::Known);
-        assert_eq!(table.note(grant(3, 1, Digest::ZERO).sign(&key(9))).unwrap(), Noted::Known);
+        assert_eq!(table.note(grant(3, 1, Digest::ZERO).sign(&key(9))).unwrap(), Noted::Older);
         assert_eq!(table.term(Seat(0)), Term(7));
         let forged = grant(8, 1, Digest::ZERO).sign(&key(1));
         assert!(table.note(forged).unwrap_err().to_string().contains("signature is not valid"));

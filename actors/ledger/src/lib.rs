@@ -35,6 +35,8 @@ pub mod error;
 pub mod genesis;
 pub mod grant;
 #[cfg(feature = "store")]
+pub mod grant_book;
+#[cfg(feature = "store")]
 pub mod log;
 pub mod merkle;
 pub mod namespaced;
@@ -55,8 +57,10 @@ pub use certificate::{
 };
 pub use chain::{Chain, ExecutedBlock};
 pub use error::LedgerError;
-pub use genesis::{ClientSignatures, Genesis, Parameters, SeatDescriptor};
+pub use genesis::{ClientSignatures, Genesis, MemberDescriptor, Parameters, SeatDescriptor};
 pub use grant::{Grant, GrantTable, SignedGrant};
+#[cfg(feature = "store")]
+pub use grant_book::GrantBook;
 pub use receipt::{Outcome, Receipt, ReceiptProof};
 pub use state::State;
 pub use state_machine::{Context, Reject, StateMachine};

@@ -62,6 +62,14 @@ pub enum LogError {
         /// The configured one.
         expected: Digest,
     },
+    /// What stands in it contradicts the genesis.
+    #[error("log {path}: {what}; is the key of another auth node configured?")]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// A record is over the limit.
     #[error("a record of {found} bytes is over the limit of {LOG_RECORD_BYTES_MAX}")]
     RecordTooLarge {
@@ -267,7 +275,9 @@ impl Log {
         Ok(())
     }
 
-    fn write_out(&mut self) -> Result<(), LogError> {
+    /// Hands everything that was appended to the system, without waiting for the disk: it outlives the process, and not the
+    /// power.
+    pub fn write_out(&mut self) -> Result<(), LogError> {
         if self.poisoned {
             return Err(LogError::Poisoned);
         }

@@ -125,6 +125,8 @@ impl AuthHost {
         let mut granted = None;
         let ticket = Bytes::copy_from_slice(cluster.as_str().as_bytes());
         let answer = match decision {
+            // Copies are brought back by an operator who says so, and nobody was told of any count.
+            Decision::RolledBack { .. } => return None,
             Decision::Refused(why) => Answer::Refused { why, current: record.grant.clone().map(signed) },
             Decision::Repeated(grant) => Answer::Granted { grant: signed(grant), ticket },
             Decision::Alive => self.alive(&record, request),
@@ -186,6 +188,7 @@ fn present(from: NodeId, request: &Request, speaks_for: Option<ClusterId>) -> Pr
         ticket_opened: None,
         suspected_by: BTreeSet::new(),
         resigned: None,
+        register_count: 0,
         speaks_for,
         wrong_in: None,
     };

@@ -635,6 +635,8 @@ impl Node {
                 }
                 return;
             }
+            // The simulation has envelopes for grants.
+            Note::Grant(_) | Note::WantGrant(..) => return,
             Note::FetchBlocks { from } => self.blocks_from(from),
             Note::FetchManifest => {
                 self.served.as_ref().map(|served| Transfer::Manifest(Box::new(served.manifest().clone())))
@@ -721,12 +723,8 @@ impl Node {
         self.work_off(now);
     }
 
-    /// The log as it is now stands for all that was to be followed.
     fn queue(&mut self, effects: Vec<standin_cluster::Effect>) {
-        let rebuilds = effects.iter().any(|effect| matches!(effect, standin_cluster::Effect::Rebuild));
-        let is_void =
-            |effect: &standin_cluster::Effect| rebuilds && matches!(effect, standin_cluster::Effect::Follow(_));
-        self.todo.extend(effects.into_iter().filter(|effect| !is_void(effect)));
+        self.todo.extend(standin_cluster::effect::without_void(effects));
     }
 
     fn step_core(&mut self, now: Millis, input: Input) {
@@ -827,7 +825,7 @@ impl Node {
             Message::Push { entries, .. } | Message::Tail { entries, .. } => entries,
             _ => return Vec::new(),
         };
-        let carried = entries.iter().filter_map(|entry| decode(&entry.record).carries());
+        let carried = entries.iter().filter_map(|entry| describe(&entry.record).carries.map(|(digest, _)| digest));
         carried.filter_map(|digest| self.payloads.get(&digest).cloned()).collect()
     }
 
@@ -997,5 +995,6 @@ fn open_member(setup: &Setup, disk: &mut Disk, session: u64, now: Millis) -> Mem
 
 fn describe(bytes: &Bytes) -> Description {
     let record = decode(bytes);
-    Description { carries: record.carries(), names: record.names(), base: record.base() }
+    let carries = record.carries().map(|batch| (batch.digest(), batch.bytes));
+    Description { carries, names: record.names(), base: record.base() }
 }

@@ -117,9 +117,9 @@ fn build(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
     let genesis = genesis(rng);
     let seats = genesis.seats.len();
     let config = config(rng);
-    let known: Vec<_> = genesis.seats.iter().map(|seat| KnownSeat::Fixed(seat.holder.node_id())).collect();
+    let known: Vec<_> = genesis.seats.iter().map(|seat| KnownSeat::Fixed(seat.members[0].key.node_id())).collect();
     let setup = |seat: Seat| {
-        let key = genesis.seats[seat.index()].holder;
+        let key = genesis.seats[seat.index()].members[0].key;
         let genesis = genesis.clone();
         Setup {
             genesis,
@@ -177,7 +177,7 @@ fn build_clusters(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
         let size = rng.choice([1, 2, 2, 3, 3, 4]).unwrap_or(2).max(if seats == 1 { 2 } else { 1 });
         let keys: Vec<_> = (next_key..next_key + size).map(key_of).collect();
         next_key += size;
-        genesis.seats[seat] = SeatDescriptor { cluster: cluster_name(seat), holder: keys[0] };
+        genesis.seats[seat] = SeatDescriptor::of_one(cluster_name(seat), keys[0]);
         clusters.push((cluster_name(seat), keys));
     }
     let known: Vec<_> = clusters.iter().map(|_| KnownSeat::Granted(BTreeMap::new())).collect();
@@ -228,7 +228,7 @@ fn member_config(rng: &mut Rng) -> standin_cluster::Config {
 }
 
 fn genesis(rng: &mut Rng) -> Genesis {
-    let seat = |n: usize| SeatDescriptor { cluster: cluster_name(n), holder: key_of(n + 1) };
+    let seat = |n: usize| SeatDescriptor::of_one(cluster_name(n), key_of(n + 1));
     let checkpoint_interval = rng.choice([4, 8, 16]).unwrap_or(8);
     let parameters = Parameters {
         checkpoint_interval,
@@ -239,6 +239,7 @@ fn genesis(rng: &mut Rng) -> Genesis {
     Genesis {
         chain: "test-simulation".parse().unwrap_or_else(|_| unreachable!("a valid name")),
         time_ms: 1,
+        auth: None,
         parameters,
         seats: (0..rng.choice([4, 4, 4, 4, 5, 6, 7]).unwrap_or(4)).map(seat).collect(),
         accounts: Vec::new(),

@@ -39,10 +39,11 @@ impl Story {
             clusters.push((cluster_name(seat), keys));
         }
         let descriptor =
-            |(cluster, keys): &(_, Vec<_>)| SeatDescriptor { cluster: Clone::clone(cluster), holder: keys[0] };
+            |(cluster, keys): &(_, Vec<_>)| SeatDescriptor::of_one(Clone::clone(cluster), keys[0]);
         let genesis = Genesis {
             chain: "test-story".parse().unwrap_or_else(|_| unreachable!("a valid name")),
             time_ms: 1,
+            auth: None,
             parameters: Parameters {
                 checkpoint_interval: 8,
                 window: 32,

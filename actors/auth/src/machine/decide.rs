@@ -17,6 +17,9 @@ impl Auth {
         }
         self.note_heard(now, cluster, record, &presented.from);
         let decided = match &presented.request {
+            Request::KeepAlive(keep_alive) if keep_alive.register_count > presented.register_count => {
+                Ok(Decision::RolledBack { seen: keep_alive.register_count })
+            }
             Request::KeepAlive(keep_alive) => self.keep_alive(now, cluster, record, &presented.from, keep_alive),
             Request::LookUp { .. } | Request::ReportWrong(_) => Ok(Decision::Alive),
             Request::Recall { newest, promised, .. } => Ok(self.recall(record, &presented.from, newest, *promised)),

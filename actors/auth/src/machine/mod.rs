@@ -79,6 +79,12 @@ pub enum Decision {
     Alive,
     /// Nothing is changed.
     Refused(Refusal),
+    /// Nothing may be changed any more: somebody was told of later changes than the register holds. It was brought back from a
+    /// copy, and its operator did not say so (G5).
+    RolledBack {
+        /// The count that somebody was told.
+        seen: u64,
+    },
     /// Swap this record in for the one that was read. If it is in and durable, its grant is the answer; if another was faster,
     /// read again and ask again.
     Swap(Box<Record>),
@@ -109,6 +115,8 @@ pub struct Presented {
     pub suspected_by: BTreeSet<NodeId>,
     /// The node whose valid resignation from the request's term was carried.
     pub resigned: Option<NodeId>,
+    /// The register's count of its changes.
+    pub register_count: u64,
     /// The cluster that the sender speaks for, if it is the holder of another one.
     pub speaks_for: Option<ClusterId>,
     /// The evidence of a report holds: a vote of the accused seat in this term against a quorum's certificate.

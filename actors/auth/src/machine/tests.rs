@@ -79,6 +79,7 @@ fn present(from: u8, request: Request) -> Presented {
         ticket_opened: None,
         suspected_by: BTreeSet::new(),
         resigned: None,
+        register_count: 7,
         speaks_for: None,
         wrong_in: None,
     }
@@ -312,4 +313,19 @@ fn g7_a_threshold_of_distinct_seats_within_the_window_forces_the_switch() {
     let forced = swap(auth.decide(over, &cluster(), &record, &report("d", 1)));
     assert_eq!((forced.forced, &forced.not_electable), (Some(Term(1)), &set(&[1])));
     assert_eq!(auth.decide(over, &cluster(), &forced, &report("b", 1)), Decision::Alive, "it is ordered already");
+}
+
+/// G5: whoever was told of later changes than the register holds shows that it was brought back from a copy.
+#[test]
+fn g5_a_register_that_knows_less_than_a_node_was_told_stops() {
+    let mut auth = auth();
+    let told = |count| {
+        let mut presented = keep_alive(1, 0, None);
+        if let Request::KeepAlive(keep_alive) = &mut presented.request {
+            keep_alive.register_count = count;
+        }
+        presented
+    };
+    assert_eq!(auth.decide(Millis(1), &cluster(), &fresh(), &told(7)), Decision::Alive);
+    assert_eq!(auth.decide(Millis(2), &cluster(), &fresh(), &told(8)), Decision::RolledBack { seen: 8 });
 }

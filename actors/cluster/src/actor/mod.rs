@@ -1,81 +1,62 @@
-//! The member's actor: it owns the node's log, and carries the machine's effects out.
+//! The member's actor: it owns the node's log, speaks with the other members and the auth node, and carries the machine's
+//! effects out.
 //!
 //! The seat's replica hands in records through [`SeatLog`]; what becomes of them comes back as [`SeatLogEvent`]s, in order and
 //! without loss. One thread owns the file.
 
+mod links;
 mod log_writer;
+mod open;
 
-use std::path::PathBuf;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
+use actix::fut::wrap_future;
+use actix::{ActorFutureExt, AsyncContext};
 use bytes::Bytes;
-use standin_foundation::{Digest, Height, Millis, Writer};
-use standin_ledger::log::{Log, LogError, LogOptions};
-use standin_ledger::seat_log::{FoundLog, LogPiece, SeatLog, SeatLogEvent};
-use standin_stage::{Address, Alarm, Ctx, Handle, Lane, Message, Reply, Reports, Role};
+use standin_auth::messages::{Answer, Request};
+use standin_foundation::{Digest, Millis, NodeId, Writer};
+use standin_ledger::seat_log::{FoundLog, LogPiece, SeatFact, SeatLog, SeatLogEvent};
+use standin_ledger::{Batch, SignedGrant};
+use standin_stage::{Address, Alarm, Ctx, Handle, Lane, Message as StageMessage, Reply, Reports, Role, Shell};
 
-use crate::machine::{Describe, Found, Identity, Member};
-use crate::messages::NodeRecord;
-use crate::{Config, Effect, Input};
+pub use links::{Auths, GrantSink, Links, Pushed, routes};
+pub use open::{MemberConfig, OpenError, Opened};
+
+use crate::effect::without_void;
+use crate::machine::{Describe, Member, View};
+use crate::messages::{Entry, Message, NodeRecord};
+use crate::{Effect, Event, Input};
+use links::FromMate;
 use log_writer::{LogCommand, LogReport, LogWriter};
 
 /// Takes what happens to the seat's log. It must not block.
 pub type Sink = Box<dyn Fn(SeatLogEvent) + Send>;
 
-/// Why a member cannot start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The log.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// A record that this version does not know.
-    #[error("record {sequence} of the log is of no known kind: it was written by another version")]
-    UnknownRecord {
-        /// Its number.
-        sequence: u64,
-    },
-    /// A thread could not be started.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] std::io::Error),
-}
-
-/// What a member is made of.
-#[derive(Debug)]
-pub struct MemberConfig {
-    /// The node and its cluster.
-    pub identity: Identity,
-    /// The machine's numbers.
-    pub config: Config,
-    /// How the replica's records are read.
-    pub describe: Describe,
-    /// Where the log lies.
-    pub folder: PathBuf,
-    /// Size of a log segment, in bytes.
-    pub segment_bytes: u64,
-    /// The chain's genesis digest.
-    pub chain: Digest,
-}
-
 /// What the replica hands in.
 #[derive(Debug)]
 enum FromReplica {
     Append(Writer, Vec<LogPiece>),
-    Stored(Height),
+    Fact(SeatFact),
 }
 
 /// The actor.
 pub struct MemberActor {
     member: Member,
     describe: Describe,
+    fixed: bool,
     log: LogWriter,
     reports: Reports<LogReport>,
     from_replica: Reports<FromReplica>,
     sink: Sink,
-    /// Payloads of records that are about to be written.
-    payload: Bytes,
+    links: Links,
+    /// Payloads that records of the log carry, and of those that are about to be written.
+    payloads: BTreeMap<Digest, Arc<Batch>>,
     started: Instant,
     alarm: Alarm,
+    /// When the holder was last suspected, while no other has taken over: a hand-over is told with its time.
+    suspected: Option<Instant>,
 }
 
 impl std::fmt::Debug for MemberActor {
@@ -105,78 +86,8 @@ impl SeatLog for MemberLog {
         self.hand_in(FromReplica::Append(writer, pieces));
     }
 
-    fn stored(&self, height: Height) {
-        self.hand_in(FromReplica::Stored(height));
-    }
-}
-
-/// An open log, before there is an actor.
-#[derive(Debug)]
-pub struct Opened {
-    log: Log,
-    member: Member,
-    describe: Describe,
-}
-
-impl Opened {
-    /// Opens the log, and reads what it holds.
-    pub fn open(config: MemberConfig) -> Result<(Self, FoundLog), OpenError> {
-        let options = LogOptions { segment_bytes: config.segment_bytes, chain: config.chain };
-        let (log, recovered) = Log::open(&config.folder, options)?;
-        if let Some((path, offset)) = &recovered.torn_at {
-            tracing::warn!(path = %path.display(), offset, "a torn tail of the log was cut: what was in it never left");
-        }
-        let mut records = Vec::with_capacity(recovered.records.len());
-        let mut payloads = std::collections::BTreeMap::new();
-        for (sequence, bytes) in &recovered.records {
-            let (record, payload) =
-                log_writer::decode(bytes).ok_or(OpenError::UnknownRecord { sequence: *sequence })?;
-            if let NodeRecord::Entry(entry) = &record {
-                payloads.insert(entry.lsn, payload);
-            }
-            records.push((*sequence, record));
-        }
-        let found = Found {
-            records,
-            next_sequence: log.next(),
-            torn: recovered.torn_at.is_some(),
-            // Any number that no log of this node had before: a deleted one cannot be asked.
-            new_session: fastrand::u64(1..),
-        };
-        let MemberConfig { identity, config, describe, .. } = config;
-        let mut member = Member::open(identity, config, describe, found, Millis(0));
-        let piece = |entry: &crate::Entry| LogPiece {
-            record: entry.record.clone(),
-            payload: payloads.remove(&entry.lsn).unwrap_or_default(),
-        };
-        let found = FoundLog { pieces: member.entries().map(piece).collect(), next: member.head().lsn + 1 };
-        member.forget_contents();
-        Ok((Self { log, member, describe }, found))
-    }
-
-    /// The member's actor, and the replica's way to it. `sink` is told what happens to the log.
-    pub fn start(self, address: Address<MemberActor>, sink: Sink) -> Result<(MemberActor, MemberLog), OpenError> {
-        let reports = Reports::default();
-        let (sender, to) = (reports.clone(), address.clone());
-        let log = LogWriter::start(self.log, move |report| {
-            sender.push(report);
-            // A full mailbox has messages with which the reports are looked at; a member that has ended wants none.
-            let _ = to.tell(Look);
-        })?;
-        let from_replica = Reports::default();
-        let queue = from_replica.clone();
-        let actor = MemberActor {
-            member: self.member,
-            describe: self.describe,
-            log,
-            reports,
-            from_replica,
-            sink,
-            payload: Bytes::new(),
-            started: Instant::now(),
-            alarm: Alarm::default(),
-        };
-        Ok((actor, MemberLog { queue, address }))
+    fn tell(&self, fact: SeatFact) {
+        self.hand_in(FromReplica::Fact(fact));
     }
 }
 
@@ -184,7 +95,7 @@ impl Opened {
 #[derive(Debug)]
 struct Look;
 
-impl Message for Look {
+impl StageMessage for Look {
     type Reply = ();
     const LANE: Lane = Lane::Control;
 }
@@ -195,15 +106,96 @@ impl Handle<Look> for MemberActor {
     }
 }
 
+impl Handle<FromMate> for MemberActor {
+    fn handle(&mut self, FromMate { from, message, payloads }: FromMate, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.look(ctx);
+        if self.links.admits(&from, &message) && self.take_payloads(&message, payloads) {
+            self.step(Input::Received { from, message }, ctx);
+        }
+        self.set_timer(ctx);
+    }
+}
+
+/// A grant of the member's own cluster, checked.
+#[derive(Debug)]
+pub struct Granted(pub SignedGrant);
+
+impl StageMessage for Granted {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<Granted> for MemberActor {
+    fn handle(&mut self, Granted(grant): Granted, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.step(Input::Granted(grant), ctx);
+        self.set_timer(ctx);
+    }
+}
+
+/// The end of a node closed its connection.
+#[derive(Debug)]
+pub struct LinkDown(pub NodeId);
+
+impl StageMessage for LinkDown {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<LinkDown> for MemberActor {
+    fn handle(&mut self, LinkDown(node): LinkDown, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.step(Input::LinkDown(node), ctx);
+        self.set_timer(ctx);
+    }
+}
+
+/// Gives the seat up, in favour of a member if one is named. Without effect on one that does not hold it.
+#[derive(Debug)]
+pub struct Resign(pub Option<NodeId>);
+
+impl StageMessage for Resign {
+    type Reply = bool;
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<Resign> for MemberActor {
+    fn handle(&mut self, Resign(to): Resign, reply: Reply<bool>, ctx: &mut Ctx<Self>) {
+        let holds = self.member.is_active() && !self.fixed;
+        if holds {
+            self.step(Input::Resign(to), ctx);
+            self.set_timer(ctx);
+        }
+        reply.send(holds);
+    }
+}
+
+/// Asks how the member stands.
+#[derive(Debug)]
+pub struct AskMember;
+
+impl StageMessage for AskMember {
+    type Reply = View;
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<AskMember> for MemberActor {
+    fn handle(&mut self, _: AskMember, reply: Reply<View>, _: &mut Ctx<Self>) {
+        reply.send(self.member.view());
+    }
+}
+
 impl Role for MemberActor {
     fn started(&mut self, ctx: &mut Ctx<Self>) {
-        self.step(Input::Tick);
+        self.step(Input::Tick, ctx);
         self.look(ctx);
     }
 
     /// What the replica handed in last is written before the log's thread ends.
     fn stopping(&mut self) {
-        self.take_from_replica();
+        for effect in self.take_appends() {
+            if let Effect::Write { sequence, record } = effect {
+                self.write(sequence, &record);
+            }
+        }
     }
 }
 
@@ -216,72 +208,195 @@ impl MemberActor {
         while let Some(report) = self.reports.take() {
             match report {
                 Ok((durable, bytes)) => {
-                    self.step(Input::Persisted(durable));
+                    self.step(Input::Persisted(durable), ctx);
                     (self.sink)(SeatLogEvent::Grown(bytes));
                 }
                 Err(error) => (self.sink)(SeatLogEvent::Failed(error.to_string())),
             }
         }
-        self.take_from_replica();
+        let effects = self.take_appends();
+        self.carry_out_all(effects, ctx);
         self.set_timer(ctx);
     }
 
-    fn take_from_replica(&mut self) {
+    /// Takes all that the replica handed in. Records go in together: one push each would cost more than they do.
+    fn take_appends(&mut self) -> Vec<Effect> {
+        let (mut effects, mut records) = (Vec::new(), Vec::new());
+        let now = self.now();
         while let Some(handed_in) = self.from_replica.take() {
             match handed_in {
-                FromReplica::Append(writer, pieces) => self.append(writer, pieces),
-                FromReplica::Stored(height) => self.step(Input::Stored(height)),
+                FromReplica::Append(writer, pieces) if self.member.active_writer() == Some(writer) => {
+                    for LogPiece { record, payload } in pieces {
+                        self.payloads.extend(payload.map(|batch| (batch.digest(), batch)));
+                        records.push(record);
+                    }
+                }
+                // It comes too late: another writes by now.
+                FromReplica::Append(..) => {}
+                FromReplica::Fact(fact) => {
+                    let appended = Input::Append(std::mem::take(&mut records));
+                    effects.extend(self.member.step(now, appended));
+                    effects.extend(self.member.step(now, input_of(fact)));
+                }
+            }
+        }
+        if !records.is_empty() {
+            effects.extend(self.member.step(now, Input::Append(records)));
+        }
+        effects
+    }
+
+    fn step(&mut self, input: Input, ctx: &mut Ctx<Self>) {
+        let effects = self.member.step(self.now(), input);
+        self.carry_out_all(effects, ctx);
+    }
+
+    fn carry_out_all(&mut self, effects: Vec<Effect>, ctx: &mut Ctx<Self>) {
+        let mut effects: VecDeque<_> = without_void(effects).collect();
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                // What follows from it comes after all that came before: records are written in order.
+                Effect::State(claim, term) => {
+                    let stated = Input::Stated(self.links.sign(claim, term));
+                    effects.extend(without_void(self.member.step(self.now(), stated)));
+                }
+                effect => self.carry_out(effect, ctx),
             }
         }
     }
 
-    fn append(&mut self, writer: Writer, pieces: Vec<LogPiece>) {
-        if self.member.active_writer() != Some(writer) {
-            return;
-        }
-        // A base ends a run of live records: what stands before lies in segments of its own, and can be dropped as a whole.
-        if pieces.iter().any(|piece| (self.describe)(&piece.record).base.is_some()) {
-            self.log.send(LogCommand::Roll);
-        }
-        for LogPiece { record, payload } in pieces {
-            self.payload = payload;
-            self.step(Input::Append(vec![record]));
-        }
-    }
-
-    fn step(&mut self, input: Input) {
-        let effects = self.member.step(self.now(), input);
-        for effect in effects {
-            self.carry_out(effect);
-        }
-    }
-
-    fn carry_out(&mut self, effect: Effect) {
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Ctx<Self>) {
         match effect {
             Effect::Write { sequence, record } => self.write(sequence, &record),
+            Effect::Send { to, message } => self.send(to, message),
+            Effect::Ask(request) => self.ask(request, ctx),
+            // Carried out in its place.
+            Effect::State(..) => {}
+            Effect::Follow(entry) => {
+                let (lsn, piece) = (entry.lsn, self.piece_of(&entry));
+                (self.sink)(SeatLogEvent::Followed { lsn, piece });
+            }
+            Effect::Rebuild => {
+                let pieces = self.member.entries().map(|entry| self.piece_of(entry)).collect();
+                (self.sink)(SeatLogEvent::Rebuild(FoundLog { pieces, next: self.member.head().lsn + 1 }));
+            }
             Effect::Activate { writer, start } => (self.sink)(SeatLogEvent::Activated { writer, start }),
+            Effect::Rebase { writer, start } => (self.sink)(SeatLogEvent::Rebased { writer, start }),
             Effect::Released { writer, lsn } => (self.sink)(SeatLogEvent::Released { writer, lsn }),
-            Effect::CutBefore(sequence) => self.log.send(LogCommand::CutBefore(sequence)),
-            Effect::Report(event) => tracing::info!(?event, "member"),
-            // A seat that one node holds for ever has nobody to send to, to ask or to follow.
-            Effect::Send { .. }
-            | Effect::Ask(_)
-            | Effect::State(..)
-            | Effect::Follow(_)
-            | Effect::Agreed(_)
-            | Effect::Rebuild
-            | Effect::Rebase { .. } => {}
+            Effect::Agreed(height) => (self.sink)(SeatLogEvent::Agreed(height)),
+            Effect::CutBefore(sequence) => {
+                self.log.send(LogCommand::CutBefore(sequence));
+                let member = &self.member;
+                self.payloads.retain(|digest, _| member.carries(digest));
+            }
+            Effect::Report(event) => self.report(&event),
         }
+    }
+
+    fn piece_of(&self, entry: &Entry) -> LogPiece {
+        let carried = (self.describe)(&entry.record).carries;
+        let payload = carried.and_then(|(digest, _)| self.payloads.get(&digest).cloned());
+        LogPiece { record: entry.record.clone(), payload }
     }
 
     fn write(&mut self, sequence: u64, record: &NodeRecord) {
-        let payload = match record {
-            NodeRecord::Entry(_) => std::mem::take(&mut self.payload),
-            _ => Bytes::new(),
-        };
+        let mut payload = None;
+        if let NodeRecord::Entry(entry) = record {
+            let described = (self.describe)(&entry.record);
+            if described.base.is_some() {
+                // What stands before a run of live records lies in segments of its own, and can be dropped as a whole.
+                self.log.send(LogCommand::Roll);
+            }
+            payload = described.carries.and_then(|(digest, _)| match self.fixed {
+                true => self.payloads.remove(&digest),
+                false => self.payloads.get(&digest).cloned(),
+            });
+        }
+        let payload = payload.map(|batch| batch.payload().clone()).unwrap_or_default();
         match log_writer::encode(record) {
             Ok(encoded) => self.log.send(LogCommand::Append(sequence, encoded, payload)),
             Err(error) => (self.sink)(SeatLogEvent::Failed(format!("a record cannot be written: {error}"))),
+        }
+    }
+
+    fn carried(&self, message: &Message) -> Vec<Digest> {
+        let entries = match message {
+            Message::Push { entries, .. } | Message::Tail { entries, .. } => entries.as_slice(),
+            _ => &[],
+        };
+        entries.iter().filter_map(|entry| (self.describe)(&entry.record).carries.map(|(digest, _)| digest)).collect()
+    }
+
+    /// Keeps the payloads that a message's records carry. Whether all of them are there: a record that is acknowledged
+    /// without its payload would be lost with the holder (L1).
+    fn take_payloads(&mut self, message: &Message, payloads: Vec<Bytes>) -> bool {
+        let wanted = self.carried(message);
+        for payload in payloads {
+            if let Ok(batch) = Batch::parse(payload)
+                && wanted.contains(&batch.digest())
+            {
+                self.payloads.entry(batch.digest()).or_insert_with(|| Arc::new(batch));
+            }
+        }
+        wanted.iter().all(|digest| self.payloads.contains_key(digest))
+    }
+
+    fn send(&self, to: NodeId, message: Message) {
+        let carried = self.carried(&message);
+        let payloads = carried.iter().filter_map(|digest| self.payloads.get(digest)).map(|batch| batch.payload().clone());
+        self.links.send(to, message, payloads.collect());
+    }
+
+    fn ask(&self, request: Request, ctx: &mut Ctx<Self>) {
+        let asked = wrap_future(self.links.auths.ask(request));
+        ctx.spawn(asked.map(|answer, shell: &mut Shell<Self>, ctx| {
+            if let Some(answer) = answer {
+                shell.role.take_answer(answer, ctx);
+            }
+        }));
+    }
+
+    fn take_answer(&mut self, answer: Answer, ctx: &mut Ctx<Self>) {
+        let grant = match &answer {
+            Answer::Granted { grant, .. } => Some(grant),
+            Answer::Refused { current, .. } => current.as_ref(),
+            Answer::Alive { newer, .. } => newer.as_ref(),
+            Answer::Actives(_) => None,
+        };
+        if grant.is_none_or(|grant| self.links.take_grant(grant)) {
+            self.step(Input::Answered(answer), ctx);
+            self.set_timer(ctx);
+        }
+    }
+
+    /// The steps of a hand-over, with the time since the holder was suspected.
+    fn report(&mut self, event: &Event) {
+        if let Event::Suspected { .. } = event {
+            self.suspected.get_or_insert_with(Instant::now);
+        }
+        let ms = self.suspected.map(|at| at.elapsed().as_millis() as u64);
+        match event {
+            Event::Suspected { term, cause } => tracing::warn!(term = term.0, ?cause, "suspected"),
+            Event::Asked { term, what } => tracing::info!(term = term.0, what, ms, "asked"),
+            Event::Granted { term, holder, in_sync } => {
+                let in_sync = in_sync.iter().map(|node| node.short()).collect::<Vec<_>>().join(" ");
+                tracing::info!(term = term.0, holder = %holder.short(), in_sync, ms, "granted");
+            }
+            Event::Fenced { term } => {
+                tracing::info!(term = term.0, ms, "fenced");
+                self.suspected = self.suspected.filter(|_| self.member.holder() == Some(self.links.node()));
+            }
+            Event::Activated { writer } => {
+                tracing::info!(term = writer.term.0, incarnation = writer.incarnation.0, ms, "active");
+                self.suspected = None;
+            }
+            Event::Refused(why) => tracing::info!(%why, ms, "refused"),
+            Event::CutBack { records } => tracing::info!(records, "log cut back to the holder's"),
+            Event::CannotActivate { .. }
+            | Event::Contradicted { .. }
+            | Event::Disputed { .. }
+            | Event::WrongHere { .. }
+            | Event::RegisterRolledBack { .. } => tracing::error!(?event, "member"),
         }
     }
 
@@ -289,8 +404,31 @@ impl MemberActor {
         let (wanted, now) = (self.member.deadline(), self.now());
         self.alarm.set(wanted, now, ctx, |member, ctx| {
             member.alarm.rang();
-            member.step(Input::Tick);
             member.look(ctx);
+            member.step(Input::Tick, ctx);
+            member.tell_replica();
+            member.set_timer(ctx);
         });
+    }
+
+    /// What only the member knows and only the replica can do something about.
+    fn tell_replica(&self) {
+        if let Some(height) = self.member.wants_stored() {
+            (self.sink)(SeatLogEvent::WantsStored(height));
+        }
+        if let Some((node, executed)) = self.member.furthest_mate().filter(|(_, at)| *at > self.member.executed()) {
+            (self.sink)(SeatLogEvent::MateAhead { node, executed });
+        }
+    }
+}
+
+fn input_of(fact: SeatFact) -> Input {
+    match fact {
+        SeatFact::Executed(height) => Input::Executed(height),
+        SeatFact::Stored(height) => Input::Stored(height),
+        SeatFact::Computed(height, digest) => Input::Computed(height, digest),
+        SeatFact::Decided(height, digest) => Input::Decided(height, digest),
+        SeatFact::Proven(height) => Input::Proven(height),
+        SeatFact::SeatsHeard(count) => Input::SeatsHeard(count),
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 
 /// Records in one push.
 pub(super) const PUSH_ENTRIES: usize = 512;
-/// Bytes of records in one push, about.
+/// Bytes of records and payloads in one push, about.
 pub(super) const PUSH_BYTES: usize = 512 * 1024;
 /// A member that is no more than this many records behind keeps up.
 const KEEPS_UP_RECORDS: u64 = 256;
@@ -74,6 +74,11 @@ impl Holding {
     /// Something is under way that should be looked at more often than at each pulse.
     pub(super) fn is_waiting(&self) -> bool {
         self.asked.is_some() || self.blocked_since.is_some()
+    }
+
+    /// Records that a member has not acknowledged.
+    pub(super) fn behind(&self, node: &NodeId, head: Lsn) -> Option<u64> {
+        self.progress.get(node).map(|progress| head.saturating_sub(progress.acked))
     }
 
     pub(super) fn is_mute(&self, now: Millis, after_ms: u64) -> bool {

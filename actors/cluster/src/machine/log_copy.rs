@@ -10,8 +10,8 @@ use crate::messages::{Entry, Mark};
 /// What a member must know of a record, besides its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Description {
-    /// The payload that stands next to it.
-    pub carries: Option<Digest>,
+    /// The payload that stands next to it, and its size in bytes.
+    pub carries: Option<(Digest, u32)>,
     /// Payloads that it names: whoever acknowledges it must hold them.
     pub names: Vec<Digest>,
     /// Everything live has been logged once more from this record on, for whoever has stored blocks up to this height.
@@ -29,8 +29,19 @@ struct Kept {
     sequence: u64,
     /// Payloads that it names and that no record before carried.
     lacks: Vec<Digest>,
-    carries: Option<Digest>,
+    carries: Option<(Digest, u32)>,
     base: Option<(Lsn, Height)>,
+}
+
+impl Kept {
+    fn carried(&self) -> Option<Digest> {
+        self.carries.map(|(digest, _)| digest)
+    }
+
+    /// Bytes that it takes on its way to another member, about.
+    fn bytes(&self) -> usize {
+        self.entry.record.len() + 64 + self.carries.map_or(0, |(_, bytes)| bytes as usize)
+    }
 }
 
 /// The copy.
@@ -114,7 +125,7 @@ impl LogCopy {
         if base.is_some() {
             self.bases.insert(entry.lsn);
         }
-        self.carried.extend(carries);
+        self.carried.extend(carries.map(|(digest, _)| digest));
         self.entries.push_back(Kept { entry, sequence, lacks, carries, base });
     }
 
@@ -129,14 +140,14 @@ impl LogCopy {
     /// Drops what stands above `to`.
     pub(super) fn cut_back(&mut self, to: Lsn) {
         while self.entries.back().is_some_and(|kept| kept.entry.lsn > to) {
-            if let Some(digest) = self.entries.pop_back().and_then(|kept| kept.carries) {
+            if let Some(digest) = self.entries.pop_back().and_then(|kept| kept.carried()) {
                 self.carried.remove(&digest);
             }
         }
         self.lacking.split_off(&(to + 1));
         self.bases.split_off(&(to + 1));
         // A payload may have been carried twice.
-        self.carried.extend(self.entries.iter().filter_map(|kept| kept.carries));
+        self.carried.extend(self.entries.iter().filter_map(Kept::carried));
         self.durable = self.durable.min(to);
     }
 
@@ -147,7 +158,7 @@ impl LogCopy {
                 self.base = Mark { lsn: kept.entry.lsn, hash: kept.entry.hash };
             }
         }
-        self.carried = self.entries.iter().filter_map(|kept| kept.carries).collect();
+        self.carried = self.entries.iter().filter_map(Kept::carried).collect();
         self.lacking = self.lacking.split_off(&from);
         self.bases = self.bases.split_off(&from);
         self.durable = self.durable.max(self.base.lsn);
@@ -174,7 +185,7 @@ impl LogCopy {
 
     fn is_filled(&self, kept: &Kept) -> bool {
         let carried_later = |digest: &Digest| {
-            let durable = |other: &&Kept| other.entry.lsn <= self.durable && other.carries == Some(*digest);
+            let durable = |other: &&Kept| other.entry.lsn <= self.durable && other.carried() == Some(*digest);
             self.carried.contains(digest) && self.entries.iter().any(|other| durable(&other))
         };
         kept.lacks.iter().all(carried_later)
@@ -199,13 +210,18 @@ impl LogCopy {
         self.kept(lsn).map(|kept| kept.sequence)
     }
 
-    /// Up to `count` entries behind `after`, of not more than `bytes` together, but at least one.
+    /// Whether a record that carries this payload is in the log.
+    pub(super) fn carries(&self, digest: &Digest) -> bool {
+        self.carried.contains(digest)
+    }
+
+    /// Up to `count` entries behind `after`, of not more than `bytes` together with their payloads, but at least one.
     pub(super) fn after(&self, after: Lsn, count: usize, bytes: usize) -> Vec<Entry> {
         let start = self.index(after + 1).unwrap_or(0);
         let mut total = 0;
         let within = |kept: &&Kept| {
             let first = total == 0;
-            total += kept.entry.record.len() + 64;
+            total += kept.bytes();
             first || total <= bytes
         };
         self.entries.iter().skip(start).take(count).take_while(within).map(|kept| kept.entry.clone()).collect()

@@ -9,17 +9,19 @@ mod results;
 mod takeover;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use standin_auth::messages::{Answer, Request};
 use standin_auth::{Claim, Statement};
-use standin_foundation::{ClusterId, Height, Incarnation, Lsn, Millis, NodeId, Term, Writer};
+use standin_foundation::{ClusterId, Digest, Height, Incarnation, Lsn, Millis, NodeId, Term, Writer};
 use standin_ledger::SignedGrant;
 
 pub use log_copy::{Describe, Description};
 pub use restart::Found;
+pub use view::{MateView, View};
 
 use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Suspicion};
@@ -131,6 +133,16 @@ impl Member {
     /// The seat's log as it is here, from its base on.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.log.entries()
+    }
+
+    /// Whether a record of the log here carries this payload.
+    pub fn carries(&self, payload: &Digest) -> bool {
+        self.log.carries(payload)
+    }
+
+    /// Up to here this node has executed, as far as it was told.
+    pub fn executed(&self) -> Height {
+        self.executed
     }
 
     /// What is durably known, and what has been written of it.

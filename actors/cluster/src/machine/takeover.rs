@@ -29,6 +29,10 @@ impl Takeover {
         self.suspected.is_some()
     }
 
+    pub(super) fn suspected(&self) -> Option<(Millis, Suspicion)> {
+        self.suspected
+    }
+
     pub(super) fn asked(&self) -> bool {
         self.asked_at.is_some()
     }
@@ -104,16 +108,24 @@ impl Member {
     }
 
     /// S2: the table orders the candidates and never forbids.
-    fn rank(&self) -> Option<usize> {
-        let holder = self.holder()?;
-        let in_sync = self.in_sync();
+    fn candidates(&self) -> Vec<NodeId> {
+        let (holder, in_sync) = (self.holder(), self.in_sync());
         let candidate = |node: &NodeId| Candidate {
             node: *node,
             priority: self.priority_of(node),
             is_standby: self.takeover.successor == Some(*node),
-            electable: *node != holder,
+            electable: Some(*node) != holder,
         };
-        order(in_sync.iter().map(candidate)).iter().position(|node| *node == self.identity.node)
+        order(in_sync.iter().map(candidate))
+    }
+
+    fn rank(&self) -> Option<usize> {
+        self.candidates().iter().position(|node| *node == self.identity.node)
+    }
+
+    /// The first of the candidates.
+    pub(super) fn standby(&self) -> Option<NodeId> {
+        self.candidates().first().copied()
     }
 
     fn consider_asking(&mut self) {

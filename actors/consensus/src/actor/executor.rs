@@ -14,6 +14,7 @@ use standin_ledger::snapshot::Snapshot;
 use standin_ledger::store::{Store, StoreError, StoredBlock};
 use standin_ledger::{Batch, Chain, Genesis, Proposal, Receipt, StateMachine};
 
+use super::open::Stored;
 use super::served::Served;
 
 /// Commands that may wait. Consensus keeps far fewer blocks open.
@@ -53,6 +54,8 @@ pub(super) enum Command {
     Certify(CheckpointCertificate),
     Install(Box<Snapshot>, CheckpointCertificate),
     Barrier,
+    /// Say what the store holds above this height.
+    Look(Height),
     Read(Read),
     Stop,
 }
@@ -63,6 +66,7 @@ pub(super) enum ExecutorReport {
     Executed { height: Height, checkpoint: Option<CheckpointResult>, receipts: Vec<Receipt> },
     Installed(CheckpointCertificate),
     BarrierDone(Height),
+    Looked(Stored),
     Failed(ExecutionError),
 }
 
@@ -189,6 +193,7 @@ impl Worker {
                 tracing::debug!(ms = begun.elapsed().as_millis() as u64, "the store is durable");
                 Ok(Some(ExecutorReport::BarrierDone(self.ledger.store.head())))
             }
+            Command::Look(above) => Ok(Some(ExecutorReport::Looked(Stored::read(&self.ledger.store, above)?))),
             Command::Read(read) => {
                 read(&self.ledger);
                 Ok(None)

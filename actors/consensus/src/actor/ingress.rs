@@ -1,20 +1,23 @@
 //! What comes from other seats: admitted by shares, and checked on the pool before the replica sees it.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use standin_foundation::{NodeId, Seat};
+use standin_foundation::{NodeId, Seat, Term};
+use standin_ledger::error::LedgerError;
 use standin_ledger::snapshot::Manifest;
-use standin_ledger::{Batch, ClientSignatures, Genesis, GrantTable};
+use standin_ledger::{Batch, ClientSignatures, Genesis, GrantBook, SeatVote, SignedGrant, Transaction};
 use standin_stage::bridge::Router;
 use standin_stage::{Address, CallError, Handle, Message, Throttle};
 
 use super::Replica;
-use super::peers::{Checked, CheckedBlock, PeerBatch, PeerBlocks, PeerChunk, PeerNote};
+use super::directory::Directory;
+use super::peers::{Checked, CheckedBlock, PeerBatch, PeerBlocks, PeerChunk, PeerNote, PeerTransactions};
 use super::pool::{Urgency, VerifyPool};
 use super::serving::ANSWER_BYTES;
 use crate::effect::Input;
-use crate::messages::{BatchPayload, BlockTransfer, Body, Note, Signed, Transfer, ViewChange};
+use crate::messages::{BatchPayload, BlockTransfer, Body, Forward, Note, Signed, Transfer, ViewChange};
 use crate::verify::{Verified, Verifier, VerifyError};
 
 /// Messages of one seat that may wait at this node.
@@ -23,15 +26,23 @@ const WAITING_MAX: usize = 2_048;
 const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Names in an offer or in a request for batches.
 const NAMES_MAX: usize = 256;
+/// Messages that wait for a grant.
+const PARKED_MAX: usize = 256;
+/// Bytes of these, about.
+const PARKED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Takes a grant from wherever: checks it, and tells those whom it concerns. It must not block.
+pub type GrantSink = Arc<dyn Fn(SignedGrant) + Send + Sync>;
 
 /// Checks what comes in before the replica sees it.
 #[derive(Debug)]
 pub struct Ingress {
-    verifier: Verifier<GrantTable>,
+    verifier: Verifier<Arc<GrantBook>>,
     signatures: ClientSignatures,
-    seats: std::collections::BTreeMap<NodeId, Seat>,
+    directory: Directory,
     waiting: Vec<Waiting>,
     pool: VerifyPool,
+    parked: Mutex<VecDeque<(NodeId, Signed)>>,
 }
 
 /// What one seat's messages cause.
@@ -44,19 +55,18 @@ struct Waiting {
 
 impl Ingress {
     /// Checks for a chain with this genesis.
-    pub fn new(genesis: &Genesis, pool: VerifyPool) -> Self {
-        let seats = genesis.seats.iter().enumerate();
-        let seats = seats.map(|(index, seat)| (seat.holder.node_id(), Seat(index as u16))).collect();
+    pub fn new(genesis: &Genesis, directory: Directory, pool: VerifyPool) -> Self {
         Self {
             verifier: Verifier {
-                authority: genesis.grant_table(),
+                authority: Arc::clone(&directory.book),
                 epoch: standin_foundation::Epoch(0),
                 window: genesis.parameters.window,
             },
             signatures: genesis.parameters.client_signatures,
-            seats,
+            directory,
             waiting: genesis.seats.iter().map(|_| Waiting::default()).collect(),
             pool,
+            parked: Mutex::default(),
         }
     }
 
@@ -64,63 +74,155 @@ impl Ingress {
     pub fn check_batch(&self, batch: &Batch) -> Result<(), VerifyError> {
         match self.signatures {
             ClientSignatures::None => Ok(()),
-            ClientSignatures::Required => Ok(batch.verify_signatures(self.verifier.authority.chain())?),
+            ClientSignatures::Required => Ok(batch.verify_signatures(&self.verifier.authority.chain())?),
+        }
+    }
+
+    fn check_transaction(&self, transaction: &Transaction) -> Result<(), VerifyError> {
+        match self.signatures {
+            ClientSignatures::None => Ok(()),
+            ClientSignatures::Required => Ok(transaction.verify(&self.verifier.authority.chain())?),
         }
     }
 
     fn seat_of(&self, node: NodeId) -> Result<Seat, CallError> {
-        self.seats.get(&node).copied().ok_or_else(|| CallError::Refused("the sender holds no seat".to_owned()))
+        self.directory.seat_of(&node).ok_or_else(|| CallError::Refused("the sender holds no seat".to_owned()))
+    }
+
+    /// A grant is known that was not: what waited for one is looked at again.
+    pub fn unpark(self: &Arc<Self>, replica: &Address<Replica>) {
+        let parked = self.parked.lock().map(|mut parked| std::mem::take(&mut *parked)).unwrap_or_default();
+        for (node, message) in parked {
+            // What finds no room is sent again by its sender.
+            let _ = self.take_signed(node, message, replica);
+        }
+    }
+
+    fn park(&self, node: NodeId, message: Signed) {
+        let Ok(mut parked) = self.parked.lock() else { return };
+        let bytes: usize = parked.iter().map(|(_, message)| weight(message)).sum();
+        if parked.len() < PARKED_MAX && bytes + weight(&message) <= PARKED_BYTES_MAX {
+            parked.push_back((node, message));
+        }
+    }
+
+    fn take_signed(
+        self: &Arc<Self>,
+        node: NodeId,
+        message: Signed,
+        replica: &Address<Replica>,
+    ) -> Result<(), CallError> {
+        let from = self.seat_of(node)?;
+        let SeatVote { seat, term, .. } = message.vote;
+        if self.directory.book.lacks(seat, term) {
+            self.park(node, message);
+            self.tell(node, &Note::WantGrant(seat, term));
+            return Ok(());
+        }
+        let cost = (Urgency::Votes, weight(&message));
+        check(self, replica, cost, (node, from), move |ingress, to, share| {
+            let message = ingress.verifier.message(from, message)?;
+            tell(to, Checked(Input::MessageReceived(message), share));
+            Ok(())
+        })
+    }
+
+    fn tell(&self, node: NodeId, note: &Note) {
+        if let Some(Err(error)) = self.directory.node(&node).map(|remote| remote.tell(note)) {
+            tracing::debug!(peer = %node.short(), %error, "note not sent");
+        }
+    }
+
+    /// What could not be taken for want of a grant, here or there, is no fault: the grant goes where it is missing.
+    fn refused(&self, (node, from): (NodeId, Seat), error: &VerifyError) {
+        match error {
+            VerifyError::Certificate(LedgerError::UnknownGrant { seat, term }) => {
+                self.tell(node, &Note::WantGrant(*seat, *term));
+            }
+            VerifyError::OldTerm { seat, .. } => {
+                if let Some(newest) = self.directory.book.newest(*seat) {
+                    self.tell(node, &Note::Grant(Box::new(newest)));
+                }
+            }
+            error => {
+                if let Some(suppressed) = self.seat(from).and_then(|seat| seat.warnings.pass()) {
+                    tracing::warn!(seat = from.0, %error, suppressed, "message refused");
+                }
+            }
+        }
+    }
+
+    fn show_grant(&self, node: NodeId, seat: Seat, term: Term) {
+        if let Some(grant) = self.directory.book.grant(seat, term) {
+            self.tell(node, &Note::Grant(Box::new(grant)));
+        }
     }
 }
 
-/// Routes what other seats say through the pool to the replica.
-pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>) -> Router {
+/// Routes what other nodes say through the pool to the replica, and the grants in it to `grants`.
+pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>, grants: GrantSink) -> Router {
     let (signed_ingress, signed_to) = (Arc::clone(ingress), replica.clone());
     let (note_ingress, note_to) = (Arc::clone(ingress), replica.clone());
     let (batch_ingress, batch_to) = (Arc::clone(ingress), replica.clone());
+    let (forward_ingress, forward_to) = (Arc::clone(ingress), replica.clone());
     let (transfer_ingress, transfer_to) = (Arc::clone(ingress), replica.clone());
     router
-        .tell::<Signed>(move |node, message| {
-            let from = signed_ingress.seat_of(node)?;
-            let cost = (Urgency::Votes, weight(&message));
-            check(&signed_ingress, &signed_to, cost, from, move |verifier, to, share| {
-                let message = verifier.message(from, message)?;
-                tell(to, Checked(Input::MessageReceived(message), share));
-                Ok(())
-            })
-        })
+        .tell::<Signed>(move |node, message| signed_ingress.take_signed(node, message, &signed_to))
         .tell::<Note>(move |node, note| {
             let from = note_ingress.seat_of(node)?;
             match note {
                 Note::Stable(certificate) => {
-                    check(&note_ingress, &note_to, (Urgency::Votes, 0), from, move |verifier, to, share| {
-                        let certificate = verifier.checkpoint(certificate)?;
+                    check(&note_ingress, &note_to, (Urgency::Votes, 0), (node, from), move |ingress, to, share| {
+                        let certificate = ingress.verifier.checkpoint(certificate)?;
                         tell(to, Checked(Input::StableReceived(certificate), share));
                         Ok(())
                     })
                 }
+                Note::Grant(grant) => {
+                    let grants = Arc::clone(&grants);
+                    check(&note_ingress, &note_to, (Urgency::Votes, 0), (node, from), move |_, _, _share| {
+                        grants(*grant);
+                        Ok(())
+                    })
+                }
+                Note::WantGrant(seat, term) => {
+                    note_ingress.show_grant(node, seat, term);
+                    Ok(())
+                }
                 Note::Offer(names) | Note::FetchBatches(names) if names.len() > NAMES_MAX => {
                     Err(CallError::TooLarge { bytes: names.len(), limit: NAMES_MAX })
                 }
-                note => note_to.tell(PeerNote(from, note, note_ingress.share(from, 0)?)),
+                note => note_to.tell(PeerNote { node, from, note, _share: note_ingress.share(from, 0)? }),
             }
         })
         .tell::<BatchPayload>(move |node, BatchPayload(payload)| {
             let from = batch_ingress.seat_of(node)?;
-            let ingress = Arc::clone(&batch_ingress);
             let cost = (Urgency::Payloads, payload.len());
-            check(&batch_ingress, &batch_to, cost, from, move |_, to, share| {
+            check(&batch_ingress, &batch_to, cost, (node, from), move |ingress, to, share| {
                 let batch = Batch::parse(payload)?;
                 ingress.check_batch(&batch)?;
                 tell(to, PeerBatch(from, batch, share));
                 Ok(())
             })
         })
+        .tell::<Forward>(move |node, Forward(transactions)| {
+            let from = forward_ingress.seat_of(node)?;
+            if from != forward_ingress.directory.seat {
+                return Err(CallError::Refused("only a member of the own cluster may pass transactions on".to_owned()));
+            }
+            let cost = (Urgency::Payloads, transactions.iter().map(bytes::Bytes::len).sum());
+            check(&forward_ingress, &forward_to, cost, (node, from), move |ingress, to, share| {
+                let parsed: Result<Vec<_>, _> = transactions.into_iter().map(Transaction::parse).collect();
+                let parsed = parsed?;
+                parsed.iter().try_for_each(|transaction| ingress.check_transaction(transaction))?;
+                tell(to, PeerTransactions(parsed, share));
+                Ok(())
+            })
+        })
         .tell::<Transfer>(move |node, transfer| {
             let from = transfer_ingress.seat_of(node)?;
-            let ingress = Arc::clone(&transfer_ingress);
             let cost = (Urgency::Payloads, ANSWER_BYTES);
-            check(&transfer_ingress, &transfer_to, cost, from, move |_, to, share| {
+            check(&transfer_ingress, &transfer_to, cost, (node, from), move |ingress, to, share| {
                 ingress.check_transfer(from, transfer, to, share)
             })
         })
@@ -150,16 +252,14 @@ fn check(
     ingress: &Arc<Ingress>,
     to: &Address<Replica>,
     (urgency, bytes): (Urgency, usize),
-    from: Seat,
-    job: impl FnOnce(&Verifier<GrantTable>, &Address<Replica>, Share) -> Result<(), VerifyError> + Send + 'static,
+    (node, from): (NodeId, Seat),
+    job: impl FnOnce(&Ingress, &Address<Replica>, Share) -> Result<(), VerifyError> + Send + 'static,
 ) -> Result<(), CallError> {
     let share = ingress.share(from, bytes)?;
     let (shared, to) = (Arc::clone(ingress), to.clone());
     let run = move || {
-        if let Err(error) = job(&shared.verifier, &to, share)
-            && let Some(suppressed) = shared.seat(from).and_then(|seat| seat.warnings.pass())
-        {
-            tracing::warn!(seat = from.0, %error, suppressed, "message refused");
+        if let Err(error) = job(&shared, &to, share) {
+            shared.refused((node, from), &error);
         }
     };
     ingress.pool.run(urgency, run).map_err(|_| CallError::Overloaded { queued: 0, limit: 0 })

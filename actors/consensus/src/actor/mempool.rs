@@ -1,6 +1,6 @@
 //! Clients' transactions of this node, from submission to their outcome.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::Replica;
 use crate::effect::Input;
-use crate::messages::BatchPayload;
+use crate::messages::{BatchPayload, Forward};
 
 /// Transactions that may wait for a batch or an outcome.
 const WAITING_MAX: usize = 200_000;
@@ -46,12 +46,25 @@ pub struct Finished {
 
 type Waiter = oneshot::Sender<Finished>;
 
+/// A transaction whose outcome somebody waits for at this node.
+#[derive(Debug)]
+struct Awaited {
+    transaction: Transaction,
+    waiters: Vec<Waiter>,
+}
+
+impl Awaited {
+    fn is_alive(&self, height: Height) -> bool {
+        self.transaction.expires() > height && self.waiters.iter().any(|waiter| !waiter.is_closed())
+    }
+}
+
 /// What waits.
 #[derive(Debug, Default)]
 pub(super) struct Mempool {
     queue: Vec<Transaction>,
     queue_bytes: usize,
-    waiters: BTreeMap<TransactionId, Vec<Waiter>>,
+    awaited: BTreeMap<TransactionId, Awaited>,
     /// Waiters of all transactions.
     waiter_count: usize,
     height: Height,
@@ -62,14 +75,19 @@ impl Mempool {
         self.queue.len() + self.waiter_count
     }
 
-    fn add(&mut self, transaction: Transaction, waiter: Option<Waiter>) {
-        if let Some(waiter) = waiter {
-            let waiters = self.waiters.entry(transaction.id()).or_default();
-            let before = waiters.len();
-            waiters.retain(|waiter| !waiter.is_closed());
-            waiters.push(waiter);
-            self.waiter_count = self.waiter_count + waiters.len() - before;
-        }
+    fn add(&mut self, transaction: Transaction, waiter: Waiter) {
+        let awaited = self
+            .awaited
+            .entry(transaction.id())
+            .or_insert_with(|| Awaited { transaction: transaction.clone(), waiters: Vec::new() });
+        let before = awaited.waiters.len();
+        awaited.waiters.retain(|waiter| !waiter.is_closed());
+        awaited.waiters.push(waiter);
+        self.waiter_count = self.waiter_count + awaited.waiters.len() - before;
+        self.enqueue(transaction);
+    }
+
+    fn enqueue(&mut self, transaction: Transaction) {
         self.queue_bytes += transaction.bytes().len() + 4;
         self.queue.push(transaction);
     }
@@ -77,25 +95,29 @@ impl Mempool {
     /// Own batches whose order nobody waits for any more: their transactions go into new ones while they live. If they
     /// were ordered after all, execution refuses the second.
     pub(super) fn batches_dropped(&mut self, dropped: impl Iterator<Item = Arc<Batch>>) {
-        let height = self.height;
         for batch in dropped {
-            let waited = |transaction: &&Transaction| {
-                self.waiters.contains_key(&transaction.id()) && transaction.expires() > height
-            };
-            let again: Vec<_> = batch.transactions().iter().filter(waited).cloned().collect();
-            for transaction in again {
-                self.add(transaction, None);
-            }
+            let lives = |id: &TransactionId| self.awaited.get(id).is_some_and(|awaited| awaited.is_alive(self.height));
+            let again: Vec<_> = batch.transactions().iter().filter(|t| lives(&t.id())).cloned().collect();
+            again.into_iter().for_each(|transaction| self.enqueue(transaction));
         }
+    }
+
+    /// Another node speaks for the seat from now on, or this one does: whatever is still waited for goes its way anew.
+    pub(super) fn begin_anew(&mut self) {
+        let queued: BTreeSet<_> = self.queue.iter().map(Transaction::id).collect();
+        let lost = self.awaited.values().filter(|awaited| awaited.is_alive(self.height));
+        let lost: Vec<_> = lost.map(|awaited| awaited.transaction.clone()).collect();
+        let lost = lost.into_iter().filter(|transaction| !queued.contains(&transaction.id()));
+        lost.for_each(|transaction| self.enqueue(transaction));
     }
 
     pub(super) fn executed(&mut self, height: Height, receipts: Vec<Receipt>) {
         self.height = height;
-        if self.waiters.is_empty() {
+        if self.awaited.is_empty() {
             return;
         }
         for (index, Receipt { transaction, outcome }) in receipts.into_iter().enumerate() {
-            let waiters = self.waiters.remove(&transaction).unwrap_or_default();
+            let waiters = self.awaited.remove(&transaction).map(|awaited| awaited.waiters).unwrap_or_default();
             self.waiter_count -= waiters.len();
             for waiter in waiters {
                 // The client may have gone.
@@ -107,8 +129,15 @@ impl Mempool {
     /// Execution went on from a snapshot: outcomes below are not known here, and waiters are told so by the closed channel.
     pub(super) fn skipped_to(&mut self, height: Height) {
         self.height = height;
-        self.waiters.clear();
+        self.awaited.clear();
         self.waiter_count = 0;
+    }
+
+    /// Forgets whom nobody waits for any more: expired, or given up by its client.
+    fn forget_abandoned(&mut self) {
+        let height = self.height;
+        self.awaited.retain(|_, awaited| awaited.is_alive(height));
+        self.waiter_count = self.awaited.values().map(|awaited| awaited.waiters.len()).sum();
     }
 
     /// Takes as many transactions as fit into a batch.
@@ -152,13 +181,16 @@ impl Handle<Submit> for Replica {
         ctx: &mut Ctx<Self>,
     ) {
         if self.mempool.waiting() + transactions.len() > WAITING_MAX {
+            self.mempool.forget_abandoned();
+        }
+        if self.mempool.waiting() + transactions.len() > WAITING_MAX {
             reply.send(Err(SubmitError::Busy));
             return;
         }
         let mut receivers = Vec::with_capacity(transactions.len());
         for transaction in transactions {
             let (waiter, receiver) = oneshot::channel();
-            self.mempool.add(transaction, Some(waiter));
+            self.mempool.add(transaction, waiter);
             receivers.push(receiver);
         }
         reply.send(Ok(receivers));
@@ -168,9 +200,12 @@ impl Handle<Submit> for Replica {
 
 impl Replica {
     /// Makes batches of what waits: at once when nothing is under way, else when enough waits or has waited long enough. A
-    /// replica that does not speak for its seat makes none: nobody would keep them.
+    /// replica that does not speak for its seat makes none: it passes on what waits to the one that does.
     pub(super) fn flush_mempool(&mut self, ctx: &mut Ctx<Self>) {
-        while !self.mempool.queue.is_empty() && self.speaks() {
+        if !self.speaks() {
+            return self.forward();
+        }
+        while !self.mempool.queue.is_empty() {
             let (count, _) = self.machine.pending();
             if self.machine.own_pending_bytes() > OWN_PENDING_BYTES_MAX || (count > 0 && !self.mempool.is_plenty()) {
                 self.set_flush_timer(ctx);
@@ -178,6 +213,29 @@ impl Replica {
             }
             let transactions = self.mempool.cut();
             self.push_batch(transactions, ctx);
+        }
+    }
+
+    /// The outcome is seen here, where the client waits: every member executes every block. What is lost on the way goes
+    /// again when the holder changes, or when the client asks again.
+    fn forward(&mut self) {
+        let Some(holder) = self.config.directory.holder(self.config.directory.seat).cloned() else { return };
+        while !self.mempool.queue.is_empty() && holder.is_connected() {
+            let transactions = self.mempool.cut();
+            let bytes = transactions.iter().map(|transaction| transaction.bytes().clone()).collect();
+            if let Err(error) = holder.tell(&Forward(bytes)) {
+                tracing::debug!(%error, "transactions not passed on");
+                transactions.into_iter().for_each(|transaction| self.mempool.enqueue(transaction));
+                return;
+            }
+        }
+    }
+
+    /// Transactions that another member passed on. One that does not speak any more lets them go: their clients ask again.
+    pub(super) fn take_forwarded(&mut self, transactions: Vec<Transaction>, ctx: &mut Ctx<Self>) {
+        if self.speaks() && self.mempool.waiting() + transactions.len() <= WAITING_MAX {
+            transactions.into_iter().for_each(|transaction| self.mempool.enqueue(transaction));
+            self.flush_mempool(ctx);
         }
     }
 
@@ -206,7 +264,7 @@ impl Replica {
                 self.send_to_all(&BatchPayload(batch.payload().clone()));
                 let reference = batch.reference();
                 self.payloads.insert(batch.digest(), Arc::new(batch));
-                let from = self.config.signer.seat;
+                let from = self.config.directory.seat;
                 self.step(Input::BatchReceived { from, batch: reference, needed: false }, ctx);
             }
             Err(error) => tracing::error!(%error, "a batch cannot be made"),

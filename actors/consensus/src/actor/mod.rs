@@ -3,6 +3,7 @@
 //! Threads: the actor's arbiter steps the machine; one thread owns the log, one owns chain and store, a bounded pool checks
 //! signatures. They talk to the actor through its address only.
 
+mod directory;
 mod executor;
 mod ingress;
 mod mempool;
@@ -12,22 +13,23 @@ mod pool;
 mod served;
 mod serving;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::SpawnHandle;
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, Height, Lsn, Millis, Seat, Writer};
-use standin_ledger::seat_log::{FoundLog, LogPiece, SeatLog, SeatLogEvent};
-use standin_ledger::{Batch, Genesis, StateMachine};
+use standin_foundation::{Digest, Height, Lsn, Millis, NodeId, Seat, Writer};
+use standin_ledger::seat_log::{FoundLog, LogPiece, SeatFact, SeatLog, SeatLogEvent};
+use standin_ledger::{Batch, CheckpointResult, Genesis, StateMachine};
 use standin_stage::{
     Address, Alarm, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Reports, Role, Throttle,
 };
 
+pub use directory::Directory;
 pub use executor::{ExecutionError, Ledger, LedgerReader};
-pub use ingress::{Ingress, routes};
+pub use ingress::{GrantSink, Ingress, routes};
 pub use mempool::{Finished, Submit, SubmitError};
 pub use open::{OpenError, Storage};
 pub use pool::{PoolFull, Urgency, VerifyPool};
@@ -36,11 +38,15 @@ use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient};
 use crate::gate::Gate;
 use crate::machine::{self, Machine};
-use crate::messages::{BatchPayload, Note, Signed, Status, Transfer};
+use crate::messages::{BatchPayload, Forward, Note, Signed, Status, Transfer};
 use crate::record::Record;
 use crate::verify::{KeySigner, sign};
 use executor::{Command, Executor, ExecutorReport};
 use mempool::Mempool;
+use open::{DecodedLog, Restored, Restoring, Stored};
+
+/// A seat counts as heard for so long.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 impl Message for Signed {
     type Reply = ();
@@ -63,6 +69,13 @@ impl Message for BatchPayload {
 
 impl RemoteMessage for BatchPayload {}
 
+impl Message for Forward {
+    type Reply = ();
+    const LANE: Lane = Lane::Ordinary;
+}
+
+impl RemoteMessage for Forward {}
+
 impl Message for Transfer {
     type Reply = ();
     const LANE: Lane = Lane::Bulk;
@@ -84,8 +97,10 @@ pub struct ReplicaConfig {
     pub log_bytes_max: u64,
     /// What transactions do.
     pub state_machine: Arc<dyn StateMachine>,
-    /// The other seats' holders.
-    pub remotes: BTreeMap<Seat, Remote>,
+    /// The other nodes.
+    pub directory: Directory,
+    /// Told of each seat whose result differs from a quorum's, with the evidence.
+    pub on_wrong_result: Box<dyn Fn(Event) + Send + Sync>,
     /// Called once when the replica must not go on; the node stops.
     pub on_fatal: Box<dyn Fn(String) + Send + Sync>,
 }
@@ -120,6 +135,8 @@ pub struct Counters {
 pub struct ReplicaStatus {
     /// Its seat.
     pub seat: Seat,
+    /// Whether it speaks for the seat now.
+    pub speaks: bool,
     /// Where it stands.
     pub status: Status,
     /// The seat that leads its view.
@@ -145,6 +162,9 @@ pub struct ReplicaStatus {
 /// The actor.
 pub struct Replica {
     machine: Machine,
+    restoring: Restoring,
+    /// The log is being read anew: what it says meanwhile waits.
+    rebuilding: Option<Rebuilding>,
     gate: Gate,
     config: ReplicaConfig,
     log: Option<Box<dyn SeatLog>>,
@@ -155,17 +175,40 @@ pub struct Replica {
     started: Instant,
     alarm: Alarm,
     flush_timer: Option<SpawnHandle>,
+    status_due: Millis,
     released: Lsn,
     log_bytes: u64,
-    cutting: bool,
+    barrier: Barrier,
     /// The stable checkpoint at the last cut: before the next one there is nothing more to drop.
     cut_at: Height,
     counters: Counters,
     /// Of what other seats do.
     warnings: Throttle,
-    /// Answers to each seat that are under way.
-    serving: BTreeMap<Seat, Arc<AtomicUsize>>,
-    results: Vec<standin_ledger::CheckpointResult>,
+    /// Answers to each node that are under way.
+    serving: BTreeMap<NodeId, Arc<AtomicUsize>>,
+    /// Own results that are not proven.
+    computed: BTreeMap<Height, CheckpointResult>,
+    /// When each other seat was last heard.
+    heard: BTreeMap<Seat, Instant>,
+    /// A member of the cluster that has executed more than this node.
+    mate_ahead: Option<NodeId>,
+}
+
+/// The log as it is to be read, and what it has said since.
+#[derive(Debug)]
+struct Rebuilding {
+    log: DecodedLog,
+    events: VecDeque<SeatLogEvent>,
+}
+
+/// Why the store is being made durable.
+#[derive(Debug, Default)]
+struct Barrier {
+    under_way: bool,
+    /// The log is to be cut afterwards.
+    cuts: bool,
+    /// The log waits for blocks up to this height.
+    wanted: Option<Height>,
 }
 
 impl std::fmt::Debug for Replica {
@@ -177,9 +220,8 @@ impl std::fmt::Debug for Replica {
 impl Replica {
     /// Opens the store, and starts the executor. The actor itself is started by its cell; it speaks when its log says so.
     pub fn open(config: ReplicaConfig, found: FoundLog, address: &Address<Self>) -> Result<Self, OpenError> {
-        let seat = config.signer.seat;
-        let opened =
-            open::open(&config.storage, &config.genesis, seat, config.consensus, &config.state_machine, found)?;
+        let restoring = Restoring::new(&config.genesis, config.signer.seat, config.consensus);
+        let opened = open::open(&config.storage, &config.genesis, &restoring, &config.state_machine, found)?;
         let reports = Reports::default();
         let report_ledger = to_replica(&reports, address);
         let machine = Arc::clone(&config.state_machine);
@@ -188,6 +230,8 @@ impl Replica {
         let executor = Executor::start(opened.ledger, genesis, machine, report)?;
         Ok(Self {
             machine: opened.machine,
+            restoring,
+            rebuilding: None,
             gate: Gate::default(),
             log: None,
             executor,
@@ -197,14 +241,17 @@ impl Replica {
             started: Instant::now(),
             alarm: Alarm::default(),
             flush_timer: None,
+            status_due: Millis(0),
             released: 0,
             log_bytes: 0,
-            cutting: false,
+            barrier: Barrier::default(),
             cut_at: Height(0),
             counters: Counters::default(),
             warnings: Throttle::default(),
             serving: BTreeMap::new(),
-            results: opened.results,
+            computed: opened.results.into_iter().map(|result| (result.height, result)).collect(),
+            heard: BTreeMap::new(),
+            mate_ahead: None,
             config,
         })
     }
@@ -227,17 +274,31 @@ impl Replica {
     }
 
     fn speaks(&self) -> bool {
-        self.machine.role() == machine::Role::Active
+        self.machine.role() == machine::Role::Active && self.rebuilding.is_none()
     }
 
     fn now(&self) -> Millis {
         Millis(self.started.elapsed().as_millis() as u64)
     }
 
+    fn note_heard(&mut self, seat: Seat) {
+        if seat != self.config.directory.seat {
+            self.heard.insert(seat, Instant::now());
+        }
+    }
+
+    fn tell_log(&self, fact: SeatFact) {
+        if let Some(log) = &self.log {
+            log.tell(fact);
+        }
+    }
+
     fn step(&mut self, input: Input, ctx: &mut Ctx<Self>) {
-        let effects = self.machine.step(self.now(), input);
-        self.carry_out_all(effects);
-        self.release();
+        if self.rebuilding.is_none() {
+            let effects = self.machine.step(self.now(), input);
+            self.carry_out_all(effects);
+            self.release();
+        }
         self.set_timer(ctx);
     }
 
@@ -260,16 +321,19 @@ impl Replica {
             Effect::Log { .. } => {}
             Effect::Send { to, body, after } => self.gate.hold(to, body, after),
             Effect::Relay { to, message } => self.send_to(to, &*message),
-            Effect::Tell { to: Recipient::All, note } => self.send_to_all(&note),
-            Effect::Tell { to: Recipient::One(seat), note } => self.send_to(seat, &note),
+            Effect::Tell { to, note } => self.tell_note(to, &note),
             Effect::Commit { proposal, certificate } => {
                 let names = proposal.batches.iter().map(|batch| batch.digest());
                 let batches = names.filter_map(|name| self.payloads.get(&name).cloned()).collect();
                 self.executor.send(Command::Execute { proposal, certificate, batches });
             }
-            Effect::Stabilize(certificate) => self.executor.send(Command::Certify(certificate)),
-            // A seat that one node holds compares its results with nobody's.
-            Effect::ResultBacked(_) => {}
+            Effect::Stabilize(certificate) => {
+                let height = certificate.result.height;
+                self.computed = self.computed.split_off(&height.next());
+                self.tell_log(SeatFact::Proven(height));
+                self.executor.send(Command::Certify(certificate));
+            }
+            Effect::ResultBacked(result) => self.tell_log(SeatFact::Decided(result.height, result.digest())),
             Effect::InstallSnapshot(snapshot, certificate) => {
                 self.executor.send(Command::Install(snapshot, certificate));
             }
@@ -288,10 +352,9 @@ impl Replica {
 
     fn piece(&mut self, record: &Record) -> Option<LogPiece> {
         if record.base().is_some() {
-            self.cutting = false;
+            self.barrier.cuts = false;
         }
-        let carried = record.carries().and_then(|digest| self.payloads.get(&digest));
-        let payload = carried.map(|batch| batch.payload().clone()).unwrap_or_default();
+        let payload = record.carries().and_then(|batch| self.payloads.get(&batch.digest()).cloned());
         match record.to_wire() {
             Ok(bytes) => Some(LogPiece { record: bytes.into(), payload }),
             Err(error) => {
@@ -301,10 +364,11 @@ impl Replica {
         }
     }
 
-    /// Lets out what is durable by now. Own messages come back as inputs, whose effects may let out more.
+    /// Lets out what is released by now. Own messages come back as inputs, whose effects may let out more.
     fn release(&mut self) {
         while let Some(held) = self.gate.release() {
-            let message = sign(&self.config.signer, standin_foundation::Epoch(0), held.body, held.after);
+            let lsn = held.after.max(self.config.signer.start);
+            let message = sign(&self.config.signer, standin_foundation::Epoch(0), held.body, lsn);
             match held.to {
                 Recipient::One(seat) => self.send_to(seat, &*message),
                 Recipient::All => {
@@ -316,8 +380,15 @@ impl Replica {
         }
     }
 
+    /// Where a seat is reached: at its holder; the own one at its holder, or at a member that has executed more.
+    fn remote_of(&self, seat: Seat) -> Option<&Remote> {
+        let directory = &self.config.directory;
+        let ahead = || self.mate_ahead.filter(|_| seat == directory.seat);
+        directory.holder(seat).or_else(|| directory.node(&ahead()?))
+    }
+
     fn send_to<M: RemoteMessage>(&self, seat: Seat, message: &M) {
-        if let Some(remote) = self.config.remotes.get(&seat)
+        if let Some(remote) = self.remote_of(seat)
             && let Err(error) = remote.tell(message)
         {
             tracing::debug!(seat = seat.0, kind = M::NAME, %error, "message not sent");
@@ -328,7 +399,8 @@ impl Replica {
         match message.to_wire() {
             Ok(bytes) => {
                 let bytes = bytes::Bytes::from(bytes);
-                for remote in self.config.remotes.values() {
+                let directory = &self.config.directory;
+                for remote in directory.other_seats().filter_map(|seat| directory.holder(seat)) {
                     if let Err(error) = remote.tell_encoded::<M>(bytes.clone()) {
                         tracing::debug!(peer = %remote.id().short(), kind = M::NAME, %error, "message not sent");
                     }
@@ -338,13 +410,42 @@ impl Replica {
         }
     }
 
+    fn tell_note(&self, to: Recipient, note: &Note) {
+        match to {
+            Recipient::One(seat) => self.send_to(seat, note),
+            Recipient::All => {
+                self.send_to_all(note);
+                // The other members follow: they see from it whether they lack blocks.
+                if let Note::Status(_) = note {
+                    for mate in self.config.directory.mates() {
+                        drop(mate.tell(note));
+                    }
+                }
+            }
+        }
+    }
+
     fn set_timer(&mut self, ctx: &mut Ctx<Self>) {
-        let (wanted, now) = (self.machine.deadline(), self.now());
+        let (wanted, now) = (self.machine.deadline().min(self.status_due), self.now());
         self.alarm.set(wanted, now, ctx, |replica, ctx| {
             replica.alarm.rang();
             replica.take_reports(ctx);
+            replica.tell_where_it_stands(ctx);
             replica.step(Input::Tick, ctx);
         });
+    }
+
+    /// At an interval the log is told what it may have missed, and what waits is passed on again.
+    fn tell_where_it_stands(&mut self, ctx: &mut Ctx<Self>) {
+        if self.now() < self.status_due {
+            return;
+        }
+        self.status_due = self.now() + self.config.consensus.status_interval_ms;
+        let heard = self.heard.values().filter(|at| at.elapsed() < HEARD_WITHIN).count();
+        self.tell_log(SeatFact::SeatsHeard(heard));
+        self.tell_log(SeatFact::Executed(self.machine.executed()));
+        self.tell_log(SeatFact::Proven(self.machine.stable()));
+        self.flush_mempool(ctx);
     }
 
     fn report(&mut self, event: Event) {
@@ -374,6 +475,7 @@ impl Replica {
                         "a seat's result differs from a quorum's"
                     );
                 }
+                (self.config.on_wrong_result)(event);
             }
             Event::RolledBack { seat, start, seen } => {
                 if let Some(suppressed) = self.warnings.pass() {
@@ -391,6 +493,9 @@ impl Replica {
                     tracing::warn!(seat = seat.0, suppressed, "a transfer does not verify");
                 }
             }
+            Event::Disputed { computed, voted } => {
+                tracing::error!(?computed, ?voted, "the seat voted for another result than this node computed: it does not vote");
+            }
             fatal => self.fatal(format!("{fatal:?}")),
         }
     }
@@ -405,31 +510,47 @@ impl Replica {
         // Execution stands still meanwhile, for some hundred ms: not at all seats at one time.
         let (seat, seats) = (self.config.signer.seat.0 as u64, self.config.genesis.seats.len() as u64);
         let is_long = self.log_bytes > self.config.log_bytes_max - self.config.log_bytes_max / (2 * seats) * seat;
-        if !self.cutting && is_long && self.machine.stable() > self.cut_at {
-            self.cutting = true;
+        if !self.barrier.cuts && is_long && self.speaks() && self.machine.stable() > self.cut_at {
+            self.barrier.cuts = true;
+            self.begin_barrier();
+        }
+    }
+
+    /// The log, here or elsewhere in the cluster, waits for blocks to be durable in this node's store.
+    fn consider_storing(&mut self) {
+        if self.barrier.wanted.is_some_and(|height| height <= self.machine.executed()) {
+            self.barrier.wanted = None;
+            self.begin_barrier();
+        }
+    }
+
+    fn begin_barrier(&mut self) {
+        if !std::mem::replace(&mut self.barrier.under_way, true) {
             self.executor.send(Command::Barrier);
         }
     }
 
     fn barrier_done(&mut self, height: Height, ctx: &mut Ctx<Self>) {
-        if height < self.machine.stable() {
+        self.barrier.under_way = false;
+        self.tell_log(SeatFact::Stored(height));
+        if self.barrier.cuts && height < self.machine.stable() {
             // Blocks became stable meanwhile that the barrier did not cover.
-            self.executor.send(Command::Barrier);
-            return;
+            self.begin_barrier();
+        } else if self.barrier.cuts {
+            self.cut_at = self.machine.stable();
+            self.barrier.cuts = self.speaks();
+            self.step(Input::LogFull, ctx);
         }
-        self.cut_at = self.machine.stable();
-        if let Some(log) = &self.log {
-            log.stored(height);
-        }
-        self.step(Input::LogFull, ctx);
     }
 
     fn status(&self) -> ReplicaStatus {
-        let connected = |seat: &Seat| self.config.remotes.get(seat).is_some_and(Remote::is_connected);
+        let directory = &self.config.directory;
+        let connected = |seat: Seat| directory.holder(seat).is_some_and(Remote::is_connected);
         let statuses = self.machine.statuses();
-        let peer = |seat: &Seat| (statuses.get(seat).copied().unwrap_or_default(), connected(seat));
+        let peer = |seat: Seat| (statuses.get(&seat).copied().unwrap_or_default(), connected(seat));
         ReplicaStatus {
             seat: self.config.signer.seat,
+            speaks: self.speaks(),
             status: self.machine.status(),
             primary: self.machine.primary(),
             executed: self.machine.executed(),
@@ -438,7 +559,7 @@ impl Replica {
             gated: self.gate.len(),
             released: self.released,
             log_bytes: self.log_bytes,
-            peers: self.config.remotes.keys().map(|seat| (*seat, peer(seat))).collect(),
+            peers: directory.other_seats().map(|seat| (seat, peer(seat))).collect(),
             counters: self.counters.clone(),
         }
     }
@@ -446,6 +567,9 @@ impl Replica {
 
 impl Role for Replica {
     fn started(&mut self, ctx: &mut Ctx<Self>) {
+        for result in self.computed.clone().into_values() {
+            self.note_result(result.height, Some(result), ctx);
+        }
         self.take_reports(ctx);
         self.step(Input::Tick, ctx);
     }
@@ -485,6 +609,27 @@ impl Handle<ReportsWait> for Replica {
     }
 }
 
+/// A seat, the own one or another, has a new holder.
+#[derive(Debug)]
+pub struct HolderChanged(pub Seat);
+
+impl Message for HolderChanged {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<HolderChanged> for Replica {
+    fn handle(&mut self, HolderChanged(seat): HolderChanged, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.take_reports(ctx);
+        if seat == self.config.directory.seat {
+            self.mempool.begin_anew();
+            self.flush_mempool(ctx);
+        } else {
+            self.step(Input::HolderChanged(seat), ctx);
+        }
+    }
+}
+
 impl Replica {
     fn take_reports(&mut self, ctx: &mut Ctx<Self>) {
         while let Some(report) = self.reports.take() {
@@ -496,14 +641,30 @@ impl Replica {
     }
 
     fn log_reported(&mut self, event: SeatLogEvent, ctx: &mut Ctx<Self>) {
+        if let Some(rebuilding) = &mut self.rebuilding {
+            rebuilding.events.push_back(event);
+            return;
+        }
         match event {
             SeatLogEvent::Activated { writer, start } => self.activate(writer, start, ctx),
+            SeatLogEvent::Rebased { writer, start } => {
+                self.speak_as(writer, start);
+                self.step(Input::Rebased, ctx);
+            }
             SeatLogEvent::Released { writer, lsn } => {
                 self.released = lsn;
                 self.gate.released(writer, lsn);
                 self.release();
                 self.set_timer(ctx);
             }
+            SeatLogEvent::Followed { lsn, piece } => self.follow(lsn, piece, ctx),
+            SeatLogEvent::Rebuild(found) => self.begin_rebuild(found),
+            SeatLogEvent::Agreed(height) => self.step(Input::ResultAgreed(height), ctx),
+            SeatLogEvent::WantsStored(height) => {
+                self.barrier.wanted = Some(height);
+                self.consider_storing();
+            }
+            SeatLogEvent::MateAhead { node, executed } => self.note_mate(node, executed, ctx),
             SeatLogEvent::Grown(bytes) => {
                 self.log_bytes = bytes;
                 self.consider_cutting();
@@ -512,33 +673,70 @@ impl Replica {
         }
     }
 
-    /// A seat that one node holds needs nobody's agreement.
-    fn note_result(
-        &mut self,
-        height: Height,
-        checkpoint: Option<standin_ledger::CheckpointResult>,
-        ctx: &mut Ctx<Self>,
-    ) {
-        self.step(Input::Executed { height, checkpoint }, ctx);
-        match checkpoint {
-            // It is voted for once this node speaks.
-            Some(result) if !self.speaks() => self.results.push(result),
-            Some(_) => self.step(Input::ResultAgreed(height), ctx),
-            None => {}
-        }
+    fn speak_as(&mut self, writer: Writer, start: Lsn) {
+        (self.config.signer.writer, self.config.signer.start) = (writer, start);
+        self.gate = Gate::new(writer);
     }
 
     /// Speaks for the seat from now on.
     fn activate(&mut self, writer: Writer, start: Lsn, ctx: &mut Ctx<Self>) {
-        (self.config.signer.writer, self.config.signer.start) = (writer, start);
-        self.gate = Gate::new(writer);
+        self.speak_as(writer, start);
         self.step(Input::Activated, ctx);
-        for result in std::mem::take(&mut self.results) {
-            if result.height >= self.machine.stable() {
-                self.note_result(result.height, Some(result), ctx);
-            }
-        }
+        self.mempool.begin_anew();
         self.flush_mempool(ctx);
+    }
+
+    fn follow(&mut self, lsn: Lsn, LogPiece { record, payload }: LogPiece, ctx: &mut Ctx<Self>) {
+        self.payloads.extend(payload.map(|batch| (batch.digest(), batch)));
+        match Record::from_wire(&record) {
+            Ok(record) => self.step(Input::Followed { lsn, record }, ctx),
+            Err(error) => self.fatal(format!("record {lsn} of the seat's log is of no known kind: {error}")),
+        }
+    }
+
+    /// A member that has executed more can be asked for blocks, as any other seat could.
+    fn note_mate(&mut self, node: NodeId, executed: Height, ctx: &mut Ctx<Self>) {
+        self.mate_ahead = Some(node);
+        if self.speaks() && executed > self.machine.executed() {
+            let status = Status { stable: executed, committed: executed, ..Status::default() };
+            self.step(Input::StatusReceived(self.config.directory.seat, status), ctx);
+        }
+    }
+
+    /// The log is another one: the machine is built anew from it, and from what the store holds once everything that was
+    /// handed to the executor is done.
+    fn begin_rebuild(&mut self, found: FoundLog) {
+        self.gate = Gate::default();
+        match DecodedLog::read(found) {
+            Ok(log) => {
+                self.executor.send(Command::Look(log.stable()));
+                self.rebuilding = Some(Rebuilding { log, events: VecDeque::new() });
+            }
+            Err(error) => self.fatal(error.to_string()),
+        }
+    }
+
+    fn finish_rebuild(&mut self, stored: Stored, ctx: &mut Ctx<Self>) {
+        let Some(Rebuilding { log, events }) = self.rebuilding.take() else { return };
+        match self.restoring.restore(log, stored, self.now()) {
+            Ok(Restored { machine, payloads }) => (self.machine, self.payloads) = (machine, payloads),
+            Err(error) => return self.fatal(error.to_string()),
+        }
+        for result in self.computed.clone().into_values() {
+            self.step(Input::Executed { height: result.height, checkpoint: Some(result) }, ctx);
+        }
+        self.step(Input::Tick, ctx);
+        for event in events {
+            self.log_reported(event, ctx);
+        }
+    }
+
+    /// A result is voted for when all members have computed the same.
+    fn note_result(&mut self, height: Height, checkpoint: Option<CheckpointResult>, ctx: &mut Ctx<Self>) {
+        self.step(Input::Executed { height, checkpoint }, ctx);
+        if let Some(result) = checkpoint {
+            self.tell_log(SeatFact::Computed(height, result.digest()));
+        }
     }
 
     fn ledger_reported(&mut self, report: ExecutorReport, ctx: &mut Ctx<Self>) {
@@ -547,15 +745,19 @@ impl Replica {
                 self.counters.blocks += 1;
                 self.counters.transactions += receipts.len() as u64;
                 self.mempool.executed(height, receipts);
+                self.computed.extend(checkpoint.map(|result| (height, result)));
                 self.note_result(height, checkpoint, ctx);
+                self.consider_storing();
                 self.flush_mempool(ctx);
             }
             ExecutorReport::Installed(certificate) => {
                 self.mempool.skipped_to(certificate.result.height);
                 self.step(Input::SnapshotInstalled(certificate), ctx);
+                self.consider_storing();
                 self.flush_mempool(ctx);
             }
             ExecutorReport::BarrierDone(height) => self.barrier_done(height, ctx),
+            ExecutorReport::Looked(stored) => self.finish_rebuild(stored, ctx),
             ExecutorReport::Failed(error) => self.fatal(error.to_string()),
         }
     }

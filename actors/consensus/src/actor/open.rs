@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use standin_foundation::wire::Wire;
 use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, Seat};
-use standin_ledger::certificate::CheckpointResult;
+use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult};
 use standin_ledger::seat_log::FoundLog;
 use standin_ledger::store::{Store, StoreError, StoreOptions, StoredBlock};
 use standin_ledger::{Batch, Chain, Genesis, StateMachine};
@@ -61,43 +61,125 @@ pub(super) struct Opened {
 pub(super) fn open(
     storage: &Storage,
     genesis: &Genesis,
-    seat: Seat,
-    config: Config,
+    restoring: &Restoring,
     state_machine: &Arc<dyn StateMachine>,
     found: FoundLog,
 ) -> Result<Opened, OpenError> {
-    let chain_digest = genesis.digest();
     let options = StoreOptions {
         path: storage.folder.join("store"),
-        chain: chain_digest,
+        chain: genesis.digest(),
         reserve_bytes: storage.reserve_bytes,
         index_transactions: storage.index_transactions,
     };
     let mut store = Store::open(options, &genesis.state())?;
     let (chain, results, mut ledger_snapshots) = rebuild_chain(&mut store, genesis, state_machine)?;
-    let next = found.next;
-    let (mut records, mut payloads) = decode_log(found)?;
-    let stable = last_stable(&records);
-    for block in blocks_above(&store, stable)? {
-        for payload in &block.payloads {
-            let batch = Batch::parse(payload.clone()).map_err(ExecutionError::from)?;
-            payloads.insert(batch.digest(), Arc::new(batch));
-        }
-        records.push(Record::Committed { proposal: block.header.proposal, certificate: block.certificate });
-    }
-    let identity = Identity { seat, seats: genesis.seats.len(), epoch: Epoch(0), parameters: genesis.parameters };
-    let mut machine = Machine::restore(identity, config, Millis(0), records, store.head(), next, |digest| {
-        payloads.contains_key(digest)
-    });
-    payloads.retain(|digest, _| machine.needs_payload(digest));
-    let now_unix_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    machine.set_unix_ms_at_zero(now_unix_ms.as_millis() as u64);
+    let log = DecodedLog::read(found)?;
+    let stored = Stored::read(&store, log.stable())?;
+    let Restored { machine, payloads } = restoring.restore(log, stored, Millis(0))?;
+    let stable = machine.stable();
     ledger_snapshots.retain(|height, _| *height >= stable);
     let mut ledger = Ledger { chain, store, served: Served::default(), snapshots: ledger_snapshots };
     if let (Some(certificate), Some(snapshot)) = (machine.stable_certificate(), ledger.snapshots.get(&stable)) {
         ledger.served.set_newest(snapshot.clone(), certificate.clone());
     }
     Ok(Opened { machine, ledger, payloads, results })
+}
+
+/// What a machine is restored with, besides what log and store hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Restoring {
+    pub(super) identity: Identity,
+    pub(super) config: Config,
+    /// What the Unix clock showed, in ms, when the replica's time was zero.
+    pub(super) unix_ms_at_zero: u64,
+}
+
+/// A machine, and the payloads that it needs.
+pub(super) struct Restored {
+    pub(super) machine: Machine,
+    pub(super) payloads: BTreeMap<Digest, Arc<Batch>>,
+}
+
+impl Restoring {
+    pub(super) fn new(genesis: &Genesis, seat: Seat, config: Config) -> Self {
+        let identity = Identity { seat, seats: genesis.seats.len(), epoch: Epoch(0), parameters: genesis.parameters };
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self { identity, config, unix_ms_at_zero: now.as_millis() as u64 }
+    }
+
+    /// A machine that says nothing yet, from its seat's log and the store.
+    pub(super) fn restore(&self, log: DecodedLog, stored: Stored, now: Millis) -> Result<Restored, ExecutionError> {
+        let DecodedLog { records, mut payloads, next } = log;
+        let Stored { head, base, blocks } = stored;
+        let mut all: Vec<_> = base.map(Record::Stable).into_iter().chain(records).collect();
+        for block in blocks {
+            for payload in &block.payloads {
+                let batch = Batch::parse(payload.clone())?;
+                payloads.insert(batch.digest(), Arc::new(batch));
+            }
+            all.push(Record::Committed { proposal: block.header.proposal, certificate: block.certificate });
+        }
+        let holds = |digest: &Digest| payloads.contains_key(digest);
+        let mut machine = Machine::restore(self.identity, self.config, now, all, head, next, holds);
+        payloads.retain(|digest, _| machine.needs_payload(digest));
+        machine.set_unix_ms_at_zero(self.unix_ms_at_zero);
+        Ok(Restored { machine, payloads })
+    }
+}
+
+/// A seat's log, read.
+#[derive(Debug)]
+pub(super) struct DecodedLog {
+    records: Vec<Record>,
+    payloads: BTreeMap<Digest, Arc<Batch>>,
+    next: Lsn,
+}
+
+impl DecodedLog {
+    pub(super) fn read(found: FoundLog) -> Result<Self, OpenError> {
+        let mut records = Vec::with_capacity(found.pieces.len());
+        let mut payloads = BTreeMap::new();
+        let first = found.next - found.pieces.len() as u64;
+        for (lsn, piece) in (first..).zip(found.pieces) {
+            records.push(Record::from_wire(&piece.record).map_err(|_| OpenError::UnknownRecord { lsn })?);
+            payloads.extend(piece.payload.map(|batch| (batch.digest(), batch)));
+        }
+        Ok(Self { records, payloads, next: found.next })
+    }
+
+    /// The last stable checkpoint that is logged.
+    pub(super) fn stable(&self) -> Height {
+        let stable = |record: &Record| match record {
+            Record::Stable(certificate) => Some(certificate.result.height),
+            _ => None,
+        };
+        self.records.iter().filter_map(stable).max().unwrap_or_default()
+    }
+}
+
+/// What a store holds that a machine must know of.
+#[derive(Debug)]
+pub(super) struct Stored {
+    head: Height,
+    /// The proof of the snapshot that the store began with, if it did.
+    base: Option<CheckpointCertificate>,
+    /// Final blocks whose records may not be in the log.
+    blocks: Vec<StoredBlock>,
+}
+
+impl Stored {
+    pub(super) fn read(store: &Store, above: Height) -> Result<Self, StoreError> {
+        let (base, head) = (store.base()?, store.head());
+        let certificate = match base {
+            Height(0) => None,
+            base => store.checkpoint_covering(base)?.and_then(|checkpoint| checkpoint.certificate),
+        };
+        let mut blocks = Vec::new();
+        for height in above.max(base).0 + 1..=head.0 {
+            blocks.extend(store.block(Height(height))?);
+        }
+        Ok(Self { head, base: certificate, blocks })
+    }
 }
 
 type Rebuilt = (Chain, Vec<CheckpointResult>, BTreeMap<Height, standin_ledger::snapshot::Snapshot>);
@@ -139,38 +221,4 @@ fn rebuild_chain(
         }
     }
     Ok((chain, results, snapshots))
-}
-
-type Decoded = (Vec<Record>, BTreeMap<Digest, Arc<Batch>>);
-
-fn decode_log(found: FoundLog) -> Result<Decoded, OpenError> {
-    let mut records = Vec::with_capacity(found.pieces.len());
-    let mut payloads = BTreeMap::new();
-    let first = found.next - found.pieces.len() as u64;
-    for (lsn, piece) in (first..).zip(found.pieces) {
-        let record = Record::from_wire(&piece.record).map_err(|_| OpenError::UnknownRecord { lsn })?;
-        if let Record::Batch(reference) = &record {
-            let batch = Batch::parse(piece.payload).map_err(|_| OpenError::UnknownRecord { lsn })?;
-            payloads.insert(reference.digest(), Arc::new(batch));
-        }
-        records.push(record);
-    }
-    Ok((records, payloads))
-}
-
-fn last_stable(records: &[Record]) -> Height {
-    let stable = |record: &Record| match record {
-        Record::Stable(certificate) => Some(certificate.result.height),
-        _ => None,
-    };
-    records.iter().filter_map(stable).max().unwrap_or_default()
-}
-
-/// The store may hold final blocks whose records were not durable.
-fn blocks_above(store: &Store, stable: Height) -> Result<Vec<StoredBlock>, StoreError> {
-    let mut blocks = Vec::new();
-    for height in stable.0.max(store.base()?.0) + 1..=store.head().0 {
-        blocks.extend(store.block(Height(height))?);
-    }
-    Ok(blocks)
 }

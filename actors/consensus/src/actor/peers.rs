@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use standin_foundation::{Digest, Height, Seat};
-use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate};
+use standin_foundation::{Digest, Height, NodeId, Seat};
+use standin_ledger::certificate::CommitCertificate;
 use standin_ledger::snapshot::Chunk;
-use standin_ledger::{Batch, Proposal};
+use standin_ledger::{Batch, Proposal, Transaction};
 use standin_stage::{Ctx, Handle, Lane, Message, Reply};
 
 use super::Replica;
@@ -39,6 +39,9 @@ impl Message for Checked {
 impl Handle<Checked> for Replica {
     fn handle(&mut self, Checked(input, _share): Checked, _: Reply<()>, ctx: &mut Ctx<Self>) {
         self.take_reports(ctx);
+        if let Input::MessageReceived(message) = &input {
+            self.note_heard(message.seat());
+        }
         self.step(input, ctx);
     }
 }
@@ -119,14 +122,19 @@ impl Handle<PeerBlocks> for Replica {
 }
 
 #[derive(Debug)]
-pub(super) struct PeerNote(pub(super) Seat, pub(super) Note, pub(super) Share);
+pub(super) struct PeerNote {
+    pub(super) node: NodeId,
+    pub(super) from: Seat,
+    pub(super) note: Note,
+    pub(super) _share: Share,
+}
 
 impl Message for PeerNote {
     type Reply = ();
     const LANE: Lane = Lane::Control;
 
     fn bytes(&self) -> usize {
-        let names = match &self.1 {
+        let names = match &self.note {
             Note::Offer(names) | Note::FetchBatches(names) => names.len(),
             _ => 0,
         };
@@ -135,19 +143,39 @@ impl Message for PeerNote {
 }
 
 impl Handle<PeerNote> for Replica {
-    fn handle(&mut self, PeerNote(from, note, _share): PeerNote, _: Reply<()>, ctx: &mut Ctx<Self>) {
+    fn handle(&mut self, message: PeerNote, _: Reply<()>, ctx: &mut Ctx<Self>) {
         self.take_reports(ctx);
+        let PeerNote { node, from, note, _share } = message;
+        self.note_heard(from);
         match note {
             Note::Status(status) => self.step(Input::StatusReceived(from, status), ctx),
             Note::Offer(digests) => self.step(Input::OfferReceived(from, digests), ctx),
             Note::Unavailable => self.step(Input::UnavailableReceived(from), ctx),
-            Note::FetchBatches(digests) => self.serve_batches(from, &digests),
-            Note::FetchBlocks { from: height } => self.serve(from, move |ledger| blocks_from(ledger, height)),
-            Note::FetchManifest => self.serve(from, manifest_of),
-            Note::FetchChunk { height, index } => self.serve(from, move |ledger| chunk_of(ledger, height, index)),
-            // Checked on the pool before it came here.
-            Note::Stable(CheckpointCertificate { .. }) => {}
+            Note::FetchBatches(digests) => self.serve_batches(node, &digests),
+            Note::FetchBlocks { from: height } => self.serve(node, move |ledger| blocks_from(ledger, height)),
+            Note::FetchManifest => self.serve(node, manifest_of),
+            Note::FetchChunk { height, index } => self.serve(node, move |ledger| chunk_of(ledger, height, index)),
+            // Taken care of before it came here.
+            Note::Stable(_) | Note::Grant(_) | Note::WantGrant(..) => {}
         }
+    }
+}
+
+/// Transactions of clients that came to another member of the cluster, checked.
+#[derive(Debug)]
+pub(super) struct PeerTransactions(pub(super) Vec<Transaction>, pub(super) Share);
+
+impl Message for PeerTransactions {
+    type Reply = ();
+
+    fn bytes(&self) -> usize {
+        self.0.iter().map(|transaction| transaction.bytes().len()).sum()
+    }
+}
+
+impl Handle<PeerTransactions> for Replica {
+    fn handle(&mut self, PeerTransactions(transactions, _share): PeerTransactions, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.take_forwarded(transactions, ctx);
     }
 }
 

@@ -1,10 +1,10 @@
-//! What other seats ask for: payloads from memory, blocks and snapshots from chain and store.
+//! What other nodes ask for: payloads from memory, blocks and snapshots from chain and store.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use standin_foundation::{Digest, Height, Seat};
+use standin_foundation::{Digest, Height, NodeId};
 
 use super::Replica;
 use super::executor::Ledger;
@@ -14,12 +14,12 @@ use crate::messages::{BatchPayload, BlockTransfer, Note, Transfer};
 const BLOCKS_PER_ANSWER: u64 = 64;
 /// Bytes in one answer, unless a single block is larger: little enough for a slow link, where nothing else gets past it.
 pub(super) const ANSWER_BYTES: usize = 256 * 1024;
-/// Answers from chain and store to one seat that may be under way.
-const SERVED_PER_SEAT_MAX: usize = 4;
+/// Answers from chain and store to one node that may be under way.
+const SERVED_PER_NODE_MAX: usize = 4;
 
 impl Replica {
-    pub(super) fn serve_batches(&self, to: Seat, digests: &[Digest]) {
-        let Some(remote) = self.config.remotes.get(&to) else { return };
+    pub(super) fn serve_batches(&self, to: NodeId, digests: &[Digest]) {
+        let Some(remote) = self.config.directory.node(&to) else { return };
         let wanted: BTreeSet<_> = digests.iter().collect();
         for batch in wanted.into_iter().filter_map(|digest| self.payloads.get(digest)) {
             // The rest would find no room either: it is asked for again.
@@ -29,11 +29,11 @@ impl Replica {
         }
     }
 
-    /// Answers from chain and store, on their thread, one question of a seat at a time.
-    pub(super) fn serve(&mut self, to: Seat, answer: impl FnOnce(&Ledger) -> Option<Transfer> + Send + 'static) {
-        let Some(remote) = self.config.remotes.get(&to).cloned() else { return };
+    /// Answers from chain and store, on their thread, one question of a node at a time.
+    pub(super) fn serve(&mut self, to: NodeId, answer: impl FnOnce(&Ledger) -> Option<Transfer> + Send + 'static) {
+        let Some(remote) = self.config.directory.node(&to).cloned() else { return };
         let busy = Arc::clone(self.serving.entry(to).or_default());
-        if busy.fetch_add(1, Ordering::AcqRel) >= SERVED_PER_SEAT_MAX {
+        if busy.fetch_add(1, Ordering::AcqRel) >= SERVED_PER_NODE_MAX {
             busy.fetch_sub(1, Ordering::AcqRel);
             return;
         }
@@ -45,7 +45,7 @@ impl Replica {
                 None => remote.tell(&Note::Unavailable),
             };
             if let Err(error) = sent {
-                tracing::debug!(seat = to.0, %error, "answer not sent");
+                tracing::debug!(peer = %to.short(), %error, "answer not sent");
             }
         });
         if !taken {

@@ -94,6 +94,7 @@ struct Shared {
     transport: Arc<dyn Transport>,
     peers: BTreeMap<NodeId, Arc<Peer>>,
     router: Router,
+    on_down: Option<OnDown>,
     hellos: Hellos,
     refusals: Throttle,
     stopping: AtomicBool,
@@ -105,6 +106,15 @@ impl Shared {
         if let Some(suppressed) = self.refusals.pass() {
             tracing::warn!(%error, suppressed, "connection refused");
         }
+    }
+}
+
+/// Told of each peer whose end closed its connection: mostly its process is gone. It must not block.
+pub struct OnDown(pub Box<dyn Fn(NodeId) + Send + Sync>);
+
+impl std::fmt::Debug for OnDown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnDown")
     }
 }
 
@@ -129,6 +139,7 @@ impl Bridge {
         prepared: Prepared,
         transport: Arc<dyn Transport>,
         router: Router,
+        on_down: Option<OnDown>,
     ) -> Result<Self, BridgeError> {
         let own = config.key.public().node_id();
         let admitted = config.peers.iter().map(|peer| (peer.key.node_id(), peer.key)).collect();
@@ -137,6 +148,7 @@ impl Bridge {
             transport,
             peers: prepared.peers,
             router,
+            on_down,
             hellos: Hellos::default(),
             // Strangers can come as often as they like.
             refusals: Throttle::new(Duration::from_secs(1), 10),
@@ -250,6 +262,10 @@ async fn run_session(shared: &Shared, pipe: Pipe, id: NodeId) {
             tracing::info!(peer = %id.short(), suppressed, "connected");
         }
         let end = session::run(pipe, peer, &shared.router).await;
+        let by_peer = matches!(end, SessionEnd::Disconnected | SessionEnd::Goodbye);
+        if let Some(OnDown(told)) = shared.on_down.as_ref().filter(|_| by_peer && !peer.is_connected()) {
+            told(id);
+        }
         if told.is_some() {
             tracing::info!(peer = %id.short(), ?end, "disconnected");
         }
@@ -351,7 +367,7 @@ mod tests {
         let router = Router::default().ask::<Echo, _>(cell.address().clone());
         let tls = TlsIdentity::from_pem(&certificate, &private).unwrap();
         let transport = Arc::new(SocketTransport::new(tls, Some(listener)));
-        TestNode { bridge: Bridge::start(config, prepared, transport, router).unwrap(), remote, _cell: cell }
+        TestNode { bridge: Bridge::start(config, prepared, transport, router, None).unwrap(), remote, _cell: cell }
     }
 
     const SOON: Duration = Duration::from_secs(10);

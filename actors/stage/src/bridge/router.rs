@@ -11,7 +11,7 @@ use standin_foundation::NodeId;
 
 use super::frame::type_of;
 use crate::call::CallError;
-use crate::message::RemoteMessage;
+use crate::message::{Message, RemoteMessage};
 use crate::{Address, Exit, Handle, Role};
 
 /// Gives the encoded answer, or why there is none.
@@ -47,6 +47,17 @@ impl Router {
     /// Hands messages of this kind to an actor, which answers.
     #[must_use]
     pub fn ask<M: RemoteMessage, R: Role + Handle<M>>(self, address: Address<R>) -> Self {
+        self.ask_as::<M, M, R>(address, |_, message| message)
+    }
+
+    /// Hands messages of this kind to an actor, which answers, wrapped together with who sent them.
+    #[must_use]
+    pub fn ask_as<M, L, R>(self, address: Address<R>, wrap: fn(NodeId, M) -> L) -> Self
+    where
+        M: RemoteMessage,
+        L: Message<Reply = M::Reply>,
+        R: Role + Handle<L>,
+    {
         let runtime = tokio::runtime::Handle::try_current().ok();
         let watched = address.clone();
         let watch: Watch = Arc::new(move || {
@@ -55,8 +66,8 @@ impl Router {
         });
         let mut router = self;
         router.watches.insert(type_of(M::NAME), watch);
-        router.route::<M>(Arc::new(move |_, payload, answer| {
-            let message = decode::<M>(&payload)?;
+        router.route::<M>(Arc::new(move |from, payload, answer| {
+            let message = wrap(from, decode::<M>(&payload)?);
             let Some((within, answer)) = answer else { return address.tell(message) };
             let address = address.clone();
             let task = async move {

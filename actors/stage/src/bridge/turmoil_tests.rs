@@ -129,7 +129,7 @@ fn start(own: u8, other: u8) -> TestNode {
     let prepared = Bridge::prepare(&config);
     let other = prepared.remote(&key(other).public().node_id()).unwrap();
     let router = Router::default().ask::<Number, _>(cell.address().clone());
-    let bridge = Bridge::start(config, prepared, Arc::new(Simulated), router).unwrap();
+    let bridge = Bridge::start(config, prepared, Arc::new(Simulated), router, None).unwrap();
     TestNode { _bridge: bridge, cell, seen, other }
 }
 

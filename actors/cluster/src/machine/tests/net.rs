@@ -32,7 +32,7 @@ pub(super) fn describe(bytes: &Bytes) -> Description {
     let text = std::str::from_utf8(bytes).unwrap();
     let digest = |name: &str| Digest::sha256(name.as_bytes());
     Description {
-        carries: text.strip_prefix('+').map(digest),
+        carries: text.strip_prefix('+').map(|name| (digest(name), 0)),
         names: text.strip_prefix('?').map(digest).into_iter().collect(),
         base: text.strip_prefix('|').map(|from| (from.parse().unwrap(), Height(0))),
     }

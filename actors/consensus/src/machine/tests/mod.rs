@@ -411,14 +411,15 @@ impl Authority for Anyone {
 fn manifest() -> Verified<Manifest> {
     let seat = |n: u8| {
         let holder = SecretKey::from_bytes(&[n + 1; 32]).unwrap().public();
-        SeatDescriptor { cluster: format!("c{n}").parse().unwrap(), holder }
+        SeatDescriptor::of_one(format!("c{n}").parse().unwrap(), holder)
     };
     let genesis = Genesis {
         chain: "test-snapshot".parse().unwrap(),
         time_ms: 1,
+        auth: None,
         parameters: Parameters::default(),
         seats: (0..4).map(seat).collect(),
-        accounts: vec![Account { key: seat(8).holder, amount: 5 }],
+        accounts: vec![Account { key: seat(8).members[0].key, amount: 5 }],
     };
     let mut chain = Chain::new(&genesis, Arc::new(Builtin));
     let proposal = Proposal { checkpoint: true, ..Proposal::null(Height(1), Epoch(0), View(0), Seat(0)) };

@@ -1,0 +1,389 @@
+//! The auth node's actor: it checks what a request carries against keys, lets the machine decide, and answers when what was
+//! decided is durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::fut::wrap_future;
+use actix::{ActorFutureExt, AsyncContext};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use standin_foundation::wire::Wire;
+use standin_foundation::{ClusterId, Digest, Millis, NodeId, PublicKey, SecretKey, Term};
+use standin_ledger::{Authority, Genesis, Grant, GrantBook, SeatDescriptor, SignedGrant};
+use standin_stage::{CallError, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Role, Shell, Throttle};
+
+use crate::machine::Presented;
+use crate::messages::{Refusal, WrongResult};
+use crate::register::{Register, RegisterError};
+use crate::{Answer, Auth, Claim, Config, Decision, Record, Request, ticket};
+
+/// How often a request is decided anew because another change was faster.
+const ATTEMPTS_MAX: usize = 16;
+
+impl Message for Request {
+    type Reply = Answer;
+    const LANE: Lane = Lane::Control;
+}
+
+impl RemoteMessage for Request {}
+
+/// A grant that is new, told to every node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice(pub SignedGrant);
+
+impl Wire for Notice {
+    const NAME: &'static str = "auth.notice";
+    const BYTES_MAX: usize = SignedGrant::BYTES_MAX;
+}
+
+impl Message for Notice {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl RemoteMessage for Notice {}
+
+/// A request, and who asks: the link has proven it.
+#[derive(Debug)]
+pub struct Asked {
+    /// Who.
+    pub from: NodeId,
+    /// What for.
+    pub request: Request,
+}
+
+impl Message for Asked {
+    type Reply = Answer;
+    const LANE: Lane = Lane::Control;
+}
+
+/// A cluster as the auth node sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its newest term; zero before the first.
+    pub term: Term,
+    /// The holder by the newest grant.
+    pub holder: Option<NodeId>,
+    /// The in-sync set.
+    pub in_sync: BTreeSet<NodeId>,
+    /// The nodes that are admitted.
+    pub admitted: BTreeSet<NodeId>,
+    /// How long ago the holder was last heard, in ms.
+    pub age_ms: Option<u64>,
+    /// The holder is past its maximum age.
+    pub vacant: bool,
+    /// Nodes that may not become holder.
+    pub not_electable: BTreeSet<NodeId>,
+    /// The register was brought back from a copy, and so many nodes have not said what they know.
+    pub recalling: Option<usize>,
+}
+
+/// Asks for all clusters.
+#[derive(Debug)]
+pub struct AskClusters;
+
+impl Message for AskClusters {
+    type Reply = Vec<ClusterView>;
+    const LANE: Lane = Lane::Control;
+}
+
+/// What an auth node is made of.
+pub struct AuthConfig {
+    /// The chain's beginning.
+    pub genesis: Arc<Genesis>,
+    /// The key that signs grants.
+    pub key: SecretKey,
+    /// The machine's numbers.
+    pub config: Config,
+    /// Where the register stands.
+    pub register: Arc<dyn Register>,
+    /// Grants by which votes in evidence are judged.
+    pub book: GrantBook,
+    /// All nodes: they are told of new grants.
+    pub nodes: Vec<Remote>,
+    /// Called once when the auth node must not go on.
+    pub on_fatal: Box<dyn Fn(String) + Send + Sync>,
+}
+
+impl std::fmt::Debug for AuthConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuthConfig").field("register", &self.register).finish_non_exhaustive()
+    }
+}
+
+/// The actor.
+pub struct AuthActor {
+    machine: Auth,
+    setup: AuthConfig,
+    chain: Digest,
+    started: Instant,
+    refusals: Throttle,
+    /// The newest grant of each cluster, as last read: who may report others.
+    newest: BTreeMap<ClusterId, Grant>,
+}
+
+impl std::fmt::Debug for AuthActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuthActor").field("setup", &self.setup).finish_non_exhaustive()
+    }
+}
+
+/// The records of a chain that begins.
+pub fn first_records(genesis: &Genesis) -> Vec<Record> {
+    let record = |seat: &SeatDescriptor| {
+        Record::new(seat.cluster.clone(), seat.members.iter().map(|member| member.key))
+    };
+    genesis.seats.iter().map(record).collect()
+}
+
+impl AuthActor {
+    /// An auth node that starts now: every entry gets one full maximum age.
+    pub fn new(setup: AuthConfig) -> Self {
+        let chain = setup.genesis.digest();
+        let epoch = standin_foundation::Epoch(0);
+        let machine = Auth::new(chain, epoch, setup.register.incarnation(), setup.config, Millis(0));
+        let (started, refusals, newest) = (Instant::now(), Throttle::default(), BTreeMap::new());
+        Self { machine, setup, chain, started, refusals, newest }
+    }
+
+    fn now(&self) -> Millis {
+        Millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    fn fatal(&self, why: String) {
+        tracing::error!(why, "the auth node must not go on");
+        (self.setup.on_fatal)(why);
+    }
+
+    fn sign(&self, grant: Grant) -> SignedGrant {
+        grant.sign(&self.setup.key)
+    }
+
+    /// Checks what a request carries.
+    fn present(&self, from: NodeId, request: &Request) -> Presented {
+        let mut presented = Presented {
+            from,
+            request: request.clone(),
+            ticket_opened: None,
+            suspected_by: BTreeSet::new(),
+            resigned: None,
+            register_count: self.setup.register.count(),
+            speaks_for: None,
+            wrong_in: None,
+        };
+        match request {
+            Request::Update(update) => {
+                presented.ticket_opened = ticket::open(&self.setup.key, &self.chain, &update.ticket);
+                let about = |s: &&crate::Statement| s.term == update.term && s.cluster == update.cluster;
+                for statement in update.statements.iter().filter(about).filter(|s| s.verify(&self.chain)) {
+                    match statement.claim {
+                        Claim::Suspicion => drop(presented.suspected_by.insert(statement.node.node_id())),
+                        Claim::Resignation => presented.resigned = Some(statement.node.node_id()),
+                    }
+                }
+            }
+            Request::ReportWrong(report) => {
+                let speaks = |(_, grant): &(&ClusterId, &Grant)| grant.holder_id() == from;
+                presented.speaks_for = self.newest.iter().find(speaks).map(|(cluster, _)| cluster.clone());
+                presented.wrong_in = self.wrong_in(report);
+            }
+            _ => {}
+        }
+        presented
+    }
+
+    /// The term in which the accused seat signed something else than a quorum; none if the evidence does not show it.
+    fn wrong_in(&self, report: &WrongResult) -> Option<Term> {
+        let WrongResult { cluster, result, vote, certificate } = report;
+        let seat = self.setup.genesis.seats.iter().position(|seat| seat.cluster == *cluster)?;
+        let target = result.target(certificate.epoch);
+        let differs = result.height == certificate.result.height && *result != certificate.result;
+        let signed = vote.seat.index() == seat && self.setup.book.verify("vote", &target, vote).is_ok();
+        (differs && signed && certificate.verify(&self.setup.book).is_ok()).then_some(vote.term)
+    }
+
+    fn decide(&mut self, asked: Asked, attempt: usize, reply: Reply<Answer>, ctx: &mut Ctx<Self>) {
+        let Some(cluster) = asked.request.cluster().cloned() else {
+            return self.look_up(None, reply, ctx);
+        };
+        if let Request::LookUp { .. } = &asked.request {
+            return self.look_up(Some(cluster), reply, ctx);
+        }
+        if let Request::Recall { newest: Some(newest), .. } = &asked.request
+            && newest.verify(&self.chain, &self.setup.key.public()).is_err()
+        {
+            return reply.send(Answer::Refused { why: Refusal::BadEvidence, current: None });
+        }
+        let read = wrap_future(self.setup.register.read(&cluster));
+        ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, ctx| match read {
+            Ok(Some(record)) => shell.role.decide_on(asked, record, attempt, reply, ctx),
+            Ok(None) => reply.send(Answer::Refused { why: Refusal::NotAdmitted, current: None }),
+            Err(error) => shell.role.register_failed(error, reply),
+        }));
+    }
+
+    fn decide_on(&mut self, asked: Asked, record: Record, attempt: usize, reply: Reply<Answer>, ctx: &mut Ctx<Self>) {
+        if let Some(grant) = &record.grant {
+            self.newest.insert(record.cluster.clone(), grant.clone());
+        }
+        let presented = self.present(asked.from, &asked.request);
+        match self.machine.decide(self.now(), &record.cluster, &record, &presented) {
+            Decision::Refused(why) => {
+                if let Some(suppressed) = self.refusals.pass() {
+                    tracing::info!(from = %asked.from.short(), cluster = %record.cluster, %why, suppressed, "refused");
+                }
+                reply.send(Answer::Refused { why, current: record.grant.map(|grant| self.sign(grant)) });
+            }
+            Decision::Repeated(grant) => self.answer_granted(grant, reply),
+            Decision::Alive => reply.send(self.alive(&record, &asked.request)),
+            Decision::RolledBack { seen } => {
+                let count = self.setup.register.count();
+                self.fatal(format!(
+                    "the register counts {count} changes, and node {} was told of {seen}: the register was brought back from a \
+                     copy; say so with `standin auth recall`, and start again",
+                    asked.from.short()
+                ));
+                reply.refuse(CallError::Stopped);
+            }
+            Decision::Swap(next) => self.swap(asked, record, *next, attempt, reply, ctx),
+        }
+    }
+
+    fn swap(
+        &mut self,
+        asked: Asked,
+        before: Record,
+        next: Record,
+        attempt: usize,
+        reply: Reply<Answer>,
+        ctx: &mut Ctx<Self>,
+    ) {
+        let swapped = wrap_future(self.setup.register.swap(next.clone()));
+        ctx.spawn(swapped.map(move |swapped, shell: &mut Shell<Self>, ctx| match swapped {
+            Ok(true) => shell.role.swapped(&asked, &before, next, reply),
+            Ok(false) if attempt < ATTEMPTS_MAX => shell.role.decide(asked, attempt + 1, reply, ctx),
+            Ok(false) => reply.refuse(CallError::Overloaded { queued: attempt, limit: ATTEMPTS_MAX }),
+            Err(error) => shell.role.register_failed(error, reply),
+        }));
+    }
+
+    fn swapped(&mut self, asked: &Asked, before: &Record, next: Record, reply: Reply<Answer>) {
+        if let Some(term) = next.forced.filter(|_| next.forced != before.forced) {
+            tracing::warn!(cluster = %next.cluster, term = term.0, "forced to switch: its results were proven wrong");
+        }
+        match next.grant.clone().filter(|grant| before.grant.as_ref() != Some(grant)) {
+            Some(grant) => {
+                let Grant { term, holder, cause, .. } = &grant;
+                let holder = holder.node_id();
+                tracing::info!(cluster = %next.cluster, term = term.0, holder = %holder.short(), ?cause, "granted");
+                self.newest.insert(next.cluster.clone(), grant.clone());
+                let signed = self.sign(grant.clone());
+                // It was made here, and holds.
+                let _ = self.setup.book.note(signed.clone());
+                if !matches!(asked.request, Request::Recall { .. }) {
+                    self.answer_granted(grant, reply);
+                } else {
+                    reply.send(self.alive(&next, &asked.request));
+                }
+                self.tell_all(&signed);
+            }
+            None => reply.send(self.alive(&next, &asked.request)),
+        }
+    }
+
+    fn tell_all(&self, grant: &SignedGrant) {
+        for node in &self.setup.nodes {
+            // Whoever is not reached hears of it with its next keep-alive, or from those that are.
+            let _ = node.tell(&Notice(grant.clone()));
+        }
+    }
+
+    fn ticket_of(&self, cluster: &ClusterId) -> Option<Bytes> {
+        let sealed = ticket::seal(&self.setup.key.public(), &self.chain, cluster);
+        sealed.inspect_err(|error| tracing::error!(%error, "no ticket can be made")).ok()
+    }
+
+    fn answer_granted(&self, grant: Grant, reply: Reply<Answer>) {
+        let ticket = self.ticket_of(&grant.cluster).unwrap_or_default();
+        reply.send(Answer::Granted { grant: self.sign(grant), ticket });
+    }
+
+    fn alive(&self, record: &Record, request: &Request) -> Answer {
+        let (term, lacks_ticket) = match request {
+            Request::KeepAlive(keep_alive) => (keep_alive.term, keep_alive.lacks_ticket),
+            _ => (record.term(), false),
+        };
+        let newer = record.grant.clone().filter(|grant| grant.term > term);
+        Answer::Alive {
+            newer: newer.map(|grant| self.sign(grant)),
+            register_count: self.setup.register.count(),
+            incarnation: self.machine.incarnation(),
+            forced: record.forced,
+            recall: record.recalling.is_some(),
+            ticket: (lacks_ticket && record.grant.is_some()).then(|| self.ticket_of(&record.cluster)).flatten(),
+        }
+    }
+
+    fn look_up(&mut self, cluster: Option<ClusterId>, reply: Reply<Answer>, ctx: &mut Ctx<Self>) {
+        let read = wrap_future(self.setup.register.read_all());
+        ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, _| match read {
+            Ok(records) => {
+                let wanted = |record: &Record| cluster.as_ref().is_none_or(|cluster| record.cluster == *cluster);
+                let grants = records.into_iter().filter(wanted).filter_map(|record| record.grant);
+                reply.send(Answer::Actives(grants.map(|grant| shell.role.sign(grant)).collect()));
+            }
+            Err(error) => shell.role.register_failed(error, reply),
+        }));
+    }
+
+    fn register_failed(&self, error: RegisterError, reply: Reply<Answer>) {
+        if matches!(error, RegisterError::Busy) {
+            return reply.refuse(CallError::Overloaded { queued: 0, limit: 0 });
+        }
+        self.fatal(format!("the register: {error}"));
+        reply.refuse(CallError::Stopped);
+    }
+
+    fn view(&self, record: Record) -> ClusterView {
+        let now = self.now();
+        let told = record.recalling.as_ref().map(BTreeSet::len);
+        ClusterView {
+            term: record.term(),
+            holder: record.grant.as_ref().map(Grant::holder_id),
+            in_sync: record.grant.as_ref().map(|grant| grant.in_sync.clone()).unwrap_or_default(),
+            age_ms: self.machine.age(&record.cluster, now),
+            vacant: self.machine.is_vacant(&record.cluster, now),
+            recalling: told.map(|told| record.admitted.len() - told),
+            admitted: record.admitted.into_keys().collect(),
+            not_electable: record.not_electable,
+            cluster: record.cluster,
+        }
+    }
+
+    /// The key that signs grants.
+    pub fn key(&self) -> PublicKey {
+        self.setup.key.public()
+    }
+}
+
+impl Role for AuthActor {}
+
+impl Handle<Asked> for AuthActor {
+    fn handle(&mut self, asked: Asked, reply: Reply<Answer>, ctx: &mut Ctx<Self>) {
+        self.decide(asked, 0, reply, ctx);
+    }
+}
+
+impl Handle<AskClusters> for AuthActor {
+    fn handle(&mut self, _: AskClusters, reply: Reply<Vec<ClusterView>>, ctx: &mut Ctx<Self>) {
+        let read = wrap_future(self.setup.register.read_all());
+        ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, _| match read {
+            Ok(records) => reply.send(records.into_iter().map(|record| shell.role.view(record)).collect()),
+            Err(_) => reply.refuse(CallError::Stopped),
+        }));
+    }
+}

@@ -1,0 +1,339 @@
+//! Where the register stands: a store that swaps one cluster's record at a time, durably.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use serde::{Deserialize, Serialize};
+use standin_foundation::limits::LOG_RECORD_BYTES_MAX;
+use standin_foundation::wire::{Wire, WireError};
+use standin_foundation::{ClusterId, Digest, Incarnation};
+use standin_ledger::log::{Log, LogError, LogOptions};
+use tokio::sync::oneshot;
+
+use crate::machine::Record;
+
+/// Swaps that may wait.
+const SWAPS_MAX: usize = 1_024;
+/// Size of a segment, in bytes.
+const SEGMENT_BYTES: u64 = 256 * 1024;
+/// The log is written anew when it has grown to this, in bytes.
+const LOG_BYTES_MAX: u64 = 1024 * 1024;
+/// The life of the register stands above this bit of its count, so that a later life always counts higher.
+const LIFE_SHIFT: u32 = 40;
+
+/// Why a register does not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// Its log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A record that this version does not know.
+    #[error("record {sequence} of the register is of no known kind: it was written by another version")]
+    UnknownRecord {
+        /// Its number.
+        sequence: u64,
+    },
+    /// A record that cannot be written.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// Too many swaps wait.
+    #[error("the register is busy: {SWAPS_MAX} changes wait")]
+    Busy,
+    /// It has stopped, and said why.
+    #[error("the register has stopped")]
+    Stopped,
+}
+
+/// An answer that may take a while.
+pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, RegisterError>> + Send>>;
+
+/// A store of records. What it has told is durable.
+pub trait Register: std::fmt::Debug + Send + Sync {
+    /// The record of a cluster; none if the register does not know it.
+    fn read(&self, cluster: &ClusterId) -> Pending<Option<Record>>;
+
+    /// All records.
+    fn read_all(&self) -> Pending<Vec<Record>>;
+
+    /// Puts a record in the place of the one whose version is one less. False if that one is not there any more.
+    fn swap(&self, next: Record) -> Pending<bool>;
+
+    /// A number that rises with every change, and is never lower than what anyone was told before.
+    fn count(&self) -> u64;
+
+    /// The register's life: one more whenever it was brought back from a copy.
+    fn incarnation(&self) -> Incarnation;
+}
+
+/// What the embedded register writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum Written {
+    Life(Incarnation),
+    Record(Box<Record>),
+}
+
+impl Wire for Written {
+    const NAME: &'static str = "auth.register";
+    const BYTES_MAX: usize = LOG_RECORD_BYTES_MAX;
+}
+
+/// What is durable.
+#[derive(Debug, Clone, Default)]
+struct Content {
+    incarnation: Incarnation,
+    records: BTreeMap<ClusterId, Record>,
+}
+
+impl Content {
+    fn count(&self) -> u64 {
+        let changes: u64 = self.records.values().map(|record| record.version).sum();
+        (self.incarnation.0 << LIFE_SHIFT) | changes
+    }
+
+    fn take(&mut self, written: Written) {
+        match written {
+            Written::Life(incarnation) => self.incarnation = incarnation,
+            Written::Record(record) => drop(self.records.insert(record.cluster.clone(), *record)),
+        }
+    }
+}
+
+struct Swap {
+    next: Record,
+    done: oneshot::Sender<Result<bool, RegisterError>>,
+}
+
+/// The register in a log of its own, next to the auth node. One thread owns the file.
+#[derive(Debug)]
+pub struct LogRegister {
+    durable: Arc<RwLock<Content>>,
+    swaps: Option<SyncSender<Swap>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+fn load(folder: &Path, chain: Digest) -> Result<(Log, Content), RegisterError> {
+    let (log, recovered) = Log::open(folder, LogOptions { segment_bytes: SEGMENT_BYTES, chain })?;
+    let mut content = Content::default();
+    for (sequence, bytes) in &recovered.records {
+        let written = Written::from_wire(bytes).map_err(|_| RegisterError::UnknownRecord { sequence: *sequence })?;
+        content.take(written);
+    }
+    Ok((log, content))
+}
+
+fn write(log: &mut Log, written: &Written) -> Result<(), RegisterError> {
+    log.append(&[&written.to_wire()?])?;
+    Ok(())
+}
+
+/// Writes everything into a new segment, and drops those before.
+fn write_anew(log: &mut Log, content: &Content) -> Result<(), RegisterError> {
+    log.roll()?;
+    let first = log.next();
+    write(log, &Written::Life(content.incarnation))?;
+    for record in content.records.values() {
+        write(log, &Written::Record(Box::new(record.clone())))?;
+    }
+    log.sync()?;
+    Ok(log.cut_before(first)?)
+}
+
+impl LogRegister {
+    /// Opens the register in `folder`, or begins one. Clusters that it does not know yet begin with `first`.
+    pub fn open(folder: &Path, chain: Digest, first: Vec<Record>) -> Result<Self, RegisterError> {
+        let (mut log, mut content) = load(folder, chain)?;
+        content.incarnation = content.incarnation.max(Incarnation(1));
+        for record in first {
+            content.records.entry(record.cluster.clone()).or_insert(record);
+        }
+        write_anew(&mut log, &content)?;
+        let durable = Arc::new(RwLock::new(content.clone()));
+        let (swaps, receiver) = sync_channel(SWAPS_MAX);
+        let shared = Arc::clone(&durable);
+        let thread = std::thread::Builder::new().name("register".to_owned());
+        let thread = thread.spawn(move || run(log, content, &shared, &receiver))?;
+        Ok(Self { durable, swaps: Some(swaps), thread: Some(thread) })
+    }
+
+    /// Begins a new life of a register that was brought back from a copy: no cluster gets a grant before each of its admitted
+    /// nodes has said what it knows, and promised to refuse what an earlier life granted (G5). Gives the new life.
+    pub fn recall(folder: &Path, chain: Digest) -> Result<Incarnation, RegisterError> {
+        let (mut log, mut content) = load(folder, chain)?;
+        content.incarnation = content.incarnation.max(Incarnation(1)).next();
+        for record in content.records.values_mut() {
+            record.version += 1;
+            record.recalling = Some(Default::default());
+        }
+        write_anew(&mut log, &content)?;
+        Ok(content.incarnation)
+    }
+
+    fn read_durable<T>(&self, read: impl FnOnce(&Content) -> T) -> T {
+        read(&self.durable.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for LogRegister {
+    fn drop(&mut self) {
+        drop(self.swaps.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic in the thread has been printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Register for LogRegister {
+    fn read(&self, cluster: &ClusterId) -> Pending<Option<Record>> {
+        let record = self.read_durable(|content| content.records.get(cluster).cloned());
+        Box::pin(std::future::ready(Ok(record)))
+    }
+
+    fn read_all(&self) -> Pending<Vec<Record>> {
+        let records = self.read_durable(|content| content.records.values().cloned().collect());
+        Box::pin(std::future::ready(Ok(records)))
+    }
+
+    fn swap(&self, next: Record) -> Pending<bool> {
+        let (done, answer) = oneshot::channel();
+        let handed_in = match &self.swaps {
+            None => Err(RegisterError::Stopped),
+            Some(swaps) => swaps.try_send(Swap { next, done }).map_err(|error| match error {
+                TrySendError::Full(_) => RegisterError::Busy,
+                TrySendError::Disconnected(_) => RegisterError::Stopped,
+            }),
+        };
+        Box::pin(async move {
+            handed_in?;
+            answer.await.map_err(|_| RegisterError::Stopped)?
+        })
+    }
+
+    fn count(&self) -> u64 {
+        self.read_durable(Content::count)
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.read_durable(|content| content.incarnation)
+    }
+}
+
+/// Takes whatever swaps wait, writes those that fit, and syncs once for all of them.
+fn run(mut log: Log, mut content: Content, durable: &RwLock<Content>, swaps: &Receiver<Swap>) {
+    while let Ok(first) = swaps.recv() {
+        let mut answers = Vec::new();
+        let mut next = Some(first);
+        let mut written = Ok(());
+        while let Some(Swap { next: record, done }) = next {
+            let current = content.records.get(&record.cluster).map(|record| record.version);
+            let fits = current.is_some_and(|version| version + 1 == record.version);
+            if fits && written.is_ok() {
+                let change = Written::Record(Box::new(record));
+                written = write(&mut log, &change);
+                content.take(change);
+            }
+            answers.push((done, fits));
+            next = swaps.try_recv().ok();
+        }
+        let synced = written.and_then(|()| match log.bytes() > LOG_BYTES_MAX {
+            true => write_anew(&mut log, &content),
+            false => log.sync().map(|_| ()).map_err(RegisterError::from),
+        });
+        if let Err(error) = synced {
+            // Nobody is told what is not durable; whoever asks is told why, and the thread ends.
+            let mut answers = answers.into_iter();
+            if let Some((done, _)) = answers.next() {
+                let _ = done.send(Err(error));
+            }
+            return;
+        }
+        durable.write().unwrap_or_else(PoisonError::into_inner).clone_from(&content);
+        for (done, fits) in answers {
+            // The asker may have gone.
+            let _ = done.send(Ok(fits));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use standin_foundation::SecretKey;
+
+    use super::*;
+
+    fn record(version: u64) -> Record {
+        let key = SecretKey::from_bytes(&[7; 32]).unwrap().public();
+        Record { version, ..Record::new("a".parse().unwrap(), [key]) }
+    }
+
+    fn open(folder: &Path) -> LogRegister {
+        LogRegister::open(folder, Digest::ZERO, vec![record(0)]).unwrap()
+    }
+
+    fn swap(register: &LogRegister, version: u64) -> bool {
+        let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        rt.block_on(register.swap(record(version))).unwrap()
+    }
+
+    fn version(register: &LogRegister) -> u64 {
+        let read = register.read(&"a".parse().unwrap()).now_or_never();
+        read.unwrap().unwrap().unwrap().version
+    }
+
+    #[test]
+    fn g1_a_swap_is_durable_and_goes_through_for_the_next_version_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let register = open(folder.path());
+        assert!(swap(&register, 1));
+        assert!(!swap(&register, 1), "another was faster");
+        assert!(!swap(&register, 3), "a version is missing");
+        assert!(swap(&register, 2));
+        let count = register.count();
+        drop(register);
+        let register = open(folder.path());
+        assert_eq!((version(&register), register.count()), (2, count));
+    }
+
+    #[test]
+    fn the_log_of_the_register_does_not_grow_without_a_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        let register = open(folder.path());
+        let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let big = |version| {
+            let admitted = (1..=200u8).map(|n| SecretKey::from_bytes(&[n; 32]).unwrap().public());
+            Record { version, ..Record::new("a".parse().unwrap(), admitted) }
+        };
+        for version in 1..=200 {
+            assert!(rt.block_on(register.swap(big(version))).unwrap());
+        }
+        drop(register);
+        let bytes: u64 = std::fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
+        assert!(bytes <= LOG_BYTES_MAX + 2 * SEGMENT_BYTES, "{bytes}");
+        assert_eq!(version(&open(folder.path())), 200);
+    }
+
+    /// G5: a register that was brought back from a copy counts higher than any of its lives before.
+    #[test]
+    fn g5_a_recalled_register_counts_higher_than_before_and_asks_every_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let register = open(folder.path());
+        assert!(swap(&register, 1) && swap(&register, 2));
+        let before = register.count();
+        drop(register);
+        assert_eq!(LogRegister::recall(folder.path(), Digest::ZERO).unwrap(), Incarnation(2));
+        let register = open(folder.path());
+        assert!(register.count() > before);
+        let record = register.read(&"a".parse().unwrap()).now_or_never().unwrap().unwrap().unwrap();
+        assert_eq!((record.version, record.recalling), (3, Some(Default::default())));
+    }
+}

@@ -1,0 +1,38 @@
+//! What an auth node shows: health, metrics, and its register.
+
+use actix_web::{HttpResponse, web};
+
+use super::unavailable;
+use crate::node::AuthHandle;
+
+/// Adds the routes of an auth node to an Actix application.
+pub fn auth_routes(handle: AuthHandle) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |config| {
+        config
+            .app_data(web::Data::new(handle))
+            .route("/livez", web::get().to(super::livez))
+            .route("/readyz", web::get().to(readyz))
+            .route("/metrics", web::get().to(crate::metrics::auth_metrics))
+            .route("/api/v1/genesis", web::get().to(genesis))
+            .route("/api/v1/auth", web::get().to(clusters));
+    }
+}
+
+/// Ready: the register answers.
+async fn readyz(auth: web::Data<AuthHandle>) -> HttpResponse {
+    match auth.clusters().await {
+        Ok(clusters) => HttpResponse::Ok().body(format!("[+]register of {} clusters\n", clusters.len())),
+        Err(error) => HttpResponse::ServiceUnavailable().body(format!("[-]register: {error}\n")),
+    }
+}
+
+async fn genesis(auth: web::Data<AuthHandle>) -> HttpResponse {
+    HttpResponse::Ok().json(&*auth.genesis)
+}
+
+async fn clusters(auth: web::Data<AuthHandle>) -> HttpResponse {
+    match auth.clusters().await {
+        Ok(clusters) => HttpResponse::Ok().json(clusters),
+        Err(error) => unavailable(error.to_string()),
+    }
+}

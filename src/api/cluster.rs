@@ -1,0 +1,150 @@
+//! A node's cluster: who holds its seat, who follows, and how far; and the grants that the node knows.
+
+use actix_web::{HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use standin_cluster::actor::Resign;
+use standin_foundation::{Height, NodeId};
+
+use super::{ErrorView, bad, unavailable};
+use crate::node::NodeHandle;
+
+/// What a node is to its seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleView {
+    /// It speaks for the seat.
+    Active,
+    /// It is the first to take over.
+    Standby,
+    /// It follows.
+    Reserve,
+}
+
+/// A node's cluster, as the node sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The cluster.
+    pub cluster: String,
+    /// Its seat.
+    pub seat: u16,
+    /// The node's name.
+    pub name: String,
+    /// The node.
+    pub node: NodeId,
+    /// Where it stands.
+    pub site: String,
+    /// What it is to the seat.
+    pub role: RoleView,
+    /// The newest term that it knows.
+    pub term: u64,
+    /// The node that the newest grant names as active.
+    pub holder: Option<NodeId>,
+    /// The nodes that must have a record before what it stands for may leave.
+    pub in_sync: Vec<NodeId>,
+    /// Its log holds all that its seat has said.
+    pub complete: bool,
+    /// The last record of its log.
+    pub head: u64,
+    /// What was released, as far as it knows.
+    pub released: u64,
+    /// Why it suspects the holder; none if it does not.
+    pub suspicion: Option<String>,
+    /// For how long it has, in ms.
+    pub suspicion_ms: Option<u64>,
+    /// The other members.
+    pub mates: Vec<MateView>,
+}
+
+/// Another member, as the node last heard it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MateView {
+    /// Who.
+    pub node: NodeId,
+    /// How long ago anything of it came, in ms; none if nothing ever did.
+    pub heard_ms: Option<u64>,
+    /// Up to here it has executed, by its own word.
+    pub executed: Height,
+    /// Its log is complete, by its own word.
+    pub complete: bool,
+    /// Records of the log that it has not acknowledged; only the holder knows.
+    pub behind: Option<u64>,
+}
+
+pub(super) async fn cluster(node: web::Data<NodeHandle>) -> HttpResponse {
+    match node.cluster().await {
+        Ok(view) => HttpResponse::Ok().json(view_of(&node, view)),
+        Err(error) => unavailable(error.to_string()),
+    }
+}
+
+fn view_of(node: &NodeHandle, view: standin_cluster::machine::View) -> ClusterView {
+    let descriptor = node.genesis.seats.get(node.seat.index());
+    let member = descriptor.and_then(|seat| seat.members.iter().find(|member| member.key.node_id() == node.node));
+    let role = match (view.active, view.standby == Some(node.node)) {
+        (true, _) => RoleView::Active,
+        (false, true) => RoleView::Standby,
+        (false, false) => RoleView::Reserve,
+    };
+    let mate = |mate: standin_cluster::machine::MateView| MateView {
+        node: mate.node,
+        heard_ms: mate.heard_ms,
+        executed: mate.executed,
+        complete: mate.complete,
+        behind: mate.behind,
+    };
+    ClusterView {
+        cluster: descriptor.map(|seat| seat.cluster.to_string()).unwrap_or_default(),
+        seat: node.seat.0,
+        name: node.name.clone(),
+        node: node.node,
+        site: member.map(|member| member.site.clone()).unwrap_or_default(),
+        role,
+        term: view.term.0,
+        holder: view.holder,
+        in_sync: view.in_sync.into_iter().collect(),
+        complete: view.complete || view.active,
+        head: view.head,
+        released: view.released,
+        suspicion: view.suspicion.map(|(cause, _)| format!("{cause:?}").to_lowercase()),
+        suspicion_ms: view.suspicion.map(|(_, ms)| ms),
+        mates: view.mates.into_iter().map(mate).collect(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct SwitchQuery {
+    /// The member that is to succeed; the first of the others without it.
+    to: Option<String>,
+}
+
+/// Gives the seat up on purpose. Only the node that holds it can.
+pub(super) async fn switch(node: web::Data<NodeHandle>, query: web::Query<SwitchQuery>) -> HttpResponse {
+    let to = match query.to.as_deref().map(str::parse::<NodeId>).transpose() {
+        Ok(to) => to,
+        Err(error) => return bad(format!("to: {error}")),
+    };
+    let Ok(view) = node.cluster().await else { return unavailable("the member does not answer".to_owned()) };
+    let refused = |error: String| HttpResponse::Conflict().json(ErrorView { error });
+    if !view.active {
+        return refused(format!("{} does not hold the seat: ask the node that does", node.name));
+    }
+    if node.genesis.auth.is_none() {
+        return refused("on a chain without an auth node a seat is held by one node for ever".to_owned());
+    }
+    if let Some(to) = to.filter(|to| !view.in_sync.contains(to) || *to == node.node) {
+        return refused(format!("{to} is not another member of the in-sync set: only such a one can take over"));
+    }
+    if view.in_sync.len() < 2 {
+        return refused("the in-sync set has no other member: nobody could take over".to_owned());
+    }
+    match node.member.ask(Resign(to), std::time::Duration::from_secs(2)).await {
+        Ok(true) => HttpResponse::Accepted().json(serde_json::json!({ "term": view.term.0 })),
+        Ok(false) => refused(format!("{} does not hold the seat any more", node.name)),
+        Err(error) => unavailable(error.to_string()),
+    }
+}
+
+/// All grants that the node knows: what votes in certificates are judged by. They prove themselves.
+pub(super) async fn grants(node: web::Data<NodeHandle>) -> HttpResponse {
+    HttpResponse::Ok().json(node.book.all())
+}

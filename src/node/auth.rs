@@ -1,0 +1,119 @@
+//! The auth node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use standin_auth::Request;
+use standin_auth::actor::{AskClusters, Asked, AuthActor, AuthConfig, ClusterView, first_records};
+use standin_auth::register::LogRegister;
+use standin_foundation::{Incarnation, NodeId, SecretKey};
+use standin_ledger::{Genesis, GrantBook, certificate};
+use standin_stage::bridge::{Bridge, Router};
+use standin_stage::{Address, CallError, Cell, Registry};
+use tokio::sync::watch;
+
+use super::{NodeError, bridge_of, cell_for_one, told};
+use crate::config::{ConfigError, Fault, NodeConfig};
+
+/// A handle to what an auth node offers. Cheap to clone; works from any thread.
+#[derive(Debug, Clone)]
+pub struct AuthHandle {
+    /// The node's name.
+    pub name: String,
+    /// Its id.
+    pub node: NodeId,
+    /// The chain's beginning.
+    pub genesis: Arc<Genesis>,
+    /// The actor.
+    pub auth: Address<AuthActor>,
+    /// The node's actors, by name.
+    pub actors: Registry,
+}
+
+impl AuthHandle {
+    /// All clusters, as the register knows them.
+    pub async fn clusters(&self) -> Result<Vec<ClusterView>, CallError> {
+        self.auth.ask(AskClusters, Duration::from_secs(2)).await
+    }
+}
+
+/// A running auth node.
+#[derive(Debug)]
+pub struct AuthNode {
+    handle: AuthHandle,
+    bridge: Bridge,
+    auth: Cell<AuthActor>,
+    fatal: watch::Receiver<Option<String>>,
+}
+
+impl AuthNode {
+    /// Starts an auth node: opens the register, and waits for what is asked.
+    pub fn start(config: &NodeConfig) -> Result<Self, NodeError> {
+        let genesis = Arc::new(config.genesis()?);
+        let section = config.auth.as_ref().ok_or_else(|| not_auth(config))?;
+        let key = SecretKey::read(&section.key_file)?;
+        if genesis.auth != Some(key.public()) {
+            let expected = genesis.auth.map_or_else(|| "none".to_owned(), |key| key.to_string());
+            return Err(NodeError::AuthKey { path: section.key_file.clone(), expected });
+        }
+        let (bridge, transport) = bridge_of(config, genesis.digest())?;
+        let prepared = Bridge::prepare(&bridge);
+        let nodes = genesis.members().filter_map(|(_, member)| prepared.remote(&member.key.node_id())).collect();
+        let (fatal_sender, fatal) = watch::channel(None);
+        let register = LogRegister::open(&config.data_dir.join("register"), genesis.digest(), first_records(&genesis))?;
+        let least = certificate::faulty_max(genesis.seats.len()) + 1;
+        let setup = AuthConfig {
+            genesis: Arc::clone(&genesis),
+            key,
+            config: standin_auth::Config { reports_needed: least, ..section.config },
+            register: Arc::new(register),
+            book: GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?,
+            nodes,
+            on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
+        };
+        let (auth, made) = cell_for_one::<AuthActor>("auth");
+        // The receiver lives as long as the cell.
+        drop(made.send(AuthActor::new(setup)));
+        let router = Router::default().ask_as::<Request, _, _>(auth.address().clone(), |from, request| Asked { from, request });
+        let node = bridge.key.public().node_id();
+        let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, None)?;
+        let actors = Registry::default();
+        // The first of its name in a registry of its own.
+        let _ = actors.register(auth.address());
+        let handle = AuthHandle { name: config.name.clone(), node, genesis, auth: auth.address().clone(), actors };
+        Ok(Self { handle, bridge, auth, fatal })
+    }
+
+    /// What the auth node offers.
+    pub fn handle(&self) -> &AuthHandle {
+        &self.handle
+    }
+
+    /// Waits until the auth node must not go on; says why.
+    pub async fn failed(&self) -> NodeError {
+        tokio::select! {
+            biased;
+            error = told(&self.fatal) => error,
+            exit = self.auth.ended() => NodeError::Fatal(format!("{exit:?}")),
+        }
+    }
+
+    /// Stops in order.
+    pub async fn shutdown(self) {
+        self.bridge.stop().await;
+        self.auth.stop();
+        self.auth.ended().await;
+    }
+}
+
+fn not_auth(config: &NodeConfig) -> NodeError {
+    let what = "this node is a member: set `node.role = \"auth\"`".to_owned();
+    NodeError::Config(ConfigError::Faults(vec![Fault { place: config.name.clone(), key: "node.role".to_owned(), what }]))
+}
+
+/// Says of a stopped auth node's register that it was brought back from a copy: see [`LogRegister::recall`].
+pub fn recall(config: &NodeConfig) -> Result<Incarnation, NodeError> {
+    let genesis = config.genesis()?;
+    config.auth.as_ref().ok_or_else(|| not_auth(config))?;
+    Ok(LogRegister::recall(&config.data_dir.join("register"), genesis.digest())?)
+}

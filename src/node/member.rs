@@ -1,0 +1,310 @@
+//! A member's node: it holds a seat, or follows the one that does.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use standin_auth::Request;
+use standin_auth::actor::Notice;
+use standin_auth::messages::WrongResult;
+use standin_cluster::Identity;
+use standin_cluster::actor::{Auths, LinkDown, Links, MemberActor, MemberConfig, Opened};
+use standin_cluster::machine::{Description, View};
+use standin_consensus::actor::{
+    AskStatus, Directory, Ingress, LedgerReader, Replica, ReplicaConfig, ReplicaStatus, Storage, VerifyPool,
+};
+use standin_consensus::{Event, KeySigner, Record};
+use standin_foundation::wire::Wire;
+use standin_foundation::{NodeId, Seat, SecretKey, Writer};
+use standin_ledger::builtin::Builtin;
+use standin_ledger::seat_log::FoundLog;
+use standin_ledger::{Genesis, GrantBook, SeatDescriptor, StateMachine};
+use standin_stage::bridge::{Bridge, OnDown, Prepared, Router};
+use standin_stage::{Address, CallError, Cell, Registry, Remote};
+use tokio::sync::watch;
+
+use super::grants::Grants;
+use super::{NodeError, bridge_of, cell_for_one, told};
+use crate::config::{NodeConfig, NodeRole};
+
+/// Jobs that may wait for the signature pool.
+const VERIFY_JOBS_MAX: usize = 8_192;
+
+/// A handle to what a node offers. Cheap to clone; works from any thread.
+#[derive(Debug, Clone)]
+pub struct NodeHandle {
+    /// The node's name.
+    pub name: String,
+    /// Its id.
+    pub node: NodeId,
+    /// The chain's beginning.
+    pub genesis: Arc<Genesis>,
+    /// The seat of the node's cluster.
+    pub seat: Seat,
+    /// The replica.
+    pub replica: Address<Replica>,
+    /// The member.
+    pub member: Address<MemberActor>,
+    /// Grants that the node knows.
+    pub book: Arc<GrantBook>,
+    /// Reads of chain and store.
+    pub reader: LedgerReader,
+    /// Checks of what comes in.
+    pub ingress: Arc<Ingress>,
+    /// The signature pool.
+    pub pool: VerifyPool,
+    /// The node's actors, by name.
+    pub actors: Registry,
+}
+
+impl NodeHandle {
+    /// How the replica stands.
+    pub async fn status(&self) -> Result<ReplicaStatus, CallError> {
+        self.replica.ask(AskStatus, Duration::from_secs(2)).await
+    }
+
+    /// How the member and its cluster stand.
+    pub async fn cluster(&self) -> Result<View, CallError> {
+        self.member.ask(standin_cluster::actor::AskMember, Duration::from_secs(2)).await
+    }
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    handle: NodeHandle,
+    bridge: Bridge,
+    member: Cell<MemberActor>,
+    replica: Cell<Replica>,
+    fatal: watch::Receiver<Option<String>>,
+}
+
+/// What a node is, by its key and the genesis.
+struct Place<'a> {
+    genesis: Arc<Genesis>,
+    node: NodeId,
+    seat: Seat,
+    descriptor: &'a SeatDescriptor,
+}
+
+impl Node {
+    /// Starts a node with the built-in state machine: opens log and store, joins the others.
+    pub fn start(config: &NodeConfig) -> Result<Self, NodeError> {
+        Self::start_with(config, Arc::new(Builtin))
+    }
+
+    /// Starts a node with a state machine of one's own.
+    pub fn start_with(config: &NodeConfig, state_machine: Arc<dyn StateMachine>) -> Result<Self, NodeError> {
+        let genesis = Arc::new(config.genesis()?);
+        let key = SecretKey::read(&config.key_file)?;
+        let node = key.public().node_id();
+        let seat = genesis.seat_of_member(&node);
+        let found = seat.and_then(|seat| Some((seat, genesis.seats.get(seat.index())?)));
+        let (seat, descriptor) = found.ok_or_else(|| NodeError::NoSeat(config.key_file.clone()))?;
+        let place = Place { genesis: Arc::clone(&genesis), node, seat, descriptor };
+        let (bridge, transport) = bridge_of(config, genesis.digest())?;
+        let prepared = Bridge::prepare(&bridge);
+        let book = match genesis.auth {
+            Some(_) => GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?,
+            None => GrantBook::unkept(genesis.grant_table()),
+        };
+        let directory = directory(&place, &prepared, book);
+        let auths = auths(config, &place, &prepared)?;
+        let threads = match config.verify_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let pool = VerifyPool::start(threads, VERIFY_JOBS_MAX).map_err(NodeError::Thread)?;
+        let ingress = Arc::new(Ingress::new(&genesis, directory.clone(), pool.clone()));
+
+        let (fatal_sender, fatal) = watch::channel(None);
+        let (opened, found) = Opened::open(member_config(config, &place))?;
+        let signer = KeySigner { chain: genesis.digest(), seat, writer: Writer::default(), start: 0, key };
+        let reports = auths.clone();
+        let accused = Arc::clone(&genesis);
+        let replica_config = ReplicaConfig {
+            genesis: (*genesis).clone(),
+            signer,
+            consensus: config.consensus,
+            storage: Storage {
+                folder: config.data_dir.clone(),
+                reserve_bytes: config.reserve_bytes,
+                index_transactions: config.index_transactions,
+            },
+            log_bytes_max: config.log_bytes_max,
+            state_machine,
+            directory: directory.clone(),
+            on_wrong_result: Box::new(move |event| report_wrong(&accused, &reports, event)),
+            on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
+        };
+        let mates = directory.mates().map(|mate| (mate.id(), mate.clone())).collect();
+        // The member tells grants to those who need the member's own address: both are known a few lines below.
+        let told_later: Arc<OnceLock<Grants>> = Arc::default();
+        let told_now = Arc::clone(&told_later);
+        let links = Links {
+            key: SecretKey::read(&config.key_file)?,
+            chain: genesis.digest(),
+            cluster: descriptor.cluster.clone(),
+            mates,
+            auths: auths.clone(),
+            grants: Arc::new(move |grant| told_now.get().is_some_and(|grants| grants.take(grant))),
+        };
+        let known = opened.grant();
+        let (member, replica, reader) = start_seat(opened, links, found, replica_config)?;
+        let grants = Grants {
+            seat,
+            book: Arc::clone(&directory.book),
+            ingress: Arc::clone(&ingress),
+            member: member.address().clone(),
+            replica: replica.address().clone(),
+        };
+        known.map(|grant| grants.take(grant));
+        let grants = told_later.get_or_init(|| grants).clone();
+        let router = routes(&ingress, &grants);
+        let lost = member.address().clone();
+        let on_down = OnDown(Box::new(move |node| drop(lost.tell(LinkDown(node)))));
+        let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, Some(on_down))?;
+        if genesis.auth.is_some() {
+            actix_rt::spawn(grants.look_up(auths));
+        }
+        let actors = Registry::default();
+        // The first of its name in a registry of its own.
+        let _ = actors.register(replica.address());
+        let _ = actors.register(member.address());
+        let handle = NodeHandle {
+            name: config.name.clone(),
+            node,
+            genesis,
+            seat,
+            replica: replica.address().clone(),
+            member: member.address().clone(),
+            book: directory.book,
+            reader,
+            ingress,
+            pool,
+            actors,
+        };
+        Ok(Self { handle, bridge, member, replica, fatal })
+    }
+
+    /// What the node offers.
+    pub fn handle(&self) -> &NodeHandle {
+        &self.handle
+    }
+
+    /// Waits until the node must not go on; says why.
+    pub async fn failed(&self) -> NodeError {
+        tokio::select! {
+            biased;
+            error = told(&self.fatal) => error,
+            exit = self.replica.ended() => NodeError::Fatal(format!("{exit:?}")),
+            exit = self.member.ended() => NodeError::Fatal(format!("{exit:?}")),
+        }
+    }
+
+    /// Stops in order: connections, the replica with its store, then the log; that makes everything durable.
+    pub async fn shutdown(self) {
+        self.bridge.stop().await;
+        self.replica.stop();
+        self.replica.ended().await;
+        self.member.stop();
+        self.member.ended().await;
+    }
+}
+
+fn directory(place: &Place<'_>, prepared: &Prepared, book: GrantBook) -> Directory {
+    let members: BTreeMap<_, _> =
+        place.genesis.members().map(|(seat, member)| (member.key.node_id(), seat)).collect();
+    let remotes = members.keys().filter_map(|node| Some((*node, prepared.remote(node)?))).collect();
+    Directory { seat: place.seat, book: Arc::new(book), remotes: Arc::new(remotes), members: Arc::new(members) }
+}
+
+fn auths(config: &NodeConfig, place: &Place<'_>, prepared: &Prepared) -> Result<Auths, NodeError> {
+    let fronts = config.peers.iter().filter(|peer| peer.role == NodeRole::Auth);
+    let fronts: Vec<Remote> = fronts.filter_map(|peer| prepared.remote(&peer.key.node_id())).collect();
+    if fronts.is_empty() && place.genesis.auth.is_some() {
+        return Err(NodeError::NoAuth);
+    }
+    Ok(Auths::new(fronts))
+}
+
+/// What the node is in its cluster: on a chain without an auth node each seat has one node, for ever.
+fn member_config(config: &NodeConfig, place: &Place<'_>) -> MemberConfig {
+    let Place { genesis, node, descriptor, .. } = place;
+    MemberConfig {
+        identity: Identity {
+            node: *node,
+            cluster: descriptor.cluster.clone(),
+            members: descriptor.members.iter().map(|member| (member.key.node_id(), member.priority)).collect(),
+            seats_needed: 2 * standin_ledger::certificate::faulty_max(genesis.seats.len()),
+            fixed: genesis.auth.is_none(),
+        },
+        config: config.cluster,
+        describe,
+        folder: config.data_dir.join("log"),
+        segment_bytes: config.segment_bytes,
+        chain: genesis.digest(),
+    }
+}
+
+/// What a member must know of a record of the replica. One that cannot be read is nothing to it: the replica refuses it.
+fn describe(record: &Bytes) -> Description {
+    let record = Record::from_wire(record).ok();
+    record.map_or_else(Description::default, |record| Description {
+        carries: record.carries().map(|batch| (batch.digest(), batch.bytes)),
+        names: record.names(),
+        base: record.base(),
+    })
+}
+
+/// Who may say what to this node.
+fn routes(ingress: &Arc<Ingress>, grants: &Grants) -> Router {
+    let (noticed, noted) = (grants.clone(), grants.clone());
+    let sink = Arc::new(move |grant| _ = noted.take(grant));
+    let router = standin_consensus::actor::routes(Router::default(), ingress, &grants.replica, sink);
+    let router = standin_cluster::actor::routes(router, &grants.member);
+    router.tell::<Notice>(move |_, Notice(grant)| {
+        noticed.take(grant);
+        Ok(())
+    })
+}
+
+/// The auth node is told of a seat that was wrong, with what proves it.
+fn report_wrong(genesis: &Genesis, auths: &Auths, event: Event) {
+    let Event::WrongResult { seat, result, vote, certificate } = event else { return };
+    let Some(descriptor) = genesis.seats.get(seat.index()).filter(|_| genesis.auth.is_some()) else { return };
+    let report = WrongResult { cluster: descriptor.cluster.clone(), result, vote, certificate: *certificate };
+    let asked = auths.ask(Request::ReportWrong(Box::new(report)));
+    // The next wrong result is reported, too: nothing depends on this one's arrival.
+    actix_rt::spawn(async move { drop(asked.await) });
+}
+
+/// The member that keeps the seat's log, and the replica that fills or follows it.
+fn start_seat(
+    opened: Opened,
+    links: Links,
+    found: FoundLog,
+    config: ReplicaConfig,
+) -> Result<(Cell<MemberActor>, Cell<Replica>, LedgerReader), NodeError> {
+    let (member_cell, member_made) = cell_for_one::<MemberActor>("member");
+    let (replica_cell, replica_made) = cell_for_one::<Replica>("replica");
+    let made = || {
+        let replica = Replica::open(config, found, replica_cell.address())?;
+        let sink = Box::new(replica.log_sink(replica_cell.address()));
+        let (member, log) = opened.start(member_cell.address().clone(), links, sink)?;
+        let reader = replica.reader();
+        // The receivers live as long as the cells.
+        drop(member_made.send(member));
+        drop(replica_made.send(replica.with_log(Box::new(log))));
+        Ok::<_, NodeError>(reader)
+    };
+    match made() {
+        Ok(reader) => Ok((member_cell, replica_cell, reader)),
+        Err(error) => {
+            member_cell.stop();
+            replica_cell.stop();
+            Err(error)
+        }
+    }
+}

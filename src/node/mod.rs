@@ -1,0 +1,108 @@
+//! Running nodes: the only place that wires actors together.
+
+mod auth;
+mod grants;
+mod listen;
+mod member;
+
+use std::sync::mpsc::Sender;
+
+use standin_foundation::{KeyError, SecretKey};
+use standin_stage::bridge::tls::TlsError;
+use standin_stage::bridge::{BridgeConfig, BridgeError, PeerConfig, SocketTransport, TlsIdentity};
+use standin_stage::{Cell, MailboxLimits, Role, Supervision};
+use tokio::sync::watch;
+
+pub use auth::{AuthHandle, AuthNode, recall};
+pub use listen::listen;
+pub use member::{Node, NodeHandle};
+
+use crate::config::{ConfigError, NodeConfig};
+
+/// Why a node cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The node's key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The key holds no seat.
+    #[error("the key in {0} is in no cluster of the genesis: is it the key of another node or chain?")]
+    NoSeat(std::path::PathBuf),
+    /// The key that signs grants is not the one that the genesis names.
+    #[error("the key in {path} is not the auth key that the genesis names ({expected}): grants that it signs would be refused")]
+    AuthKey {
+        /// The key file.
+        path: std::path::PathBuf,
+        /// What the genesis says.
+        expected: String,
+    },
+    /// The chain has clusters, and nobody is named who grants their seats.
+    #[error("the seats of this chain are granted by an auth node, and no [[peer]] has the role \"auth\"")]
+    NoAuth,
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The bridge.
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
+    /// A port is taken.
+    #[error("cannot listen on {address} ({role}): {source}{holder}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What it is for.
+        role: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+        /// Who holds the port, if it can be known.
+        holder: String,
+    },
+    /// The node's log.
+    #[error(transparent)]
+    Log(#[from] standin_cluster::actor::OpenError),
+    /// The grants that the node knows.
+    #[error(transparent)]
+    Grants(#[from] standin_ledger::log::LogError),
+    /// The register.
+    #[error("the register: {0}")]
+    Register(#[from] standin_auth::register::RegisterError),
+    /// The store.
+    #[error(transparent)]
+    Open(#[from] standin_consensus::actor::OpenError),
+    /// The replica's threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// The node must not go on.
+    #[error("the node stopped: {0}")]
+    Fatal(String),
+}
+
+/// A cell for an actor that is made once: after a panic its state is unknown, and the node stops. Those who report to it need
+/// its address first; its arbiter does not run before this thread yields.
+fn cell_for_one<R: Role>(name: &'static str) -> (Cell<R>, Sender<R>) {
+    let (hand_over, made) = std::sync::mpsc::channel();
+    #[allow(clippy::expect_used, reason = "the cell is stopped before its first turn if nothing was handed over")]
+    let make = move |_| made.try_recv().expect("the actor was handed over");
+    (Cell::spawn(name, Supervision::never_restart(), MailboxLimits::default(), make), hand_over)
+}
+
+/// What the node's bridge needs, and its transport.
+fn bridge_of(config: &NodeConfig, chain: standin_foundation::Digest) -> Result<(BridgeConfig, SocketTransport), NodeError> {
+    let listener = listen(config.bridge_listen, "bridge")?;
+    let tls = TlsIdentity::read(&config.certificate_file, &config.certificate_key_file)?;
+    let peers = config.peers.iter().map(|peer| PeerConfig { key: peer.key, address: peer.address.clone() }).collect();
+    let key = SecretKey::read(&config.key_file)?;
+    let bridge = BridgeConfig { key, chain, peers, limits: MailboxLimits::default() };
+    Ok((bridge, SocketTransport::new(tls, Some(listener))))
+}
+
+/// Waits until somebody says why the node must not go on.
+async fn told(fatal: &watch::Receiver<Option<String>>) -> NodeError {
+    let mut fatal = fatal.clone();
+    let why = fatal.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+    NodeError::Fatal(why.unwrap_or_else(|| "it ended".to_owned()))
+}
