@@ -52,6 +52,19 @@ impl Links {
     }
 }
 
+impl Links {
+    /// Cuts all links between two sets of nodes, or joins them again.
+    pub(super) fn set_between(&self, these: &[usize], those: &[usize], carries: bool) {
+        let between = |link: &Link| {
+            (these.contains(&link.from) && those.contains(&link.to))
+                || (those.contains(&link.from) && these.contains(&link.to))
+        };
+        for (_, carrying) in self.links.iter().filter(|(link, _)| between(link)) {
+            carrying.send_replace(carries);
+        }
+    }
+}
+
 /// Ends when the links are dropped.
 async fn accept(listener: TcpListener, target: SocketAddr, carries: watch::Receiver<bool>) {
     loop {

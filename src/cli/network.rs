@@ -1,5 +1,6 @@
 //! A network of real node processes on loopback, for the demo and the drills. Every process dies with this one.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,6 +19,9 @@ use super::links::Links;
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);
 
+/// A process that is told to stop does so within this time.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+
 /// Node processes, and the folder that they live in.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -28,6 +32,7 @@ pub(super) struct Network {
     outputs_from: Vec<usize>,
     clients: Vec<Client>,
     links: Option<Links>,
+    frozen: BTreeSet<usize>,
 }
 
 impl Network {
@@ -49,7 +54,7 @@ impl Network {
         let clients = files.urls.iter().map(|url| Client::new(url, Duration::from_secs(5))).collect();
         let nodes: Vec<_> = files.configs.iter().map(|_| None).collect();
         let outputs_from = vec![0; nodes.len()];
-        Ok(Self { folder, files, nodes, outputs_from, clients, links: None })
+        Ok(Self { folder, files, nodes, outputs_from, clients, links: None, frozen: BTreeSet::new() })
     }
 
     /// How many nodes hold seats or stand by: they come first.
@@ -163,14 +168,49 @@ impl Network {
         Ok(())
     }
 
+    /// SIGTERM, and waits until the process is gone.
+    pub(super) async fn stop_node(&mut self, index: usize) -> Result<(), Failure> {
+        self.signal(index, Signal::TERM)?;
+        if let Some(mut child) = self.nodes.get_mut(index).and_then(Option::take) {
+            let ended = tokio::time::timeout(STOP_WITHIN, child.wait()).await;
+            let status = ended.map_err(|_| Failure::new(5, format!("{} does not stop", self.name(index))))??;
+            if !status.success() {
+                return Err(Failure::new(1, format!("{} stopped with {status}", self.name(index))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the process ends by itself in time.
+    pub(super) async fn ends_within(&mut self, index: usize, within: Duration) -> bool {
+        match self.nodes.get_mut(index).and_then(Option::as_mut) {
+            Some(child) => tokio::time::timeout(within, child.wait()).await.is_ok(),
+            None => true,
+        }
+    }
+
     /// SIGSTOP.
-    pub(super) fn freeze(&self, index: usize) -> Result<(), Failure> {
+    pub(super) fn freeze(&mut self, index: usize) -> Result<(), Failure> {
+        self.frozen.insert(index);
         self.signal(index, Signal::STOP)
     }
 
     /// SIGCONT.
-    pub(super) fn thaw(&self, index: usize) -> Result<(), Failure> {
+    pub(super) fn thaw(&mut self, index: usize) -> Result<(), Failure> {
+        self.frozen.remove(&index);
         self.signal(index, Signal::CONT)
+    }
+
+    /// Whether the process runs and is not frozen.
+    pub(super) fn answers(&mut self, index: usize) -> bool {
+        !self.frozen.contains(&index) && self.is_running(index)
+    }
+
+    /// Cuts every link between these and those, or joins them again.
+    pub(super) fn cut_between(&self, these: &[usize], those: &[usize], carries: bool) {
+        if let Some(links) = &self.links {
+            links.set_between(these, those, carries);
+        }
     }
 
     /// Nothing passes between this node and the others; connections stay, as with a cut cable.
@@ -198,7 +238,7 @@ impl Network {
         let mut clean = true;
         for node in &mut self.nodes {
             if let Some(mut child) = node.take() {
-                match tokio::time::timeout(Duration::from_secs(15), child.wait()).await {
+                match tokio::time::timeout(STOP_WITHIN, child.wait()).await {
                     Ok(status) => clean &= status?.success(),
                     Err(_) => {
                         clean = false;

@@ -122,7 +122,7 @@ pub(super) async fn disk_full(layout: &Layout) -> Result<(Finished, Judgement), 
         network.start_node(seat)?;
     }
     network.wait_ready(SOON).await?;
-    let mut drill = Drill::start(network).await?;
+    let mut drill = Drill::start(network, layout).await?;
     let filler = data.join("filler");
     fill(&filler, DEMO_RESERVE_BYTES / 2)?;
     ended_for_want_of_space(&mut drill, "below the reserve the node stops in order and says why").await;

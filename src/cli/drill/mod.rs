@@ -1,6 +1,7 @@
 //! `drill`: failure drills on real node processes. Each drill is a file or a function with its name; all end with the same
 //! judgement.
 
+mod clusters;
 mod disks;
 mod replicas;
 
@@ -12,6 +13,7 @@ use standin::config::NodeConfig;
 use standin_foundation::Height;
 
 use super::Failure;
+use super::init::Plan;
 use super::layout::Layout;
 use super::load::{Judgement, Load};
 use super::network::Network;
@@ -42,18 +44,58 @@ enum DrillCommand {
     },
 }
 
-const LAYOUT: &str = "four-seats";
+/// A drill: what it does, and the layouts that support it; the first is its default.
+struct Kind {
+    name: &'static str,
+    what: &'static str,
+    layouts: &'static [&'static str],
+    /// Links can be cut.
+    relayed: bool,
+}
 
-/// All drills, with what they do.
-const DRILLS: [(&str, &str); 7] = [
-    ("replica-killed", "a replica that is not primary is killed under load and comes back"),
-    ("replica-frozen", "a replica is stopped with SIGSTOP under load and goes on later"),
-    ("primary-killed-under-load", "the primary is killed under load and comes back"),
-    ("all-restarted", "all replicas are killed at once under load and start again"),
-    ("two-killed-then-back", "two of four are killed: the chain stops, and resumes by itself when they are back"),
-    ("log-torn", "a replica is killed and its log gets a torn tail, then damage in the middle"),
-    ("disk-full", "a replica's disk fills up: it stops in order, the others go on, it comes back"),
+const SEATS: &[&str] = &["four-seats"];
+const CLUSTERS: &[&str] = &["four-sites", "two-sites", "four-sites-plus"];
+const WIDE: &[&str] = &["four-sites", "four-sites-plus"];
+
+const fn kind(name: &'static str, layouts: &'static [&'static str], what: &'static str) -> Kind {
+    Kind { name, what, layouts, relayed: false }
+}
+
+/// All drills.
+const DRILLS: [Kind; 20] = [
+    kind("replica-killed", SEATS, "a replica that is not primary is killed under load and comes back"),
+    kind("replica-frozen", SEATS, "a replica is stopped with SIGSTOP under load and goes on later"),
+    kind("primary-killed-under-load", SEATS, "the primary is killed under load and comes back"),
+    kind("all-restarted", SEATS, "all replicas are killed at once under load and start again"),
+    kind("two-killed-then-back", SEATS, "two of four are killed: the chain stops, and resumes by itself when they are back"),
+    kind("log-torn", SEATS, "a replica is killed and its log gets a torn tail, then damage in the middle"),
+    kind("disk-full", SEATS, "a replica's disk fills up: it stops in order, the others go on, it comes back"),
+    kind("first-start", CLUSTERS, "every cluster elects and registers its first holder, step by step"),
+    kind("active-killed", CLUSTERS, "the active that leads the view is killed: its standby goes on without a view change"),
+    kind("active-frozen", CLUSTERS, "the active is stopped with SIGSTOP and wakes up after the takeover: its late votes count nowhere"),
+    kind("active-and-standby-killed", WIDE, "active and standby are killed at once: the reserve takes over"),
+    kind("seat-switched", CLUSTERS, "an operator moves a seat under load"),
+    kind("site-lost", CLUSTERS, "each whole site is killed, one after the other"),
+    kind("two-sites-lost", WIDE, "every pair of sites is killed at once"),
+    kind("three-sites-lost", WIDE, "every triple of sites is killed at once"),
+    kind("witness-and-site-lost", CLUSTERS, "a site and the auth node are killed; the chain goes on when the auth node is back"),
+    kind("auth-down", CLUSTERS, "the chain runs without its auth node; a seat that loses its active waits for it"),
+    kind("auth-restarted-from-backup", CLUSTERS, "the register is brought back from a copy: it stops until its operator says so"),
+    kind("rolling-restart", CLUSTERS, "every node is stopped and started again, one after the other, under load"),
+    kind("lost-disk", CLUSTERS, "a member, then an active, comes back with an empty disk"),
 ];
+
+/// Drills whose links can be cut: all that is said passes through relays.
+const RELAYED: [Kind; 1] = [Kind {
+    name: "partition-active",
+    what: "the active is cut off from its cluster and not from the others, then the reverse",
+    layouts: CLUSTERS,
+    relayed: true,
+}];
+
+fn drills() -> impl Iterator<Item = &'static Kind> {
+    DRILLS.iter().chain(&RELAYED)
+}
 
 /// One thing that a drill looks at.
 #[derive(Debug, Serialize)]
@@ -81,6 +123,7 @@ struct Report {
 /// A drill under way.
 struct Drill {
     network: Network,
+    layout: Layout,
     load: Load,
     checks: Vec<Check>,
     recovery_ms: Option<u64>,
@@ -109,25 +152,23 @@ impl From<std::io::Error> for Ended {
 pub(super) async fn drill(arguments: DrillArguments) -> Result<(), Failure> {
     match arguments.command {
         DrillCommand::List => {
-            for (name, what) in DRILLS {
-                println!("{name:<28} {LAYOUT:<12} {what}");
+            for Kind { name, what, layouts, .. } in drills() {
+                println!("{name:<28} {:<12} {what}", layouts.first().copied().unwrap_or_default());
             }
             Ok(())
         }
-        DrillCommand::Run { names, layout, json } => run(&names, layout.as_deref().unwrap_or(LAYOUT), json).await,
+        DrillCommand::Run { names, layout, json } => run(&names, layout.as_deref(), json).await,
     }
 }
 
-async fn run(names: &[String], layout: &str, as_json: bool) -> Result<(), Failure> {
-    let layout = Layout::named(layout)?;
-    let known = |name: &String| name == "all" || DRILLS.iter().any(|(known, _)| known == name);
-    if let Some(unknown) = names.iter().find(|name| !known(name)) {
-        return Err(Failure::new(2, format!("drill `{unknown}` is not known; see `standin drill list`")));
+async fn run(names: &[String], layout: Option<&str>, as_json: bool) -> Result<(), Failure> {
+    if let Some(name) = layout {
+        Layout::named(name)?;
     }
-    let all = names.iter().any(|name| name == "all");
     let mut failed = 0;
-    for (name, _) in DRILLS.iter().filter(|(name, _)| all || names.iter().any(|wanted| wanted == name)) {
-        let report = run_one(name, &layout).await;
+    for kind in chosen(names, layout)? {
+        let layout = Layout::named(layout.or(kind.layouts.first().copied()).unwrap_or_default())?;
+        let report = run_one(kind, &layout).await;
         if as_json {
             println!("{}", json(&report));
         } else {
@@ -136,6 +177,23 @@ async fn run(names: &[String], layout: &str, as_json: bool) -> Result<(), Failur
         failed += u32::from(!report.passed && report.skipped.is_none());
     }
     if failed == 0 { Ok(()) } else { Err(Failure::new(1, format!("{failed} drills failed"))) }
+}
+
+/// The drills with these names; `all` stands for every one that the layout supports.
+fn chosen(names: &[String], layout: Option<&str>) -> Result<Vec<&'static Kind>, Failure> {
+    let supports = |kind: &Kind| layout.is_none_or(|layout| kind.layouts.contains(&layout));
+    if names.iter().any(|name| name == "all") {
+        return Ok(drills().filter(|kind| supports(kind)).collect());
+    }
+    let find = |name: &String| {
+        let kind = drills().find(|kind| kind.name == *name);
+        let kind = kind.ok_or_else(|| Failure::new(2, format!("drill `{name}` is not known; see `standin drill list`")))?;
+        match supports(kind) {
+            true => Ok(kind),
+            false => Err(Failure::new(2, format!("drill `{name}` runs on {}", kind.layouts.join(", ")))),
+        }
+    };
+    names.iter().map(find).collect()
 }
 
 fn print(report: &Report) {
@@ -151,9 +209,9 @@ fn print(report: &Report) {
     }
 }
 
-async fn run_one(name: &str, layout: &Layout) -> Report {
+async fn run_one(kind: &Kind, layout: &Layout) -> Report {
     let mut report = Report {
-        drill: name.to_owned(),
+        drill: kind.name.to_owned(),
         layout: layout.name.clone(),
         passed: false,
         skipped: None,
@@ -163,9 +221,9 @@ async fn run_one(name: &str, layout: &Layout) -> Report {
         doubled: 0,
         forks: 0,
     };
-    let done = match name {
+    let done = match kind.name {
         "disk-full" => disks::disk_full(layout).await,
-        _ => plain(name, layout).await,
+        _ => plain(kind, layout).await,
     };
     match done {
         Ok((drill, judgement)) => {
@@ -182,18 +240,38 @@ async fn run_one(name: &str, layout: &Layout) -> Report {
     report
 }
 
-async fn plain(name: &str, layout: &Layout) -> Result<(Finished, Judgement), Ended> {
-    let network = Network::start(&super::demo::plan(&format!("drill-{name}"), layout.clone())).await?;
-    let mut drill = Drill::start(network).await?;
-    match name {
+async fn plain(kind: &Kind, layout: &Layout) -> Result<(Finished, Judgement), Ended> {
+    let plan = super::demo::plan(&format!("drill-{}", kind.name), layout.clone());
+    let network = Network::start(&Plan { relayed: kind.relayed, ..plan }).await?;
+    let mut drill = Drill::start(network, layout).await?;
+    match kind.name {
         "replica-killed" => replicas::replica_killed(&mut drill).await?,
         "replica-frozen" => replicas::replica_frozen(&mut drill).await?,
         "primary-killed-under-load" => replicas::primary_killed_under_load(&mut drill).await?,
         "all-restarted" => replicas::all_restarted(&mut drill).await?,
         "two-killed-then-back" => replicas::two_killed_then_back(&mut drill).await?,
-        _ => disks::log_torn(&mut drill).await?,
+        "log-torn" => disks::log_torn(&mut drill).await?,
+        "first-start" => clusters::first_start(&mut drill).await?,
+        "active-killed" => clusters::active_killed(&mut drill).await?,
+        "active-frozen" => clusters::active_frozen(&mut drill).await?,
+        "active-and-standby-killed" => clusters::active_and_standby_killed(&mut drill).await?,
+        "seat-switched" => clusters::switched(&mut drill).await?,
+        "site-lost" => clusters::sites_lost(&mut drill, 1).await?,
+        "two-sites-lost" => clusters::sites_lost(&mut drill, 2).await?,
+        "three-sites-lost" => clusters::sites_lost(&mut drill, 3).await?,
+        "witness-and-site-lost" => clusters::witness_and_site_lost(&mut drill).await?,
+        "auth-down" => clusters::auth_down(&mut drill).await?,
+        "auth-restarted-from-backup" => clusters::auth_restarted_from_backup(&mut drill).await?,
+        "rolling-restart" => clusters::rolling_restart(&mut drill).await?,
+        "lost-disk" => clusters::lost_disk(&mut drill).await?,
+        "partition-active" => clusters::partition_active(&mut drill).await?,
+        name => return Err(Failure::new(1, format!("drill `{name}` has no steps")).into()),
     }
     drill.finish().await
+}
+
+fn read_config(network: &Network, node: usize) -> Result<NodeConfig, Failure> {
+    Ok(NodeConfig::read(&network.config(node))?)
 }
 
 /// What is left of a drill when its network is gone.
@@ -205,9 +283,9 @@ struct Finished {
 const RATE: u64 = 300;
 
 impl Drill {
-    async fn start(network: Network) -> Result<Self, Ended> {
+    async fn start(network: Network, layout: &Layout) -> Result<Self, Ended> {
         let load = Load::start(&network, RATE)?;
-        let mut drill = Self { network, load, checks: Vec::new(), recovery_ms: None };
+        let mut drill = Self { network, layout: layout.clone(), load, checks: Vec::new(), recovery_ms: None };
         drill.progress("before", 200, Duration::from_secs(20)).await;
         Ok(drill)
     }
@@ -248,7 +326,7 @@ impl Drill {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let detail = format!("height {height:?} of {target} in {} ms", begun.elapsed().as_millis());
-        self.check(&format!("s{} caught up", seat + 1), height.is_some_and(|height| height >= target), detail);
+        self.check(&format!("{} caught up", self.network.name(seat)), height.is_some_and(|height| height >= target), detail);
         Ok(())
     }
 
@@ -270,14 +348,15 @@ impl Drill {
         let (took, clean) = self.network.stop().await?;
         check("stopped in order", clean && took < Duration::from_secs(5), format!("{} ms", took.as_millis()));
         for seat in 0..self.network.size() {
-            let config = NodeConfig::read(&self.network.config(seat)).map_err(Failure::from)?;
+            let config = read_config(&self.network, seat)?;
+            let name = self.network.name(seat);
             match verify_node(&config) {
                 Ok(found) => check(
-                    &format!("s{} verifies", seat + 1),
+                    &format!("{name} verifies"),
                     true,
                     format!("height {}, {} blocks", found.height, found.blocks),
                 ),
-                Err(failure) => check(&format!("s{} verifies", seat + 1), false, failure.text),
+                Err(failure) => check(&format!("{name} verifies"), false, failure.text),
             }
         }
         Ok((Finished { checks, recovery_ms: self.recovery_ms }, judgement))

@@ -1,0 +1,413 @@
+//! Clusters: actives that die, freeze and wake up, sites that are lost, the auth node away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use standin::api::{ClusterView, RoleView};
+use standin_foundation::{Height, Seat, Term};
+
+use super::{Drill, Failure};
+
+const SOON: Duration = Duration::from_secs(20);
+/// How often a condition is looked at again.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A seat's holder at one moment.
+#[derive(Debug, Clone, Copy)]
+struct Holder {
+    node: usize,
+    seat: Seat,
+    term: Term,
+    height: Height,
+}
+
+impl Drill {
+    /// What each node that runs says of its cluster.
+    async fn cluster_views(&mut self) -> Vec<(usize, ClusterView)> {
+        let mut views = Vec::new();
+        for node in 0..self.network.size() {
+            if self.network.answers(node)
+                && let Ok(client) = self.network.client(node)
+                && let Ok(view) = client.cluster().await
+            {
+                views.push((node, view));
+            }
+        }
+        views
+    }
+
+    async fn holder_of(&mut self, seat: Seat) -> Result<Holder, Failure> {
+        let begun = Instant::now();
+        loop {
+            let views = self.cluster_views().await;
+            let active = views.iter().filter(|(_, view)| view.seat == seat.0 && view.role == RoleView::Active);
+            if let Some((node, view)) = active.max_by_key(|(_, view)| view.term) {
+                let height = self.network.height(*node).await.unwrap_or_default();
+                return Ok(Holder { node: *node, seat, term: Term(view.term), height });
+            }
+            if begun.elapsed() > SOON {
+                return Err(Failure::new(1, format!("nobody holds seat {seat}")));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The holder of the seat that leads the view: to lose it without a view change is the hardest.
+    async fn primary(&mut self) -> Result<Holder, Failure> {
+        let status = self.network.client(0)?.status().await?;
+        self.holder_of(Seat(status.primary)).await
+    }
+
+    /// Waits until a block carries a vote of the seat under a later term; in ms since `begun`.
+    async fn taken_over(&mut self, lost: Holder, begun: Instant) -> Result<Option<u64>, Failure> {
+        let witness = (0..self.network.size()).rev().find(|node| self.network.answers(*node) && *node != lost.node);
+        let client = self.network.client(witness.unwrap_or_default())?.clone();
+        let mut from = lost.height.next();
+        while begun.elapsed() < SOON {
+            for block in client.blocks(from, 50).await.unwrap_or_default() {
+                from = block.height.next();
+                if block.certificate.votes.iter().any(|vote| vote.seat == lost.seat && vote.term > lost.term) {
+                    let ms = begun.elapsed().as_millis() as u64;
+                    self.check("another member holds the seat", true, format!("block {} after {ms} ms", block.height));
+                    return Ok(Some(ms));
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.check("another member holds the seat", false, "no block carries its vote".to_owned());
+        Ok(None)
+    }
+
+    async fn view_changes(&mut self) -> BTreeMap<usize, u64> {
+        let mut counts = BTreeMap::new();
+        for node in 0..self.network.size() {
+            if self.network.answers(node)
+                && let Ok(client) = self.network.client(node)
+                && let Ok(status) = client.status().await
+                && status.active
+            {
+                counts.insert(node, status.view_changes);
+            }
+        }
+        counts
+    }
+
+    /// No active has left its view since `before` was read.
+    async fn check_no_view_change(&mut self, before: &BTreeMap<usize, u64>) {
+        let after = self.view_changes().await;
+        let left: Vec<_> = after.iter().filter(|(node, count)| **count > before.get(node).copied().unwrap_or(0)).collect();
+        let detail = left.iter().map(|(node, _)| self.network.name(**node)).collect::<Vec<_>>().join(" ");
+        self.check("no view change", left.is_empty(), if left.is_empty() { "none".to_owned() } else { detail });
+    }
+
+    /// Waits until every cluster's in-sync set holds all of its members again.
+    async fn made_whole(&mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let sizes = self.cluster_sizes();
+        loop {
+            let views = self.cluster_views().await;
+            let whole: BTreeSet<_> = views
+                .iter()
+                .filter(|(_, view)| view.role == RoleView::Active && sizes.get(&view.seat) == Some(&view.in_sync.len()))
+                .map(|(_, view)| view.seat)
+                .collect();
+            let passed = whole.len() == sizes.len();
+            if passed || begun.elapsed() > SOON {
+                let ms = begun.elapsed().as_millis();
+                let detail = format!("{} of {} clusters after {ms} ms", whole.len(), sizes.len());
+                self.check("all members in sync again", passed, detail);
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn cluster_sizes(&self) -> BTreeMap<u16, usize> {
+        let seats = self.network.files().genesis.seats.iter().enumerate();
+        seats.map(|(seat, descriptor)| (seat as u16, descriptor.members.len())).collect()
+    }
+
+    async fn kill_all(&mut self, nodes: &[usize]) -> Result<(), Failure> {
+        for node in nodes {
+            self.network.kill(*node).await?;
+        }
+        Ok(())
+    }
+
+    async fn start_all(&mut self, nodes: &[usize]) -> Result<(), Failure> {
+        for node in nodes {
+            self.network.start_node(*node)?;
+        }
+        self.network.wait_ready(SOON).await
+    }
+}
+
+pub(super) async fn active_killed(drill: &mut Drill) -> Result<(), Failure> {
+    let lost = drill.primary().await?;
+    let before = drill.view_changes().await;
+    let begun = Instant::now();
+    drill.network.kill(lost.node).await?;
+    drill.recovery_ms = drill.taken_over(lost, begun).await?;
+    drill.progress("after the active died", 300, SOON).await;
+    drill.check_no_view_change(&before).await;
+    drill.start_all(&[lost.node]).await?;
+    drill.made_whole().await
+}
+
+pub(super) async fn active_frozen(drill: &mut Drill) -> Result<(), Failure> {
+    let lost = drill.primary().await?;
+    let before = drill.view_changes().await;
+    let begun = Instant::now();
+    drill.network.freeze(lost.node)?;
+    drill.recovery_ms = drill.taken_over(lost, begun).await?;
+    drill.progress("while the old active is frozen", 300, SOON).await;
+    drill.check_no_view_change(&before).await;
+    let witness = (0..drill.network.size()).find(|node| *node != lost.node).unwrap_or_default();
+    let height = drill.network.height(witness).await.unwrap_or_default();
+    drill.network.thaw(lost.node)?;
+    drill.progress("after it woke up", 300, SOON).await;
+    // It may say under its old term what it likes: nobody counts it.
+    let blocks = drill.network.client(witness)?.blocks(height.next(), 1_000).await?;
+    let late = |block: &&standin::api::BlockView| {
+        block.certificate.votes.iter().any(|vote| vote.seat == lost.seat && vote.term <= lost.term)
+    };
+    let counted = blocks.iter().filter(late).count();
+    drill.check("its late votes count nowhere", counted == 0, format!("{counted} of {} blocks", blocks.len()));
+    drill.made_whole().await
+}
+
+pub(super) async fn active_and_standby_killed(drill: &mut Drill) -> Result<(), Failure> {
+    let lost = drill.primary().await?;
+    let views = drill.cluster_views().await;
+    let standby = views.iter().find(|(_, view)| view.seat == lost.seat.0 && view.role == RoleView::Standby);
+    let standby = standby.map(|(node, _)| *node).ok_or_else(|| Failure::new(1, "the cluster has no standby"))?;
+    let before = drill.view_changes().await;
+    let begun = Instant::now();
+    drill.kill_all(&[lost.node, standby]).await?;
+    drill.recovery_ms = drill.taken_over(lost, begun).await?;
+    drill.progress("with the reserve alone", 300, SOON).await;
+    drill.check_no_view_change(&before).await;
+    drill.start_all(&[lost.node, standby]).await?;
+    drill.made_whole().await
+}
+
+/// R0: every cluster had its first holder elected, registered and given a ticket.
+pub(super) async fn first_start(drill: &mut Drill) -> Result<(), Failure> {
+    let views = drill.cluster_views().await;
+    let seats = drill.cluster_sizes().len();
+    let mut holders = BTreeSet::new();
+    for (node, view) in views.iter().filter(|(_, view)| view.role == RoleView::Active) {
+        holders.insert(view.seat);
+        let said = drill.network.output(*node);
+        let steps = ["asked term=0", "granted term=1", "fenced term=1", "active term=1"];
+        let missing: Vec<_> = steps.into_iter().filter(|step| !said.contains(step)).collect();
+        let name = drill.network.name(*node);
+        drill.check(&format!("{name} was registered, step by step"), missing.is_empty(), format!("missing: {missing:?}"));
+    }
+    drill.check("every seat has a holder", holders.len() == seats, format!("{} of {seats}", holders.len()));
+    drill.made_whole().await
+}
+
+/// Loses sets of sites, one after the other.
+pub(super) async fn sites_lost(drill: &mut Drill, together: usize) -> Result<(), Failure> {
+    let sites: Vec<String> = drill.layout.sites().into_iter().map(str::to_owned).collect();
+    let mut worst = 0;
+    for lost in combinations(&sites, together) {
+        let nodes = drill.nodes_at(&lost);
+        let what = lost.join(" and ");
+        let begun = Instant::now();
+        drill.kill_all(&nodes).await?;
+        let went_on = drill.progress(&format!("without {what}"), 300, SOON).await;
+        worst = worst.max(went_on.unwrap_or(begun.elapsed().as_millis() as u64));
+        drill.start_all(&nodes).await?;
+        drill.made_whole().await?;
+    }
+    drill.recovery_ms = Some(worst);
+    Ok(())
+}
+
+/// The witness and a site: the chain may pause, and goes on without a fork when the witness is back.
+pub(super) async fn witness_and_site_lost(drill: &mut Drill) -> Result<(), Failure> {
+    let site = drill.layout.sites().into_iter().next().unwrap_or_default().to_owned();
+    let nodes = drill.nodes_at(std::slice::from_ref(&site));
+    let auth = drill.auth()?;
+    drill.network.kill(auth).await?;
+    drill.kill_all(&nodes).await?;
+    let begun = Instant::now();
+    drill.network.start_node(auth)?;
+    drill.progress(&format!("without {site}, the witness back"), 300, SOON).await;
+    drill.recovery_ms = Some(begun.elapsed().as_millis() as u64);
+    drill.start_all(&nodes).await?;
+    drill.made_whole().await
+}
+
+/// The chain runs without the auth node; a seat that loses a member meanwhile waits.
+pub(super) async fn auth_down(drill: &mut Drill) -> Result<(), Failure> {
+    let auth = drill.auth()?;
+    drill.network.kill(auth).await?;
+    drill.progress("without the auth node", 3_000, Duration::from_secs(60)).await;
+    let primary = drill.primary().await?;
+    let seats = drill.cluster_sizes().len() as u16;
+    let other = drill.holder_of(Seat((primary.seat.0 + 1) % seats)).await?;
+    drill.network.kill(other.node).await?;
+    drill.progress("with one seat waiting", 300, SOON).await;
+    let views = drill.cluster_views().await;
+    let held = views.iter().any(|(_, view)| view.seat == other.seat.0 && view.role == RoleView::Active);
+    drill.check("the seat waits", !held, "nobody grants it");
+    let begun = Instant::now();
+    drill.network.start_node(auth)?;
+    drill.recovery_ms = drill.taken_over(other, begun).await?;
+    drill.start_all(&[other.node]).await?;
+    drill.made_whole().await
+}
+
+/// The register is brought back from a copy, and its operator says so.
+pub(super) async fn auth_restarted_from_backup(drill: &mut Drill) -> Result<(), Failure> {
+    let auth = drill.auth()?;
+    drill.network.kill(auth).await?;
+    let register = drill.network.data(auth).join("register");
+    let copy = drill.network.data(auth).join("copy");
+    copy_folder(&register, &copy)?;
+    drill.network.start_node(auth)?;
+    drill.network.wait_ready(SOON).await?;
+    // Grants that the copy does not know of.
+    let lost = drill.primary().await?;
+    drill.network.kill(lost.node).await?;
+    drill.taken_over(lost, Instant::now()).await?;
+    drill.start_all(&[lost.node]).await?;
+    drill.made_whole().await?;
+    drill.network.kill(auth).await?;
+    std::fs::remove_dir_all(&register)?;
+    copy_folder(&copy, &register)?;
+    drill.network.start_node(auth)?;
+    let stopped = drill.network.ends_within(auth, SOON).await;
+    let told = drill.network.output(auth).contains("brought back from a");
+    let last_words = drill.network.last_words(auth);
+    drill.check("a register that knows less than it told stops", stopped && told, last_words);
+    let recalled = standin::node::recall(&super::read_config(&drill.network, auth)?);
+    drill.check("its operator says so", recalled.is_ok(), format!("{recalled:?}"));
+    let begun = Instant::now();
+    drill.network.start_node(auth)?;
+    drill.network.wait_ready(SOON).await?;
+    let again = drill.primary().await?;
+    drill.network.kill(again.node).await?;
+    drill.taken_over(again, Instant::now()).await?;
+    drill.recovery_ms = Some(begun.elapsed().as_millis() as u64);
+    drill.start_all(&[again.node]).await?;
+    drill.made_whole().await
+}
+
+/// Every node is stopped in order and started again, one after the other.
+pub(super) async fn rolling_restart(drill: &mut Drill) -> Result<(), Failure> {
+    let begun = Instant::now();
+    for node in 0..drill.network.processes() {
+        drill.network.stop_node(node).await?;
+        drill.start_all(&[node]).await?;
+        drill.made_whole().await?;
+    }
+    drill.progress("after all were restarted", 300, SOON).await;
+    drill.recovery_ms = Some(begun.elapsed().as_millis() as u64);
+    Ok(())
+}
+
+/// A member, then an active, comes back with an empty disk.
+pub(super) async fn lost_disk(drill: &mut Drill) -> Result<(), Failure> {
+    let active = drill.primary().await?;
+    let views = drill.cluster_views().await;
+    let member = views.iter().find(|(_, view)| view.seat == active.seat.0 && view.role != RoleView::Active);
+    let member = member.map(|(node, _)| *node).ok_or_else(|| Failure::new(1, "the cluster has one member"))?;
+    for node in [member, active.node] {
+        let begun = Instant::now();
+        drill.network.kill(node).await?;
+        std::fs::remove_dir_all(drill.network.data(node))?;
+        drill.progress("while its disk is lost", 300, SOON).await;
+        drill.start_all(&[node]).await?;
+        drill.made_whole().await?;
+        drill.caught_up(node, SOON).await?;
+        drill.recovery_ms = Some(begun.elapsed().as_millis() as u64);
+    }
+    Ok(())
+}
+
+/// The active is cut off from its cluster and not from the others, and the reverse.
+pub(super) async fn partition_active(drill: &mut Drill) -> Result<(), Failure> {
+    let lost = drill.primary().await?;
+    let mates = drill.mates_of(lost);
+    drill.network.cut_between(&[lost.node], &mates, false);
+    drill.progress("with the active cut off from its cluster", 300, SOON).await;
+    drill.network.cut_between(&[lost.node], &mates, true);
+    drill.made_whole().await?;
+    let lost = drill.primary().await?;
+    let mates = drill.mates_of(lost);
+    let others: Vec<_> =
+        (0..drill.network.processes()).filter(|node| *node != lost.node && !mates.contains(node)).collect();
+    let begun = Instant::now();
+    drill.network.cut_between(&[lost.node], &others, false);
+    drill.recovery_ms = drill.taken_over(lost, begun).await?;
+    drill.progress("with the active cut off from the others", 300, SOON).await;
+    drill.network.cut_between(&[lost.node], &others, true);
+    drill.made_whole().await
+}
+
+/// An operator moves a seat: nothing stops, and nothing is lost.
+pub(super) async fn switched(drill: &mut Drill) -> Result<(), Failure> {
+    let from = drill.primary().await?;
+    let before = drill.view_changes().await;
+    let begun = Instant::now();
+    drill.network.client(from.node)?.switch(None).await?;
+    drill.recovery_ms = drill.taken_over(from, begun).await?;
+    drill.progress("after the seat was moved", 300, SOON).await;
+    drill.check_no_view_change(&before).await;
+    drill.made_whole().await
+}
+
+impl Drill {
+    fn auth(&self) -> Result<usize, Failure> {
+        self.network.auth().ok_or_else(|| Failure::new(2, "the layout has no auth node"))
+    }
+
+    fn nodes_at(&self, sites: &[String]) -> Vec<usize> {
+        let nodes = self.layout.nodes.iter().enumerate();
+        nodes.filter(|(_, node)| sites.contains(&node.site)).map(|(index, _)| index).collect()
+    }
+
+    fn mates_of(&self, holder: Holder) -> Vec<usize> {
+        let cluster = self.layout.nodes.get(holder.node).map(|node| &node.cluster);
+        let nodes = self.layout.nodes.iter().enumerate();
+        nodes.filter(|(index, node)| Some(&node.cluster) == cluster && *index != holder.node).map(|(i, _)| i).collect()
+    }
+}
+
+fn combinations(of: &[String], count: usize) -> Vec<Vec<String>> {
+    match (count, of.split_first()) {
+        (0, _) => vec![Vec::new()],
+        (_, None) => Vec::new(),
+        (_, Some((first, rest))) => {
+            let mut all = combinations(rest, count - 1);
+            all.iter_mut().for_each(|chosen| chosen.insert(0, first.clone()));
+            all.extend(combinations(rest, count));
+            all
+        }
+    }
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)?.flatten() {
+        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_of_sites_is_lost_once() {
+        let sites: Vec<_> = ["s1", "s2", "s3", "s4"].map(str::to_owned).to_vec();
+        let pairs = combinations(&sites, 2);
+        assert_eq!((pairs.len(), combinations(&sites, 3).len(), combinations(&sites, 1).len()), (6, 4, 4));
+        assert_eq!(pairs.iter().collect::<BTreeSet<_>>().len(), 6);
+    }
+}
