@@ -45,6 +45,8 @@ pub struct ClusterView {
     pub complete: bool,
     /// The last record of its log.
     pub head: u64,
+    /// The last record that it can acknowledge: durable with all before it, payloads that they name included.
+    pub sound: u64,
     /// What was released, as far as it knows.
     pub released: u64,
     /// Why it suspects the holder; none if it does not.
@@ -104,6 +106,7 @@ fn view_of(node: &NodeHandle, view: standin_cluster::machine::View) -> ClusterVi
         in_sync: view.in_sync.into_iter().collect(),
         complete: view.complete || view.active,
         head: view.head,
+        sound: view.sound,
         released: view.released,
         suspicion: view.suspicion.map(|(cause, _)| format!("{cause:?}").to_lowercase()),
         suspicion_ms: view.suspicion.map(|(_, ms)| ms),

@@ -93,7 +93,7 @@ fn print_table(views: &[ClusterView]) {
         let in_sync = view.in_sync.iter().map(name).collect::<Vec<_>>().join(" ");
         // The holder knows what has been acknowledged; whoever follows knows what its holder has released.
         let behind = view.mates.iter().filter_map(|mate| mate.behind).max();
-        let behind = behind.unwrap_or_else(|| view.released.saturating_sub(view.head));
+        let behind = behind.unwrap_or_else(|| view.released.saturating_sub(view.sound));
         let suspicion = match (&view.suspicion, view.suspicion_ms, view.complete) {
             (Some(cause), Some(ms), _) => format!("{cause} for {ms} ms"),
             (_, _, false) => "not complete".to_owned(),

@@ -5,20 +5,22 @@ use std::time::Duration;
 
 use standin_auth::{Answer, Request};
 use standin_cluster::actor::{Auths, Granted, MemberActor};
-use standin_consensus::actor::{HolderChanged, Ingress, Replica};
-use standin_foundation::Seat;
+use standin_consensus::Note;
+use standin_consensus::actor::{Directory, GrantKnown, HolderChanged, Ingress, Replica};
 use standin_ledger::grant::Noted;
-use standin_ledger::{GrantBook, SignedGrant};
+use standin_ledger::SignedGrant;
 use standin_stage::Address;
 
 /// How often the auth node is asked who holds the seats. New grants are told to all at once; this finds what was lost.
 const LOOK_UP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Grants that are asked for at one time.
+const GAPS_AT_ONCE: usize = 64;
+
 /// Whom a grant concerns.
 #[derive(Debug, Clone)]
 pub(super) struct Grants {
-    pub(super) seat: Seat,
-    pub(super) book: Arc<GrantBook>,
+    pub(super) directory: Directory,
     pub(super) ingress: Arc<Ingress>,
     pub(super) member: Address<MemberActor>,
     pub(super) replica: Address<Replica>,
@@ -27,20 +29,22 @@ pub(super) struct Grants {
 impl Grants {
     /// Checks a grant, and tells those whom it concerns. False if it does not hold.
     pub(super) fn take(&self, grant: SignedGrant) -> bool {
-        let own_holder = self.book.holder(self.seat);
-        match self.book.note(grant.clone()) {
+        let (own, book) = (self.directory.seat, &self.directory.book);
+        let own_holder = book.holder(own);
+        match book.note(grant.clone()) {
             Ok(Noted::Newest(seat)) => {
                 // Full mailboxes: the member hears of it again with its next keep-alive, the replica with the next status.
-                if seat == self.seat {
+                if seat == own {
                     drop(self.member.tell(Granted(grant)));
                 }
-                if seat != self.seat || self.book.holder(seat) != own_holder {
+                if seat != own || book.holder(seat) != own_holder {
                     drop(self.replica.tell(HolderChanged(seat)));
                 }
                 self.ingress.unpark(&self.replica);
                 true
             }
             Ok(Noted::Older) => {
+                drop(self.replica.tell(GrantKnown));
                 self.ingress.unpark(&self.replica);
                 true
             }
@@ -65,6 +69,22 @@ impl Grants {
                 for grant in grants {
                     self.take(grant);
                 }
+            }
+            self.fill_gaps();
+        }
+    }
+
+    /// Old blocks are judged by old grants: whoever was away for a while asks one node after the other for what it missed.
+    fn fill_gaps(&self) {
+        let missing = self.directory.book.missing(GAPS_AT_ONCE);
+        let connected: Vec<_> = self.directory.remotes.values().filter(|remote| remote.is_connected()).collect();
+        if missing.is_empty() || connected.is_empty() {
+            return;
+        }
+        if let Some(remote) = connected.get(fastrand::usize(..connected.len())) {
+            for (seat, term) in missing {
+                // What does not get through is asked for again.
+                let _ = remote.tell(&Note::WantGrant(seat, term));
             }
         }
     }

@@ -153,8 +153,7 @@ impl Node {
         let known = opened.grant();
         let (member, replica, reader) = start_seat(opened, links, found, replica_config)?;
         let grants = Grants {
-            seat,
-            book: Arc::clone(&directory.book),
+            directory: directory.clone(),
             ingress: Arc::clone(&ingress),
             member: member.address().clone(),
             replica: replica.address().clone(),

@@ -225,6 +225,23 @@ impl GrantTable {
         granted.flat_map(BTreeMap::values)
     }
 
+    /// Up to `count` terms below the newest whose grants are not known here, of all seats.
+    pub fn missing(&self, count: usize) -> Vec<(Seat, Term)> {
+        let mut missing = Vec::new();
+        for (index, lineage) in self.seats.iter().enumerate() {
+            let Lineage::Granted { grants, .. } = lineage else { continue };
+            let mut next = Term(1);
+            for term in grants.keys() {
+                while next < *term && missing.len() < count {
+                    missing.push((Seat(index as u16), next));
+                    next = next.next();
+                }
+                next = term.next();
+            }
+        }
+        missing
+    }
+
     /// Whether a seat is held under grants.
     pub fn is_granted(&self, seat: Seat) -> bool {
         matches!(self.seats.get(seat.index()), Some(Lineage::Granted { .. }))
@@ -358,6 +375,8 @@ mod tests {
         assert_eq!(table.note(later).unwrap(), Noted::Known);
         assert_eq!(table.note(grant(3, 1, Digest::ZERO).sign(&key(9))).unwrap(), Noted::Older);
         assert_eq!(table.term(Seat(0)), Term(7));
+        let missing: Vec<_> = [1, 2, 4, 5].map(|term| (Seat(0), Term(term))).to_vec();
+        assert_eq!((table.missing(4), table.missing(2)), (missing.clone(), missing[..2].to_vec()));
         let forged = grant(8, 1, Digest::ZERO).sign(&key(1));
         assert!(table.note(forged).unwrap_err().to_string().contains("signature is not valid"));
         let mut alone = grant(8, 1, Digest::ZERO);

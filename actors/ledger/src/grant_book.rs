@@ -94,6 +94,11 @@ impl GrantBook {
         self.read().all().cloned().collect()
     }
 
+    /// Up to `count` terms below the newest whose grants are not known here, of all seats.
+    pub fn missing(&self, count: usize) -> Vec<(Seat, Term)> {
+        self.read().missing(count)
+    }
+
     /// Whether votes of a seat under this term cannot be judged here before its grant is known.
     pub fn lacks(&self, seat: Seat, term: Term) -> bool {
         let table = self.read();

@@ -45,7 +45,8 @@ pub enum SeatFact {
 
 /// Where a replica writes to. No call waits for a disk or a network, unless the keeper is far behind.
 pub trait SeatLog: std::fmt::Debug + Send + Sync {
-    /// Appends records, next in order. What another writer than the current one appends comes too late, and is void.
+    /// Appends records, next in order. What comes from before the last [`SeatLogEvent::Activated`], or after a
+    /// [`SeatLogEvent::Rebuild`], comes too late, and is void; a [`SeatLogEvent::Rebased`] on its way changes nothing.
     fn append(&self, writer: Writer, pieces: Vec<LogPiece>);
 
     /// Tells what the replica has found out.

@@ -127,6 +127,21 @@ impl Drill {
         seats.map(|(seat, descriptor)| (seat as u16, descriptor.members.len())).collect()
     }
 
+    /// Waits until every node has told a recalled register what it knows.
+    async fn recalled(&mut self, auth: usize) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let client = self.network.client(auth)?.clone();
+        loop {
+            let recalling = client.auth().await?.iter().filter(|cluster| cluster.recalling.is_some()).count();
+            if recalling == 0 || begun.elapsed() > SOON {
+                let detail = format!("{recalling} clusters are recalled after {} ms", begun.elapsed().as_millis());
+                self.check("every node has said what it knows", recalling == 0, detail);
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     async fn kill_all(&mut self, nodes: &[usize]) -> Result<(), Failure> {
         for node in nodes {
             self.network.kill(*node).await?;
@@ -289,6 +304,7 @@ pub(super) async fn auth_restarted_from_backup(drill: &mut Drill) -> Result<(), 
     let begun = Instant::now();
     drill.network.start_node(auth)?;
     drill.network.wait_ready(SOON).await?;
+    drill.recalled(auth).await?;
     let again = drill.primary().await?;
     drill.network.kill(again.node).await?;
     drill.taken_over(again, Instant::now()).await?;

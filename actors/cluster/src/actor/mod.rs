@@ -7,6 +7,8 @@
 mod links;
 mod log_writer;
 mod open;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -51,6 +53,9 @@ pub struct MemberActor {
     from_replica: Reports<FromReplica>,
     sink: Sink,
     links: Links,
+    /// As whom the replica was told to speak, until it is told otherwise. In later terms of the same holder it goes on: what it
+    /// appended before it heard of them stands in the same log.
+    activated: Option<Writer>,
     /// Payloads that records of the log carry, and of those that are about to be written.
     payloads: BTreeMap<Digest, Arc<Batch>>,
     started: Instant,
@@ -225,7 +230,7 @@ impl MemberActor {
         let now = self.now();
         while let Some(handed_in) = self.from_replica.take() {
             match handed_in {
-                FromReplica::Append(writer, pieces) if self.member.active_writer() == Some(writer) => {
+                FromReplica::Append(writer, pieces) if self.activated.is_some_and(|activated| writer >= activated) => {
                     for LogPiece { record, payload } in pieces {
                         self.payloads.extend(payload.map(|batch| (batch.digest(), batch)));
                         records.push(record);
@@ -277,10 +282,14 @@ impl MemberActor {
                 (self.sink)(SeatLogEvent::Followed { lsn, piece });
             }
             Effect::Rebuild => {
+                self.activated = None;
                 let pieces = self.member.entries().map(|entry| self.piece_of(entry)).collect();
                 (self.sink)(SeatLogEvent::Rebuild(FoundLog { pieces, next: self.member.head().lsn + 1 }));
             }
-            Effect::Activate { writer, start } => (self.sink)(SeatLogEvent::Activated { writer, start }),
+            Effect::Activate { writer, start } => {
+                self.activated = Some(writer);
+                (self.sink)(SeatLogEvent::Activated { writer, start });
+            }
             Effect::Rebase { writer, start } => (self.sink)(SeatLogEvent::Rebased { writer, start }),
             Effect::Released { writer, lsn } => (self.sink)(SeatLogEvent::Released { writer, lsn }),
             Effect::Agreed(height) => (self.sink)(SeatLogEvent::Agreed(height)),
@@ -338,7 +347,11 @@ impl MemberActor {
                 self.payloads.entry(batch.digest()).or_insert_with(|| Arc::new(batch));
             }
         }
-        wanted.iter().all(|digest| self.payloads.contains_key(digest))
+        let missing = wanted.iter().filter(|digest| !self.payloads.contains_key(*digest)).count();
+        if missing > 0 {
+            tracing::warn!(missing, "a push came without the payloads of its records: not taken");
+        }
+        missing == 0
     }
 
     fn send(&self, to: NodeId, message: Message) {

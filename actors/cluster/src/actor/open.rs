@@ -135,6 +135,7 @@ impl Opened {
             from_replica,
             sink,
             links,
+            activated: None,
             payloads: self.payloads,
             started: Instant::now(),
             alarm: Alarm::default(),

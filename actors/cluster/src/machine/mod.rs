@@ -155,11 +155,6 @@ impl Member {
         self.holding.as_ref().is_some_and(|holding| holding.is_active())
     }
 
-    /// As whom this node speaks for the seat; none if it does not.
-    pub fn active_writer(&self) -> Option<Writer> {
-        self.holding.as_ref().filter(|holding| holding.is_active()).map(|holding| holding.writer)
-    }
-
     /// What has been released, as far as this node knows.
     pub fn released(&self) -> Lsn {
         self.holding.as_ref().map_or(self.following.released, |holding| holding.released)

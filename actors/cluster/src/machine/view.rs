@@ -38,6 +38,8 @@ pub struct View {
     pub complete: bool,
     /// The last record of its log.
     pub head: Lsn,
+    /// The last record that it can acknowledge: durable with all before it, payloads that they name included.
+    pub sound: Lsn,
     /// What was released, as far as it knows.
     pub released: Lsn,
     /// Why the holder is suspected, and for how long, in ms.
@@ -66,6 +68,7 @@ impl Member {
             active: self.is_active(),
             complete: self.facts.complete,
             head: self.log.head().lsn,
+            sound: self.log.durable_with_payloads(),
             released: self.released(),
             suspicion: self.takeover.suspected().map(|(since, cause)| (cause, self.now - since)),
             mates: mates.collect(),

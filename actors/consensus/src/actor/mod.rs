@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use actix::SpawnHandle;
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, Height, Lsn, Millis, NodeId, Seat, Writer};
+use standin_foundation::{Digest, Height, Lsn, Millis, NodeId, Seat, Term, Writer};
+use standin_ledger::error::LedgerError;
 use standin_ledger::seat_log::{FoundLog, LogPiece, SeatFact, SeatLog, SeatLogEvent};
 use standin_ledger::{Batch, CheckpointResult, Genesis, StateMachine};
 use standin_stage::{
@@ -163,8 +164,9 @@ pub struct ReplicaStatus {
 pub struct Replica {
     machine: Machine,
     restoring: Restoring,
-    /// The log is being read anew: what it says meanwhile waits.
-    rebuilding: Option<Rebuilding>,
+    /// Why what the log says has to wait, and what it has said since.
+    waits_for: Option<WaitsFor>,
+    backlog: VecDeque<SeatLogEvent>,
     gate: Gate,
     config: ReplicaConfig,
     log: Option<Box<dyn SeatLog>>,
@@ -194,11 +196,13 @@ pub struct Replica {
     mate_ahead: Option<NodeId>,
 }
 
-/// The log as it is to be read, and what it has said since.
+/// Why what the log says has to wait.
 #[derive(Debug)]
-struct Rebuilding {
-    log: DecodedLog,
-    events: VecDeque<SeatLogEvent>,
+enum WaitsFor {
+    /// The log is being read anew: the executor is to say what the store holds.
+    Store(DecodedLog),
+    /// A followed certificate cannot be judged before a grant is known. Whoever is asked for it is another one each time.
+    Grant(Seat, Term, usize),
 }
 
 /// Why the store is being made durable.
@@ -231,7 +235,8 @@ impl Replica {
         Ok(Self {
             machine: opened.machine,
             restoring,
-            rebuilding: None,
+            waits_for: None,
+            backlog: VecDeque::new(),
             gate: Gate::default(),
             log: None,
             executor,
@@ -274,7 +279,11 @@ impl Replica {
     }
 
     fn speaks(&self) -> bool {
-        self.machine.role() == machine::Role::Active && self.rebuilding.is_none()
+        self.machine.role() == machine::Role::Active && !self.is_rebuilding()
+    }
+
+    fn is_rebuilding(&self) -> bool {
+        matches!(self.waits_for, Some(WaitsFor::Store(_)))
     }
 
     fn now(&self) -> Millis {
@@ -282,9 +291,18 @@ impl Replica {
     }
 
     fn note_heard(&mut self, seat: Seat) {
-        if seat != self.config.directory.seat {
-            self.heard.insert(seat, Instant::now());
+        if seat == self.config.directory.seat {
+            return;
         }
+        let before = self.heard.insert(seat, Instant::now());
+        if before.is_none_or(|at| at.elapsed() >= HEARD_WITHIN) {
+            self.tell_seats_heard();
+        }
+    }
+
+    fn tell_seats_heard(&self) {
+        let heard = self.heard.values().filter(|at| at.elapsed() < HEARD_WITHIN).count();
+        self.tell_log(SeatFact::SeatsHeard(heard));
     }
 
     fn tell_log(&self, fact: SeatFact) {
@@ -294,7 +312,7 @@ impl Replica {
     }
 
     fn step(&mut self, input: Input, ctx: &mut Ctx<Self>) {
-        if self.rebuilding.is_none() {
+        if !self.is_rebuilding() {
             let effects = self.machine.step(self.now(), input);
             self.carry_out_all(effects);
             self.release();
@@ -441,10 +459,10 @@ impl Replica {
             return;
         }
         self.status_due = self.now() + self.config.consensus.status_interval_ms;
-        let heard = self.heard.values().filter(|at| at.elapsed() < HEARD_WITHIN).count();
-        self.tell_log(SeatFact::SeatsHeard(heard));
+        self.tell_seats_heard();
         self.tell_log(SeatFact::Executed(self.machine.executed()));
         self.tell_log(SeatFact::Proven(self.machine.stable()));
+        self.look_for_grant(ctx);
         self.flush_mempool(ctx);
     }
 
@@ -621,12 +639,28 @@ impl Message for HolderChanged {
 impl Handle<HolderChanged> for Replica {
     fn handle(&mut self, HolderChanged(seat): HolderChanged, _: Reply<()>, ctx: &mut Ctx<Self>) {
         self.take_reports(ctx);
+        self.look_for_grant(ctx);
         if seat == self.config.directory.seat {
             self.mempool.begin_anew();
             self.flush_mempool(ctx);
         } else {
             self.step(Input::HolderChanged(seat), ctx);
         }
+    }
+}
+
+/// A grant is known that was not.
+#[derive(Debug)]
+pub struct GrantKnown;
+
+impl Message for GrantKnown {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<GrantKnown> for Replica {
+    fn handle(&mut self, _: GrantKnown, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.look_for_grant(ctx);
     }
 }
 
@@ -641,8 +675,8 @@ impl Replica {
     }
 
     fn log_reported(&mut self, event: SeatLogEvent, ctx: &mut Ctx<Self>) {
-        if let Some(rebuilding) = &mut self.rebuilding {
-            rebuilding.events.push_back(event);
+        if self.waits_for.is_some() {
+            self.backlog.push_back(event);
             return;
         }
         match event {
@@ -686,11 +720,64 @@ impl Replica {
         self.flush_mempool(ctx);
     }
 
-    fn follow(&mut self, lsn: Lsn, LogPiece { record, payload }: LogPiece, ctx: &mut Ctx<Self>) {
-        self.payloads.extend(payload.map(|batch| (batch.digest(), batch)));
-        match Record::from_wire(&record) {
-            Ok(record) => self.step(Input::Followed { lsn, record }, ctx),
-            Err(error) => self.fatal(format!("record {lsn} of the seat's log is of no known kind: {error}")),
+    fn follow(&mut self, lsn: Lsn, piece: LogPiece, ctx: &mut Ctx<Self>) {
+        let record = match Record::from_wire(&piece.record) {
+            Ok(record) => record,
+            Err(error) => return self.fatal(format!("record {lsn} of the seat's log is of no known kind: {error}")),
+        };
+        match self.check_followed(&record) {
+            Ok(()) => {
+                self.payloads.extend(piece.payload.map(|batch| (batch.digest(), batch)));
+                self.step(Input::Followed { lsn, record }, ctx);
+            }
+            Err(LedgerError::UnknownGrant { seat, term }) => {
+                self.backlog.push_front(SeatLogEvent::Followed { lsn, piece });
+                self.waits_for = Some(WaitsFor::Grant(seat, term, 0));
+                self.look_for_grant(ctx);
+            }
+            Err(error) => self.fatal(format!("record {lsn} of the seat's log proves nothing, its holder is faulty: {error}")),
+        }
+    }
+
+    /// A member takes its holder's word for what the seat has said, and for nothing else: what is final or stable must be
+    /// proven to it as to anyone.
+    fn check_followed(&self, record: &Record) -> Result<(), LedgerError> {
+        let book = &self.config.directory.book;
+        match record {
+            Record::Committed { proposal, certificate } => {
+                let is_for_it = certificate.digest == proposal.digest() && certificate.height == proposal.height;
+                if !is_for_it {
+                    return Err(LedgerError::BadSignature { what: "a block's certificate for another proposal" });
+                }
+                certificate.verify(book)
+            }
+            Record::Stable(certificate) => certificate.verify(book),
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes on where a grant was missing, or asks another node for it.
+    fn look_for_grant(&mut self, ctx: &mut Ctx<Self>) {
+        let Some(WaitsFor::Grant(seat, term, attempt)) = self.waits_for else { return };
+        let directory = &self.config.directory;
+        if directory.book.lacks(seat, term) {
+            let connected: Vec<_> = directory.remotes.values().filter(|remote| remote.is_connected()).collect();
+            if let Some(remote) = connected.get(attempt % connected.len().max(1)) {
+                // Whoever is asked next time is another one.
+                let _ = remote.tell(&Note::WantGrant(seat, term));
+            }
+            self.waits_for = Some(WaitsFor::Grant(seat, term, attempt + 1));
+        } else {
+            self.waits_for = None;
+            self.take_backlog(ctx);
+        }
+    }
+
+    fn take_backlog(&mut self, ctx: &mut Ctx<Self>) {
+        while self.waits_for.is_none()
+            && let Some(event) = self.backlog.pop_front()
+        {
+            self.log_reported(event, ctx);
         }
     }
 
@@ -710,14 +797,14 @@ impl Replica {
         match DecodedLog::read(found) {
             Ok(log) => {
                 self.executor.send(Command::Look(log.stable()));
-                self.rebuilding = Some(Rebuilding { log, events: VecDeque::new() });
+                self.waits_for = Some(WaitsFor::Store(log));
             }
             Err(error) => self.fatal(error.to_string()),
         }
     }
 
     fn finish_rebuild(&mut self, stored: Stored, ctx: &mut Ctx<Self>) {
-        let Some(Rebuilding { log, events }) = self.rebuilding.take() else { return };
+        let Some(WaitsFor::Store(log)) = self.waits_for.take() else { return };
         match self.restoring.restore(log, stored, self.now()) {
             Ok(Restored { machine, payloads }) => (self.machine, self.payloads) = (machine, payloads),
             Err(error) => return self.fatal(error.to_string()),
@@ -726,9 +813,7 @@ impl Replica {
             self.step(Input::Executed { height: result.height, checkpoint: Some(result) }, ctx);
         }
         self.step(Input::Tick, ctx);
-        for event in events {
-            self.log_reported(event, ctx);
-        }
+        self.take_backlog(ctx);
     }
 
     /// A result is voted for when all members have computed the same.

@@ -11,6 +11,8 @@ impl Machine {
             return;
         }
         self.fresh_holders.insert(seat);
+        // It has heard nothing: what it is told first is that this seat lives, and where it stands.
+        self.tell(Recipient::One(seat), Note::Status(self.status()));
         // A primary that has just taken over gets the time that a new one would have; once, or a seat that changes its
         // holder without end would hold the view for ever.
         if seat == self.primary() && self.is_normal() && self.spared_view != Some(self.view) {

@@ -172,6 +172,7 @@ impl Net {
             ticket_opened: Some(cluster()),
             suspected_by: BTreeSet::new(),
             resigned: None,
+            register_count: 0,
             speaks_for: None,
             wrong_in: None,
         };
@@ -193,6 +194,7 @@ impl Net {
                 let (incarnation, forced) = (self.auth.incarnation(), self.record.forced);
                 Answer::Alive { newer, register_count: 0, incarnation, forced, recall: false, ticket: None }
             }
+            Decision::RolledBack { seen } => panic!("nobody was told of {seen} changes"),
             Decision::Swap(record) => {
                 self.record = *record;
                 Answer::Granted { grant: signed(self.record.grant.clone().unwrap()), ticket }
