@@ -72,7 +72,9 @@ pub(super) async fn views(clients: &[Client], wanted: &str) -> Result<Vec<(Clien
 
 pub(super) async fn status(clients: &ClientArguments, wanted: &str, output: Output) -> Result<(), Failure> {
     let mut views: Vec<_> = views(&clients.clients(), wanted).await?.into_iter().map(|(_, view)| view).collect();
-    views.sort_by_key(|view| (view.seat, view.role != RoleView::Active, view.role != RoleView::Standby, view.name.clone()));
+    views.sort_by_key(|view| {
+        (view.seat, view.role != RoleView::Active, view.role != RoleView::Standby, view.name.clone())
+    });
     match output {
         Output::Json => println!("{}", json(&views)),
         Output::Jsonl => views.iter().for_each(|view| println!("{}", json(view))),

@@ -158,24 +158,17 @@ pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork
     Ok(WrittenNetwork { configs, urls, nodes: plan.layout.nodes.len(), genesis, client_key, links })
 }
 
-fn genesis(
-    plan: &Plan,
-    keys: &[PublicKey],
-    auth: Option<PublicKey>,
-    client: PublicKey,
-) -> Result<Genesis, Failure> {
+fn genesis(plan: &Plan, keys: &[PublicKey], auth: Option<PublicKey>, client: PublicKey) -> Result<Genesis, Failure> {
     let configuration = |what: String| Failure::new(78, what);
     let members = |cluster: &ClusterId| {
         let nodes = plan.layout.nodes.iter().zip(keys).filter(|(node, _)| node.cluster == *cluster);
-        let member = nodes.map(|(node, key)| MemberDescriptor {
-            key: *key,
-            priority: node.priority,
-            site: node.site.clone(),
-        });
+        let member =
+            nodes.map(|(node, key)| MemberDescriptor { key: *key, priority: node.priority, site: node.site.clone() });
         member.collect()
     };
     let clusters = plan.layout.clusters().into_iter();
-    let seats = clusters.map(|cluster| SeatDescriptor { cluster: cluster.clone(), members: members(cluster) }).collect();
+    let seats =
+        clusters.map(|cluster| SeatDescriptor { cluster: cluster.clone(), members: members(cluster) }).collect();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let genesis = Genesis {
         chain: plan.chain.parse().map_err(|error| configuration(format!("{error}")))?,
@@ -245,10 +238,14 @@ fn node_config(index: usize, keys: &[PublicKey], ports: &Ports, links: &[Link], 
     // Writing into a string cannot fail.
     let _ = write!(
         text,
-        "# A node of Standin. Paths are relative to this file; sizes are in bytes, times in ms.\n\
+        "# A node of Standin{site}. Paths are relative to this file; sizes are in bytes, times in ms.\n\
          [node]\nname = \"{name}\"\n{role}key_file = \"node.key\"\ngenesis_file = \"../genesis.toml\"\ndata_dir = \"data\"\n\n\
          [bridge]\nlisten = \"{bridge}\"\ncertificate_file = \"tls.pem\"\ncertificate_key_file = \"tls.key\"\n\n\
          [http]\nlisten = \"{http}\"\n\n",
+        site = match layout.site_of(index) {
+            "" => String::new(),
+            site => format!(", at the site `{site}`"),
+        },
         role = if is_auth(index) { "role = \"auth\"\n" } else { "" },
     );
     text += match (is_auth(index), &layout.auth) {

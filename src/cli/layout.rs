@@ -59,6 +59,12 @@ impl Layout {
         self.nodes.iter().map(|node| node.name.as_str()).chain(auth)
     }
 
+    /// The site of a process, in the order of [`Self::names`].
+    pub(super) fn site_of(&self, index: usize) -> &str {
+        let auth = self.auth.iter().map(|auth| auth.site.as_str());
+        self.nodes.iter().map(|node| node.site.as_str()).chain(auth).nth(index).unwrap_or_default()
+    }
+
     /// The clusters, in the order of their seats: that in which they are first named.
     pub(super) fn clusters(&self) -> Vec<&ClusterId> {
         let mut clusters = Vec::new();
@@ -74,7 +80,6 @@ impl Layout {
     pub(super) fn sites(&self) -> std::collections::BTreeSet<&str> {
         self.nodes.iter().map(|node| node.site.as_str()).filter(|site| !site.is_empty()).collect()
     }
-
 
     /// The layout with this name.
     pub(super) fn named(name: &str) -> Result<Self, Failure> {

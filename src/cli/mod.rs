@@ -150,6 +150,7 @@ impl From<NodeError> for Failure {
             | NodeError::AuthKey { .. }
             | NodeError::NoAuth
             | NodeError::Tls(_) => 78,
+            NodeError::NoDrill(_) => 6,
             _ => 1,
         };
         Self::new(code, chain_of(&error))

@@ -100,6 +100,11 @@ impl Network {
         self.node_folder(index).join("data")
     }
 
+    /// A file of a process's folder.
+    pub(super) fn file(&self, index: usize, name: &str) -> PathBuf {
+        self.node_folder(index).join(name)
+    }
+
     pub(super) fn config(&self, index: usize) -> PathBuf {
         self.node_folder(index).join("node.toml")
     }
@@ -120,19 +125,26 @@ impl Network {
     pub(super) fn last_words(&mut self, index: usize) -> String {
         let output = self.output(index);
         let lines: Vec<_> = output.lines().rev().take(8).collect();
-        let ended = self.nodes.get_mut(index).and_then(Option::as_mut).and_then(|child| child.try_wait().ok().flatten());
+        let ended =
+            self.nodes.get_mut(index).and_then(Option::as_mut).and_then(|child| child.try_wait().ok().flatten());
         let ended = ended.map_or(String::new(), |status| format!("\n{status}"));
         lines.into_iter().rev().collect::<Vec<_>>().join("\n") + &ended
     }
 
     /// Starts a node that is not running.
     pub(super) fn start_node(&mut self, index: usize) -> Result<(), Failure> {
+        self.start_node_with(index, &[])
+    }
+
+    /// Starts a node that is not running, with these further arguments.
+    pub(super) fn start_node_with(&mut self, index: usize, arguments: &[&str]) -> Result<(), Failure> {
         let output = File::options().create(true).append(true).open(self.node_folder(index).join("output.log"))?;
         if let Some(from) = self.outputs_from.get_mut(index) {
             *from = usize::try_from(output.metadata()?.len()).unwrap_or(usize::MAX);
         }
         let child = Command::new(std::env::current_exe()?)
             .args([Path::new("run"), Path::new("--die-with-parent"), Path::new("-c"), &self.config(index)])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(output)

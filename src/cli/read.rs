@@ -205,7 +205,8 @@ async fn title_of_block(arguments: &BlockArguments, height: Height, title: Title
     let client = arguments.client.first()?;
     let genesis = arguments.trust.genesis(std::slice::from_ref(&client)).await?;
     let view = client.title(height, title).await?;
-    let transactions = view.verify(title, height, &client.grant_table(&genesis).await?).map_err(|what| Failure::new(3, what))?;
+    let transactions =
+        view.verify(title, height, &client.grant_table(&genesis).await?).map_err(|what| Failure::new(3, what))?;
     for transaction in &transactions {
         println!("{}", transaction.id());
     }

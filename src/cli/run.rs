@@ -3,11 +3,14 @@
 use std::future::Future;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use actix_web::dev::ServerHandle;
 use actix_web::web::ServiceConfig;
 use actix_web::{App, HttpServer};
 use clap::Args;
+use standin_consensus::actor::Misbehaviour;
+use standin_ledger::builtin::Builtin;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use standin::config::{NodeConfig, NodeRole};
 use standin::{AuthNode, Node, NodeError, api};
@@ -30,6 +33,9 @@ pub(super) struct RunArguments {
     /// End when the process that started this one ends.
     #[arg(long, hide = true)]
     die_with_parent: bool,
+    /// Misbehave: `wrong-result` or `wrong-vote`. Only on a chain named `drill-…`.
+    #[arg(long, hide = true, value_name = "KIND")]
+    misbehave: Option<Misbehaviour>,
 }
 
 pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
@@ -44,7 +50,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
     let listener = standin::node::listen(config.http_listen, "HTTP")?;
     match config.role {
         NodeRole::Member => {
-            let node = Node::start(&config)?;
+            let node = Node::start_with(&config, Arc::new(Builtin), arguments.misbehave)?;
             let handle = node.handle().clone();
             let cluster = handle.genesis.seats.get(handle.seat.index()).map(|seat| seat.cluster.to_string());
             let (seat, cluster) = (handle.seat.0, cluster.unwrap_or_default());

@@ -74,7 +74,8 @@ impl AuthNode {
         let (auth, made) = cell_for_one::<AuthActor>("auth");
         // The receiver lives as long as the cell.
         drop(made.send(AuthActor::new(setup)));
-        let router = Router::default().ask_as::<Request, _, _>(auth.address().clone(), |from, request| Asked { from, request });
+        let router =
+            Router::default().ask_as::<Request, _, _>(auth.address().clone(), |from, request| Asked { from, request });
         let node = bridge.key.public().node_id();
         let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, None)?;
         let actors = Registry::default();
@@ -108,7 +109,11 @@ impl AuthNode {
 
 fn not_auth(config: &NodeConfig) -> NodeError {
     let what = "this node is a member: set `node.role = \"auth\"`".to_owned();
-    NodeError::Config(ConfigError::Faults(vec![Fault { place: config.name.clone(), key: "node.role".to_owned(), what }]))
+    NodeError::Config(ConfigError::Faults(vec![Fault {
+        place: config.name.clone(),
+        key: "node.role".to_owned(),
+        what,
+    }]))
 }
 
 /// Says of a stopped auth node's register that it was brought back from a copy: see [`LogRegister::recall`].

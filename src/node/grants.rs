@@ -7,8 +7,8 @@ use standin_auth::{Answer, Request};
 use standin_cluster::actor::{Auths, Granted, MemberActor};
 use standin_consensus::Note;
 use standin_consensus::actor::{Directory, GrantKnown, HolderChanged, Ingress, Replica};
-use standin_ledger::grant::Noted;
 use standin_ledger::SignedGrant;
+use standin_ledger::grant::Noted;
 use standin_stage::Address;
 
 /// How often the auth node is asked who holds the seats. New grants are told to all at once; this finds what was lost.

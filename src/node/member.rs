@@ -12,7 +12,7 @@ use standin_cluster::Identity;
 use standin_cluster::actor::{Auths, LinkDown, Links, MemberActor, MemberConfig, Opened};
 use standin_cluster::machine::{Description, View};
 use standin_consensus::actor::{
-    AskStatus, Directory, Ingress, LedgerReader, Replica, ReplicaConfig, ReplicaStatus, Storage, VerifyPool,
+    AskStatus, Directory, Ingress, LedgerReader, Misbehaviour, Replica, ReplicaConfig, ReplicaStatus, Storage, VerifyPool,
 };
 use standin_consensus::{Event, KeySigner, Record};
 use standin_foundation::wire::Wire;
@@ -91,12 +91,19 @@ struct Place<'a> {
 impl Node {
     /// Starts a node with the built-in state machine: opens log and store, joins the others.
     pub fn start(config: &NodeConfig) -> Result<Self, NodeError> {
-        Self::start_with(config, Arc::new(Builtin))
+        Self::start_with(config, Arc::new(Builtin), None)
     }
 
-    /// Starts a node with a state machine of one's own.
-    pub fn start_with(config: &NodeConfig, state_machine: Arc<dyn StateMachine>) -> Result<Self, NodeError> {
+    /// Starts a node with a state machine of one's own; on the chain of a drill it may misbehave.
+    pub fn start_with(
+        config: &NodeConfig,
+        state_machine: Arc<dyn StateMachine>,
+        misbehaviour: Option<Misbehaviour>,
+    ) -> Result<Self, NodeError> {
         let genesis = Arc::new(config.genesis()?);
+        if misbehaviour.is_some() && !genesis.chain.as_str().starts_with("drill-") {
+            return Err(NodeError::NoDrill(genesis.chain.to_string()));
+        }
         let key = SecretKey::read(&config.key_file)?;
         let node = key.public().node_id();
         let seat = genesis.seat_of_member(&node);
@@ -135,6 +142,7 @@ impl Node {
             log_bytes_max: config.log_bytes_max,
             state_machine,
             directory: directory.clone(),
+            misbehaviour,
             on_wrong_result: Box::new(move |event| report_wrong(&accused, &reports, event)),
             on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
         };
@@ -213,8 +221,7 @@ impl Node {
 }
 
 fn directory(place: &Place<'_>, prepared: &Prepared, book: GrantBook) -> Directory {
-    let members: BTreeMap<_, _> =
-        place.genesis.members().map(|(seat, member)| (member.key.node_id(), seat)).collect();
+    let members: BTreeMap<_, _> = place.genesis.members().map(|(seat, member)| (member.key.node_id(), seat)).collect();
     let remotes = members.keys().filter_map(|node| Some((*node, prepared.remote(node)?))).collect();
     Directory { seat: place.seat, book: Arc::new(book), remotes: Arc::new(remotes), members: Arc::new(members) }
 }

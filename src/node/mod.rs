@@ -33,7 +33,9 @@ pub enum NodeError {
     #[error("the key in {0} is in no cluster of the genesis: is it the key of another node or chain?")]
     NoSeat(std::path::PathBuf),
     /// The key that signs grants is not the one that the genesis names.
-    #[error("the key in {path} is not the auth key that the genesis names ({expected}): grants that it signs would be refused")]
+    #[error(
+        "the key in {path} is not the auth key that the genesis names ({expected}): grants that it signs would be refused"
+    )]
     AuthKey {
         /// The key file.
         path: std::path::PathBuf,
@@ -43,6 +45,9 @@ pub enum NodeError {
     /// The chain has clusters, and nobody is named who grants their seats.
     #[error("the seats of this chain are granted by an auth node, and no [[peer]] has the role \"auth\"")]
     NoAuth,
+    /// Nodes misbehave in drills only.
+    #[error("nodes misbehave on chains named `drill-…` only, this one is `{0}`")]
+    NoDrill(String),
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -91,7 +96,10 @@ fn cell_for_one<R: Role>(name: &'static str) -> (Cell<R>, Sender<R>) {
 }
 
 /// What the node's bridge needs, and its transport.
-fn bridge_of(config: &NodeConfig, chain: standin_foundation::Digest) -> Result<(BridgeConfig, SocketTransport), NodeError> {
+fn bridge_of(
+    config: &NodeConfig,
+    chain: standin_foundation::Digest,
+) -> Result<(BridgeConfig, SocketTransport), NodeError> {
     let listener = listen(config.bridge_listen, "bridge")?;
     let tls = TlsIdentity::read(&config.certificate_file, &config.certificate_key_file)?;
     let peers = config.peers.iter().map(|peer| PeerConfig { key: peer.key, address: peer.address.clone() }).collect();

@@ -134,9 +134,8 @@ impl std::fmt::Debug for AuthActor {
 
 /// The records of a chain that begins.
 pub fn first_records(genesis: &Genesis) -> Vec<Record> {
-    let record = |seat: &SeatDescriptor| {
-        Record::new(seat.cluster.clone(), seat.members.iter().map(|member| member.key))
-    };
+    let record =
+        |seat: &SeatDescriptor| Record::new(seat.cluster.clone(), seat.members.iter().map(|member| member.key));
     genesis.seats.iter().map(record).collect()
 }
 

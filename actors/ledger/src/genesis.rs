@@ -175,7 +175,10 @@ impl Genesis {
                     ));
                 }
                 if self.auth.is_some() && member.site.trim().is_empty() {
-                    faults.push(format!("seats: member {} of cluster `{cluster}` needs the name of its site", member.key));
+                    faults.push(format!(
+                        "seats: member {} of cluster `{cluster}` needs the name of its site",
+                        member.key
+                    ));
                 }
             }
         }

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use standin::api::{ClusterView, RoleView};
-use standin_foundation::{Height, Seat, Term};
+use standin_foundation::{ClusterId, Height, Seat, SecretKey, Term};
+use standin_ledger::grant::Cause;
 
+use super::forger::Forger;
 use super::{Drill, Failure};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -95,7 +98,8 @@ impl Drill {
     /// No active has left its view since `before` was read.
     async fn check_no_view_change(&mut self, before: &BTreeMap<usize, u64>) {
         let after = self.view_changes().await;
-        let left: Vec<_> = after.iter().filter(|(node, count)| **count > before.get(node).copied().unwrap_or(0)).collect();
+        let left: Vec<_> =
+            after.iter().filter(|(node, count)| **count > before.get(node).copied().unwrap_or(0)).collect();
         let detail = left.iter().map(|(node, _)| self.network.name(**node)).collect::<Vec<_>>().join(" ");
         self.check("no view change", left.is_empty(), if left.is_empty() { "none".to_owned() } else { detail });
     }
@@ -217,7 +221,11 @@ pub(super) async fn first_start(drill: &mut Drill) -> Result<(), Failure> {
         let steps = ["asked term=0", "granted term=1", "fenced term=1", "active term=1"];
         let missing: Vec<_> = steps.into_iter().filter(|step| !said.contains(step)).collect();
         let name = drill.network.name(*node);
-        drill.check(&format!("{name} was registered, step by step"), missing.is_empty(), format!("missing: {missing:?}"));
+        drill.check(
+            &format!("{name} was registered, step by step"),
+            missing.is_empty(),
+            format!("missing: {missing:?}"),
+        );
     }
     drill.check("every seat has a holder", holders.len() == seats, format!("{} of {seats}", holders.len()));
     drill.made_whole().await
@@ -377,7 +385,133 @@ pub(super) async fn switched(drill: &mut Drill) -> Result<(), Failure> {
     drill.made_whole().await
 }
 
+/// R3. Found inside: an active that computes wrong results asks its members first, and gives the seat up. Found by the others:
+/// one that votes behind its members' back is reported by distinct seats, and its cluster is ordered to switch.
+pub(super) async fn wrong_result(drill: &mut Drill) -> Result<(), Failure> {
+    for (kind, found) in [("wrong-result", "inside the cluster"), ("wrong-vote", "by the other seats")] {
+        let active = drill.primary().await?;
+        drill.network.kill(active.node).await?;
+        drill.taken_over(active, Instant::now()).await?;
+        drill.network.start_node_with(active.node, &["--misbehave", kind])?;
+        drill.network.wait_ready(SOON).await?;
+        drill.made_whole().await?;
+        let holder = drill.holder_of(active.seat).await?;
+        let wanted = drill.network.client(active.node)?.cluster().await?.node;
+        drill.network.client(holder.node)?.switch(Some(wanted)).await?;
+        drill.held_by(active.seat, active.node).await?;
+        let wrong = drill.holder_of(active.seat).await?;
+        let begun = Instant::now();
+        let ms = drill.taken_over(wrong, begun).await?;
+        drill.recovery_ms = drill.recovery_ms.max(ms);
+        let cause = drill.cause_after(wrong).await?;
+        let expected = if kind == "wrong-result" { Cause::Resigned } else { Cause::Forced };
+        drill.check(&format!("{kind} is found {found}"), cause == Some(expected), format!("{cause:?}"));
+        if kind == "wrong-vote" {
+            let auth = drill.auth()?;
+            let clusters = drill.network.client(auth)?.auth().await?;
+            let barred = clusters.iter().any(|cluster| cluster.not_electable.contains(&wanted));
+            drill.check("it may not be elected again", barred, drill.network.name(active.node));
+        }
+        drill.progress(&format!("after {kind}"), 300, SOON).await;
+        drill.network.kill(active.node).await?;
+        drill.start_all(&[active.node]).await?;
+        drill.made_whole().await?;
+    }
+    Ok(())
+}
+
+/// Updates that nobody may make: with another cluster's ticket, with none, in the place of a holder that lives, by a node of
+/// another cluster, by a stranger. Each is refused, and the register stays as it was.
+pub(super) async fn forged_update(drill: &mut Drill) -> Result<(), Failure> {
+    let auth = drill.auth()?;
+    let before = drill.network.client(auth)?.auth().await?;
+    let victim = drill.holder_of(Seat(0)).await?;
+    let mates = drill.mates_of(victim);
+    let mate = mates.last().copied().ok_or_else(|| Failure::new(1, "the cluster has one member"))?;
+    // The node's key is used by another process: the node itself is down, and left out before long.
+    drill.network.kill(mate).await?;
+    let term = drill.term_above(auth, victim).await?;
+    let forger = Forger::new(&drill.network, mate, auth).await?;
+    let genesis = drill.network.files().genesis.clone();
+    let cluster = |seat: usize| genesis.seats.get(seat).map(|seat| seat.cluster.clone());
+    let (own, other) = (cluster(0).ok_or_else(no_cluster)?, cluster(1).ok_or_else(no_cluster)?);
+    let grants = SecretKey::read(&drill.network.file(auth, "grants.key")).map_err(|e| Failure::new(78, e.to_string()))?;
+    let sealed = |cluster: &ClusterId| {
+        standin_auth::ticket::seal(&grants.public(), &genesis.digest(), cluster)
+            .map_err(|error| Failure::new(1, error.to_string()))
+    };
+    let (good, foreign) = (sealed(&own)?, sealed(&other)?);
+    let tries = [
+        ("without a ticket", own.clone(), Bytes::new(), "ticket"),
+        ("with a damaged ticket", own.clone(), good.slice(..good.len() - 1), "ticket"),
+        ("with the ticket of another cluster", own.clone(), foreign.clone(), "ticket"),
+        ("of a node outside the in-sync set", own, good, "in-sync set"),
+        ("of a cluster that the node is not in", other, foreign, "not admitted"),
+    ];
+    for (what, cluster, ticket, expected) in tries {
+        let refused = forger.update(cluster, term, ticket).await;
+        let passed = refused.as_ref().is_ok_and(|why| why.contains(expected));
+        drill.check(&format!("an update {what} is refused"), passed, format!("{refused:?}"));
+    }
+    forger.stop().await;
+    let stranger = Forger::stranger(&drill.network, auth).await;
+    drill.check("a stranger's key gets no connection", stranger.is_err(), "refused at the hello");
+    let after = drill.network.client(auth)?.auth().await?;
+    let grants = |clusters: &[standin_auth::actor::ClusterView]| {
+        clusters.iter().filter(|c| c.cluster.as_str() != "a").map(|c| (c.term, c.holder)).collect::<Vec<_>>()
+    };
+    let held = after.iter().any(|c| before.iter().any(|b| b.cluster == c.cluster && b.holder == c.holder));
+    drill.check("the register names the same holders", held && grants(&before) == grants(&after), "compared");
+    drill.start_all(&[mate]).await?;
+    drill.made_whole().await
+}
+
+fn no_cluster() -> Failure {
+    Failure::new(1, "the genesis has fewer than two clusters")
+}
+
 impl Drill {
+    /// Waits until this node holds the seat.
+    async fn held_by(&mut self, seat: Seat, node: usize) -> Result<(), Failure> {
+        let begun = Instant::now();
+        while self.holder_of(seat).await?.node != node {
+            if begun.elapsed() > SOON {
+                let name = self.network.name(node);
+                return Err(Failure::new(1, format!("{name} does not get seat {seat}")));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the auth node has granted a later term of the holder's seat; gives it.
+    async fn term_above(&mut self, auth: usize, holder: Holder) -> Result<Term, Failure> {
+        let cluster = self.layout.nodes.get(holder.node).map(|node| node.cluster.clone());
+        let client = self.network.client(auth)?.clone();
+        let begun = Instant::now();
+        loop {
+            let clusters = client.auth().await?;
+            let term = clusters.iter().find(|view| Some(&view.cluster) == cluster.as_ref()).map(|view| view.term);
+            match term.filter(|term| *term > holder.term) {
+                Some(term) => return Ok(term),
+                None if begun.elapsed() > SOON => return Err(Failure::new(5, "the silent member is not left out")),
+                None => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    /// Why the first grant after this holder's last was made to another.
+    async fn cause_after(&mut self, lost: Holder) -> Result<Option<Cause>, Failure> {
+        let witness = (0..self.network.size()).find(|node| *node != lost.node && self.network.answers(*node));
+        let genesis = self.network.files().genesis.clone();
+        let table = self.network.client(witness.unwrap_or_default())?.grant_table(&genesis).await?;
+        let before = table.holder(lost.seat, lost.term).copied();
+        let later = table.all().filter(|grant| {
+            table.seat_of_cluster(&grant.grant.cluster) == Some(lost.seat) && grant.grant.term > lost.term
+        });
+        Ok(later.into_iter().find(|grant| Some(grant.grant.holder) != before).map(|grant| grant.grant.cause))
+    }
+
     fn auth(&self) -> Result<usize, Failure> {
         self.network.auth().ok_or_else(|| Failure::new(2, "the layout has no auth node"))
     }

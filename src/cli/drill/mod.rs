@@ -3,6 +3,7 @@
 
 mod clusters;
 mod disks;
+mod forger;
 mod replicas;
 
 use std::time::{Duration, Instant};
@@ -62,26 +63,48 @@ const fn kind(name: &'static str, layouts: &'static [&'static str], what: &'stat
 }
 
 /// All drills.
-const DRILLS: [Kind; 20] = [
+const DRILLS: [Kind; 22] = [
     kind("replica-killed", SEATS, "a replica that is not primary is killed under load and comes back"),
     kind("replica-frozen", SEATS, "a replica is stopped with SIGSTOP under load and goes on later"),
     kind("primary-killed-under-load", SEATS, "the primary is killed under load and comes back"),
     kind("all-restarted", SEATS, "all replicas are killed at once under load and start again"),
-    kind("two-killed-then-back", SEATS, "two of four are killed: the chain stops, and resumes by itself when they are back"),
+    kind(
+        "two-killed-then-back",
+        SEATS,
+        "two of four are killed: the chain stops, and resumes by itself when they are back",
+    ),
     kind("log-torn", SEATS, "a replica is killed and its log gets a torn tail, then damage in the middle"),
     kind("disk-full", SEATS, "a replica's disk fills up: it stops in order, the others go on, it comes back"),
     kind("first-start", CLUSTERS, "every cluster elects and registers its first holder, step by step"),
-    kind("active-killed", CLUSTERS, "the active that leads the view is killed: its standby goes on without a view change"),
-    kind("active-frozen", CLUSTERS, "the active is stopped with SIGSTOP and wakes up after the takeover: its late votes count nowhere"),
+    kind(
+        "active-killed",
+        CLUSTERS,
+        "the active that leads the view is killed: its standby goes on without a view change",
+    ),
+    kind(
+        "active-frozen",
+        CLUSTERS,
+        "the active is stopped with SIGSTOP and wakes up after the takeover: its late votes count nowhere",
+    ),
     kind("active-and-standby-killed", WIDE, "active and standby are killed at once: the reserve takes over"),
     kind("seat-switched", CLUSTERS, "an operator moves a seat under load"),
     kind("site-lost", CLUSTERS, "each whole site is killed, one after the other"),
     kind("two-sites-lost", WIDE, "every pair of sites is killed at once"),
     kind("three-sites-lost", WIDE, "every triple of sites is killed at once"),
-    kind("witness-and-site-lost", CLUSTERS, "a site and the auth node are killed; the chain goes on when the auth node is back"),
+    kind(
+        "witness-and-site-lost",
+        CLUSTERS,
+        "a site and the auth node are killed; the chain goes on when the auth node is back",
+    ),
     kind("auth-down", CLUSTERS, "the chain runs without its auth node; a seat that loses its active waits for it"),
-    kind("auth-restarted-from-backup", CLUSTERS, "the register is brought back from a copy: it stops until its operator says so"),
+    kind(
+        "auth-restarted-from-backup",
+        CLUSTERS,
+        "the register is brought back from a copy: it stops until its operator says so",
+    ),
     kind("rolling-restart", CLUSTERS, "every node is stopped and started again, one after the other, under load"),
+    kind("wrong-result", CLUSTERS, "an active computes wrong results, found inside; then votes for them, found by the others"),
+    kind("forged-update", CLUSTERS, "updates with bad tickets, of other clusters, without a ground: refused, register unchanged"),
     kind("lost-disk", CLUSTERS, "a member, then an active, comes back with an empty disk"),
 ];
 
@@ -187,7 +210,8 @@ fn chosen(names: &[String], layout: Option<&str>) -> Result<Vec<&'static Kind>, 
     }
     let find = |name: &String| {
         let kind = drills().find(|kind| kind.name == *name);
-        let kind = kind.ok_or_else(|| Failure::new(2, format!("drill `{name}` is not known; see `standin drill list`")))?;
+        let kind =
+            kind.ok_or_else(|| Failure::new(2, format!("drill `{name}` is not known; see `standin drill list`")))?;
         match supports(kind) {
             true => Ok(kind),
             false => Err(Failure::new(2, format!("drill `{name}` runs on {}", kind.layouts.join(", ")))),
@@ -263,6 +287,8 @@ async fn plain(kind: &Kind, layout: &Layout) -> Result<(Finished, Judgement), En
         "auth-down" => clusters::auth_down(&mut drill).await?,
         "auth-restarted-from-backup" => clusters::auth_restarted_from_backup(&mut drill).await?,
         "rolling-restart" => clusters::rolling_restart(&mut drill).await?,
+        "wrong-result" => clusters::wrong_result(&mut drill).await?,
+        "forged-update" => clusters::forged_update(&mut drill).await?,
         "lost-disk" => clusters::lost_disk(&mut drill).await?,
         "partition-active" => clusters::partition_active(&mut drill).await?,
         name => return Err(Failure::new(1, format!("drill `{name}` has no steps")).into()),
@@ -326,7 +352,11 @@ impl Drill {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let detail = format!("height {height:?} of {target} in {} ms", begun.elapsed().as_millis());
-        self.check(&format!("{} caught up", self.network.name(seat)), height.is_some_and(|height| height >= target), detail);
+        self.check(
+            &format!("{} caught up", self.network.name(seat)),
+            height.is_some_and(|height| height >= target),
+            detail,
+        );
         Ok(())
     }
 

@@ -38,8 +38,7 @@ impl Story {
             next_key += size;
             clusters.push((cluster_name(seat), keys));
         }
-        let descriptor =
-            |(cluster, keys): &(_, Vec<_>)| SeatDescriptor::of_one(Clone::clone(cluster), keys[0]);
+        let descriptor = |(cluster, keys): &(_, Vec<_>)| SeatDescriptor::of_one(Clone::clone(cluster), keys[0]);
         let genesis = Genesis {
             chain: "test-story".parse().unwrap_or_else(|_| unreachable!("a valid name")),
             time_ms: 1,

@@ -356,7 +356,8 @@ impl MemberActor {
 
     fn send(&self, to: NodeId, message: Message) {
         let carried = self.carried(&message);
-        let payloads = carried.iter().filter_map(|digest| self.payloads.get(digest)).map(|batch| batch.payload().clone());
+        let payloads =
+            carried.iter().filter_map(|digest| self.payloads.get(digest)).map(|batch| batch.payload().clone());
         self.links.send(to, message, payloads.collect());
     }
 

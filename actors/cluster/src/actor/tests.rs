@@ -40,11 +40,8 @@ fn grant(term: u64) -> SignedGrant {
 /// The log of a node that holds its seat alone, in term 1.
 fn write_log(folder: &Path, options: LogOptions) {
     let (mut log, _) = Log::open(folder, options).unwrap();
-    let facts = [
-        Fact::Life(Incarnation(1)),
-        Fact::Session { session: 1, complete: true },
-        Fact::Granted(Box::new(grant(1))),
-    ];
+    let facts =
+        [Fact::Life(Incarnation(1)), Fact::Session { session: 1, complete: true }, Fact::Granted(Box::new(grant(1)))];
     for fact in facts {
         log.append(&[&log_writer::encode(&NodeRecord::Fact(fact)).unwrap()]).unwrap();
     }

@@ -50,7 +50,11 @@ pub struct Ledger {
 type Read = Box<dyn FnOnce(&Ledger) + Send>;
 
 pub(super) enum Command {
-    Execute { proposal: Proposal, certificate: CommitCertificate, batches: Vec<Arc<Batch>> },
+    Execute {
+        proposal: Proposal,
+        certificate: CommitCertificate,
+        batches: Vec<Arc<Batch>>,
+    },
     Certify(CheckpointCertificate),
     Install(Box<Snapshot>, CheckpointCertificate),
     Barrier,

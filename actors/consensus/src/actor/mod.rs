@@ -39,7 +39,7 @@ use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient};
 use crate::gate::Gate;
 use crate::machine::{self, Machine};
-use crate::messages::{BatchPayload, Forward, Note, Signed, Status, Transfer};
+use crate::messages::{BatchPayload, Body, Forward, Note, Signed, Status, Transfer};
 use crate::record::Record;
 use crate::verify::{KeySigner, sign};
 use executor::{Command, Executor, ExecutorReport};
@@ -84,6 +84,32 @@ impl Message for Transfer {
 
 impl RemoteMessage for Transfer {}
 
+/// How a replica of a drill misbehaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misbehaviour {
+    /// While it speaks for its seat it computes wrong results.
+    WrongResult,
+    /// It votes for wrong results, whatever its cluster has agreed on.
+    WrongVote,
+}
+
+impl std::str::FromStr for Misbehaviour {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "wrong-result" => Ok(Self::WrongResult),
+            "wrong-vote" => Ok(Self::WrongVote),
+            _ => Err("`wrong-result` and `wrong-vote` are known"),
+        }
+    }
+}
+
+fn distorted(mut result: CheckpointResult) -> CheckpointResult {
+    result.state_root = Digest::sha256_of(&[b"wrong", result.state_root.as_bytes()]);
+    result
+}
+
 /// What a replica is made of.
 pub struct ReplicaConfig {
     /// The chain's beginning.
@@ -100,6 +126,8 @@ pub struct ReplicaConfig {
     pub state_machine: Arc<dyn StateMachine>,
     /// The other nodes.
     pub directory: Directory,
+    /// How it misbehaves, on a chain of a drill.
+    pub misbehaviour: Option<Misbehaviour>,
     /// Told of each seat whose result differs from a quorum's, with the evidence.
     pub on_wrong_result: Box<dyn Fn(Event) + Send + Sync>,
     /// Called once when the replica must not go on; the node stops.
@@ -384,7 +412,10 @@ impl Replica {
 
     /// Lets out what is released by now. Own messages come back as inputs, whose effects may let out more.
     fn release(&mut self) {
-        while let Some(held) = self.gate.release() {
+        while let Some(mut held) = self.gate.release() {
+            if let (Some(Misbehaviour::WrongVote), Body::Checkpoint(result)) = (self.config.misbehaviour, &mut held.body) {
+                *result = distorted(*result);
+            }
             let lsn = held.after.max(self.config.signer.start);
             let message = sign(&self.config.signer, standin_foundation::Epoch(0), held.body, lsn);
             match held.to {
@@ -512,7 +543,11 @@ impl Replica {
                 }
             }
             Event::Disputed { computed, voted } => {
-                tracing::error!(?computed, ?voted, "the seat voted for another result than this node computed: it does not vote");
+                tracing::error!(
+                    ?computed,
+                    ?voted,
+                    "the seat voted for another result than this node computed: it does not vote"
+                );
             }
             fatal => self.fatal(format!("{fatal:?}")),
         }
@@ -735,7 +770,9 @@ impl Replica {
                 self.waits_for = Some(WaitsFor::Grant(seat, term, 0));
                 self.look_for_grant(ctx);
             }
-            Err(error) => self.fatal(format!("record {lsn} of the seat's log proves nothing, its holder is faulty: {error}")),
+            Err(error) => {
+                self.fatal(format!("record {lsn} of the seat's log proves nothing, its holder is faulty: {error}"))
+            }
         }
     }
 
@@ -830,6 +867,8 @@ impl Replica {
                 self.counters.blocks += 1;
                 self.counters.transactions += receipts.len() as u64;
                 self.mempool.executed(height, receipts);
+                let wrong = self.config.misbehaviour == Some(Misbehaviour::WrongResult) && self.speaks();
+                let checkpoint = if wrong { checkpoint.map(distorted) } else { checkpoint };
                 self.computed.extend(checkpoint.map(|result| (height, result)));
                 self.note_result(height, checkpoint, ctx);
                 self.consider_storing();
