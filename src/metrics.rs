@@ -5,6 +5,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use standin_cluster::actor::MemberStatus;
 use standin_stage::ActorView;
 
 use crate::node::{AuthHandle, NodeHandle};
@@ -43,7 +44,7 @@ pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
     gauge("wrong_results", "Results of other seats that differ from a quorum's", counters.wrong_results);
     gauge("catch_ups", "Times that catch-up began", counters.catch_ups);
     gauge("is_active", "1 while this node speaks for its seat", u64::from(status.speaks));
-    if let Ok(view) = node.cluster().await {
+    if let Ok(MemberStatus { view, .. }) = node.cluster().await {
         gauge("term", "The newest term of the seat that this node knows", view.term.0);
         gauge("in_sync_members", "Members of the in-sync set by that term's grant", view.in_sync.len() as u64);
         gauge("is_complete", "1 while this node's log holds all that its seat has said", u64::from(view.complete));

@@ -2,7 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
-use standin_cluster::actor::Resign;
+use standin_cluster::actor::{MemberStatus, Resign};
 use standin_foundation::{Height, NodeId};
 
 use super::{ErrorView, bad, unavailable};
@@ -53,8 +53,19 @@ pub struct ClusterView {
     pub suspicion: Option<String>,
     /// For how long it has, in ms.
     pub suspicion_ms: Option<u64>,
+    /// When this node last took the seat over from another; none if it never did.
+    pub took_over: Option<TookOverView>,
     /// The other members.
     pub mates: Vec<MateView>,
+}
+
+/// A takeover.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct TookOverView {
+    /// The term that it began.
+    pub term: u64,
+    /// From the suspicion of the holder before to the new one speaking, in ms.
+    pub ms: u64,
 }
 
 /// Another member, as the node last heard it.
@@ -74,12 +85,12 @@ pub struct MateView {
 
 pub(super) async fn cluster(node: web::Data<NodeHandle>) -> HttpResponse {
     match node.cluster().await {
-        Ok(view) => HttpResponse::Ok().json(view_of(&node, view)),
+        Ok(status) => HttpResponse::Ok().json(view_of(&node, status)),
         Err(error) => unavailable(error.to_string()),
     }
 }
 
-fn view_of(node: &NodeHandle, view: standin_cluster::machine::View) -> ClusterView {
+fn view_of(node: &NodeHandle, MemberStatus { view, took_over }: MemberStatus) -> ClusterView {
     let descriptor = node.genesis.seats.get(node.seat.index());
     let member = descriptor.and_then(|seat| seat.members.iter().find(|member| member.key.node_id() == node.node));
     let role = match (view.active, view.standby == Some(node.node)) {
@@ -110,6 +121,7 @@ fn view_of(node: &NodeHandle, view: standin_cluster::machine::View) -> ClusterVi
         released: view.released,
         suspicion: view.suspicion.map(|(cause, _)| format!("{cause:?}").to_lowercase()),
         suspicion_ms: view.suspicion.map(|(_, ms)| ms),
+        took_over: took_over.map(|(term, ms)| TookOverView { term: term.0, ms }),
         mates: view.mates.into_iter().map(mate).collect(),
     }
 }
@@ -126,7 +138,9 @@ pub(super) async fn switch(node: web::Data<NodeHandle>, query: web::Query<Switch
         Ok(to) => to,
         Err(error) => return bad(format!("to: {error}")),
     };
-    let Ok(view) = node.cluster().await else { return unavailable("the member does not answer".to_owned()) };
+    let Ok(MemberStatus { view, .. }) = node.cluster().await else {
+        return unavailable("the member does not answer".to_owned());
+    };
     let refused = |error: String| HttpResponse::Conflict().json(ErrorView { error });
     if !view.active {
         return refused(format!("{} does not hold the seat: ask the node that does", node.name));

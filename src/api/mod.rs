@@ -5,7 +5,7 @@ mod cluster;
 mod views;
 
 pub use auth::auth_routes;
-pub use cluster::{ClusterView, MateView, RoleView};
+pub use cluster::{ClusterView, MateView, RoleView, TookOverView};
 pub use views::{
     AnswerView, BlockView, ErrorView, PeerView, StatusView, Submitted, TitleBatch, TitleView, TransactionView,
 };

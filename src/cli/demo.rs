@@ -1,5 +1,6 @@
 //! `demo`: a whole network of real node processes, under signed load.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal};
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,8 @@ struct Latency {
 struct Failover {
     cluster: String,
     cause: String,
-    ms: u64,
+    /// From the suspicion to the new holder speaking; none if that node has taken the seat over once more since, or is new.
+    ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,7 +98,7 @@ pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
     eprintln!("load:     {} transactions a second", arguments.rate);
     let ended = match arguments.duration {
         Some(seconds) => watch(&load, Duration::from_secs(seconds)).await,
-        None => interact(&mut network, &load).await,
+        None => interact(&mut network, &plan.layout, &load).await,
     };
     if let Err(failure) = ended {
         network.stop().await?;
@@ -108,13 +110,41 @@ pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
         }
     }
     let judgement = load.judge(&mut network).await?;
+    let failovers = failovers(&network).await?;
     let (took, clean) = network.stop().await?;
     eprintln!("stopped in {} ms", took.as_millis());
-    let sound = print(&arguments, &network, &judgement);
+    let sound = print(&arguments, &network, &judgement, failovers);
     if sound && clean { Ok(()) } else { Err(Failure::new(1, "the network is not sound: see above")) }
 }
 
-fn print(arguments: &DemoArguments, network: &Network, judgement: &Judgement) -> bool {
+/// Every change of a seat's holder, from the grants; the time as the node that took over tells it.
+async fn failovers(network: &Network) -> Result<Vec<Failover>, Failure> {
+    let table = match network.clients().first() {
+        Some(client) => client.grant_table(&network.files().genesis).await?,
+        None => return Ok(Vec::new()),
+    };
+    let mut took_over = BTreeMap::new();
+    for client in network.clients() {
+        if let Ok(view) = client.cluster().await
+            && let Some(took) = view.took_over
+        {
+            took_over.insert((view.cluster, took.term), took.ms);
+        }
+    }
+    let mut failovers = Vec::new();
+    let mut holders = BTreeMap::new();
+    for grant in table.all().map(|signed| &signed.grant) {
+        let cluster = grant.cluster.to_string();
+        let before = holders.insert(cluster.clone(), grant.holder);
+        if before.is_some_and(|before| before != grant.holder) {
+            let ms = took_over.get(&(cluster.clone(), grant.term.0)).copied();
+            failovers.push(Failover { cluster, cause: format!("{:?}", grant.cause).to_lowercase(), ms });
+        }
+    }
+    Ok(failovers)
+}
+
+fn print(arguments: &DemoArguments, network: &Network, judgement: &Judgement, failovers: Vec<Failover>) -> bool {
     let Judgement { submitted, committed, rejected, lost, doubled, forks, .. } = *judgement;
     let outcome = Outcome {
         layout: arguments.layout.clone(),
@@ -129,7 +159,7 @@ fn print(arguments: &DemoArguments, network: &Network, judgement: &Judgement) ->
         forks,
         tps: judgement.tps,
         latency_ms: Latency { p50: judgement.p50_ms, p99: judgement.p99_ms },
-        failovers: Vec::new(),
+        failovers,
     };
     if arguments.json {
         println!("{}", json(&outcome));
@@ -160,11 +190,11 @@ async fn watch(load: &Load, duration: Duration) -> Result<(), Failure> {
     Ok(())
 }
 
-const KEYS: &str = "keys, each with a node's number and Enter:  k kill · r restart · f freeze · t thaw · c cut off · j join;  \
-                    s status · q quit";
+const KEYS: &str = "keys, each with a node's name or number, or a site's name, and Enter:  k kill · r restart · f freeze · t thaw · \
+                    c cut off · j join;  s status · q quit";
 
 /// Takes commands from the terminal until `q`.
-async fn interact(network: &mut Network, load: &Load) -> Result<(), Failure> {
+async fn interact(network: &mut Network, layout: &Layout, load: &Load) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new(2, "stdin is no terminal: say how long with --for SECONDS"));
     }
@@ -187,7 +217,7 @@ async fn interact(network: &mut Network, load: &Load) -> Result<(), Failure> {
         match line.as_deref().map(str::trim) {
             None | Some("q") => return Ok(()),
             Some(line) => {
-                if let Err(failure) = command(network, load, line).await {
+                if let Err(failure) = command(network, layout, load, line).await {
                     eprintln!("{}", failure.text);
                 }
             }
@@ -195,48 +225,74 @@ async fn interact(network: &mut Network, load: &Load) -> Result<(), Failure> {
     }
 }
 
-async fn command(network: &mut Network, load: &Load, line: &str) -> Result<(), Failure> {
-    let (key, number) = line.split_at(line.len().min(1));
-    let seat = number.trim().parse::<usize>().ok().and_then(|number| number.checked_sub(1));
-    match (key, seat.filter(|seat| *seat < network.size())) {
-        ("k", Some(seat)) => network.kill(seat).await?,
-        ("f", Some(seat)) => network.freeze(seat)?,
-        ("t", Some(seat)) => network.thaw(seat)?,
-        ("c", Some(seat)) => network.cut_off(seat),
-        ("j", Some(seat)) => network.join(seat),
-        ("r", Some(seat)) => {
-            network.kill(seat).await?;
-            network.start_node(seat)?;
-        }
-        ("s", _) => {
-            for seat in 0..network.size() {
-                match network.client(seat)?.status().await {
-                    Ok(view) => eprintln!(
-                        "s{}  height {}  view {}  primary s{}",
-                        seat + 1,
-                        view.height,
-                        view.view,
-                        view.primary + 1
-                    ),
-                    Err(error) => eprintln!("s{}  {error}", seat + 1),
-                }
-            }
-            eprintln!("{} transactions have an outcome", load.finished());
-            return Ok(());
-        }
-        _ => {
-            eprintln!("{KEYS}");
-            return Ok(());
-        }
+/// The processes that a word on the terminal stands for: a name, a number, or a site.
+fn meant(network: &Network, layout: &Layout, word: &str) -> Vec<usize> {
+    let all = 0..network.processes();
+    let by_number = word.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+    all.filter(|index| {
+        by_number == Some(*index)
+            || network.name(*index) == word
+            || (!word.is_empty() && layout.site_of(*index) == word)
+    })
+    .collect()
+}
+
+async fn command(network: &mut Network, layout: &Layout, load: &Load, line: &str) -> Result<(), Failure> {
+    let (key, word) = line.split_at(line.len().min(1));
+    let word = word.trim();
+    if key == "s" && word.is_empty() {
+        return show(network, load).await;
     }
-    let name = match key {
+    let indexes = meant(network, layout, word);
+    let done = match key {
         "k" => "killed",
         "f" => "frozen",
         "t" => "thawed",
         "c" => "cut off from the others",
         "j" => "joined to the others",
-        _ => "restarted",
+        "r" => "restarted",
+        _ => "",
     };
-    eprintln!("s{} {name}", seat.unwrap_or_default() + 1);
+    if indexes.is_empty() || done.is_empty() {
+        eprintln!("{KEYS}");
+        return Ok(());
+    }
+    for index in indexes {
+        match key {
+            "k" => network.kill(index).await?,
+            "f" => network.freeze(index)?,
+            "t" => network.thaw(index)?,
+            "c" => network.cut_off(index),
+            "j" => network.join(index),
+            _ => {
+                network.kill(index).await?;
+                network.start_node(index)?;
+            }
+        }
+        eprintln!("{} {done}", network.name(index));
+    }
+    Ok(())
+}
+
+async fn show(network: &mut Network, load: &Load) -> Result<(), Failure> {
+    for index in 0..network.size() {
+        let name = network.name(index);
+        if !network.answers(index) {
+            eprintln!("{name:<10} down or frozen");
+            continue;
+        }
+        let client = network.client(index)?;
+        match (client.status().await, client.cluster().await) {
+            (Ok(status), Ok(cluster)) => {
+                let role = format!("{:?}", cluster.role).to_lowercase();
+                eprintln!(
+                    "{name:<10} {:<4} {role:<8} term {:<4} height {:<8} view {}",
+                    cluster.site, cluster.term, status.height, status.view
+                );
+            }
+            (Err(error), _) | (_, Err(error)) => eprintln!("{name:<10} {error}"),
+        }
+    }
+    eprintln!("{} transactions have an outcome", load.finished());
     Ok(())
 }

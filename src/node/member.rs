@@ -9,10 +9,11 @@ use standin_auth::Request;
 use standin_auth::actor::Notice;
 use standin_auth::messages::WrongResult;
 use standin_cluster::Identity;
-use standin_cluster::actor::{Auths, LinkDown, Links, MemberActor, MemberConfig, Opened};
-use standin_cluster::machine::{Description, View};
+use standin_cluster::actor::{AskMember, Auths, LinkDown, Links, MemberActor, MemberConfig, MemberStatus, Opened};
+use standin_cluster::machine::Description;
 use standin_consensus::actor::{
-    AskStatus, Directory, Ingress, LedgerReader, Misbehaviour, Replica, ReplicaConfig, ReplicaStatus, Storage, VerifyPool,
+    AskStatus, Directory, Ingress, LedgerReader, Misbehaviour, Replica, ReplicaConfig, ReplicaStatus, Storage,
+    VerifyPool,
 };
 use standin_consensus::{Event, KeySigner, Record};
 use standin_foundation::wire::Wire;
@@ -65,8 +66,8 @@ impl NodeHandle {
     }
 
     /// How the member and its cluster stand.
-    pub async fn cluster(&self) -> Result<View, CallError> {
-        self.member.ask(standin_cluster::actor::AskMember, Duration::from_secs(2)).await
+    pub async fn cluster(&self) -> Result<MemberStatus, CallError> {
+        self.member.ask(AskMember, Duration::from_secs(2)).await
     }
 }
 

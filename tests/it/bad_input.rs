@@ -4,6 +4,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
+use tempfile::TempDir;
+
 use crate::network::{TestNetwork, data, run, told};
 
 fn run_node(network: &TestNetwork, seat: usize) -> (i32, String) {
@@ -33,7 +35,7 @@ fn key_files_that_are_open_wrong_or_missing_end_with_78() {
     assert!(code == 78 && talk.contains("node.key"), "{code} {talk}");
     fs::copy(network.key(), &key).unwrap();
     let (code, talk) = run_node(&network, 1);
-    assert!(code == 78 && talk.contains("holds no seat"), "{code} {talk}");
+    assert!(code == 78 && talk.contains("is in no cluster of the genesis"), "{code} {talk}");
 }
 
 #[test]
@@ -45,6 +47,77 @@ fn a_configuration_with_two_faults_tells_both() {
     assert!(talk.contains("did you mean `level`?") && talk.contains("found 7, a text in quotes is needed"), "{talk}");
     let (code, _) = told(&run(&["config", "check", "-c", network.config(2).to_str().unwrap()]));
     assert_eq!(code, 0);
+}
+
+/// A network of clusters on disk, with free ports.
+fn clusters() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let made = folder.path().join("net");
+    let (code, talk) = told(&run(&["init", made.to_str().unwrap(), "--layout", "two-sites", "--chain", "test-two"]));
+    assert_eq!(code, 0, "{talk}");
+    folder
+}
+
+/// Changes a file of the network, and says how this node then starts.
+fn start_with(folder: &TempDir, file: &str, change: impl Fn(String) -> String, node: &str) -> (i32, String) {
+    let path = folder.path().join("net").join(file);
+    let before = fs::read_to_string(&path).unwrap();
+    let after = change(before.clone());
+    assert_ne!(before, after, "{file}");
+    fs::write(&path, after).unwrap();
+    let config = folder.path().join("net").join(node).join("node.toml");
+    let started = told(&run(&["run", "-c", config.to_str().unwrap()]));
+    fs::write(&path, before).unwrap();
+    started
+}
+
+#[test]
+fn clusters_that_cannot_be_are_told_at_the_start() {
+    let folder = clusters();
+    let no_site = |text: String| text.replacen("site = \"s1\"", "site = \"\"", 1);
+    let (code, talk) = start_with(&folder, "genesis.toml", no_site, "b-s1");
+    assert!(code == 78 && talk.contains("needs the name of its site"), "{code} {talk}");
+
+    let keys = |text: &str| -> Vec<String> {
+        text.lines().filter_map(|line| line.strip_prefix("key = ")).map(str::to_owned).collect()
+    };
+    let twice = |text: String| text.replace(&keys(&text)[3], &keys(&text)[0]);
+    let (code, talk) = start_with(&folder, "genesis.toml", twice, "b-s1");
+    assert!(code == 78 && talk.contains("is in the genesis twice: a node is in one cluster"), "{code} {talk}");
+
+    let no_auth = |text: String| text.replace("role = \"auth\"\n", "");
+    let (code, talk) = start_with(&folder, "a-s1/node.toml", no_auth, "a-s1");
+    assert!(code == 78 && talk.contains("no [[peer]] has the role \"auth\""), "{code} {talk}");
+
+    let other_key = |_| "11".repeat(32);
+    let (code, talk) = start_with(&folder, "auth/grants.key", other_key, "auth");
+    assert!(code == 78 && talk.contains("is not the auth key that the genesis names"), "{code} {talk}");
+    let config = folder.path().join("net/auth/node.toml");
+    assert_eq!(told(&run(&["config", "check", "-c", config.to_str().unwrap()])).0, 0);
+}
+
+#[test]
+fn two_equal_priorities_are_allowed_and_a_cluster_of_one_is_warned_about() {
+    let folder = clusters();
+    let genesis = folder.path().join("net/genesis.toml");
+    let text = fs::read_to_string(&genesis).unwrap().replace("priority = 2", "priority = 1");
+    let members: Vec<_> = text.match_indices("[[seats.members]]").map(|(at, _)| at).collect();
+    let alone =
+        format!("{}{}", &text[..members[1]], &text[text[members[1]..].find("[[seats]]").unwrap() + members[1]..]);
+    fs::write(&genesis, alone).unwrap();
+    let config = folder.path().join("net/a-s1/node.toml");
+    let (code, talk) = told(&run(&["config", "check", "-c", config.to_str().unwrap()]));
+    assert!(code == 0 && talk.contains("cluster `a` has one member"), "{code} {talk}");
+}
+
+#[test]
+fn nodes_misbehave_in_drills_only() {
+    let network = TestNetwork::files();
+    let config = network.config(1);
+    let (code, talk) = told(&run(&["run", "-c", config.to_str().unwrap(), "--misbehave", "wrong-vote"]));
+    assert!(code == 6 && talk.contains("on chains named `drill-…` only, this one is `test-it`"), "{code} {talk}");
+    let (code, talk) = told(&run(&["run", "-c", config.to_str().unwrap(), "--misbehave", "badly"]));
+    assert!(code == 2 && talk.contains("`wrong-result` and `wrong-vote` are known"), "{code} {talk}");
 }
 
 #[test]

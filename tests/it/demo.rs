@@ -6,10 +6,14 @@ use crate::network::{any_process_mentions, data, run, told};
 
 #[test]
 fn the_demo_commits_what_it_submits_and_leaves_nothing_behind() {
-    let output = run(&["demo", "--layout", "four-seats", "--for", "5", "--rate", "300", "--json"]);
+    let output = run(&["demo", "--for", "5", "--rate", "300", "--json"]);
     let (code, talk) = told(&output);
     assert_eq!(code, 0, "{talk}");
     let outcome: serde_json::Value = serde_json::from_str(&data(&output)).unwrap();
+    assert_eq!(
+        (outcome["layout"].as_str(), outcome["nodes"].as_u64(), outcome["seats"].as_u64()),
+        (Some("four-sites"), Some(12), Some(4))
+    );
     for name in ["lost", "doubled", "forks"] {
         assert_eq!(outcome[name], 0, "{outcome}");
     }

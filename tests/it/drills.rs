@@ -2,9 +2,9 @@
 
 use crate::network::{data, run, told};
 
-#[test]
-fn all_drills_pass() {
-    let output = run(&["drill", "run", "all", "--layout", "four-seats", "--json"]);
+#[allow(clippy::print_stderr, reason = "what was skipped must be seen")]
+fn pass(arguments: &[&str], count: usize) {
+    let output = run(&[&["drill", "run", "--json"], arguments].concat());
     let reports: Vec<serde_json::Value> =
         data(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for report in &reports {
@@ -17,8 +17,32 @@ fn all_drills_pass() {
             assert_eq!(report[name], 0, "{report:#}");
         }
     }
-    assert_eq!(reports.len(), 7);
+    assert_eq!(reports.len(), count);
     assert_eq!(told(&output).0, 0);
+}
+
+#[test]
+fn all_drills_of_seats_that_one_node_holds_pass() {
+    pass(&["all", "--layout", "four-seats"], 7);
+}
+
+/// One of each kind: a death, a pause, a start, a lost site, a fault, a forgery, a partition, a lost disk, a register of old.
+#[test]
+fn drills_of_clusters_pass() {
+    let kinds = [
+        "first-start",
+        "active-killed",
+        "active-frozen",
+        "active-and-standby-killed",
+        "seat-switched",
+        "wrong-result",
+        "forged-update",
+        "partition-active",
+        "lost-disk",
+        "auth-restarted-from-backup",
+    ];
+    pass(&[&kinds[..], &["--layout", "four-sites"]].concat(), kinds.len());
+    pass(&["site-lost", "--layout", "two-sites"], 1);
 }
 
 #[test]
@@ -27,5 +51,7 @@ fn an_unknown_drill_or_layout_is_wrong_usage() {
     assert!(code == 2 && talk.contains("no-such-drill"), "{talk}");
     let (code, talk) = told(&run(&["drill", "run", "all", "--layout", "no-such-layout"]));
     assert!(code == 2 && talk.contains("no-such-layout"), "{talk}");
-    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 7);
+    let (code, talk) = told(&run(&["drill", "run", "site-lost", "--layout", "four-seats"]));
+    assert!(code == 2 && talk.contains("runs on four-sites, two-sites"), "{talk}");
+    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 23);
 }

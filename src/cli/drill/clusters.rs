@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use standin::api::{ClusterView, RoleView};
+use standin::client::Client;
 use standin_foundation::{ClusterId, Height, Seat, SecretKey, Term};
+use standin_ledger::SeatVote;
 use standin_ledger::grant::Cause;
 
 use super::forger::Forger;
@@ -63,17 +65,22 @@ impl Drill {
 
     /// Waits until a block carries a vote of the seat under a later term; in ms since `begun`.
     async fn taken_over(&mut self, lost: Holder, begun: Instant) -> Result<Option<u64>, Failure> {
-        let witness = (0..self.network.size()).rev().find(|node| self.network.answers(*node) && *node != lost.node);
-        let client = self.network.client(witness.unwrap_or_default())?.clone();
-        let mut from = lost.height.next();
+        // A certificate holds the first votes of a quorum, and those differ from node to node: the seat's own members see its
+        // vote first.
+        let mates: Vec<_> = self.mates_of(lost).into_iter().filter(|node| self.network.answers(*node)).collect();
+        let clients: Result<Vec<_>, _> = mates.iter().map(|mate| self.network.client(*mate).cloned()).collect();
+        let clients = clients?;
+        let mut seen = vec![lost.height; clients.len()];
         while begun.elapsed() < SOON {
-            for block in client.blocks(from, 50).await.unwrap_or_default() {
-                from = block.height.next();
-                if block.certificate.votes.iter().any(|vote| vote.seat == lost.seat && vote.term > lost.term) {
-                    let ms = begun.elapsed().as_millis() as u64;
-                    self.check("another member holds the seat", true, format!("block {} after {ms} ms", block.height));
-                    return Ok(Some(ms));
-                }
+            for (client, seen) in clients.iter().zip(&mut seen) {
+                let Some(block) =
+                    first_with(client, seen, |vote| vote.seat == lost.seat && vote.term > lost.term).await
+                else {
+                    continue;
+                };
+                let ms = begun.elapsed().as_millis() as u64;
+                self.check("another member holds the seat", true, format!("block {block} after {ms} ms"));
+                return Ok(Some(ms));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -159,6 +166,17 @@ impl Drill {
         }
         self.network.wait_ready(SOON).await
     }
+}
+
+/// The first block above `seen` whose certificate has such a vote; moves `seen` on to what was looked at.
+async fn first_with(client: &Client, seen: &mut Height, wanted: impl Fn(&SeatVote) -> bool) -> Option<Height> {
+    for block in client.blocks(seen.next(), 50).await.unwrap_or_default() {
+        *seen = block.height;
+        if block.certificate.votes.iter().any(&wanted) {
+            return Some(block.height);
+        }
+    }
+    None
 }
 
 pub(super) async fn active_killed(drill: &mut Drill) -> Result<(), Failure> {
@@ -435,7 +453,8 @@ pub(super) async fn forged_update(drill: &mut Drill) -> Result<(), Failure> {
     let genesis = drill.network.files().genesis.clone();
     let cluster = |seat: usize| genesis.seats.get(seat).map(|seat| seat.cluster.clone());
     let (own, other) = (cluster(0).ok_or_else(no_cluster)?, cluster(1).ok_or_else(no_cluster)?);
-    let grants = SecretKey::read(&drill.network.file(auth, "grants.key")).map_err(|e| Failure::new(78, e.to_string()))?;
+    let grants =
+        SecretKey::read(&drill.network.file(auth, "grants.key")).map_err(|e| Failure::new(78, e.to_string()))?;
     let sealed = |cluster: &ClusterId| {
         standin_auth::ticket::seal(&grants.public(), &genesis.digest(), cluster)
             .map_err(|error| Failure::new(1, error.to_string()))

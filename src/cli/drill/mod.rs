@@ -103,8 +103,16 @@ const DRILLS: [Kind; 22] = [
         "the register is brought back from a copy: it stops until its operator says so",
     ),
     kind("rolling-restart", CLUSTERS, "every node is stopped and started again, one after the other, under load"),
-    kind("wrong-result", CLUSTERS, "an active computes wrong results, found inside; then votes for them, found by the others"),
-    kind("forged-update", CLUSTERS, "updates with bad tickets, of other clusters, without a ground: refused, register unchanged"),
+    kind(
+        "wrong-result",
+        CLUSTERS,
+        "an active computes wrong results, found inside; then votes for them, found by the others",
+    ),
+    kind(
+        "forged-update",
+        CLUSTERS,
+        "updates with bad tickets, of other clusters, without a ground: refused, register unchanged",
+    ),
     kind("lost-disk", CLUSTERS, "a member, then an active, comes back with an empty disk"),
 ];
 

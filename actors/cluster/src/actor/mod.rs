@@ -18,7 +18,7 @@ use actix::fut::wrap_future;
 use actix::{ActorFutureExt, AsyncContext};
 use bytes::Bytes;
 use standin_auth::messages::{Answer, Request};
-use standin_foundation::{Digest, Millis, NodeId, Writer};
+use standin_foundation::{Digest, Millis, NodeId, Term, Writer};
 use standin_ledger::seat_log::{FoundLog, LogPiece, SeatFact, SeatLog, SeatLogEvent};
 use standin_ledger::{Batch, SignedGrant};
 use standin_stage::{Address, Alarm, Ctx, Handle, Lane, Message as StageMessage, Reply, Reports, Role, Shell};
@@ -62,6 +62,7 @@ pub struct MemberActor {
     alarm: Alarm,
     /// When the holder was last suspected, while no other has taken over: a hand-over is told with its time.
     suspected: Option<Instant>,
+    took_over: Option<(Term, u64)>,
 }
 
 impl std::fmt::Debug for MemberActor {
@@ -177,14 +178,23 @@ impl Handle<Resign> for MemberActor {
 #[derive(Debug)]
 pub struct AskMember;
 
+/// How a member stands.
+#[derive(Debug, Clone)]
+pub struct MemberStatus {
+    /// The machine.
+    pub view: View,
+    /// The last term in which this node took the seat over from another, and how long after it had suspected that one, in ms.
+    pub took_over: Option<(Term, u64)>,
+}
+
 impl StageMessage for AskMember {
-    type Reply = View;
+    type Reply = MemberStatus;
     const LANE: Lane = Lane::Control;
 }
 
 impl Handle<AskMember> for MemberActor {
-    fn handle(&mut self, _: AskMember, reply: Reply<View>, _: &mut Ctx<Self>) {
-        reply.send(self.member.view());
+    fn handle(&mut self, _: AskMember, reply: Reply<MemberStatus>, _: &mut Ctx<Self>) {
+        reply.send(MemberStatus { view: self.member.view(), took_over: self.took_over });
     }
 }
 
@@ -402,6 +412,7 @@ impl MemberActor {
             }
             Event::Activated { writer } => {
                 tracing::info!(term = writer.term.0, incarnation = writer.incarnation.0, ms, "active");
+                self.took_over = ms.map(|ms| (writer.term, ms)).or(self.took_over);
                 self.suspected = None;
             }
             Event::Refused(why) => tracing::info!(%why, ms, "refused"),

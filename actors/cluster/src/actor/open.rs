@@ -140,6 +140,7 @@ impl Opened {
             started: Instant::now(),
             alarm: Alarm::default(),
             suspected: None,
+            took_over: None,
         };
         Ok((actor, MemberLog { queue, address }))
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use standin_foundation::{Epoch, Incarnation, Lsn, SecretKey, Term};
+use standin_foundation::{Epoch, Incarnation, Lsn, SecretKey};
 use standin_ledger::Grant;
 use standin_ledger::grant::Cause;
 use standin_ledger::log::{Log, LogOptions};

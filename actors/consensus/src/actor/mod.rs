@@ -413,7 +413,9 @@ impl Replica {
     /// Lets out what is released by now. Own messages come back as inputs, whose effects may let out more.
     fn release(&mut self) {
         while let Some(mut held) = self.gate.release() {
-            if let (Some(Misbehaviour::WrongVote), Body::Checkpoint(result)) = (self.config.misbehaviour, &mut held.body) {
+            if let (Some(Misbehaviour::WrongVote), Body::Checkpoint(result)) =
+                (self.config.misbehaviour, &mut held.body)
+            {
                 *result = distorted(*result);
             }
             let lsn = held.after.max(self.config.signer.start);
@@ -771,7 +773,7 @@ impl Replica {
                 self.look_for_grant(ctx);
             }
             Err(error) => {
-                self.fatal(format!("record {lsn} of the seat's log proves nothing, its holder is faulty: {error}"))
+                self.fatal(format!("record {lsn} of the seat's log proves nothing, its holder is faulty: {error}"));
             }
         }
     }

@@ -1,0 +1,273 @@
+//! Fail-over inside a seat, on real node processes under 500 tx/s: the active is killed, or stopped with SIGSTOP, and the clock
+//! runs from the signal to the first block that carries the new holder's vote. Beside it, in the same run, what one dead
+//! replica costs a plain PBFT of ours, whose seats are held by one node each: the primary is killed, and the clock runs to the
+//! next block.
+//!
+//! `cargo bench --bench failover -- 20` takes 20 of each instead of 100.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::indexing_slicing, reason = "a bench")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use standin::api::{ClusterView, RoleView};
+use standin::client::Client;
+use standin::config::read_genesis;
+use standin_foundation::{Height, SecretKey, Term};
+use standin_ledger::builtin::Operation;
+use standin_ledger::transaction::TransactionBody;
+use standin_ledger::{Genesis, Transaction};
+
+const POLL: Duration = Duration::from_millis(2);
+const RATE: u64 = 500;
+/// Kills of a plain PBFT's primary: each costs a view change.
+const PLAIN_ROUNDS: usize = 10;
+
+fn main() {
+    let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(100);
+    actix::System::new().block_on(async {
+        let mut network = Network::start("four-sites").await;
+        let mut killed = Vec::new();
+        let mut frozen = Vec::new();
+        for round in 0..rounds {
+            killed.push(network.fail_over(round, Signal::KILL).await);
+            frozen.push(network.fail_over(round, Signal::STOP).await);
+        }
+        let views = network.view().await;
+        drop(network);
+        let mut plain_network = Network::start("four-seats").await;
+        let mut plain = Vec::new();
+        for _ in 0..PLAIN_ROUNDS.min(rounds) {
+            plain.push(plain_network.kill_primary().await);
+        }
+        print("failover: active killed", &mut killed);
+        print("failover: active frozen", &mut frozen);
+        println!("failover: views that were left meanwhile: {views}");
+        print("failover: plain PBFT, primary killed", &mut plain);
+    });
+}
+
+fn print(name: &str, samples: &mut [f64]) {
+    samples.sort_by(f64::total_cmp);
+    let at = |quantile: f64| samples[((samples.len() - 1) as f64 * quantile).round() as usize];
+    let (p50, p99) = (at(0.5), at(0.99));
+    println!("{name:<38} {:>4} times: p50 {p50:>7.1} ms, p99 {p99:>7.1} ms, most {:>7.1} ms", samples.len(), at(1.0));
+}
+
+struct Node {
+    config: PathBuf,
+    client: Option<Client>,
+    process: Option<Child>,
+}
+
+impl Node {
+    fn start(&mut self) {
+        let child = Command::new(env!("CARGO_BIN_EXE_standin"))
+            .args(["run", "--die-with-parent", "-c"])
+            .arg(&self.config)
+            .env("STANDIN__LOG__LEVEL", "error")
+            .stderr(Stdio::null())
+            .spawn();
+        self.process = Some(child.unwrap());
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        let process = self.process.as_mut().unwrap();
+        kill_process(Pid::from_raw(process.id() as i32).unwrap(), signal).unwrap();
+    }
+
+    fn reap(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.wait().unwrap();
+        }
+    }
+}
+
+struct Network {
+    _folder: tempfile::TempDir,
+    nodes: Vec<Node>,
+    task: actix_rt::task::JoinHandle<()>,
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.task.abort();
+        for node in &mut self.nodes {
+            if let Some(mut process) = node.process.take() {
+                // Nothing can be done about a process that is gone.
+                let _ = process.kill();
+                let _ = process.wait();
+            }
+        }
+    }
+}
+
+impl Network {
+    async fn start(layout: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = folder.path().join("net");
+        let (genesis, key, mut nodes) = init(&made, layout);
+        for node in &mut nodes {
+            node.start();
+        }
+        let clients: Vec<_> = nodes.iter().filter_map(|node| node.client.clone()).collect();
+        for client in &clients {
+            while !matches!(client.ready().await, Ok((true, _))) {
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        let task = actix_rt::spawn(load(Rc::new(clients), genesis, key));
+        Self { _folder: folder, nodes, task }
+    }
+
+    fn client(&self, node: usize) -> Client {
+        self.nodes[node].client.clone().unwrap()
+    }
+
+    async fn views(&self) -> Vec<(usize, ClusterView)> {
+        let mut views = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            if let (Some(client), Some(_)) = (&node.client, &node.process)
+                && let Ok(view) = client.cluster().await
+            {
+                views.push((index, view));
+            }
+        }
+        views
+    }
+
+    /// Waits until every seat is held with all of its members in sync; gives the holders.
+    async fn whole(&self) -> Vec<(usize, ClusterView)> {
+        loop {
+            let views = self.views().await;
+            let size = |view: &ClusterView| views.iter().filter(|(_, other)| other.seat == view.seat).count();
+            let whole = |view: &ClusterView| view.role == RoleView::Active && view.in_sync.len() == size(view);
+            let holders: Vec<_> = views.iter().filter(|(_, view)| whole(view)).cloned().collect();
+            let up = self.nodes.iter().filter(|node| node.client.is_some()).count();
+            if holders.len() == 4 && views.len() == up {
+                return holders;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Takes the active of a cluster away, and brings it back; in ms.
+    async fn fail_over(&mut self, round: usize, signal: Signal) -> f64 {
+        let holders = self.whole().await;
+        let (lost, view) = holders[round % holders.len()].clone();
+        let mates: Vec<_> = self.views().await.into_iter().filter(|(_, mate)| mate.seat == view.seat).collect();
+        let mates: Vec<_> = mates.into_iter().map(|(index, _)| index).filter(|index| *index != lost).collect();
+        let witnesses: Vec<_> = mates.iter().map(|mate| self.client(*mate)).collect();
+        let mut from = witnesses[0].status().await.unwrap().height.next();
+        let begun = Instant::now();
+        self.nodes[lost].signal(signal);
+        let ms = 'waiting: loop {
+            for client in &witnesses {
+                for block in client.blocks(from, 50).await.unwrap_or_default() {
+                    let votes = &block.certificate.votes;
+                    if votes.iter().any(|vote| vote.seat.0 == view.seat && vote.term > Term(view.term)) {
+                        break 'waiting begun.elapsed().as_secs_f64() * 1_000.0;
+                    }
+                }
+            }
+            // Certificates differ from node to node: all are looked at before the window moves.
+            if let Ok(status) = witnesses[0].status().await {
+                from = from.max(Height(status.height.0.saturating_sub(20)));
+            }
+            tokio::time::sleep(POLL).await;
+        };
+        match signal {
+            Signal::STOP => self.nodes[lost].signal(Signal::CONT),
+            _ => {
+                self.nodes[lost].reap();
+                self.nodes[lost].start();
+            }
+        }
+        ms
+    }
+
+    /// Kills the seat that leads the view, and brings it back; to the next block, in ms.
+    async fn kill_primary(&mut self) -> f64 {
+        for node in 0..self.nodes.len() {
+            while !matches!(self.client(node).ready().await, Ok((true, _))) {
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        let lost = usize::from(self.client(0).status().await.unwrap().primary);
+        let witness = self.client((lost + 1) % self.nodes.len());
+        let begun = Instant::now();
+        self.nodes[lost].signal(Signal::KILL);
+        let view = witness.status().await.unwrap().view;
+        loop {
+            let status = witness.status().await.unwrap();
+            if status.view > view && status.changing_to.is_none() {
+                let height = status.committed;
+                while witness.status().await.unwrap().committed == height {
+                    tokio::time::sleep(POLL).await;
+                }
+                break;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        let ms = begun.elapsed().as_secs_f64() * 1_000.0;
+        self.nodes[lost].reap();
+        self.nodes[lost].start();
+        ms
+    }
+
+    async fn view(&self) -> u64 {
+        let mut highest = 0;
+        for node in self.nodes.iter().filter_map(|node| node.client.as_ref()) {
+            highest = highest.max(node.status().await.map_or(0, |status| status.view));
+        }
+        highest
+    }
+}
+
+/// Makes a network's files; the auth node, where there is one, is last and has no client.
+fn init(folder: &Path, layout: &str) -> (Genesis, SecretKey, Vec<Node>) {
+    let output = Command::new(env!("CARGO_BIN_EXE_standin"))
+        .args(["init", folder.to_str().unwrap(), "--layout", layout, "--chain", "bench"])
+        .output()
+        .unwrap();
+    let (commands, talk) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let urls = talk.split_once("--node ").unwrap().1.split_whitespace().next().unwrap();
+    let mut clients = urls.split(',').map(|url| Client::new(url, Duration::from_secs(2)));
+    let configs = commands.lines().map(|line| PathBuf::from(line.rsplit(' ').next().unwrap()));
+    let node = |config| Node { config, client: clients.next(), process: None };
+    let nodes = configs.map(node).collect();
+    let genesis = read_genesis(&folder.join("genesis.toml")).unwrap();
+    (genesis, SecretKey::read(&folder.join("client.key")).unwrap(), nodes)
+}
+
+/// Signed transactions at a fixed rate, over all nodes, until it is aborted.
+async fn load(clients: Rc<Vec<Client>>, genesis: Genesis, key: SecretKey) {
+    const EACH: u64 = 5;
+    let mut tick = tokio::time::interval(Duration::from_millis(1_000 * EACH / RATE));
+    let (mut nonce, mut height) = (0u64, Height(0));
+    loop {
+        tick.tick().await;
+        if nonce.is_multiple_of(RATE) {
+            for client in clients.iter() {
+                height = height.max(client.status().await.map_or(height, |status| status.height));
+            }
+        }
+        let transactions: Vec<_> = (0..EACH)
+            .filter_map(|_| {
+                nonce += 1;
+                let payload =
+                    Operation::Put { key: (nonce % 5_000).to_be_bytes().to_vec(), value: vec![1; 16] }.to_payload();
+                let title = "bench".parse().ok()?;
+                let body = TransactionBody { title, nonce, expires: height.plus(2_000), payload };
+                Transaction::sign(&genesis.digest(), &key, &body).ok()
+            })
+            .collect();
+        let client = clients[(nonce / EACH) as usize % clients.len()].clone();
+        actix_rt::spawn(async move {
+            // Whether it gets through is not what is measured.
+            let _ = client.submit(&transactions, Duration::ZERO).await;
+        });
+    }
+}
