@@ -67,8 +67,7 @@ impl Node {
         let child = Command::new(env!("CARGO_BIN_EXE_standin"))
             .args(["run", "--die-with-parent", "-c"])
             .arg(&self.config)
-            .env("STANDIN__LOG__LEVEL", "error")
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::options().create(true).append(true).open(self.config.with_extension("log")).unwrap())
             .spawn();
         self.process = Some(child.unwrap());
     }
@@ -138,7 +137,7 @@ impl Network {
         views
     }
 
-    /// Waits until every seat is held with all of its members in sync; gives the holders.
+    /// Waits until every seat is held with all of its members in sync and complete; gives the holders.
     async fn whole(&self) -> Vec<(usize, ClusterView)> {
         loop {
             let views = self.views().await;
@@ -146,7 +145,7 @@ impl Network {
             let whole = |view: &ClusterView| view.role == RoleView::Active && view.in_sync.len() == size(view);
             let holders: Vec<_> = views.iter().filter(|(_, view)| whole(view)).cloned().collect();
             let up = self.nodes.iter().filter(|node| node.client.is_some()).count();
-            if holders.len() == 4 && views.len() == up {
+            if holders.len() == 4 && views.len() == up && views.iter().all(|(_, view)| view.complete) {
                 return holders;
             }
             tokio::time::sleep(POLL).await;
@@ -160,21 +159,21 @@ impl Network {
         let mates: Vec<_> = self.views().await.into_iter().filter(|(_, mate)| mate.seat == view.seat).collect();
         let mates: Vec<_> = mates.into_iter().map(|(index, _)| index).filter(|index| *index != lost).collect();
         let witnesses: Vec<_> = mates.iter().map(|mate| self.client(*mate)).collect();
-        let mut from = witnesses[0].status().await.unwrap().height.next();
+        let height = witnesses[0].status().await.unwrap().height;
+        let mut seen = vec![height; witnesses.len()];
         let begun = Instant::now();
         self.nodes[lost].signal(signal);
+        // A certificate holds the first votes of a quorum, and those differ from node to node: the seat's own members see its
+        // vote first. Each block is looked at once.
         let ms = 'waiting: loop {
-            for client in &witnesses {
-                for block in client.blocks(from, 50).await.unwrap_or_default() {
+            for (client, seen) in witnesses.iter().zip(&mut seen) {
+                for block in client.blocks(seen.next(), 50).await.unwrap_or_default() {
+                    *seen = block.height;
                     let votes = &block.certificate.votes;
                     if votes.iter().any(|vote| vote.seat.0 == view.seat && vote.term > Term(view.term)) {
                         break 'waiting begun.elapsed().as_secs_f64() * 1_000.0;
                     }
                 }
-            }
-            // Certificates differ from node to node: all are looked at before the window moves.
-            if let Ok(status) = witnesses[0].status().await {
-                from = from.max(Height(status.height.0.saturating_sub(20)));
             }
             tokio::time::sleep(POLL).await;
         };
@@ -195,18 +194,22 @@ impl Network {
                 tokio::time::sleep(POLL).await;
             }
         }
-        let lost = usize::from(self.client(0).status().await.unwrap().primary);
+        // A node that was just restarted may not have heard of the newest view.
+        let mut newest = (0, 0);
+        for node in 0..self.nodes.len() {
+            let status = self.client(node).status().await.unwrap();
+            newest = newest.max((status.view, status.primary));
+        }
+        let (view, lost) = (newest.0, usize::from(newest.1));
         let witness = self.client((lost + 1) % self.nodes.len());
         let begun = Instant::now();
         self.nodes[lost].signal(Signal::KILL);
-        let view = witness.status().await.unwrap().view;
+        let mut last = None;
         loop {
             let status = witness.status().await.unwrap();
-            if status.view > view && status.changing_to.is_none() {
-                let height = status.committed;
-                while witness.status().await.unwrap().committed == height {
-                    tokio::time::sleep(POLL).await;
-                }
+            let in_new_view = status.view > view && status.changing_to.is_none();
+            // The first block that the new view has made.
+            if in_new_view && *last.get_or_insert(status.committed) < status.committed {
                 break;
             }
             tokio::time::sleep(POLL).await;

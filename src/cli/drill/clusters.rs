@@ -122,10 +122,12 @@ impl Drill {
                 .filter(|(_, view)| view.role == RoleView::Active && sizes.get(&view.seat) == Some(&view.in_sync.len()))
                 .map(|(_, view)| view.seat)
                 .collect();
-            let passed = whole.len() == sizes.len();
+            let members: usize = sizes.values().sum();
+            let complete = views.iter().filter(|(_, view)| view.complete).count();
+            let passed = whole.len() == sizes.len() && complete == members;
             if passed || begun.elapsed() > SOON {
                 let ms = begun.elapsed().as_millis();
-                let detail = format!("{} of {} clusters after {ms} ms", whole.len(), sizes.len());
+                let detail = format!("{} of {} clusters, {complete} of {members} logs after {ms} ms", whole.len(), sizes.len());
                 self.check("all members in sync again", passed, detail);
                 return Ok(());
             }

@@ -1,6 +1,6 @@
 //! A node's copy of the seat's log, from its base on, in memory.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use standin_foundation::{Digest, Height, Lsn};
@@ -50,10 +50,11 @@ pub(super) struct LogCopy {
     describe: Describe,
     base: Mark,
     entries: VecDeque<Kept>,
-    carried: BTreeSet<Digest>,
+    /// The first record that carries each payload.
+    carriers: BTreeMap<Digest, Lsn>,
     /// Records that mark a base.
     bases: BTreeSet<Lsn>,
-    /// Records that name a payload which no record before them carried.
+    /// Records that name a payload which no record before them carried. Of those that are durable the first still lacks it.
     lacking: BTreeSet<Lsn>,
     durable: Lsn,
 }
@@ -64,7 +65,7 @@ impl LogCopy {
             describe,
             base,
             entries: VecDeque::new(),
-            carried: BTreeSet::new(),
+            carriers: BTreeMap::new(),
             bases: BTreeSet::new(),
             lacking: BTreeSet::new(),
             durable: base.lsn,
@@ -118,14 +119,16 @@ impl LogCopy {
     /// Appends the entry that follows the head. `sequence` is the number of its record in the node's log.
     pub(super) fn append(&mut self, entry: Entry, sequence: u64) {
         let Description { carries, names, base } = (self.describe)(&entry.record);
-        let lacks: Vec<_> = names.into_iter().filter(|name| !self.carried.contains(name)).collect();
+        let lacks: Vec<_> = names.into_iter().filter(|name| !self.carriers.contains_key(name)).collect();
         if !lacks.is_empty() {
             self.lacking.insert(entry.lsn);
         }
         if base.is_some() {
             self.bases.insert(entry.lsn);
         }
-        self.carried.extend(carries.map(|(digest, _)| digest));
+        if let Some((digest, _)) = carries {
+            self.carriers.entry(digest).or_insert(entry.lsn);
+        }
         self.entries.push_back(Kept { entry, sequence, lacks, carries, base });
     }
 
@@ -134,21 +137,21 @@ impl LogCopy {
         for kept in self.entries.iter_mut().rev().take_while(|kept| !kept.entry.record.is_empty()) {
             (kept.entry.record, kept.lacks) = (Bytes::new(), Vec::new());
         }
-        (self.carried, self.lacking) = (BTreeSet::new(), BTreeSet::new());
+        (self.carriers, self.lacking) = (BTreeMap::new(), BTreeSet::new());
     }
 
     /// Drops what stands above `to`.
     pub(super) fn cut_back(&mut self, to: Lsn) {
         while self.entries.back().is_some_and(|kept| kept.entry.lsn > to) {
-            if let Some(digest) = self.entries.pop_back().and_then(|kept| kept.carried()) {
-                self.carried.remove(&digest);
-            }
+            self.entries.pop_back();
         }
-        self.lacking.split_off(&(to + 1));
+        self.carriers.retain(|_, lsn| *lsn <= to);
         self.bases.split_off(&(to + 1));
-        // A payload may have been carried twice.
-        self.carried.extend(self.entries.iter().filter_map(Kept::carried));
         self.durable = self.durable.min(to);
+        // What a record lacked may have come with one that is gone.
+        let lacking = self.entries.iter().filter(|kept| !kept.lacks.is_empty()).map(|kept| kept.entry.lsn);
+        self.lacking = lacking.collect();
+        self.forget_filled();
     }
 
     /// Drops what stands before `from`.
@@ -158,7 +161,12 @@ impl LogCopy {
                 self.base = Mark { lsn: kept.entry.lsn, hash: kept.entry.hash };
             }
         }
-        self.carried = self.entries.iter().filter_map(Kept::carried).collect();
+        self.carriers = BTreeMap::new();
+        for kept in &self.entries {
+            if let Some(digest) = kept.carried() {
+                self.carriers.entry(digest).or_insert(kept.entry.lsn);
+            }
+        }
         self.lacking = self.lacking.split_off(&from);
         self.bases = self.bases.split_off(&from);
         self.durable = self.durable.max(self.base.lsn);
@@ -169,6 +177,17 @@ impl LogCopy {
         while self.kept(self.durable + 1).is_some_and(|kept| kept.sequence <= sequence) {
             self.durable += 1;
         }
+        self.forget_filled();
+    }
+
+    /// Passes over the records whose payloads have become durable.
+    fn forget_filled(&mut self) {
+        while let Some(first) = self.lacking.first().copied()
+            && first <= self.durable
+            && self.kept(first).is_none_or(|kept| self.is_filled(kept))
+        {
+            self.lacking.pop_first();
+        }
     }
 
     /// The last record that is durable here with all before it.
@@ -178,17 +197,12 @@ impl LogCopy {
 
     /// The last record up to which everything is durable, payloads that are named included.
     pub(super) fn durable_with_payloads(&self) -> Lsn {
-        let lacking = self.lacking.range(..=self.durable).filter_map(|lsn| self.kept(*lsn));
-        let open = lacking.into_iter().find(|kept| !self.is_filled(kept));
-        open.map_or(self.durable, |kept| kept.entry.lsn - 1)
+        let open = self.lacking.first().filter(|first| **first <= self.durable);
+        open.map_or(self.durable, |first| first - 1)
     }
 
     fn is_filled(&self, kept: &Kept) -> bool {
-        let carried_later = |digest: &Digest| {
-            let durable = |other: &&Kept| other.entry.lsn <= self.durable && other.carried() == Some(*digest);
-            self.carried.contains(digest) && self.entries.iter().any(|other| durable(&other))
-        };
-        kept.lacks.iter().all(carried_later)
+        kept.lacks.iter().all(|digest| self.carriers.get(digest).is_some_and(|lsn| *lsn <= self.durable))
     }
 
     /// The newest base mark at or below `released` that is durable here: its record, and the first to keep.
@@ -212,7 +226,7 @@ impl LogCopy {
 
     /// Whether a record that carries this payload is in the log.
     pub(super) fn carries(&self, digest: &Digest) -> bool {
-        self.carried.contains(digest)
+        self.carriers.contains_key(digest)
     }
 
     /// Up to `count` entries behind `after`, of not more than `bytes` together with their payloads, but at least one.
@@ -243,5 +257,54 @@ impl LogCopy {
         }
         marks.push(self.base);
         marks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn describe(bytes: &Bytes) -> Description {
+        let text = std::str::from_utf8(bytes).unwrap();
+        let digest = |name: &str| Digest::sha256(name.as_bytes());
+        Description {
+            carries: text.strip_prefix('+').map(|name| (digest(name), 1)),
+            names: text.strip_prefix('?').map(digest).into_iter().collect(),
+            base: None,
+        }
+    }
+
+    fn log(records: &[&'static str]) -> LogCopy {
+        let mut log = LogCopy::new(describe, Mark::default());
+        for (sequence, record) in (1..).zip(records) {
+            let entry = log.next_entry(Bytes::from_static(record.as_bytes()));
+            log.append(entry, sequence);
+        }
+        log
+    }
+
+    #[test]
+    fn l1_a_record_counts_when_the_payload_that_it_names_is_durable_and_no_more_when_that_is_cut_back() {
+        let mut log = log(&["x", "?a", "?b", "+b", "+a", "y"]);
+        for (durable, sound) in [(1, 1), (2, 1), (3, 1), (4, 1), (5, 5), (6, 6)] {
+            log.persisted(durable);
+            assert_eq!(log.durable_with_payloads(), sound, "durable up to {durable}");
+        }
+        log.cut_back(4);
+        assert_eq!(log.durable_with_payloads(), 1, "the payload is gone with its record");
+        let entry = log.next_entry(Bytes::from_static(b"+a"));
+        log.append(entry, 9);
+        log.persisted(9);
+        assert_eq!(log.durable_with_payloads(), 5);
+    }
+
+    #[test]
+    fn l1_a_payload_before_the_cut_does_not_serve_a_record_behind_it() {
+        let mut log = log(&["+a", "x", "?a", "+a", "?a"]);
+        log.persisted(5);
+        assert_eq!(log.durable_with_payloads(), 5);
+        log.cut_front(3);
+        assert!(log.carries(&Digest::sha256(b"a")), "a later record carries it, too");
+        assert_eq!(log.durable_with_payloads(), 5);
     }
 }

@@ -222,6 +222,8 @@ pub struct Replica {
     heard: BTreeMap<Seat, Instant>,
     /// A member of the cluster that has executed more than this node.
     mate_ahead: Option<NodeId>,
+    /// When this node began to speak, until the first block after that.
+    began_to_speak: Option<Instant>,
 }
 
 /// Why what the log says has to wait.
@@ -285,6 +287,7 @@ impl Replica {
             computed: opened.results.into_iter().map(|result| (result.height, result)).collect(),
             heard: BTreeMap::new(),
             mate_ahead: None,
+            began_to_speak: None,
             config,
         })
     }
@@ -369,6 +372,10 @@ impl Replica {
             Effect::Relay { to, message } => self.send_to(to, &*message),
             Effect::Tell { to, note } => self.tell_note(to, &note),
             Effect::Commit { proposal, certificate } => {
+                if let Some(began) = self.began_to_speak.take().filter(|_| self.speaks()) {
+                    let (height, ms) = (proposal.height.0, began.elapsed().as_millis() as u64);
+                    tracing::info!(height, ms, "first block");
+                }
                 let names = proposal.batches.iter().map(|batch| batch.digest());
                 let batches = names.filter_map(|name| self.payloads.get(&name).cloned()).collect();
                 self.executor.send(Command::Execute { proposal, certificate, batches });
@@ -752,6 +759,7 @@ impl Replica {
     /// Speaks for the seat from now on.
     fn activate(&mut self, writer: Writer, start: Lsn, ctx: &mut Ctx<Self>) {
         self.speak_as(writer, start);
+        self.began_to_speak = Some(Instant::now());
         self.step(Input::Activated, ctx);
         self.mempool.begin_anew();
         self.flush_mempool(ctx);
