@@ -4,7 +4,7 @@
 //! next block.
 //!
 //! `cargo bench --bench failover -- 20` takes 20 of each instead of 100.
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::indexing_slicing, reason = "a bench")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::indexing_slicing, reason = "a bench")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -177,6 +177,8 @@ impl Network {
             }
             tokio::time::sleep(POLL).await;
         };
+        let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64() % 1_000.0;
+        eprintln!("round {round}: cluster {}, {signal:?}: {ms:.0} ms (at {at:.3} s)", view.cluster);
         match signal {
             Signal::STOP => self.nodes[lost].signal(Signal::CONT),
             _ => {

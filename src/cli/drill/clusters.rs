@@ -127,7 +127,8 @@ impl Drill {
             let passed = whole.len() == sizes.len() && complete == members;
             if passed || begun.elapsed() > SOON {
                 let ms = begun.elapsed().as_millis();
-                let detail = format!("{} of {} clusters, {complete} of {members} logs after {ms} ms", whole.len(), sizes.len());
+                let detail =
+                    format!("{} of {} clusters, {complete} of {members} logs after {ms} ms", whole.len(), sizes.len());
                 self.check("all members in sync again", passed, detail);
                 return Ok(());
             }

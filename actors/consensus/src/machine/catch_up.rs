@@ -50,9 +50,16 @@ pub(super) struct CatchUp {
     failed: usize,
     /// Counts rounds of asking for chunks.
     chunk_round: usize,
+    /// This node has just begun to speak: what was said before then went to another, and does not come by itself.
+    missed: bool,
 }
 
 impl CatchUp {
+    /// Nothing is being fetched by a node that begins to speak now.
+    pub(super) fn of_new_holder() -> Self {
+        Self { missed: true, ..Self::default() }
+    }
+
     pub(super) fn deadline(&self) -> Option<Millis> {
         self.deadline
     }
@@ -85,7 +92,8 @@ impl Machine {
     pub(super) fn check_catch_up(&mut self) {
         let Some(target) = self.ahead() else {
             if !matches!(self.catch_up.fetch, Fetch::Installing) {
-                self.catch_up = CatchUp::default();
+                let missed = self.catch_up.missed && self.statuses.is_empty();
+                self.catch_up = CatchUp { missed, ..CatchUp::default() };
             }
             return;
         };
@@ -113,15 +121,16 @@ impl Machine {
         }
     }
 
-    /// Behind by more than a window, or behind without a commit for a status interval.
+    /// Behind by more than a window, or behind without a commit for a status interval, or as soon as it has begun to speak.
     fn is_stuck(&self, target: Height) -> bool {
         let waited =
             self.catch_up.behind_since.is_some_and(|(_, since)| since + self.config.status_interval_ms <= self.now);
-        waited || target > self.delivered.plus(self.identity.parameters.window)
+        waited || self.catch_up.missed || target > self.delivered.plus(self.identity.parameters.window)
     }
 
     /// Asks a seat that is ahead: for blocks, or for a snapshot if by its own word it is far ahead.
     fn start_fetch(&mut self, target: Height) {
+        self.catch_up.missed = false;
         let ahead: Vec<_> = self.statuses.iter().filter(|(_, status)| status.committed > self.delivered).collect();
         let (round, place) = (self.catch_up.failed / ahead.len().max(1), self.catch_up.failed % ahead.len().max(1));
         let Some((seat, status)) = ahead.get(place).map(|(seat, status)| (**seat, **status)) else {

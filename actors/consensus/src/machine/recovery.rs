@@ -109,7 +109,7 @@ impl Machine {
         self.role = Role::Active;
         self.statuses.clear();
         if !self.catch_up.is_installing() {
-            self.catch_up = CatchUp::default();
+            self.catch_up = CatchUp::of_new_holder();
         }
         self.adopt_logged_stable();
         let current = |slot: &Slot| slot.accepted.as_ref().filter(|accepted| accepted.view == self.view).cloned();

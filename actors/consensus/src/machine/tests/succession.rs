@@ -223,3 +223,29 @@ fn others_help_a_new_holder_at_its_first_status() {
     let helped = other.step(Millis(12), Input::StatusReceived(Seat(3), Status::default()));
     assert_eq!(sent(&helped).len(), 2, "its prepare and its commit");
 }
+
+/// What was said while the seat had no holder went to one that is gone: the new one asks for it as soon as it hears how far the
+/// others are, once, and not after the patience that a slow message would deserve.
+#[test]
+fn a_new_holder_asks_at_once_for_what_it_missed() {
+    let (_, log) = prepared();
+    let (mut next, _) = successor(1, &log);
+    let asks = |effects: &[Effect]| {
+        let fetch = |effect: &&Effect| matches!(effect, Effect::Tell { note: Note::FetchBlocks { .. }, .. });
+        effects.iter().filter(fetch).count()
+    };
+    assert_eq!(asks(&next.step(Millis(7), Input::Tick)), 0, "it has heard nobody");
+    let ahead = Status { committed: Height(3), ..Status::default() };
+    assert_eq!(asks(&next.step(Millis(8), Input::StatusReceived(Seat(2), ahead))), 1);
+    assert_eq!(asks(&next.step(Millis(9), Input::StatusReceived(Seat(3), ahead))), 0);
+    let mut patient = machine(1);
+    assert_eq!(asks(&patient.step(Millis(8), Input::StatusReceived(Seat(2), ahead))), 0);
+}
+
+/// The new holder of another seat has heard nobody: it is told at once where this one stands.
+#[test]
+fn a_new_holder_of_another_seat_is_told_where_this_one_stands() {
+    let effects = machine(1).step(Millis(7), Input::HolderChanged(Seat(2)));
+    let told = |effect: &Effect| matches!(effect, Effect::Tell { to: Recipient::One(Seat(2)), note: Note::Status(_) });
+    assert!(effects.iter().any(told), "{effects:?}");
+}
