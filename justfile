@@ -14,7 +14,12 @@ full: verify
     cargo run --release -p standin-simulator --bin seeds -- --protocol clusters --seeds 20000
     cargo run --release -p standin-simulator --bin seeds -- --protocol clusters --mutations --seeds 4000
     cargo run --release -- drill run all --layout four-seats --json
+    cargo run --release -- drill run all --layout two-sites --json
+    cargo run --release -- drill run all --layout four-sites --json
+    cargo run --release -- drill run all --layout four-sites-plus --json
     cargo run --release -- demo --layout four-seats --for 20 --rate 500 --json
+    cargo run --release -- demo --for 20 --rate 500 --json
+    cargo bench --bench failover
     if command -v cargo-fuzz; then just fuzz 300; else echo "cargo-fuzz is not installed: skipped"; fi
 
 # All decoders under libFuzzer for so many seconds; needs cargo-fuzz and a C++ compiler.

@@ -4,12 +4,14 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use standin_auth::actor::Notice;
 use standin_auth::messages::{Update, WrongResult};
 use standin_auth::{Answer, Claim, Refusal, Request, Statement};
+use standin_cluster::actor::Pushed;
 use standin_cluster::messages::{Fact, Facts, Mark};
 use standin_cluster::{Entry, Message, NodeRecord};
 use standin_consensus::messages::{BlockTransfer, NewView, PreparedCertificate, ViewChange};
-use standin_consensus::{BatchPayload, Body, Note, Record, Signed, Status, Transfer};
+use standin_consensus::{BatchPayload, Body, Forward, Note, Record, Signed, Status, Transfer};
 use standin_foundation::wire::Wire;
 use standin_foundation::{
     ClusterId, Digest, Epoch, Height, Incarnation, Seat, SecretKey, Signature, Term, View, Writer,
@@ -81,6 +83,8 @@ fn main() {
     wire("note", "status", &Note::Status(Status { changing_to: Some(View(2)), ..Status::default() }));
     wire("note", "offer", &Note::Offer(vec![Digest::ZERO; 3]));
     wire("note", "stable", &Note::Stable(stable.clone()));
+    wire("note", "grant", &Note::WantGrant(Seat(1), Term(2)));
+    wire("forward", "one", &Forward(vec![transaction.bytes().clone()]));
     wire("batch_payload", "batch", &BatchPayload(payload.clone()));
     let block =
         BlockTransfer { proposal: proposal.clone(), certificate: certificate.clone(), payloads: vec![payload.clone()] };
@@ -163,6 +167,10 @@ fn clusters(key: &SecretKey, stable: CheckpointCertificate) {
         entries: vec![entry.clone()],
     };
     wire("cluster_message", "push", &push);
+    wire("cluster_push", "push", &Pushed { message: push, payloads: vec![Bytes::from_static(b"payload")] });
+    wire("auth_notice", "grant", &Notice(grant.clone()));
+    let sealed = standin_auth::ticket::seal(&key.public(), &Digest::ZERO, &"a".parse().expect("a valid name"));
+    write("ticket", "sealed", &sealed.expect("the system has random bytes"));
     let head = Message::Head { writer, round: 1, session: 7, marks: vec![mark], extends: true };
     wire("cluster_message", "head", &head);
     wire("cluster_message", "statement", &Message::Statement(statement));
