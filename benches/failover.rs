@@ -67,6 +67,9 @@ impl Node {
         let child = Command::new(env!("CARGO_BIN_EXE_standin"))
             .args(["run", "--die-with-parent", "-c"])
             .arg(&self.config)
+            // As in the demo: logs are cut many times in a run.
+            .env("STANDIN__STORE__SEGMENT_BYTES", "4194304")
+            .env("STANDIN__STORE__LOG_BYTES_MAX", "16777216")
             .stderr(std::fs::File::options().create(true).append(true).open(self.config.with_extension("log")).unwrap())
             .spawn();
         self.process = Some(child.unwrap());
