@@ -5,6 +5,7 @@ mod clusters;
 mod disks;
 mod forger;
 mod replicas;
+mod seats;
 
 use std::time::{Duration, Instant};
 

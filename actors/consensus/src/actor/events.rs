@@ -1,0 +1,67 @@
+//! What the machine reports, in the node's log and counters.
+
+use super::Replica;
+use crate::effect::Event;
+
+impl Replica {
+    pub(super) fn report(&mut self, event: Event) {
+        match &event {
+            Event::ViewChangeStarted { to, cause } => {
+                self.counters.view_changes += 1;
+                tracing::warn!(view = to.0, ?cause, "left the view");
+            }
+            Event::ViewEntered { view, primary } => {
+                tracing::info!(view = view.0, primary = primary.0, "view began");
+            }
+            Event::Equivocation { seat, evidence } => {
+                self.counters.equivocations += 1;
+                if let Some(suppressed) = self.warnings.pass() {
+                    tracing::error!(seat = seat.0, ?evidence, suppressed, "a seat contradicts itself");
+                }
+            }
+            Event::WrongResult { seat, result, certificate, .. } => {
+                self.counters.wrong_results += 1;
+                if let Some(suppressed) = self.warnings.pass() {
+                    let proven = certificate.result;
+                    tracing::error!(
+                        seat = seat.0,
+                        ?result,
+                        ?proven,
+                        suppressed,
+                        "a seat's result differs from a quorum's"
+                    );
+                }
+                (self.config.on_wrong_result)(event);
+            }
+            Event::RolledBack { seat, start, seen } => {
+                if let Some(suppressed) = self.warnings.pass() {
+                    tracing::error!(seat = seat.0, start, seen, suppressed, "a seat's log has lost its end");
+                }
+            }
+            Event::CatchUpStarted { target, snapshot } => {
+                self.counters.catch_ups += 1;
+                tracing::info!(target = target.0, snapshot, "catching up");
+            }
+            Event::BatchRefused { seat } => tracing::debug!(seat = seat.0, "too many batches of a seat wait"),
+            Event::BadTransfer { seat } => {
+                self.counters.bad_transfers += 1;
+                if let Some(suppressed) = self.warnings.pass() {
+                    tracing::warn!(seat = seat.0, suppressed, "a transfer does not verify");
+                }
+            }
+            Event::Disputed { computed, voted } => {
+                tracing::error!(
+                    ?computed,
+                    ?voted,
+                    "the seat voted for another result than this node computed: it does not vote"
+                );
+            }
+            fatal => self.fatal(format!("{fatal:?}")),
+        }
+    }
+
+    pub(super) fn fatal(&self, why: String) {
+        tracing::error!(why, "the replica must not go on");
+        (self.config.on_fatal)(why);
+    }
+}

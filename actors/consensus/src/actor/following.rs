@@ -1,0 +1,128 @@
+//! A replica that follows its seat's holder: records as events, what must wait, and the log that is read anew.
+
+use standin_foundation::wire::Wire;
+use standin_foundation::{Height, Lsn, NodeId, Seat, Term};
+use standin_ledger::error::LedgerError;
+use standin_ledger::seat_log::{FoundLog, LogPiece, SeatLogEvent};
+use standin_stage::Ctx;
+
+use super::Replica;
+use super::executor::Command;
+use super::open::{DecodedLog, Restored, Stored};
+use crate::effect::Input;
+use crate::gate::Gate;
+use crate::messages::{Note, Status};
+use crate::record::Record;
+
+/// Why what the log says has to wait.
+#[derive(Debug)]
+pub(super) enum WaitsFor {
+    /// The log is being read anew: the executor is to say what the store holds.
+    Store(DecodedLog),
+    /// A followed certificate cannot be judged before a grant is known. Whoever is asked for it is another one each time.
+    Grant(Seat, Term, usize),
+}
+
+impl Replica {
+    pub(super) fn is_rebuilding(&self) -> bool {
+        matches!(self.waits_for, Some(WaitsFor::Store(_)))
+    }
+
+    pub(super) fn follow(&mut self, lsn: Lsn, piece: LogPiece, ctx: &mut Ctx<Self>) {
+        let record = match Record::from_wire(&piece.record) {
+            Ok(record) => record,
+            Err(error) => return self.fatal(format!("record {lsn} of the seat's log is of no known kind: {error}")),
+        };
+        match self.check_followed(&record) {
+            Ok(()) => {
+                self.payloads.extend(piece.payload.map(|batch| (batch.digest(), batch)));
+                self.step(Input::Followed { lsn, record }, ctx);
+            }
+            Err(LedgerError::UnknownGrant { seat, term }) => {
+                self.backlog.push_front(SeatLogEvent::Followed { lsn, piece });
+                self.waits_for = Some(WaitsFor::Grant(seat, term, 0));
+                self.look_for_grant(ctx);
+            }
+            Err(error) => {
+                self.fatal(format!("record {lsn} of the seat's log proves nothing, its holder is faulty: {error}"));
+            }
+        }
+    }
+
+    /// A member takes its holder's word for what the seat has said, and for nothing else: what is final or stable must be
+    /// proven to it as to anyone.
+    pub(super) fn check_followed(&self, record: &Record) -> Result<(), LedgerError> {
+        let book = &self.config.directory.book;
+        match record {
+            Record::Committed { proposal, certificate } => {
+                let is_for_it = certificate.digest == proposal.digest() && certificate.height == proposal.height;
+                if !is_for_it {
+                    return Err(LedgerError::BadSignature { what: "a block's certificate for another proposal" });
+                }
+                certificate.verify(book)
+            }
+            Record::Stable(certificate) => certificate.verify(book),
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes on where a grant was missing, or asks another node for it.
+    pub(super) fn look_for_grant(&mut self, ctx: &mut Ctx<Self>) {
+        let Some(WaitsFor::Grant(seat, term, attempt)) = self.waits_for else { return };
+        let directory = &self.config.directory;
+        if directory.book.lacks(seat, term) {
+            let connected: Vec<_> = directory.remotes.values().filter(|remote| remote.is_connected()).collect();
+            if let Some(remote) = connected.get(attempt % connected.len().max(1)) {
+                // Whoever is asked next time is another one.
+                let _ = remote.tell(&Note::WantGrant(seat, term));
+            }
+            self.waits_for = Some(WaitsFor::Grant(seat, term, attempt + 1));
+        } else {
+            self.waits_for = None;
+            self.take_backlog(ctx);
+        }
+    }
+
+    pub(super) fn take_backlog(&mut self, ctx: &mut Ctx<Self>) {
+        while self.waits_for.is_none()
+            && let Some(event) = self.backlog.pop_front()
+        {
+            self.log_reported(event, ctx);
+        }
+    }
+
+    /// A member that has executed more can be asked for blocks, as any other seat could.
+    pub(super) fn note_mate(&mut self, node: NodeId, executed: Height, ctx: &mut Ctx<Self>) {
+        self.mate_ahead = Some(node);
+        if self.speaks() && executed > self.machine.executed() {
+            let status = Status { stable: executed, committed: executed, ..Status::default() };
+            self.step(Input::StatusReceived(self.config.directory.seat, status), ctx);
+        }
+    }
+
+    /// The log is another one: the machine is built anew from it, and from what the store holds once everything that was
+    /// handed to the executor is done.
+    pub(super) fn begin_rebuild(&mut self, found: FoundLog) {
+        self.gate = Gate::default();
+        match DecodedLog::read(found) {
+            Ok(log) => {
+                self.executor.send(Command::Look(log.stable()));
+                self.waits_for = Some(WaitsFor::Store(log));
+            }
+            Err(error) => self.fatal(error.to_string()),
+        }
+    }
+
+    pub(super) fn finish_rebuild(&mut self, stored: Stored, ctx: &mut Ctx<Self>) {
+        let Some(WaitsFor::Store(log)) = self.waits_for.take() else { return };
+        match self.restoring.restore(log, stored, self.now()) {
+            Ok(Restored { machine, payloads }) => (self.machine, self.payloads) = (machine, payloads),
+            Err(error) => return self.fatal(error.to_string()),
+        }
+        for result in self.computed.clone().into_values() {
+            self.step(Input::Executed { height: result.height, checkpoint: Some(result) }, ctx);
+        }
+        self.step(Input::Tick, ctx);
+        self.take_backlog(ctx);
+    }
+}

@@ -1,0 +1,95 @@
+//! How a replica stands, for people and metrics.
+
+use std::collections::BTreeMap;
+
+use standin_foundation::{Height, Lsn, Seat};
+use standin_stage::{Ctx, Handle, Lane, Message, Remote, Reply};
+
+use super::Replica;
+use crate::messages::Status;
+
+/// Counters of a replica, for metrics.
+#[derive(Debug, Default, Clone)]
+pub struct Counters {
+    /// Blocks executed since the start.
+    pub blocks: u64,
+    /// Transactions that took a place in a block since the start.
+    pub transactions: u64,
+    /// Views that were left.
+    pub view_changes: u64,
+    /// Seats that were found to contradict themselves.
+    pub equivocations: u64,
+    /// Results of other seats that differ from a quorum's.
+    pub wrong_results: u64,
+    /// Transfers that were refused.
+    pub bad_transfers: u64,
+    /// Times that catch-up began.
+    pub catch_ups: u64,
+}
+
+/// A replica at one moment.
+#[derive(Debug, Clone)]
+pub struct ReplicaStatus {
+    /// Its seat.
+    pub seat: Seat,
+    /// Whether it speaks for the seat now.
+    pub speaks: bool,
+    /// Where it stands.
+    pub status: Status,
+    /// The seat that leads its view.
+    pub primary: Seat,
+    /// Up to here blocks have been executed.
+    pub executed: Height,
+    /// Batches that wait for their order: number and bytes.
+    pub pending: (usize, usize),
+    /// Transactions of clients that wait for an outcome.
+    pub waiting: usize,
+    /// Messages that wait for the log.
+    pub gated: usize,
+    /// The log is released up to this record.
+    pub released: Lsn,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// What the other seats say of where they stand, and whether they are connected.
+    pub peers: BTreeMap<Seat, (Status, bool)>,
+    /// Counters.
+    pub counters: Counters,
+}
+
+impl Replica {
+    fn status(&self) -> ReplicaStatus {
+        let directory = &self.config.directory;
+        let connected = |seat: Seat| directory.holder(seat).is_some_and(Remote::is_connected);
+        let statuses = self.machine.statuses();
+        let peer = |seat: Seat| (statuses.get(&seat).copied().unwrap_or_default(), connected(seat));
+        ReplicaStatus {
+            seat: self.config.signer.seat,
+            speaks: self.speaks(),
+            status: self.machine.status(),
+            primary: self.machine.primary(),
+            executed: self.machine.executed(),
+            pending: self.machine.pending(),
+            waiting: self.mempool.waiting(),
+            gated: self.gate.len(),
+            released: self.released,
+            log_bytes: self.log_bytes,
+            peers: directory.other_seats().map(|seat| (seat, peer(seat))).collect(),
+            counters: self.counters.clone(),
+        }
+    }
+}
+
+/// Asks how the replica stands.
+#[derive(Debug)]
+pub struct AskStatus;
+
+impl Message for AskStatus {
+    type Reply = ReplicaStatus;
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<AskStatus> for Replica {
+    fn handle(&mut self, _: AskStatus, reply: Reply<ReplicaStatus>, _: &mut Ctx<Self>) {
+        reply.send(self.status());
+    }
+}

@@ -1,0 +1,240 @@
+//! What a drill looks at and waits for where seats are held by clusters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use standin::api::{ClusterView, RoleView};
+use standin::client::Client;
+use standin_foundation::{Height, Seat, Term};
+use standin_ledger::SeatVote;
+use standin_ledger::grant::Cause;
+
+use super::{Drill, Failure};
+
+/// A cluster comes to rest within this time.
+pub(super) const SOON: Duration = Duration::from_secs(20);
+/// How often a condition is looked at again.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A seat's holder at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holder {
+    pub(super) node: usize,
+    pub(super) seat: Seat,
+    pub(super) term: Term,
+    pub(super) height: Height,
+}
+
+impl Drill {
+    /// What each node that runs says of its cluster.
+    pub(super) async fn cluster_views(&mut self) -> Vec<(usize, ClusterView)> {
+        let mut views = Vec::new();
+        for node in 0..self.network.size() {
+            if self.network.answers(node)
+                && let Ok(client) = self.network.client(node)
+                && let Ok(view) = client.cluster().await
+            {
+                views.push((node, view));
+            }
+        }
+        views
+    }
+
+    pub(super) async fn holder_of(&mut self, seat: Seat) -> Result<Holder, Failure> {
+        let begun = Instant::now();
+        loop {
+            let views = self.cluster_views().await;
+            let active = views.iter().filter(|(_, view)| view.seat == seat.0 && view.role == RoleView::Active);
+            if let Some((node, view)) = active.max_by_key(|(_, view)| view.term) {
+                let height = self.network.height(*node).await.unwrap_or_default();
+                return Ok(Holder { node: *node, seat, term: Term(view.term), height });
+            }
+            if begun.elapsed() > SOON {
+                return Err(Failure::new(1, format!("nobody holds seat {seat}")));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The holder of the seat that leads the view: to lose it without a view change is the hardest.
+    pub(super) async fn primary(&mut self) -> Result<Holder, Failure> {
+        let status = self.network.client(0)?.status().await?;
+        self.holder_of(Seat(status.primary)).await
+    }
+
+    /// Waits until a block carries a vote of the seat under a later term; in ms since `begun`.
+    pub(super) async fn taken_over(&mut self, lost: Holder, begun: Instant) -> Result<Option<u64>, Failure> {
+        // A certificate holds the first votes of a quorum, and those differ from node to node: the seat's own members see its
+        // vote first.
+        let mates: Vec<_> = self.mates_of(lost).into_iter().filter(|node| self.network.answers(*node)).collect();
+        let clients: Result<Vec<_>, _> = mates.iter().map(|mate| self.network.client(*mate).cloned()).collect();
+        let clients = clients?;
+        let mut seen = vec![lost.height; clients.len()];
+        while begun.elapsed() < SOON {
+            for (client, seen) in clients.iter().zip(&mut seen) {
+                let Some(block) =
+                    first_with(client, seen, |vote| vote.seat == lost.seat && vote.term > lost.term).await
+                else {
+                    continue;
+                };
+                let ms = begun.elapsed().as_millis() as u64;
+                self.check("another member holds the seat", true, format!("block {block} after {ms} ms"));
+                return Ok(Some(ms));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.check("another member holds the seat", false, "no block carries its vote".to_owned());
+        Ok(None)
+    }
+
+    pub(super) async fn view_changes(&mut self) -> BTreeMap<usize, u64> {
+        let mut counts = BTreeMap::new();
+        for node in 0..self.network.size() {
+            if self.network.answers(node)
+                && let Ok(client) = self.network.client(node)
+                && let Ok(status) = client.status().await
+                && status.active
+            {
+                counts.insert(node, status.view_changes);
+            }
+        }
+        counts
+    }
+
+    /// No active has left its view since `before` was read.
+    pub(super) async fn check_no_view_change(&mut self, before: &BTreeMap<usize, u64>) {
+        let after = self.view_changes().await;
+        let left: Vec<_> =
+            after.iter().filter(|(node, count)| **count > before.get(node).copied().unwrap_or(0)).collect();
+        let detail = left.iter().map(|(node, _)| self.network.name(**node)).collect::<Vec<_>>().join(" ");
+        self.check("no view change", left.is_empty(), if left.is_empty() { "none".to_owned() } else { detail });
+    }
+
+    /// Waits until every cluster's in-sync set holds all of its members again.
+    pub(super) async fn made_whole(&mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let sizes = self.cluster_sizes();
+        loop {
+            let views = self.cluster_views().await;
+            let whole: BTreeSet<_> = views
+                .iter()
+                .filter(|(_, view)| view.role == RoleView::Active && sizes.get(&view.seat) == Some(&view.in_sync.len()))
+                .map(|(_, view)| view.seat)
+                .collect();
+            let members: usize = sizes.values().sum();
+            let complete = views.iter().filter(|(_, view)| view.complete).count();
+            let passed = whole.len() == sizes.len() && complete == members;
+            if passed || begun.elapsed() > SOON {
+                let ms = begun.elapsed().as_millis();
+                let detail =
+                    format!("{} of {} clusters, {complete} of {members} logs after {ms} ms", whole.len(), sizes.len());
+                self.check("all members in sync again", passed, detail);
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    pub(super) fn cluster_sizes(&self) -> BTreeMap<u16, usize> {
+        let seats = self.network.files().genesis.seats.iter().enumerate();
+        seats.map(|(seat, descriptor)| (seat as u16, descriptor.members.len())).collect()
+    }
+
+    /// Waits until every node has told a recalled register what it knows.
+    pub(super) async fn recalled(&mut self, auth: usize) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let client = self.network.client(auth)?.clone();
+        loop {
+            let recalling = client.auth().await?.iter().filter(|cluster| cluster.recalling.is_some()).count();
+            if recalling == 0 || begun.elapsed() > SOON {
+                let detail = format!("{recalling} clusters are recalled after {} ms", begun.elapsed().as_millis());
+                self.check("every node has said what it knows", recalling == 0, detail);
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    pub(super) async fn kill_all(&mut self, nodes: &[usize]) -> Result<(), Failure> {
+        for node in nodes {
+            self.network.kill(*node).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn start_all(&mut self, nodes: &[usize]) -> Result<(), Failure> {
+        for node in nodes {
+            self.network.start_node(*node)?;
+        }
+        self.network.wait_ready(SOON).await
+    }
+}
+
+impl Drill {
+    /// Waits until this node holds the seat.
+    pub(super) async fn held_by(&mut self, seat: Seat, node: usize) -> Result<(), Failure> {
+        let begun = Instant::now();
+        while self.holder_of(seat).await?.node != node {
+            if begun.elapsed() > SOON {
+                let name = self.network.name(node);
+                return Err(Failure::new(1, format!("{name} does not get seat {seat}")));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the auth node has granted a later term of the holder's seat; gives it.
+    pub(super) async fn term_above(&mut self, auth: usize, holder: Holder) -> Result<Term, Failure> {
+        let cluster = self.layout.nodes.get(holder.node).map(|node| node.cluster.clone());
+        let client = self.network.client(auth)?.clone();
+        let begun = Instant::now();
+        loop {
+            let clusters = client.auth().await?;
+            let term = clusters.iter().find(|view| Some(&view.cluster) == cluster.as_ref()).map(|view| view.term);
+            match term.filter(|term| *term > holder.term) {
+                Some(term) => return Ok(term),
+                None if begun.elapsed() > SOON => return Err(Failure::new(5, "the silent member is not left out")),
+                None => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    /// Why the first grant after this holder's last was made to another.
+    pub(super) async fn cause_after(&mut self, lost: Holder) -> Result<Option<Cause>, Failure> {
+        let witness = (0..self.network.size()).find(|node| *node != lost.node && self.network.answers(*node));
+        let genesis = self.network.files().genesis.clone();
+        let table = self.network.client(witness.unwrap_or_default())?.grant_table(&genesis).await?;
+        let before = table.holder(lost.seat, lost.term).copied();
+        let later = table.all().filter(|grant| {
+            table.seat_of_cluster(&grant.grant.cluster) == Some(lost.seat) && grant.grant.term > lost.term
+        });
+        Ok(later.into_iter().find(|grant| Some(grant.grant.holder) != before).map(|grant| grant.grant.cause))
+    }
+
+    pub(super) fn auth(&self) -> Result<usize, Failure> {
+        self.network.auth().ok_or_else(|| Failure::new(2, "the layout has no auth node"))
+    }
+
+    pub(super) fn nodes_at(&self, sites: &[String]) -> Vec<usize> {
+        let nodes = self.layout.nodes.iter().enumerate();
+        nodes.filter(|(_, node)| sites.contains(&node.site)).map(|(index, _)| index).collect()
+    }
+
+    pub(super) fn mates_of(&self, holder: Holder) -> Vec<usize> {
+        let cluster = self.layout.nodes.get(holder.node).map(|node| &node.cluster);
+        let nodes = self.layout.nodes.iter().enumerate();
+        nodes.filter(|(index, node)| Some(&node.cluster) == cluster && *index != holder.node).map(|(i, _)| i).collect()
+    }
+}
+
+/// The first block above `seen` whose certificate has such a vote; moves `seen` on to what was looked at.
+async fn first_with(client: &Client, seen: &mut Height, wanted: impl Fn(&SeatVote) -> bool) -> Option<Height> {
+    for block in client.blocks(seen.next(), 50).await.unwrap_or_default() {
+        *seen = block.height;
+        if block.certificate.votes.iter().any(&wanted) {
+            return Some(block.height);
+        }
+    }
+    None
+}

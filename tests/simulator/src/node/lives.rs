@@ -1,0 +1,159 @@
+//! How a node ends, and how it starts from its disk.
+
+use super::*;
+
+impl Node {
+    pub(super) fn apply_mutation(&mut self) {
+        if let Some(mutation) = self.setup.core_rule() {
+            self.machine.mutate(mutation);
+        }
+    }
+
+    /// The power fails. Of what was not synced, a random beginning survives.
+    pub fn crash(&mut self, rng: &mut Rng, may_tear: bool) {
+        self.kill();
+        self.disk.crash(rng, may_tear);
+    }
+
+    /// The process is killed. Nothing that it wrote is lost, unless the power fails before it is synced.
+    pub fn kill(&mut self) {
+        self.up = false;
+        self.life += 1;
+    }
+
+    /// The disk is lost while the process is down: it comes back with an empty one.
+    pub fn wipe(&mut self) {
+        self.disk = Disk::default();
+        self.wiped_in = Some(self.life);
+    }
+
+    /// Whether its disk was lost and does not hold again all that its seat has said.
+    pub fn is_wiped(&self) -> bool {
+        self.wiped_in.is_some_and(|life| life == self.life || !self.member.facts().complete)
+    }
+
+    /// The process starts again from its disk. `session` names the session of a log that has none.
+    pub fn restart(&mut self, now: Millis, session: u64) -> Vec<Action> {
+        self.up = true;
+        (self.disk.full, self.disk.refused) = (false, false);
+        self.life += 1;
+        self.chain = Chain::new(&self.setup.genesis, Arc::new(Builtin));
+        self.snapshots.clear();
+        self.served = None;
+        self.waiting.clear();
+        self.computed.clear();
+        self.parked.clear();
+        self.todo.clear();
+        if let Some((snapshot, certificate)) = self.disk.base.clone() {
+            self.served = Some(ServedSnapshot::new(&snapshot, certificate));
+            self.chain = Chain::from_snapshot(&self.setup.genesis, Arc::new(Builtin), snapshot);
+        }
+        let results = self.execute_stored();
+        self.payloads = self.disk.payloads().map(|batch| (batch.digest(), Arc::clone(batch))).collect();
+        self.own_batches.clear();
+        self.again.clear();
+        self.wrong_result = None;
+        self.installing = None;
+        self.syncing = false;
+        self.disk.reopen();
+        self.member = open_member(&self.setup, &mut self.disk, session, now);
+        self.rebuild(now);
+        for result in results {
+            self.computed.insert(result.height, result);
+            self.note_executed(now, result.height, Some(result));
+        }
+        self.step_member(now, standin_cluster::Input::Tick);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Builds the replica's machine anew, as a shadow, from the seat's log and the store.
+    pub(super) fn rebuild(&mut self, now: Millis) {
+        self.to_execute.clear();
+        if !self.setup.breaks(Driver::GateByNumber) {
+            self.gate = Gate::default();
+        }
+        let records: Vec<_> = self.member.entries().map(|entry| decode(&entry.record)).collect();
+        let stable = logged_stable(&records).max(self.disk.base_height());
+        let committed = |block: &StoredBlock| Record::Committed {
+            proposal: block.proposal.clone(),
+            certificate: block.certificate.clone(),
+        };
+        let above: Vec<_> = self.disk.blocks.iter().filter(|block| block.proposal.height > stable).collect();
+        for block in &above {
+            self.payloads.extend(block.batches.iter().map(|batch| (batch.digest(), Arc::clone(batch))));
+        }
+        let base = self.disk.base.iter().map(|(_, certificate)| Record::Stable(certificate.clone()));
+        let records: Vec<_> = base.chain(records).chain(above.into_iter().map(committed)).collect();
+        let next = self.member.head().lsn + 1;
+        let executed = self.chain.height();
+        self.machine =
+            Machine::restore(identity(&self.setup), self.setup.config, now, records, executed, next, |digest| {
+                self.payloads.contains_key(digest)
+            });
+        self.apply_mutation();
+    }
+
+    pub(super) fn execute_stored(&mut self) -> Vec<CheckpointResult> {
+        let blocks = self.disk.blocks.clone();
+        let mut results = Vec::new();
+        for block in blocks {
+            if let Ok(executed) = self.chain.execute(block.proposal, &block.batches)
+                && let Some(result) = executed.checkpoint
+            {
+                let result = self.maybe_wrong(result);
+                self.snapshots.insert(result.height, self.chain.snapshot());
+                results.push(result);
+            }
+        }
+        results
+    }
+
+    pub(super) fn maybe_wrong(&mut self, mut result: CheckpointResult) -> CheckpointResult {
+        if self.setup.wrong_from.is_some_and(|from| result.height >= from) {
+            result.state_root = Digest::sha256(b"wrong");
+            self.wrong_result = Some(result.height);
+        }
+        result
+    }
+}
+
+pub(super) fn identity(setup: &Setup) -> Identity {
+    Identity {
+        seat: setup.seat,
+        seats: setup.genesis.seats.len(),
+        epoch: Epoch(0),
+        parameters: setup.genesis.parameters,
+    }
+}
+
+pub(super) fn logged_stable(records: &[Record]) -> Height {
+    let stable = |record: &Record| match record {
+        Record::Stable(certificate) => Some(certificate.result.height),
+        _ => None,
+    };
+    records.iter().filter_map(stable).max().unwrap_or_default()
+}
+
+pub(super) fn open_member(setup: &Setup, disk: &mut Disk, session: u64, now: Millis) -> Member {
+    let alone = || ClusterSetup {
+        cluster: setup.genesis.seats[setup.seat.index()].cluster.clone(),
+        members: [(setup.id, 0)].into(),
+        config: standin_cluster::Config::default(),
+    };
+    let cluster = setup.cluster.as_deref().cloned().unwrap_or_else(alone);
+    let identity = standin_cluster::Identity {
+        node: setup.id,
+        cluster: cluster.cluster,
+        members: cluster.members,
+        seats_needed: 2 * standin_ledger::certificate::faulty_max(setup.genesis.seats.len()),
+        fixed: setup.cluster.is_none(),
+    };
+    let mutation = setup.rule.and_then(|rule| rule.member);
+    Member::open_mutated(identity, cluster.config, describe, disk.found(session), now, mutation)
+}
+
+pub(super) fn describe(bytes: &Bytes) -> Description {
+    let record = decode(bytes);
+    let carries = record.carries().map(|batch| (batch.digest(), batch.bytes));
+    Description { carries, names: record.names(), base: record.base() }
+}
