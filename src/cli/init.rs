@@ -194,9 +194,10 @@ const FREE_PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// Ports that are tried before giving up.
 const PORT_ATTEMPTS: usize = 1_000;
 
-fn free_addresses(count: usize) -> Vec<SocketAddr> {
+/// Free addresses that are not among `taken`: those were found free before, and are bound by their nodes only later.
+fn free_addresses(count: usize, taken: &[SocketAddr]) -> Vec<SocketAddr> {
     let any = || SocketAddr::from(([127, 0, 0, 1], fastrand::u16(FREE_PORTS)));
-    let tried = std::iter::repeat_with(any).take(PORT_ATTEMPTS + count);
+    let tried = std::iter::repeat_with(any).take(PORT_ATTEMPTS + count).filter(|address| !taken.contains(address));
     // All are held until all are found, so that none is found twice.
     let bound: Vec<_> = tried.filter_map(|address| TcpListener::bind(address).ok()).take(count).collect();
     bound.iter().filter_map(|listener| listener.local_addr().ok()).collect()
@@ -206,7 +207,8 @@ fn free_addresses(count: usize) -> Vec<SocketAddr> {
 fn links(ports: &Ports) -> Result<Vec<Link>, Failure> {
     let pairs = (0..ports.len()).flat_map(|from| (0..ports.len()).map(move |to| (from, to)));
     let pairs: Vec<_> = pairs.filter(|(from, to)| from != to).collect();
-    let relays = free_addresses(pairs.len());
+    let taken: Vec<_> = ports.iter().flat_map(|(bridge, http)| [*bridge, *http]).collect();
+    let relays = free_addresses(pairs.len(), &taken);
     if relays.len() < pairs.len() {
         return Err(Failure::new(2, format!("there are not {} free ports for the links", pairs.len())));
     }
@@ -221,7 +223,7 @@ fn ports(first: Option<u16>, nodes: usize) -> Result<Ports, Failure> {
     let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
     let addresses: Vec<SocketAddr> = match first {
         Some(first) => (first..=u16::MAX).take(2 * nodes).map(at).collect(),
-        None => free_addresses(2 * nodes),
+        None => free_addresses(2 * nodes, &[]),
     };
     if addresses.len() < 2 * nodes {
         return Err(Failure::new(2, format!("there are not {} ports for this network", 2 * nodes)));
@@ -330,4 +332,17 @@ fn place_in(genesis: &Genesis, config: &NodeConfig, key: &SecretKey) -> Result<S
     let seat = seat.ok_or_else(|| wrong("the node's key is in no cluster of the genesis".to_owned()))?;
     let cluster = genesis.seats.get(seat.index()).map(|seat| seat.cluster.to_string()).unwrap_or_default();
     Ok(format!("seat {seat}, cluster `{cluster}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_free_before_is_not_found_again() {
+        let taken = free_addresses(200, &[]);
+        let more = free_addresses(500, &taken);
+        assert_eq!((taken.len(), more.len()), (200, 500));
+        assert!(more.iter().all(|address| !taken.contains(address)));
+    }
 }
