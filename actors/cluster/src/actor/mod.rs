@@ -231,6 +231,11 @@ impl MemberActor {
         }
         let effects = self.take_appends();
         self.carry_out_all(effects, ctx);
+        if self.fixed {
+            // All of it is written: a seat that one node holds for ever pushes to nobody. Not earlier, since a batch may have
+            // been logged twice in one turn.
+            self.payloads.clear();
+        }
         self.set_timer(ctx);
     }
 
@@ -326,10 +331,7 @@ impl MemberActor {
                 // What stands before a run of live records lies in segments of its own, and can be dropped as a whole.
                 self.log.send(LogCommand::Roll);
             }
-            payload = described.carries.and_then(|(digest, _)| match self.fixed {
-                true => self.payloads.remove(&digest),
-                false => self.payloads.get(&digest).cloned(),
-            });
+            payload = described.carries.and_then(|(digest, _)| self.payloads.get(&digest).cloned());
         }
         let payload = payload.map(|batch| batch.payload().clone()).unwrap_or_default();
         match log_writer::encode(record) {

@@ -113,6 +113,10 @@ impl Ingress {
         replica: &Address<Replica>,
     ) -> Result<(), CallError> {
         let from = self.seat_of(node)?;
+        if from == self.directory.seat {
+            // What the seat says is in its log; another member's word for it is not counted.
+            return Err(CallError::Refused("a member of the own cluster speaks through the log".to_owned()));
+        }
         let SeatVote { seat, term, .. } = message.vote;
         if self.directory.book.lacks(seat, term) {
             self.park(node, message);

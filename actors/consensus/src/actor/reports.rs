@@ -136,6 +136,8 @@ impl Replica {
     pub(super) fn activate(&mut self, writer: Writer, start: Lsn, ctx: &mut Ctx<Self>) {
         self.speak_as(writer, start);
         self.began_to_speak = Some(Instant::now());
+        // As a follower it was told of the holder before, which may be gone.
+        self.mate_ahead = None;
         self.step(Input::Activated, ctx);
         self.mempool.begin_anew();
         self.flush_mempool(ctx);
