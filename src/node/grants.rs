@@ -37,9 +37,8 @@ impl Grants {
                 if seat == own {
                     drop(self.member.tell(Granted(grant)));
                 }
-                if seat != own || book.holder(seat) != own_holder {
-                    drop(self.replica.tell(HolderChanged(seat)));
-                }
+                let is_other = seat != own || book.holder(seat) != own_holder;
+                drop(if is_other { self.replica.tell(HolderChanged(seat)) } else { self.replica.tell(GrantKnown) });
                 self.ingress.unpark(&self.replica);
                 true
             }

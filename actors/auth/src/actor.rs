@@ -10,7 +10,8 @@ use actix::{ActorFutureExt, AsyncContext};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, Digest, Millis, NodeId, PublicKey, SecretKey, Term};
+use standin_foundation::{ClusterId, Digest, Millis, NodeId, SecretKey, Term};
+use standin_ledger::grant::MEMBERS_MAX;
 use standin_ledger::{Authority, Genesis, Grant, GrantBook, SeatDescriptor, SignedGrant};
 use standin_stage::{CallError, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Role, Shell, Throttle};
 
@@ -18,6 +19,9 @@ use crate::machine::Presented;
 use crate::messages::{Refusal, WrongResult};
 use crate::register::{Register, RegisterError};
 use crate::{Answer, Auth, Claim, Config, Decision, Record, Request, ticket};
+
+/// Statements of one update that are looked at: a suspicion of each member, and the holder's resignation.
+const STATEMENTS_MAX: usize = MEMBERS_MAX + 1;
 
 /// How often a request is decided anew because another change was faster.
 const ATTEMPTS_MAX: usize = 16;
@@ -162,23 +166,15 @@ impl AuthActor {
         grant.sign(&self.setup.key)
     }
 
-    /// Checks what a request carries.
-    fn present(&self, from: NodeId, request: &Request) -> Presented {
-        let mut presented = Presented {
-            from,
-            request: request.clone(),
-            ticket_opened: None,
-            suspected_by: BTreeSet::new(),
-            resigned: None,
-            register_count: self.setup.register.count(),
-            speaks_for: None,
-            wrong_in: None,
-        };
+    /// Checks what a request carries, as far as its sender may ask for it at all: signatures cost time that all share.
+    fn present(&self, from: NodeId, request: &Request, record: &Record) -> Presented {
+        let mut presented = Presented::of(from, request.clone(), self.setup.register.count());
         match request {
-            Request::Update(update) => {
+            Request::Update(update) if record.admitted.contains_key(&from) => {
                 presented.ticket_opened = ticket::open(&self.setup.key, &self.chain, &update.ticket);
                 let about = |s: &&crate::Statement| s.term == update.term && s.cluster == update.cluster;
-                for statement in update.statements.iter().filter(about).filter(|s| s.verify(&self.chain)) {
+                let told = update.statements.iter().filter(about).take(STATEMENTS_MAX);
+                for statement in told.filter(|s| s.verify(&self.chain)) {
                     match statement.claim {
                         Claim::Suspicion => drop(presented.suspected_by.insert(statement.node.node_id())),
                         Claim::Resignation => presented.resigned = Some(statement.node.node_id()),
@@ -188,7 +184,7 @@ impl AuthActor {
             Request::ReportWrong(report) => {
                 let speaks = |(_, grant): &(&ClusterId, &Grant)| grant.holder_id() == from;
                 presented.speaks_for = self.newest.iter().find(speaks).map(|(cluster, _)| cluster.clone());
-                presented.wrong_in = self.wrong_in(report);
+                presented.wrong_in = presented.speaks_for.as_ref().and_then(|_| self.wrong_in(report));
             }
             _ => {}
         }
@@ -229,7 +225,7 @@ impl AuthActor {
         if let Some(grant) = &record.grant {
             self.newest.insert(record.cluster.clone(), grant.clone());
         }
-        let presented = self.present(asked.from, &asked.request);
+        let presented = self.present(asked.from, &asked.request, &record);
         match self.machine.decide(self.now(), &record.cluster, &record, &presented) {
             Decision::Refused(why) => {
                 if let Some(suppressed) = self.refusals.pass() {
@@ -361,11 +357,6 @@ impl AuthActor {
             not_electable: record.not_electable,
             cluster: record.cluster,
         }
-    }
-
-    /// The key that signs grants.
-    pub fn key(&self) -> PublicKey {
-        self.setup.key.public()
     }
 }
 

@@ -178,16 +178,19 @@ impl GrantTable {
         &self.chain
     }
 
+    /// Whether this very grant is known.
+    pub fn knows(&self, grant: &SignedGrant) -> bool {
+        let seat = self.seat_of_cluster(&grant.grant.cluster);
+        seat.and_then(|seat| self.grant(seat, grant.grant.term)) == Some(grant)
+    }
+
     /// Checks a grant and takes it in.
     pub fn note(&mut self, grant: SignedGrant) -> Result<Noted, LedgerError> {
         let Some(auth) = &self.auth else {
             let (cluster, term) = (grant.grant.cluster, grant.grant.term);
             return Err(LedgerError::BadGrant { cluster, term, what: "this chain has no auth node" });
         };
-        if let Some(known) =
-            self.seat_of_cluster(&grant.grant.cluster).and_then(|seat| self.grant(seat, grant.grant.term))
-            && *known == grant
-        {
+        if self.knows(&grant) {
             return Ok(Noted::Known);
         }
         grant.verify(&self.chain, auth)?;
@@ -269,12 +272,6 @@ impl GrantTable {
             Lineage::Fixed(holder) => (term == Term(0)).then_some(holder),
             Lineage::Granted { grants, .. } => grants.get(&term).map(|grant| &grant.grant.holder),
         }
-    }
-
-    /// The seat that `key` speaks for in its newest term.
-    pub fn seat_of(&self, key: &PublicKey) -> Option<Seat> {
-        let seats = (0..self.seats.len() as u16).map(Seat);
-        seats.into_iter().find(|seat| self.holder(*seat, self.term(*seat)) == Some(key))
     }
 
     /// The seat of a cluster.

@@ -182,16 +182,7 @@ fn signed(grant: Grant) -> SignedGrant {
 
 /// What a driver does with keys is taken as done: nobody in the simulation states what is another's.
 fn present(from: NodeId, request: &Request, speaks_for: Option<ClusterId>) -> Presented {
-    let mut presented = Presented {
-        from,
-        request: request.clone(),
-        ticket_opened: None,
-        suspected_by: BTreeSet::new(),
-        resigned: None,
-        register_count: 0,
-        speaks_for,
-        wrong_in: None,
-    };
+    let mut presented = Presented { speaks_for, ..Presented::of(from, request.clone(), 0) };
     if let Request::ReportWrong(report) = request {
         presented.wrong_in = Some(report.vote.term);
     }

@@ -123,6 +123,22 @@ pub struct Presented {
     pub wrong_in: Option<Term>,
 }
 
+impl Presented {
+    /// A request that carries nothing, or whose evidence is still to be looked at.
+    pub fn of(from: NodeId, request: Request, register_count: u64) -> Self {
+        Self {
+            from,
+            request,
+            ticket_opened: None,
+            suspected_by: BTreeSet::new(),
+            resigned: None,
+            register_count,
+            speaks_for: None,
+            wrong_in: None,
+        }
+    }
+}
+
 impl Auth {
     /// An auth node that starts now. `incarnation` is the register's life.
     pub fn new(chain: Digest, epoch: Epoch, incarnation: Incarnation, config: Config, now: Millis) -> Self {

@@ -73,16 +73,7 @@ fn keep_alive(from: u8, term: u64, released: Option<Lsn>) -> Presented {
 }
 
 fn present(from: u8, request: Request) -> Presented {
-    Presented {
-        from: id(from),
-        request,
-        ticket_opened: None,
-        suspected_by: BTreeSet::new(),
-        resigned: None,
-        register_count: 7,
-        speaks_for: None,
-        wrong_in: None,
-    }
+    Presented::of(id(from), request, 7)
 }
 
 fn suspected(by: &[u8], presented: Presented) -> Presented {

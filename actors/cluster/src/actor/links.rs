@@ -154,12 +154,14 @@ impl Links {
 
     /// Whether a message comes from another member, and the signatures in it hold.
     pub(super) fn admits(&self, from: &NodeId, message: &Message) -> bool {
-        let holds = match message {
+        if !self.mates.contains_key(from) {
+            return false;
+        }
+        match message {
             Message::Grant { grant, .. } => self.take_grant(grant),
             Message::Statement(statement) | Message::HandOver { statement, .. } => statement.verify(&self.chain),
             _ => true,
-        };
-        holds && self.mates.contains_key(from)
+        }
     }
 
     pub(super) fn send(&self, to: NodeId, message: Message, payloads: Vec<Bytes>) {

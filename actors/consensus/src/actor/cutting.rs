@@ -19,7 +19,7 @@ pub(super) struct Barrier {
 }
 
 impl Replica {
-    /// Begins to cut the log: first the store must be durable, for the log will not remember.
+    /// Begins to cut the log where it has grown long.
     pub(super) fn consider_cutting(&mut self) {
         // Execution stands still meanwhile, for some hundred ms: not at all seats at one time.
         let (seat, seats) = (self.config.signer.seat.0 as u64, self.config.genesis.seats.len() as u64);
@@ -38,7 +38,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn begin_barrier(&mut self) {
+    fn begin_barrier(&mut self) {
         if !std::mem::replace(&mut self.barrier.under_way, true) {
             self.executor.send(Command::Barrier);
         }

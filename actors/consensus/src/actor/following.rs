@@ -51,7 +51,7 @@ impl Replica {
 
     /// A member takes its holder's word for what the seat has said, and for nothing else: what is final or stable must be
     /// proven to it as to anyone.
-    pub(super) fn check_followed(&self, record: &Record) -> Result<(), LedgerError> {
+    fn check_followed(&self, record: &Record) -> Result<(), LedgerError> {
         let book = &self.config.directory.book;
         match record {
             Record::Committed { proposal, certificate } => {
@@ -83,7 +83,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn take_backlog(&mut self, ctx: &mut Ctx<Self>) {
+    fn take_backlog(&mut self, ctx: &mut Ctx<Self>) {
         while self.waits_for.is_none()
             && let Some(event) = self.backlog.pop_front()
         {

@@ -1,4 +1,4 @@
-//! How a replica of a drill misbehaves. The machines know nothing of it.
+//! What a drill's replica does wrong. The machines know nothing of it.
 
 use standin_foundation::Digest;
 use standin_ledger::CheckpointResult;

@@ -95,11 +95,14 @@ impl Replica {
     }
 
     pub(super) fn log_reported(&mut self, event: SeatLogEvent, ctx: &mut Ctx<Self>) {
-        if self.waits_for.is_some() {
-            self.backlog.push_back(event);
-            return;
-        }
         match event {
+            // About the disk, and not about what stands in the log: it waits for nothing.
+            SeatLogEvent::Grown(bytes) => {
+                self.log_bytes = bytes;
+                self.consider_cutting();
+            }
+            SeatLogEvent::Failed(why) => self.fatal(why),
+            event if self.waits_for.is_some() => self.backlog.push_back(event),
             SeatLogEvent::Activated { writer, start } => self.activate(writer, start, ctx),
             SeatLogEvent::Rebased { writer, start } => {
                 self.speak_as(writer, start);
@@ -119,21 +122,16 @@ impl Replica {
                 self.consider_storing();
             }
             SeatLogEvent::MateAhead { node, executed } => self.note_mate(node, executed, ctx),
-            SeatLogEvent::Grown(bytes) => {
-                self.log_bytes = bytes;
-                self.consider_cutting();
-            }
-            SeatLogEvent::Failed(why) => self.fatal(why),
         }
     }
 
-    pub(super) fn speak_as(&mut self, writer: Writer, start: Lsn) {
+    fn speak_as(&mut self, writer: Writer, start: Lsn) {
         (self.config.signer.writer, self.config.signer.start) = (writer, start);
         self.gate = Gate::new(writer);
     }
 
     /// Speaks for the seat from now on.
-    pub(super) fn activate(&mut self, writer: Writer, start: Lsn, ctx: &mut Ctx<Self>) {
+    fn activate(&mut self, writer: Writer, start: Lsn, ctx: &mut Ctx<Self>) {
         self.speak_as(writer, start);
         self.began_to_speak = Some(Instant::now());
         // As a follower it was told of the holder before, which may be gone.
@@ -151,7 +149,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn ledger_reported(&mut self, report: ExecutorReport, ctx: &mut Ctx<Self>) {
+    fn ledger_reported(&mut self, report: ExecutorReport, ctx: &mut Ctx<Self>) {
         match report {
             ExecutorReport::Executed { height, checkpoint, receipts } => {
                 self.counters.blocks += 1;

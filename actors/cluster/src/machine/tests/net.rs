@@ -166,16 +166,7 @@ impl Net {
         if !self.auth_up {
             return;
         }
-        let mut presented = Presented {
-            from: id(n),
-            request: request.clone(),
-            ticket_opened: Some(cluster()),
-            suspected_by: BTreeSet::new(),
-            resigned: None,
-            register_count: 0,
-            speaks_for: None,
-            wrong_in: None,
-        };
+        let mut presented = Presented { ticket_opened: Some(cluster()), ..Presented::of(id(n), request.clone(), 0) };
         if let Request::Update(update) = &request {
             for statement in &update.statements {
                 match statement.claim {
