@@ -255,10 +255,10 @@ fn member_config(config: &NodeConfig, place: &Place<'_>) -> MemberConfig {
     }
 }
 
-/// What a member must know of a record of the replica. One that cannot be read is nothing to it: the replica refuses it.
-fn describe(record: &Bytes) -> Description {
-    let record = Record::from_wire(record).ok();
-    record.map_or_else(Description::default, |record| Description {
+/// What a member must know of a record of the replica.
+fn describe(record: &Bytes) -> Option<Description> {
+    let record = Record::from_wire(record).ok()?;
+    Some(Description {
         carries: record.carries().map(|batch| (batch.digest(), batch.bytes)),
         names: record.names(),
         base: record.base(),
@@ -270,7 +270,8 @@ fn routes(ingress: &Arc<Ingress>, grants: &Grants) -> Router {
     let (noticed, noted) = (grants.clone(), grants.clone());
     let sink = Arc::new(move |grant| _ = noted.take(grant));
     let router = standin_consensus::actor::routes(Router::default(), ingress, &grants.replica, sink);
-    let router = standin_cluster::actor::routes(router, &grants.member);
+    let mates = grants.directory.mates().map(standin_stage::Remote::id).collect();
+    let router = standin_cluster::actor::routes(router, &grants.member, mates);
     router.tell::<Notice>(move |_, Notice(grant)| {
         noticed.take(grant);
         Ok(())

@@ -1,6 +1,6 @@
 //! What a member says to the other members and to the auth node, and what they say to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use standin_foundation::wire::Wire;
 use standin_foundation::{ClusterId, Digest, NodeId, SecretKey, Term};
 use standin_ledger::SignedGrant;
 use standin_stage::bridge::Router;
-use standin_stage::{Address, Lane, Message as StageMessage, Remote, RemoteMessage};
+use standin_stage::{Address, CallError, Lane, Message as StageMessage, Remote, RemoteMessage};
 
 use super::MemberActor;
 use crate::messages::Message;
@@ -74,12 +74,19 @@ impl StageMessage for FromMate {
     }
 }
 
-/// Hands what other members say to the member.
-pub fn routes(router: Router, member: &Address<MemberActor>) -> Router {
-    let (small, pushed) = (member.clone(), member.clone());
+/// Hands what the other members say to the member. Nobody else gets at its mailbox.
+pub fn routes(router: Router, member: &Address<MemberActor>, mates: BTreeSet<NodeId>) -> Router {
+    let mates = Arc::new(mates);
+    let tell = |member: &Address<MemberActor>, mates: &BTreeSet<NodeId>, from, message, payloads| match mates.contains(&from)
+    {
+        true => member.tell(FromMate { from, message, payloads }),
+        false => Err(CallError::Refused("the sender is not of this node's cluster".to_owned())),
+    };
+    let (small, small_mates) = (member.clone(), Arc::clone(&mates));
+    let pushed = member.clone();
     router
-        .tell::<Message>(move |from, message| small.tell(FromMate { from, message, payloads: Vec::new() }))
-        .tell::<Pushed>(move |from, Pushed { message, payloads }| pushed.tell(FromMate { from, message, payloads }))
+        .tell::<Message>(move |from, message| tell(&small, &small_mates, from, message, Vec::new()))
+        .tell::<Pushed>(move |from, Pushed { message, payloads }| tell(&pushed, &mates, from, message, payloads))
 }
 
 /// Checks a grant, and tells those whom it concerns; false if it does not hold. It must not block.
@@ -152,11 +159,8 @@ impl Links {
         (self.grants)(grant.clone())
     }
 
-    /// Whether a message comes from another member, and the signatures in it hold.
-    pub(super) fn admits(&self, from: &NodeId, message: &Message) -> bool {
-        if !self.mates.contains_key(from) {
-            return false;
-        }
+    /// Whether the signatures in a message hold.
+    pub(super) fn admits(&self, message: &Message) -> bool {
         match message {
             Message::Grant { grant, .. } => self.take_grant(grant),
             Message::Statement(statement) | Message::HandOver { statement, .. } => statement.verify(&self.chain),

@@ -27,7 +27,7 @@ pub use links::{Auths, GrantSink, Links, Pushed, routes};
 pub use open::{MemberConfig, OpenError, Opened};
 
 use crate::effect::without_void;
-use crate::machine::{Describe, Member, View};
+use crate::machine::{Describe, Description, Member, View};
 use crate::messages::{Entry, Message, NodeRecord};
 use crate::{Effect, Event, Input};
 use links::FromMate;
@@ -115,8 +115,14 @@ impl Handle<Look> for MemberActor {
 impl Handle<FromMate> for MemberActor {
     fn handle(&mut self, FromMate { from, message, payloads }: FromMate, _: Reply<()>, ctx: &mut Ctx<Self>) {
         self.look(ctx);
-        if self.links.admits(&from, &message) && self.take_payloads(&message, payloads) {
+        if self.links.admits(&message)
+            && let Some(came) = self.take_payloads(&message, payloads)
+        {
             self.step(Input::Received { from, message }, ctx);
+            // What was not taken is not kept either.
+            for digest in came.iter().filter(|digest| !self.member.carries(digest)) {
+                self.payloads.remove(digest);
+            }
         }
         self.set_timer(ctx);
     }
@@ -318,56 +324,70 @@ impl MemberActor {
     }
 
     fn piece_of(&self, entry: &Entry) -> LogPiece {
-        let carried = (self.describe)(&entry.record).carries;
+        let carried = (self.describe)(&entry.record).and_then(|description| description.carries);
         let payload = carried.and_then(|(digest, _)| self.payloads.get(&digest).cloned());
         LogPiece { record: entry.record.clone(), payload }
     }
 
     fn write(&mut self, sequence: u64, record: &NodeRecord) {
-        let mut payload = None;
-        if let NodeRecord::Entry(entry) = record {
-            let described = (self.describe)(&entry.record);
-            if described.base.is_some() {
-                // What stands before a run of live records lies in segments of its own, and can be dropped as a whole.
-                self.log.send(LogCommand::Roll);
-            }
-            payload = described.carries.and_then(|(digest, _)| self.payloads.get(&digest).cloned());
+        let described = match record {
+            NodeRecord::Entry(entry) => (self.describe)(&entry.record).unwrap_or_default(),
+            _ => Description::default(),
+        };
+        if described.base.is_some() {
+            // What stands before a run of live records lies in segments of its own, and can be dropped as a whole.
+            self.log.send(LogCommand::Roll);
         }
-        let payload = payload.map(|batch| batch.payload().clone()).unwrap_or_default();
+        let carried = described.carries.map(|(digest, _)| self.payloads.get(&digest).ok_or(digest));
+        let payload = match carried.transpose() {
+            Ok(batch) => batch.map(|batch| batch.payload().clone()).unwrap_or_default(),
+            Err(digest) => {
+                let why = format!("the payload {digest} of a record of the seat's log is not here: it would be lost (L1)");
+                return (self.sink)(SeatLogEvent::Failed(why));
+            }
+        };
         match log_writer::encode(record) {
             Ok(encoded) => self.log.send(LogCommand::Append(sequence, encoded, payload)),
             Err(error) => (self.sink)(SeatLogEvent::Failed(format!("a record cannot be written: {error}"))),
         }
     }
 
-    fn carried(&self, message: &Message) -> Vec<Digest> {
+    /// The payloads that a message's records carry; none if a record is of no known kind.
+    fn carried(&self, message: &Message) -> Option<Vec<Digest>> {
         let entries = match message {
             Message::Push { entries, .. } | Message::Tail { entries, .. } => entries.as_slice(),
             _ => &[],
         };
-        entries.iter().filter_map(|entry| (self.describe)(&entry.record).carries.map(|(digest, _)| digest)).collect()
+        let described: Option<Vec<_>> = entries.iter().map(|entry| (self.describe)(&entry.record)).collect();
+        Some(described?.into_iter().filter_map(|description| description.carries.map(|(digest, _)| digest)).collect())
     }
 
-    /// Keeps the payloads that a message's records carry. Whether all of them are there: a record that is acknowledged
-    /// without its payload would be lost with the holder (L1).
-    fn take_payloads(&mut self, message: &Message, payloads: Vec<Bytes>) -> bool {
-        let wanted = self.carried(message);
-        for payload in payloads {
-            if let Ok(batch) = Batch::parse(payload)
-                && wanted.contains(&batch.digest())
-            {
-                self.payloads.entry(batch.digest()).or_insert_with(|| Arc::new(batch));
+    /// Keeps the payloads that a message's records carry, and says which were new; none if one is missing, or a record cannot be
+    /// read: whoever acknowledged it would be of no use when the holder is lost (L1).
+    fn take_payloads(&mut self, message: &Message, payloads: Vec<Bytes>) -> Option<Vec<Digest>> {
+        let Some(wanted) = self.carried(message) else {
+            tracing::warn!("the holder's log has a record of no known kind: not taken; does it run another version?");
+            return None;
+        };
+        let parsed = payloads.into_iter().filter_map(|payload| Batch::parse(payload).ok());
+        let mut came: BTreeMap<_, _> = parsed.map(|batch| (batch.digest(), batch)).collect();
+        came.retain(|digest, _| wanted.contains(digest) && !self.payloads.contains_key(digest));
+        let missing = wanted.iter().filter(|digest| !self.payloads.contains_key(*digest) && !came.contains_key(*digest));
+        match missing.count() {
+            0 => {
+                let new = came.keys().copied().collect();
+                self.payloads.extend(came.into_iter().map(|(digest, batch)| (digest, Arc::new(batch))));
+                Some(new)
+            }
+            missing => {
+                tracing::warn!(missing, "a push came without the payloads of its records: not taken");
+                None
             }
         }
-        let missing = wanted.iter().filter(|digest| !self.payloads.contains_key(*digest)).count();
-        if missing > 0 {
-            tracing::warn!(missing, "a push came without the payloads of its records: not taken");
-        }
-        missing == 0
     }
 
     fn send(&self, to: NodeId, message: Message) {
-        let carried = self.carried(&message);
+        let carried = self.carried(&message).unwrap_or_default();
         let payloads =
             carried.iter().filter_map(|digest| self.payloads.get(digest)).map(|batch| batch.payload().clone());
         self.links.send(to, message, payloads.collect());

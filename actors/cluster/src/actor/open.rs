@@ -79,7 +79,7 @@ impl Opened {
             let unknown = || OpenError::UnknownRecord { sequence: *sequence };
             let (record, payload) = log_writer::decode(bytes).ok_or_else(unknown)?;
             if let NodeRecord::Entry(entry) = &record
-                && describe(&entry.record).carries.is_some()
+                && describe(&entry.record).is_some_and(|description| description.carries.is_some())
             {
                 let batch = Batch::parse(payload).map_err(|_| unknown())?;
                 payloads.insert(batch.digest(), Arc::new(batch));
@@ -94,7 +94,7 @@ impl Opened {
             new_session: fastrand::u64(1..),
         };
         let mut member = Member::open(identity, config, describe, found, Millis(0));
-        let carried = |entry: &Entry| describe(&entry.record).carries;
+        let carried = |entry: &Entry| describe(&entry.record).and_then(|description| description.carries);
         let piece = |entry: &Entry| LogPiece {
             record: entry.record.clone(),
             payload: carried(entry).and_then(|(digest, _)| payloads.get(&digest).cloned()),

@@ -17,6 +17,11 @@ use crate::messages::Fact;
 
 const CHAIN: Digest = Digest::ZERO;
 
+fn describe(record: &Bytes) -> Option<Description> {
+    let carries = record.strip_prefix(b"+").map(|name| (Digest::sha256(name), 1));
+    Some(Description { carries, ..Description::default() })
+}
+
 fn key() -> SecretKey {
     SecretKey::from_bytes(&[1; 32]).unwrap()
 }
@@ -61,7 +66,7 @@ fn start(folder: &Path) -> (Cell<MemberActor>, MemberLog, Receiver<SeatLogEvent>
             fixed: false,
         },
         config: Config::default(),
-        describe: |_| Description::default(),
+        describe,
         folder: folder.to_owned(),
         segment_bytes: options.segment_bytes,
         chain: CHAIN,
@@ -128,5 +133,23 @@ async fn a_record_that_was_on_its_way_when_a_new_term_began_is_not_lost() {
         _ => None,
     });
     assert_eq!(released.await, second);
+    cell.stop();
+}
+
+/// Whatever was acknowledged with the record would be lost: the node stops.
+#[actix::test]
+async fn l1_a_record_whose_payload_is_not_here_is_not_written_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cell, log, events) = start(folder.path());
+    let writer = wait_for(&events, |event| match event {
+        SeatLogEvent::Activated { writer, .. } => Some(writer),
+        _ => None,
+    });
+    log.append(writer.await, vec![piece("+a")]);
+    let why = wait_for(&events, |event| match event {
+        SeatLogEvent::Failed(why) => Some(why),
+        _ => None,
+    });
+    assert!(why.await.contains("is not here"));
     cell.stop();
 }

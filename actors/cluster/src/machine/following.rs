@@ -123,7 +123,7 @@ impl Member {
         for entry in entries {
             match self.log.hash_at(entry.lsn) {
                 Some(hash) if hash == entry.hash => {}
-                Some(_) if self.may_cut_back() => {
+                Some(_) if self.may_cut_back() && self.log.is_chained(entry) => {
                     self.cut_back(entry.lsn - 1);
                     self.take(entry.clone());
                 }
@@ -131,7 +131,7 @@ impl Member {
                     self.report(Event::Contradicted { lsn: entry.lsn });
                     return false;
                 }
-                None if entry.lsn == self.log.head().lsn + 1 => self.take(entry.clone()),
+                None if self.log.head().lsn + 1 == entry.lsn && self.log.is_chained(entry) => self.take(entry.clone()),
                 // Before the own base: it is final.
                 None if entry.lsn <= self.log.base().lsn => {}
                 None => return false,

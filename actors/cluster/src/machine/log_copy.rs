@@ -18,8 +18,8 @@ pub struct Description {
     pub base: Option<(Lsn, Height)>,
 }
 
-/// Reads a record's description.
-pub type Describe = fn(&Bytes) -> Description;
+/// Reads a record's description; none if the record is of no known kind.
+pub type Describe = fn(&Bytes) -> Option<Description>;
 
 /// An entry with what is known of it here.
 #[derive(Debug, Clone)]
@@ -57,6 +57,10 @@ pub(super) struct LogCopy {
     /// Records that name a payload which no record before them carried. Of those that are durable the first still lacks it.
     lacking: BTreeSet<Lsn>,
     durable: Lsn,
+}
+
+fn chained(before: &Digest, record: &[u8]) -> Digest {
+    Digest::sha256_of(&[before.as_bytes(), record])
 }
 
 impl LogCopy {
@@ -112,13 +116,18 @@ impl LogCopy {
     /// The entry that follows the head, for a record.
     pub(super) fn next_entry(&self, record: Bytes) -> Entry {
         let head = self.head();
-        let hash = Digest::sha256_of(&[head.hash.as_bytes(), &record]);
-        Entry { lsn: head.lsn + 1, hash, record }
+        Entry { lsn: head.lsn + 1, hash: chained(&head.hash, &record), record }
+    }
+
+    /// Whether the entry's hash is what stands before it and its record give.
+    pub(super) fn is_chained(&self, entry: &Entry) -> bool {
+        let before = entry.lsn.checked_sub(1).and_then(|lsn| self.hash_at(lsn));
+        before.is_some_and(|before| chained(&before, &entry.record) == entry.hash)
     }
 
     /// Appends the entry that follows the head. `sequence` is the number of its record in the node's log.
     pub(super) fn append(&mut self, entry: Entry, sequence: u64) {
-        let Description { carries, names, base } = (self.describe)(&entry.record);
+        let Description { carries, names, base } = (self.describe)(&entry.record).unwrap_or_default();
         let lacks: Vec<_> = names.into_iter().filter(|name| !self.carriers.contains_key(name)).collect();
         if !lacks.is_empty() {
             self.lacking.insert(entry.lsn);
@@ -264,14 +273,14 @@ impl LogCopy {
 mod tests {
     use super::*;
 
-    fn describe(bytes: &Bytes) -> Description {
+    fn describe(bytes: &Bytes) -> Option<Description> {
         let text = std::str::from_utf8(bytes).unwrap();
         let digest = |name: &str| Digest::sha256(name.as_bytes());
-        Description {
+        Some(Description {
             carries: text.strip_prefix('+').map(|name| (digest(name), 1)),
             names: text.strip_prefix('?').map(digest).into_iter().collect(),
             base: None,
-        }
+        })
     }
 
     fn log(records: &[&'static str]) -> LogCopy {

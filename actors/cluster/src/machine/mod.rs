@@ -337,7 +337,7 @@ impl Member {
             Message::FetchTail { writer, after } => self.on_fetch_tail(from, writer, after),
             Message::Head { .. } => self.on_head(from, message),
             Message::Ack { writer, round, session, lsn } => self.on_ack(from, writer, round, session, lsn),
-            Message::Tail { writer, previous, entries } => self.on_tail(writer, previous, entries),
+            Message::Tail { writer, previous, entries } => self.on_tail(from, writer, previous, entries),
         }
     }
 

@@ -198,13 +198,14 @@ impl Member {
         }
     }
 
-    pub(super) fn on_tail(&mut self, writer: Writer, previous: Mark, entries: Vec<Entry>) {
-        let is_ours = self.holding.as_ref().is_some_and(|h| h.writer == writer && h.restarting.is_some());
-        if !is_ours || previous != self.log.head() {
+    pub(super) fn on_tail(&mut self, from: NodeId, writer: Writer, previous: Mark, entries: Vec<Entry>) {
+        let restarting = self.holding.as_ref().filter(|h| h.writer == writer).and_then(|h| h.restarting.as_ref());
+        let was_asked = restarting.and_then(|restarting| restarting.longest).is_some_and(|(node, _)| node == from);
+        if !was_asked || previous != self.log.head() {
             return;
         }
         for entry in entries {
-            if entry.lsn == self.log.head().lsn + 1 {
+            if entry.lsn == self.log.head().lsn + 1 && self.log.is_chained(&entry) {
                 self.append(entry.clone());
                 self.effects.push(Effect::Follow(entry));
             }

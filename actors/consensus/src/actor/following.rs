@@ -8,7 +8,7 @@ use standin_stage::Ctx;
 
 use super::Replica;
 use super::executor::Command;
-use super::open::{DecodedLog, Restored, Stored};
+use super::open::{DecodedLog, Restored, Stored, check_proven};
 use crate::effect::Input;
 use crate::gate::Gate;
 use crate::messages::{Note, Status};
@@ -19,13 +19,39 @@ use crate::record::Record;
 pub(super) enum WaitsFor {
     /// The log is being read anew: the executor is to say what the store holds.
     Store(DecodedLog),
-    /// A followed certificate cannot be judged before a grant is known. Whoever is asked for it is another one each time.
-    Grant(Seat, Term, usize),
+    /// The log has been read, and waits to be judged: at the start of the node, or because of a grant.
+    Judgement(Box<(DecodedLog, Stored)>, Option<Missing>),
+    /// A followed certificate cannot be judged before a grant is known.
+    Grant(Missing),
+}
+
+/// A grant that is not known here. Whoever is asked for it is another one each time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Missing {
+    seat: Seat,
+    term: Term,
+    attempt: usize,
+}
+
+impl Missing {
+    fn new(seat: Seat, term: Term) -> Self {
+        Self { seat, term, attempt: 0 }
+    }
+}
+
+impl WaitsFor {
+    fn missing(&mut self) -> Option<&mut Missing> {
+        match self {
+            Self::Store(_) => None,
+            Self::Judgement(_, missing) => missing.as_mut(),
+            Self::Grant(missing) => Some(missing),
+        }
+    }
 }
 
 impl Replica {
     pub(super) fn is_rebuilding(&self) -> bool {
-        matches!(self.waits_for, Some(WaitsFor::Store(_)))
+        matches!(self.waits_for, Some(WaitsFor::Store(_) | WaitsFor::Judgement(..)))
     }
 
     pub(super) fn follow(&mut self, lsn: Lsn, piece: LogPiece, ctx: &mut Ctx<Self>) {
@@ -33,14 +59,14 @@ impl Replica {
             Ok(record) => record,
             Err(error) => return self.fatal(format!("record {lsn} of the seat's log is of no known kind: {error}")),
         };
-        match self.check_followed(&record) {
+        match check_proven(&record, &self.config.directory.book) {
             Ok(()) => {
                 self.payloads.extend(piece.payload.map(|batch| (batch.digest(), batch)));
                 self.step(Input::Followed { lsn, record }, ctx);
             }
             Err(LedgerError::UnknownGrant { seat, term }) => {
                 self.backlog.push_front(SeatLogEvent::Followed { lsn, piece });
-                self.waits_for = Some(WaitsFor::Grant(seat, term, 0));
+                self.waits_for = Some(WaitsFor::Grant(Missing::new(seat, term)));
                 self.look_for_grant(ctx);
             }
             Err(error) => {
@@ -49,34 +75,21 @@ impl Replica {
         }
     }
 
-    /// A member takes its holder's word for what the seat has said, and for nothing else: what is final or stable must be
-    /// proven to it as to anyone.
-    fn check_followed(&self, record: &Record) -> Result<(), LedgerError> {
-        let book = &self.config.directory.book;
-        match record {
-            Record::Committed { proposal, certificate } => {
-                let is_for_it = certificate.digest == proposal.digest() && certificate.height == proposal.height;
-                if !is_for_it {
-                    return Err(LedgerError::BadSignature { what: "a block's certificate for another proposal" });
-                }
-                certificate.verify(book)
-            }
-            Record::Stable(certificate) => certificate.verify(book),
-            _ => Ok(()),
-        }
-    }
-
     /// Goes on where a grant was missing, or asks another node for it.
     pub(super) fn look_for_grant(&mut self, ctx: &mut Ctx<Self>) {
-        let Some(WaitsFor::Grant(seat, term, attempt)) = self.waits_for else { return };
+        let Some(missing) = self.waits_for.as_mut().and_then(WaitsFor::missing) else { return };
         let directory = &self.config.directory;
-        if directory.book.lacks(seat, term) {
+        if directory.book.lacks(missing.seat, missing.term) {
             let connected: Vec<_> = directory.remotes.values().filter(|remote| remote.is_connected()).collect();
-            if let Some(remote) = connected.get(attempt % connected.len().max(1)) {
+            if let Some(remote) = connected.get(missing.attempt % connected.len().max(1)) {
                 // Whoever is asked next time is another one.
-                let _ = remote.tell(&Note::WantGrant(seat, term));
+                let _ = remote.tell(&Note::WantGrant(missing.seat, missing.term));
             }
-            self.waits_for = Some(WaitsFor::Grant(seat, term, attempt + 1));
+            missing.attempt += 1;
+            return;
+        }
+        if self.is_rebuilding() {
+            self.judge(ctx);
         } else {
             self.waits_for = None;
             self.take_backlog(ctx);
@@ -113,8 +126,28 @@ impl Replica {
         }
     }
 
-    pub(super) fn finish_rebuild(&mut self, stored: Stored, ctx: &mut Ctx<Self>) {
-        let Some(WaitsFor::Store(log)) = self.waits_for.take() else { return };
+    /// The executor says what the store holds.
+    pub(super) fn looked(&mut self, stored: Stored, ctx: &mut Ctx<Self>) {
+        if let Some(WaitsFor::Store(log)) = self.waits_for.take() {
+            self.waits_for = Some(WaitsFor::Judgement(Box::new((log, stored)), None));
+            self.judge(ctx);
+        }
+    }
+
+    /// Judges the log that was read as a followed one is judged, and goes on from it.
+    pub(super) fn judge(&mut self, ctx: &mut Ctx<Self>) {
+        let Some(WaitsFor::Judgement(read, _)) = self.waits_for.take() else { return };
+        match read.0.check(&read.1, &self.config.directory.book) {
+            Ok(()) => {}
+            Err(LedgerError::UnknownGrant { seat, term }) => {
+                self.waits_for = Some(WaitsFor::Judgement(read, Some(Missing::new(seat, term))));
+                return self.look_for_grant(ctx);
+            }
+            Err(error) => {
+                return self.fatal(format!("the seat's log proves nothing, a holder before was faulty: {error}"));
+            }
+        }
+        let (log, stored) = *read;
         match self.restoring.restore(log, stored, self.now()) {
             Ok(Restored { machine, payloads }) => (self.machine, self.payloads) = (machine, payloads),
             Err(error) => return self.fatal(error.to_string()),

@@ -13,7 +13,7 @@ use standin_stage::{Address, CallError, Handle, Message, Throttle};
 
 use super::Replica;
 use super::directory::Directory;
-use super::peers::{Checked, CheckedBlock, PeerBatch, PeerBlocks, PeerChunk, PeerNote, PeerTransactions};
+use super::peers::{Checked, CheckedBlock, PeerBatch, PeerBlocks, PeerChunk, PeerNote, PeerTransactions, Useless};
 use super::pool::{Urgency, VerifyPool};
 use super::serving::ANSWER_BYTES;
 use crate::effect::Input;
@@ -227,7 +227,12 @@ pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>
             let from = transfer_ingress.seat_of(node)?;
             let cost = (Urgency::Payloads, ANSWER_BYTES);
             check(&transfer_ingress, &transfer_to, cost, (node, from), move |ingress, to, share| {
-                ingress.check_transfer(from, transfer, to, share)
+                let checked = ingress.check_transfer(from, transfer, to, share);
+                if checked.is_err() {
+                    // Of no use, or not before a grant has come: the replica asks another one.
+                    tell(to, Useless(from));
+                }
+                checked
             })
         })
 }

@@ -172,7 +172,8 @@ impl Replica {
     /// Opens the store, and starts the executor. The actor itself is started by its cell; it speaks when its log says so.
     pub fn open(config: ReplicaConfig, found: FoundLog, address: &Address<Self>) -> Result<Self, OpenError> {
         let restoring = Restoring::new(&config.genesis, config.signer.seat, config.consensus);
-        let opened = open::open(&config.storage, &config.genesis, &restoring, &config.state_machine, found)?;
+        let book = &config.directory.book;
+        let opened = open::open(&config.storage, &config.genesis, book, &config.state_machine, found)?;
         let reports = Reports::default();
         let report_ledger = to_replica(&reports, address);
         let machine = Arc::clone(&config.state_machine);
@@ -180,15 +181,15 @@ impl Replica {
         let report = move |report| report_ledger(Report::Ledger(report));
         let executor = Executor::start(opened.ledger, genesis, machine, report)?;
         Ok(Self {
-            machine: opened.machine,
+            machine: restoring.blank(&opened.stored),
             restoring,
-            waits_for: None,
+            waits_for: Some(WaitsFor::Judgement(Box::new((opened.log, opened.stored)), None)),
             backlog: VecDeque::new(),
             gate: Gate::default(),
             log: None,
             executor,
             reports,
-            payloads: opened.payloads,
+            payloads: BTreeMap::new(),
             mempool: Mempool::default(),
             started: Instant::now(),
             alarm: Alarm::default(),
@@ -382,6 +383,10 @@ impl Replica {
     }
 
     fn tell_note(&self, to: Recipient, note: &Note) {
+        if let (Recipient::One(seat), Note::FetchBlocks { .. } | Note::FetchManifest) = (to, note) {
+            let node = self.remote_of(seat).map(|remote| remote.id().short());
+            tracing::debug!(seat = seat.0, ?node, ?note, "fetch");
+        }
         match to {
             Recipient::One(seat) => self.send_to(seat, note),
             Recipient::All => {
@@ -397,7 +402,8 @@ impl Replica {
     }
 
     fn set_timer(&mut self, ctx: &mut Ctx<Self>) {
-        let (wanted, now) = (self.machine.deadline().min(self.status_due), self.now());
+        let machine_due = if self.is_rebuilding() { Millis(u64::MAX) } else { self.machine.deadline() };
+        let (wanted, now) = (machine_due.min(self.status_due), self.now());
         self.alarm.set(wanted, now, ctx, |replica, ctx| {
             replica.alarm.rang();
             replica.take_reports(ctx);
@@ -422,10 +428,11 @@ impl Replica {
 
 impl Role for Replica {
     fn started(&mut self, ctx: &mut Ctx<Self>) {
-        for result in self.computed.clone().into_values() {
-            self.note_result(result.height, Some(result), ctx);
+        for result in self.computed.values() {
+            self.tell_log(SeatFact::Computed(result.height, result.digest()));
         }
+        self.judge(ctx);
         self.take_reports(ctx);
-        self.step(Input::Tick, ctx);
+        self.set_timer(ctx);
     }
 }

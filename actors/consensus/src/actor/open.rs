@@ -9,7 +9,8 @@ use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, Seat};
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult};
 use standin_ledger::seat_log::FoundLog;
 use standin_ledger::store::{Store, StoreError, StoreOptions, StoredBlock};
-use standin_ledger::{Batch, Chain, Genesis, StateMachine};
+use standin_ledger::error::LedgerError;
+use standin_ledger::{Batch, Chain, Genesis, GrantBook, StateMachine};
 
 use super::executor::{ExecutionError, Ledger};
 use super::served::Served;
@@ -49,11 +50,11 @@ pub enum OpenError {
     Thread(#[from] std::io::Error),
 }
 
-/// A replica as it was when it stopped.
+/// A replica as it was when it stopped, before its log has been judged.
 pub(super) struct Opened {
-    pub(super) machine: Machine,
+    pub(super) log: DecodedLog,
+    pub(super) stored: Stored,
     pub(super) ledger: Ledger,
-    pub(super) payloads: BTreeMap<Digest, Arc<Batch>>,
     /// Own results since the last flush, to be told to the machine again.
     pub(super) results: Vec<CheckpointResult>,
 }
@@ -61,7 +62,7 @@ pub(super) struct Opened {
 pub(super) fn open(
     storage: &Storage,
     genesis: &Genesis,
-    restoring: &Restoring,
+    book: &GrantBook,
     state_machine: &Arc<dyn StateMachine>,
     found: FoundLog,
 ) -> Result<Opened, OpenError> {
@@ -75,14 +76,14 @@ pub(super) fn open(
     let (chain, results, mut ledger_snapshots) = rebuild_chain(&mut store, genesis, state_machine)?;
     let log = DecodedLog::read(found)?;
     let stored = Stored::read(&store, log.stable())?;
-    let Restored { machine, payloads } = restoring.restore(log, stored, Millis(0))?;
-    let stable = machine.stable();
-    ledger_snapshots.retain(|height, _| *height >= stable);
+    let stable = log.stable_certificate().or(stored.base.as_ref()).filter(|stable| stable.verify(book).is_ok());
+    let stable_height = stable.map_or(Height(0), |stable| stable.result.height);
+    ledger_snapshots.retain(|height, _| *height >= stable_height);
     let mut ledger = Ledger { chain, store, served: Served::default(), snapshots: ledger_snapshots };
-    if let (Some(certificate), Some(snapshot)) = (machine.stable_certificate(), ledger.snapshots.get(&stable)) {
+    if let (Some(certificate), Some(snapshot)) = (stable, ledger.snapshots.get(&stable_height)) {
         ledger.served.set_newest(snapshot.clone(), certificate.clone());
     }
-    Ok(Opened { machine, ledger, payloads, results })
+    Ok(Opened { log, stored, ledger, results })
 }
 
 /// What a machine is restored with, besides what log and store hold.
@@ -107,7 +108,12 @@ impl Restoring {
         Self { identity, config, unix_ms_at_zero: now.as_millis() as u64 }
     }
 
-    /// A machine that says nothing yet, from its seat's log and the store.
+    /// A machine that knows nothing but how far the store is, until its log has been judged.
+    pub(super) fn blank(&self, stored: &Stored) -> Machine {
+        Machine::restore(self.identity, self.config, Millis(0), [], stored.head, 1, |_| false)
+    }
+
+    /// A machine that says nothing yet, from its seat's log and the store. The log has been judged.
     pub(super) fn restore(&self, log: DecodedLog, stored: Stored, now: Millis) -> Result<Restored, ExecutionError> {
         let DecodedLog { records, mut payloads, next } = log;
         let Stored { head, base, blocks } = stored;
@@ -149,11 +155,24 @@ impl DecodedLog {
 
     /// The last stable checkpoint that is logged.
     pub(super) fn stable(&self) -> Height {
-        let stable = |record: &Record| match record {
-            Record::Stable(certificate) => Some(certificate.result.height),
+        self.stable_certificate().map(|certificate| certificate.result.height).unwrap_or_default()
+    }
+
+    fn stable_certificate(&self) -> Option<&CheckpointCertificate> {
+        let stable = self.records.iter().filter_map(|record| match record {
+            Record::Stable(certificate) => Some(certificate),
             _ => None,
+        });
+        stable.max_by_key(|certificate| certificate.result.height)
+    }
+
+    /// Whether what the log says to be final or stable is proven. What the store has executed was judged before.
+    pub(super) fn check(&self, stored: &Stored, book: &GrantBook) -> Result<(), LedgerError> {
+        let is_new = |record: &&Record| match record {
+            Record::Committed { proposal, .. } => proposal.height > stored.head,
+            _ => true,
         };
-        self.records.iter().filter_map(stable).max().unwrap_or_default()
+        self.records.iter().filter(is_new).try_for_each(|record| check_proven(record, book))
     }
 }
 
@@ -221,4 +240,20 @@ fn rebuild_chain(
         }
     }
     Ok((chain, results, snapshots))
+}
+
+/// A member takes its holder's word for what the seat has said, and for nothing else: what is final or stable must be
+/// proven to it as to anyone.
+pub(super) fn check_proven(record: &Record, book: &GrantBook) -> Result<(), LedgerError> {
+    match record {
+        Record::Committed { proposal, certificate } => {
+            let is_for_it = certificate.digest == proposal.digest() && certificate.height == proposal.height;
+            if !is_for_it {
+                return Err(LedgerError::BadSignature { what: "a block's certificate for another proposal" });
+            }
+            certificate.verify(book)
+        }
+        Record::Stable(certificate) => certificate.verify(book),
+        _ => Ok(()),
+    }
 }

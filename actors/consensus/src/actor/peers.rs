@@ -121,6 +121,21 @@ impl Handle<PeerBlocks> for Replica {
     }
 }
 
+/// What was asked of a seat came, and cannot be used.
+#[derive(Debug)]
+pub(super) struct Useless(pub(super) Seat);
+
+impl Message for Useless {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<Useless> for Replica {
+    fn handle(&mut self, Useless(from): Useless, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.step(Input::UnavailableReceived(from), ctx);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct PeerNote {
     pub(super) node: NodeId,
@@ -148,16 +163,24 @@ impl Handle<PeerNote> for Replica {
         let PeerNote { node, from, note, _share } = message;
         self.note_heard(from);
         match note {
-            Note::Status(status) => self.step(Input::StatusReceived(from, status), ctx),
+            Note::Status(status) if self.may_say(node, from) => self.step(Input::StatusReceived(from, status), ctx),
             Note::Offer(digests) => self.step(Input::OfferReceived(from, digests), ctx),
             Note::Unavailable => self.step(Input::UnavailableReceived(from), ctx),
             Note::FetchBatches(digests) => self.serve_batches(node, &digests),
             Note::FetchBlocks { from: height } => self.serve(node, move |ledger| blocks_from(ledger, height)),
             Note::FetchManifest => self.serve(node, manifest_of),
             Note::FetchChunk { height, index } => self.serve(node, move |ledger| chunk_of(ledger, height, index)),
-            // Taken care of before it came here.
-            Note::Stable(_) | Note::Grant(_) | Note::WantGrant(..) => {}
+            // Not from whoever may say it, or taken care of before it came here.
+            Note::Status(_) | Note::Stable(_) | Note::Grant(_) | Note::WantGrant(..) => {}
         }
+    }
+}
+
+impl Replica {
+    /// Where the own seat stands is said by its holder to those who follow it.
+    fn may_say(&self, node: NodeId, seat: Seat) -> bool {
+        let directory = &self.config.directory;
+        seat != directory.seat || (!self.speaks() && directory.book.holder(seat) == Some(node))
     }
 }
 

@@ -169,7 +169,7 @@ impl Replica {
                 self.flush_mempool(ctx);
             }
             ExecutorReport::BarrierDone(height) => self.barrier_done(height, ctx),
-            ExecutorReport::Looked(stored) => self.finish_rebuild(stored, ctx),
+            ExecutorReport::Looked(stored) => self.looked(stored, ctx),
             ExecutorReport::Failed(error) => self.fatal(error.to_string()),
         }
     }

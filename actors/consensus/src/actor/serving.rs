@@ -35,6 +35,8 @@ impl Replica {
         let busy = Arc::clone(self.serving.entry(to).or_default());
         if busy.fetch_add(1, Ordering::AcqRel) >= SERVED_PER_NODE_MAX {
             busy.fetch_sub(1, Ordering::AcqRel);
+            // It asks another one sooner than if it heard nothing.
+            let _ = remote.tell(&Note::Unavailable);
             return;
         }
         let undone = Arc::clone(&busy);

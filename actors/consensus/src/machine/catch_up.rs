@@ -10,6 +10,8 @@ use standin_ledger::snapshot::{Chunk, Manifest, SnapshotBuilder};
 use super::*;
 use crate::verify::Verified;
 
+/// How long a new holder waits for the first seat that it asks for what it missed, in ms; for each one more twice as long.
+const MISSED_WAIT_MS: u64 = 50;
 /// Chunks that are asked for at one time, each from another seat as far as there are.
 const CHUNKS_IN_FLIGHT_MAX: usize = 4;
 
@@ -19,8 +21,8 @@ enum Fetch {
     /// Nothing.
     #[default]
     Idle,
-    /// Blocks from a seat.
-    Blocks(Seat),
+    /// Blocks, from seats that were asked one after the other and have not answered.
+    Blocks(BTreeSet<Seat>),
     /// A manifest from a seat.
     Manifest(Seat),
     /// Chunks.
@@ -50,7 +52,8 @@ pub(super) struct CatchUp {
     failed: usize,
     /// Counts rounds of asking for chunks.
     chunk_round: usize,
-    /// This node has just begun to speak: what was said before then went to another, and does not come by itself.
+    /// This node has just begun to speak: what was said before then went to another, and does not come by itself. Until it has
+    /// come, or a quorum has shown that there is nothing.
     missed: bool,
 }
 
@@ -89,11 +92,20 @@ impl Machine {
         (target > self.delivered).then_some(target)
     }
 
+    /// Other seats, and perhaps a member of the own cluster, that are ahead by their own word; the members last, since a new
+    /// holder asks for what they have missed with it.
+    fn seats_ahead(&self) -> Vec<(Seat, Status)> {
+        let ahead = self.statuses.iter().filter(|(_, status)| status.committed > self.delivered);
+        let mut ahead: Vec<_> = ahead.map(|(seat, status)| (*seat, *status)).collect();
+        ahead.sort_by_key(|(seat, _)| *seat == self.identity.seat);
+        ahead
+    }
+
     pub(super) fn check_catch_up(&mut self) {
         let Some(target) = self.ahead() else {
-            if !matches!(self.catch_up.fetch, Fetch::Installing) {
-                let missed = self.catch_up.missed && self.statuses.is_empty();
-                self.catch_up = CatchUp { missed, ..CatchUp::default() };
+            if !self.catch_up.is_installing() {
+                let told = self.statuses.len() + 1 >= self.quorum();
+                self.catch_up = CatchUp { missed: self.catch_up.missed && !told, ..CatchUp::default() };
             }
             return;
         };
@@ -128,12 +140,22 @@ impl Machine {
         waited || self.catch_up.missed || target > self.delivered.plus(self.identity.parameters.window)
     }
 
+    /// How long an answer is waited for, in ms.
+    fn patience(&self) -> u64 {
+        let short = MISSED_WAIT_MS << self.catch_up.failed.min(16);
+        if self.catch_up.missed { short.min(self.config.fetch_timeout_ms) } else { self.config.fetch_timeout_ms }
+    }
+
+    /// When to ask again after somebody had nothing.
+    fn again_at(&self) -> Millis {
+        self.now + self.patience().min(self.config.status_interval_ms)
+    }
+
     /// Asks a seat that is ahead: for blocks, or for a snapshot if by its own word it is far ahead.
     fn start_fetch(&mut self, target: Height) {
-        self.catch_up.missed = false;
-        let ahead: Vec<_> = self.statuses.iter().filter(|(_, status)| status.committed > self.delivered).collect();
+        let ahead = self.seats_ahead();
         let (round, place) = (self.catch_up.failed / ahead.len().max(1), self.catch_up.failed % ahead.len().max(1));
-        let Some((seat, status)) = ahead.get(place).map(|(seat, status)| (**seat, **status)) else {
+        let Some((seat, status)) = ahead.get(place).copied() else {
             self.catch_up.stop();
             return;
         };
@@ -142,26 +164,28 @@ impl Machine {
         if matches!(self.catch_up.fetch, Fetch::Idle) && self.catch_up.failed == 0 {
             self.report(Event::CatchUpStarted { target, snapshot });
         }
-        self.catch_up.deadline = Some(self.now + self.config.fetch_timeout_ms);
+        self.catch_up.deadline = Some(self.now + self.patience());
         if snapshot {
             self.catch_up.fetch = Fetch::Manifest(seat);
             self.tell(Recipient::One(seat), Note::FetchManifest);
         } else {
-            self.catch_up.fetch = Fetch::Blocks(seat);
+            match &mut self.catch_up.fetch {
+                Fetch::Blocks(asked) => _ = asked.insert(seat),
+                other => *other = Fetch::Blocks([seat].into()),
+            }
             self.tell(Recipient::One(seat), Note::FetchBlocks { from: self.delivered.next() });
         }
     }
 
     /// Whether blocks from this seat have been asked for, and have not come.
     pub fn awaits_blocks(&self, from: Seat) -> bool {
-        matches!(self.catch_up.fetch, Fetch::Blocks(seat) if seat == from)
+        matches!(&self.catch_up.fetch, Fetch::Blocks(asked) if asked.contains(&from))
     }
 
     pub(super) fn on_blocks(&mut self, from: Seat, blocks: Vec<(Proposal, Verified<CommitCertificate>)>) {
         if !self.awaits_blocks(from) {
             return;
         }
-        self.catch_up.stop();
         let before = self.delivered;
         for (proposal, certificate) in blocks {
             let height = proposal.height;
@@ -173,9 +197,22 @@ impl Machine {
             }
         }
         if self.delivered == before {
-            self.catch_up.fail(self.now + self.config.status_interval_ms);
-        } else if let Some(target) = self.ahead() {
-            self.start_fetch(target);
+            self.had_nothing(from);
+            return;
+        }
+        self.catch_up.stop();
+        match self.ahead() {
+            Some(target) => self.start_fetch(target),
+            None => self.catch_up.missed = false,
+        }
+    }
+
+    /// Blocks that were asked for cannot be had of this seat.
+    fn had_nothing(&mut self, from: Seat) {
+        let again_at = self.again_at();
+        let Fetch::Blocks(asked) = &mut self.catch_up.fetch else { return };
+        if asked.remove(&from) && asked.is_empty() {
+            self.catch_up.fail(again_at);
         }
     }
 
@@ -190,9 +227,10 @@ impl Machine {
     }
 
     pub(super) fn on_unavailable(&mut self, from: Seat) {
-        let soon = self.now + self.config.status_interval_ms;
+        let soon = self.again_at();
         match &mut self.catch_up.fetch {
-            Fetch::Blocks(seat) | Fetch::Manifest(seat) if *seat == from => self.catch_up.fail(soon),
+            Fetch::Blocks(_) => self.had_nothing(from),
+            Fetch::Manifest(seat) if *seat == from => self.catch_up.fail(soon),
             Fetch::Chunks { without, .. } if !without.contains(&from) => {
                 without.insert(from);
                 self.fetch_chunks();

@@ -118,7 +118,7 @@ impl Node {
             Message::Push { entries, .. } | Message::Tail { entries, .. } => entries,
             _ => return Vec::new(),
         };
-        let carried = entries.iter().filter_map(|entry| describe(&entry.record).carries.map(|(digest, _)| digest));
+        let carried = entries.iter().filter_map(|entry| describe(&entry.record)?.carries.map(|(digest, _)| digest));
         carried.filter_map(|digest| self.payloads.get(&digest).cloned()).collect()
     }
 

@@ -152,8 +152,8 @@ pub(super) fn open_member(setup: &Setup, disk: &mut Disk, session: u64, now: Mil
     Member::open_mutated(identity, cluster.config, describe, disk.found(session), now, mutation)
 }
 
-pub(super) fn describe(bytes: &Bytes) -> Description {
+pub(super) fn describe(bytes: &Bytes) -> Option<Description> {
     let record = decode(bytes);
     let carries = record.carries().map(|batch| (batch.digest(), batch.bytes));
-    Description { carries, names: record.names(), base: record.base() }
+    Some(Description { carries, names: record.names(), base: record.base() })
 }

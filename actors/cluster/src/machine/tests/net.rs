@@ -28,14 +28,14 @@ fn cluster() -> ClusterId {
 }
 
 /// A record is text: `+x` carries payload x, `?x` names it, `|n` marks a base that keeps from record n on.
-pub(super) fn describe(bytes: &Bytes) -> Description {
+pub(super) fn describe(bytes: &Bytes) -> Option<Description> {
     let text = std::str::from_utf8(bytes).unwrap();
     let digest = |name: &str| Digest::sha256(name.as_bytes());
-    Description {
+    Some(Description {
         carries: text.strip_prefix('+').map(|name| (digest(name), 0)),
         names: text.strip_prefix('?').map(digest).into_iter().collect(),
         base: text.strip_prefix('|').map(|from| (from.parse().unwrap(), Height(0))),
-    }
+    })
 }
 
 /// One member with its disk, and what it did.
