@@ -6,6 +6,7 @@
 //! `cargo bench --bench failover -- 20` takes 20 of each instead of 100.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::indexing_slicing, reason = "a bench")]
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::rc::Rc;
@@ -254,14 +255,21 @@ fn init(folder: &Path, layout: &str) -> (Genesis, SecretKey, Vec<Node>) {
 async fn load(clients: Rc<Vec<Client>>, genesis: Genesis, key: SecretKey) {
     const EACH: u64 = 5;
     let mut tick = tokio::time::interval(Duration::from_millis(1_000 * EACH / RATE));
-    let (mut nonce, mut height) = (0u64, Height(0));
+    let newest = Rc::new(Cell::new(Height(0)));
+    let mut nonce = 0u64;
     loop {
         tick.tick().await;
         if nonce.is_multiple_of(RATE) {
-            for client in clients.iter() {
-                height = height.max(client.status().await.map_or(height, |status| status.height));
+            // Beside the load: a frozen node answers nothing, and the rate must not depend on it.
+            for client in clients.iter().cloned() {
+                let newest = Rc::clone(&newest);
+                actix_rt::spawn(async move {
+                    let height = client.status().await.map_or(Height(0), |status| status.height);
+                    newest.set(newest.get().max(height));
+                });
             }
         }
+        let height = newest.get();
         let transactions: Vec<_> = (0..EACH)
             .filter_map(|_| {
                 nonce += 1;
