@@ -12,11 +12,15 @@ const CHECKPOINTS_AGAIN_MAX: usize = 4;
 
 impl Machine {
     pub(super) fn on_status(&mut self, from: Seat, status: Status) {
-        self.statuses.insert(from, status);
+        let is_first = self.statuses.insert(from, status).is_none();
         if from == self.identity.seat {
             // A member of the own cluster has executed more: it can be asked, and needs no help.
             self.check_catch_up();
             return;
+        }
+        if is_first {
+            // What this node said when it began to speak may have come before the word that it speaks for the seat.
+            self.tell(Recipient::One(from), Note::Status(self.status()));
         }
         let fresh = self.fresh_holders.remove(&from);
         if self.may_help(from) || fresh {

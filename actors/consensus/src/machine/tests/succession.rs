@@ -238,6 +238,8 @@ fn a_new_holder_asks_at_once_for_what_it_missed() {
     let ahead = Status { committed: Height(3), ..Status::default() };
     assert_eq!(asks(&next.step(Millis(8), Input::StatusReceived(Seat(2), ahead))), 1);
     assert_eq!(asks(&next.step(Millis(9), Input::StatusReceived(Seat(3), ahead))), 0);
+    assert_eq!(asks(&next.step(Millis(58), Input::Tick)), 1, "the first does not answer: another is asked soon");
+    assert_eq!(asks(&next.step(Millis(100), Input::Tick)), 0, "and then not quite as soon");
     let mut patient = machine(1);
     assert_eq!(asks(&patient.step(Millis(8), Input::StatusReceived(Seat(2), ahead))), 0);
 }
@@ -248,4 +250,17 @@ fn a_new_holder_of_another_seat_is_told_where_this_one_stands() {
     let effects = machine(1).step(Millis(7), Input::HolderChanged(Seat(2)));
     let told = |effect: &Effect| matches!(effect, Effect::Tell { to: Recipient::One(Seat(2)), note: Note::Status(_) });
     assert!(effects.iter().any(told), "{effects:?}");
+}
+
+/// Its first word may come before the grant that makes it count: it says again where it stands to whoever tells it the same.
+#[test]
+fn a_new_holder_answers_the_first_status_of_each_seat() {
+    let (_, log) = prepared();
+    let (mut next, _) = successor(1, &log);
+    let answers = |effects: &[Effect]| {
+        let told = |effect: &&Effect| matches!(effect, Effect::Tell { to: Recipient::One(_), note: Note::Status(_) });
+        effects.iter().filter(told).count()
+    };
+    let mut hear = |seat| answers(&next.step(Millis(8), Input::StatusReceived(Seat(seat), Status::default())));
+    assert_eq!([hear(2), hear(3), hear(2)], [1, 1, 0]);
 }
