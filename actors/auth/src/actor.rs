@@ -16,8 +16,8 @@ use standin_ledger::{Authority, Genesis, Grant, GrantBook, SeatDescriptor, Signe
 use standin_stage::{CallError, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Role, Shell, Throttle};
 
 use crate::machine::Presented;
-use crate::messages::{Refusal, WrongResult};
-use crate::register::{Register, RegisterError};
+use crate::messages::{Refusal, RegisterCount, WrongResult};
+use crate::register::{Counted, Register, RegisterError, Stored};
 use crate::{Answer, Auth, Claim, Config, Decision, Record, Request, ticket};
 
 /// Statements of one update that are looked at: a suspicion of each member, and the holder's resignation.
@@ -128,6 +128,7 @@ pub struct AuthActor {
     refusals: Throttle,
     /// The newest grant of each cluster, as last read: who may report others.
     newest: BTreeMap<ClusterId, Grant>,
+    counted: std::cell::Cell<Option<RegisterCount>>,
 }
 
 impl std::fmt::Debug for AuthActor {
@@ -148,9 +149,9 @@ impl AuthActor {
     pub fn new(setup: AuthConfig) -> Self {
         let chain = setup.genesis.digest();
         let epoch = standin_foundation::Epoch(0);
-        let machine = Auth::new(chain, epoch, setup.register.incarnation(), setup.config, Millis(0));
+        let machine = Auth::new(chain, epoch, setup.register.incarnation(), setup.config);
         let (started, refusals, newest) = (Instant::now(), Throttle::default(), BTreeMap::new());
-        Self { machine, setup, chain, started, refusals, newest }
+        Self { machine, setup, chain, started, refusals, newest, counted: std::cell::Cell::default() }
     }
 
     fn now(&self) -> Millis {
@@ -167,9 +168,15 @@ impl AuthActor {
     }
 
     /// Checks what a request carries, as far as its sender may ask for it at all: signatures cost time that all share.
-    fn present(&self, from: NodeId, request: &Request, record: &Record) -> Presented {
-        let mut presented = Presented::of(from, request.clone(), self.setup.register.count());
+    fn present(&self, from: NodeId, request: &Request, record: &Record, count: u64) -> Presented {
+        let mut presented = Presented::of(from, request.clone(), count);
         match request {
+            Request::KeepAlive(keep_alive) if presented.told_count > count => {
+                if !keep_alive.register_count.verify(&self.setup.key.public(), &self.chain) {
+                    tracing::warn!(from = %from.short(), "shows a count that no auth node with this key has told");
+                    presented.told_count = 0;
+                }
+            }
             Request::Update(update) if record.admitted.contains_key(&from) => {
                 presented.ticket_opened = ticket::open(&self.setup.key, &self.chain, &update.ticket);
                 let about = |s: &&crate::Statement| s.term == update.term && s.cluster == update.cluster;
@@ -215,17 +222,27 @@ impl AuthActor {
         }
         let read = wrap_future(self.setup.register.read(&cluster));
         ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, ctx| match read {
-            Ok(Some(record)) => shell.role.decide_on(asked, record, attempt, reply, ctx),
-            Ok(None) => reply.send(Answer::Refused { why: Refusal::NotAdmitted, current: None }),
+            Ok(Counted { content: Some(stored), count }) => {
+                shell.role.decide_on(asked, stored, count, attempt, reply, ctx)
+            }
+            Ok(_) => reply.send(Answer::Refused { why: Refusal::NotAdmitted, current: None }),
             Err(error) => shell.role.register_failed(error, reply),
         }));
     }
 
-    fn decide_on(&mut self, asked: Asked, record: Record, attempt: usize, reply: Reply<Answer>, ctx: &mut Ctx<Self>) {
+    fn decide_on(
+        &mut self,
+        asked: Asked,
+        Stored { record, mark }: Stored,
+        count: u64,
+        attempt: usize,
+        reply: Reply<Answer>,
+        ctx: &mut Ctx<Self>,
+    ) {
         if let Some(grant) = &record.grant {
             self.newest.insert(record.cluster.clone(), grant.clone());
         }
-        let presented = self.present(asked.from, &asked.request, &record);
+        let presented = self.present(asked.from, &asked.request, &record, count);
         match self.machine.decide(self.now(), &record.cluster, &record, &presented) {
             Decision::Refused(why) => {
                 if let Some(suppressed) = self.refusals.pass() {
@@ -234,9 +251,8 @@ impl AuthActor {
                 reply.send(Answer::Refused { why, current: record.grant.map(|grant| self.sign(grant)) });
             }
             Decision::Repeated(grant) => self.answer_granted(grant, reply),
-            Decision::Alive => reply.send(self.alive(&record, &asked.request)),
+            Decision::Alive => reply.send(self.alive(&record, &asked.request, count)),
             Decision::RolledBack { seen } => {
-                let count = self.setup.register.count();
                 self.fatal(format!(
                     "the register counts {count} changes, and node {} was told of {seen}: the register was brought back from a \
                      copy; say so with `standin auth recall`, and start again",
@@ -244,29 +260,32 @@ impl AuthActor {
                 ));
                 reply.refuse(CallError::Stopped);
             }
-            Decision::Swap(next) => self.swap(asked, record, *next, attempt, reply, ctx),
+            Decision::Swap(next) => self.swap(asked, Stored { record, mark }, *next, attempt, reply, ctx),
         }
     }
 
     fn swap(
         &mut self,
         asked: Asked,
-        before: Record,
+        before: Stored,
         next: Record,
         attempt: usize,
         reply: Reply<Answer>,
         ctx: &mut Ctx<Self>,
     ) {
-        let swapped = wrap_future(self.setup.register.swap(next.clone()));
+        let swapped = wrap_future(self.setup.register.swap(before.mark, next.clone()));
         ctx.spawn(swapped.map(move |swapped, shell: &mut Shell<Self>, ctx| match swapped {
-            Ok(true) => shell.role.swapped(&asked, &before, next, reply),
-            Ok(false) if attempt < ATTEMPTS_MAX => shell.role.decide(asked, attempt + 1, reply, ctx),
-            Ok(false) => reply.refuse(CallError::Overloaded { queued: attempt, limit: ATTEMPTS_MAX }),
+            Ok(Counted { content: true, count }) => {
+                shell.role.swapped(&asked, &before.record, Counted { content: next, count }, reply);
+            }
+            Ok(_) if attempt < ATTEMPTS_MAX => shell.role.decide(asked, attempt + 1, reply, ctx),
+            Ok(_) => reply.refuse(CallError::Overloaded { queued: attempt, limit: ATTEMPTS_MAX }),
             Err(error) => shell.role.register_failed(error, reply),
         }));
     }
 
-    fn swapped(&mut self, asked: &Asked, before: &Record, next: Record, reply: Reply<Answer>) {
+    fn swapped(&mut self, asked: &Asked, before: &Record, next: Counted<Record>, reply: Reply<Answer>) {
+        let Counted { content: next, count } = next;
         if let Some(term) = next.forced.filter(|_| next.forced != before.forced) {
             tracing::warn!(cluster = %next.cluster, term = term.0, "forced to switch: its results were proven wrong");
         }
@@ -282,11 +301,11 @@ impl AuthActor {
                 if !matches!(asked.request, Request::Recall { .. }) {
                     self.answer_granted(grant, reply);
                 } else {
-                    reply.send(self.alive(&next, &asked.request));
+                    reply.send(self.alive(&next, &asked.request, count));
                 }
                 self.tell_all(&signed);
             }
-            None => reply.send(self.alive(&next, &asked.request)),
+            None => reply.send(self.alive(&next, &asked.request, count)),
         }
     }
 
@@ -295,6 +314,14 @@ impl AuthActor {
             // Whoever is not reached hears of it with its next keep-alive, or from those that are.
             let _ = node.tell(&Notice(grant.clone()));
         }
+    }
+
+    /// The register's count, signed; the same until it changes.
+    fn counted(&self, count: u64) -> RegisterCount {
+        let last = self.counted.get().filter(|last| last.count == count);
+        let signed = last.unwrap_or_else(|| RegisterCount::sign(&self.setup.key, &self.chain, count));
+        self.counted.set(Some(signed));
+        signed
     }
 
     fn ticket_of(&self, cluster: &ClusterId) -> Option<Bytes> {
@@ -307,7 +334,7 @@ impl AuthActor {
         reply.send(Answer::Granted { grant: self.sign(grant), ticket });
     }
 
-    fn alive(&self, record: &Record, request: &Request) -> Answer {
+    fn alive(&self, record: &Record, request: &Request, count: u64) -> Answer {
         let (term, lacks_ticket) = match request {
             Request::KeepAlive(keep_alive) => (keep_alive.term, keep_alive.lacks_ticket),
             _ => (record.term(), false),
@@ -315,7 +342,7 @@ impl AuthActor {
         let newer = record.grant.clone().filter(|grant| grant.term > term);
         Answer::Alive {
             newer: newer.map(|grant| self.sign(grant)),
-            register_count: self.setup.register.count(),
+            register_count: self.counted(count),
             incarnation: self.machine.incarnation(),
             forced: record.forced,
             recall: record.recalling.is_some(),
@@ -336,11 +363,20 @@ impl AuthActor {
     }
 
     fn register_failed(&self, error: RegisterError, reply: Reply<Answer>) {
-        if matches!(error, RegisterError::Busy) {
-            return reply.refuse(CallError::Overloaded { queued: 0, limit: 0 });
+        match error {
+            RegisterError::Busy => reply.refuse(CallError::Overloaded { queued: 0, limit: 0 }),
+            // Whoever asks asks again, here or at another auth node: the same request has the same outcome.
+            RegisterError::Unreachable(why) => {
+                if let Some(suppressed) = self.refusals.pass() {
+                    tracing::error!(why, suppressed, "the register cannot be reached");
+                }
+                reply.refuse(CallError::Disconnected { sent: true });
+            }
+            error => {
+                self.fatal(format!("the register: {error}"));
+                reply.refuse(CallError::Stopped);
+            }
         }
-        self.fatal(format!("the register: {error}"));
-        reply.refuse(CallError::Stopped);
     }
 
     fn view(&self, record: Record) -> ClusterView {

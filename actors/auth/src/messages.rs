@@ -58,6 +58,37 @@ impl Statement {
     }
 }
 
+/// How often the register has changed, in the auth node's own word: whoever shows it a higher one than it finds proves that the
+/// register was brought back from a copy (G5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterCount {
+    /// The count.
+    pub count: u64,
+    /// Made with the key that signs grants.
+    pub signature: Signature,
+}
+
+impl RegisterCount {
+    /// What a node shows that was told of none.
+    pub const NONE: Self = Self { count: 0, signature: Signature::NONE };
+
+    fn content(chain: &Digest, count: u64) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.digest(chain).u64(count);
+        out.into_bytes()
+    }
+
+    /// Signs a count.
+    pub fn sign(key: &SecretKey, chain: &Digest, count: u64) -> Self {
+        Self { count, signature: key.sign(Domain::RegisterCount, &Self::content(chain, count)) }
+    }
+
+    /// Whether this key signed it.
+    pub fn verify(&self, key: &PublicKey, chain: &Digest) -> bool {
+        key.verify(Domain::RegisterCount, &Self::content(chain, self.count), &self.signature)
+    }
+}
+
 /// What a node asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::large_enum_variant, reason = "few, and sent at once")]
@@ -153,8 +184,8 @@ pub struct KeepAlive {
     pub released: Option<Lsn>,
     /// Other seats that it hears, if it is the holder.
     pub heard_seats: Option<u16>,
-    /// The highest count of register changes that it has seen.
-    pub register_count: u64,
+    /// The highest count of register changes that it was told.
+    pub register_count: RegisterCount,
     /// It has no ticket: what came with the first grant was lost.
     pub lacks_ticket: bool,
 }
@@ -285,7 +316,7 @@ pub enum Answer {
         /// The cluster's current grant, where the sender's term is older.
         newer: Option<SignedGrant>,
         /// Changes of the register so far.
-        register_count: u64,
+        register_count: RegisterCount,
         /// The register's life.
         incarnation: Incarnation,
         /// The cluster is to switch away from the holder of this term.

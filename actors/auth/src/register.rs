@@ -48,6 +48,9 @@ pub enum RegisterError {
     /// Too many swaps wait.
     #[error("the register is busy: {SWAPS_MAX} changes wait")]
     Busy,
+    /// Nobody answers for it now: what was asked may or may not have been done.
+    #[error("the register cannot be reached: {0}")]
+    Unreachable(String),
     /// It has stopped, and said why.
     #[error("the register has stopped")]
     Stopped,
@@ -56,22 +59,42 @@ pub enum RegisterError {
 /// An answer that may take a while.
 pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, RegisterError>> + Send>>;
 
-/// A store of records. What it has told is durable.
+/// A cluster's record, and the mark by which a swap says that it is still this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The record.
+    pub record: Record,
+    /// Another with each change.
+    pub mark: u64,
+}
+
+/// Something that was read, or came of a swap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted<T> {
+    /// What.
+    pub content: T,
+    /// The register's count at that moment. It rises with every change, and is never lower than what anyone was told before.
+    pub count: u64,
+}
+
+/// A store of records, shared by all auth nodes of a chain. What it has told is durable; what it reads is the newest.
 pub trait Register: std::fmt::Debug + Send + Sync {
     /// The record of a cluster; none if the register does not know it.
-    fn read(&self, cluster: &ClusterId) -> Pending<Option<Record>>;
+    fn read(&self, cluster: &ClusterId) -> Pending<Counted<Option<Stored>>>;
 
     /// All records.
     fn read_all(&self) -> Pending<Vec<Record>>;
 
-    /// Puts a record in the place of the one whose version is one less. False if that one is not there any more.
-    fn swap(&self, next: Record) -> Pending<bool>;
-
-    /// A number that rises with every change, and is never lower than what anyone was told before.
-    fn count(&self) -> u64;
+    /// Puts a record in the place of the one with this mark. False if that one is not there any more.
+    fn swap(&self, mark: u64, next: Record) -> Pending<Counted<bool>>;
 
     /// The register's life: one more whenever it was brought back from a copy.
     fn incarnation(&self) -> Incarnation;
+}
+
+/// The count of a register that has seen so many changes in this life.
+fn count_of(incarnation: Incarnation, changes: u64) -> u64 {
+    (incarnation.0 << LIFE_SHIFT) | changes
 }
 
 /// What the embedded register writes.
@@ -95,8 +118,7 @@ struct Content {
 
 impl Content {
     fn count(&self) -> u64 {
-        let changes: u64 = self.records.values().map(|record| record.version).sum();
-        (self.incarnation.0 << LIFE_SHIFT) | changes
+        count_of(self.incarnation, self.records.values().map(|record| record.version).sum())
     }
 
     fn take(&mut self, written: Written) {
@@ -108,8 +130,9 @@ impl Content {
 }
 
 struct Swap {
+    mark: u64,
     next: Record,
-    done: oneshot::Sender<Result<bool, RegisterError>>,
+    done: oneshot::Sender<Result<Counted<bool>, RegisterError>>,
 }
 
 /// The register in a log of its own, next to the auth node. One thread owns the file.
@@ -193,9 +216,12 @@ impl Drop for LogRegister {
 }
 
 impl Register for LogRegister {
-    fn read(&self, cluster: &ClusterId) -> Pending<Option<Record>> {
-        let record = self.read_durable(|content| content.records.get(cluster).cloned());
-        Box::pin(std::future::ready(Ok(record)))
+    fn read(&self, cluster: &ClusterId) -> Pending<Counted<Option<Stored>>> {
+        let read = self.read_durable(|content| {
+            let record = content.records.get(cluster).cloned();
+            Counted { content: record.map(|record| Stored { mark: record.version, record }), count: content.count() }
+        });
+        Box::pin(std::future::ready(Ok(read)))
     }
 
     fn read_all(&self) -> Pending<Vec<Record>> {
@@ -203,11 +229,11 @@ impl Register for LogRegister {
         Box::pin(std::future::ready(Ok(records)))
     }
 
-    fn swap(&self, next: Record) -> Pending<bool> {
+    fn swap(&self, mark: u64, next: Record) -> Pending<Counted<bool>> {
         let (done, answer) = oneshot::channel();
         let handed_in = match &self.swaps {
             None => Err(RegisterError::Stopped),
-            Some(swaps) => swaps.try_send(Swap { next, done }).map_err(|error| match error {
+            Some(swaps) => swaps.try_send(Swap { mark, next, done }).map_err(|error| match error {
                 TrySendError::Full(_) => RegisterError::Busy,
                 TrySendError::Disconnected(_) => RegisterError::Stopped,
             }),
@@ -216,10 +242,6 @@ impl Register for LogRegister {
             handed_in?;
             answer.await.map_err(|_| RegisterError::Stopped)?
         })
-    }
-
-    fn count(&self) -> u64 {
-        self.read_durable(Content::count)
     }
 
     fn incarnation(&self) -> Incarnation {
@@ -233,9 +255,9 @@ fn run(mut log: Log, mut content: Content, durable: &RwLock<Content>, swaps: &Re
         let mut answers = Vec::new();
         let mut next = Some(first);
         let mut written = Ok(());
-        while let Some(Swap { next: record, done }) = next {
+        while let Some(Swap { mark, next: record, done }) = next {
             let current = content.records.get(&record.cluster).map(|record| record.version);
-            let fits = current.is_some_and(|version| version + 1 == record.version);
+            let fits = current == Some(mark) && record.version > mark;
             if fits && written.is_ok() {
                 let change = Written::Record(Box::new(record));
                 written = write(&mut log, &change);
@@ -256,10 +278,11 @@ fn run(mut log: Log, mut content: Content, durable: &RwLock<Content>, swaps: &Re
             }
             return;
         }
+        let count = content.count();
         durable.write().unwrap_or_else(PoisonError::into_inner).clone_from(&content);
-        for (done, fits) in answers {
+        for (done, content) in answers {
             // The asker may have gone.
-            let _ = done.send(Ok(fits));
+            let _ = done.send(Ok(Counted { content, count }));
         }
     }
 }
@@ -282,12 +305,16 @@ mod tests {
 
     fn swap(register: &LogRegister, version: u64) -> bool {
         let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        rt.block_on(register.swap(record(version))).unwrap()
+        rt.block_on(register.swap(version - 1, record(version))).unwrap().content
+    }
+
+    fn count(register: &LogRegister) -> u64 {
+        register.read(&"a".parse().unwrap()).now_or_never().unwrap().unwrap().count
     }
 
     fn version(register: &LogRegister) -> u64 {
         let read = register.read(&"a".parse().unwrap()).now_or_never();
-        read.unwrap().unwrap().unwrap().version
+        read.unwrap().unwrap().content.unwrap().record.version
     }
 
     #[test]
@@ -298,10 +325,10 @@ mod tests {
         assert!(!swap(&register, 1), "another was faster");
         assert!(!swap(&register, 3), "a version is missing");
         assert!(swap(&register, 2));
-        let count = register.count();
+        let count = count(&register);
         drop(register);
         let register = open(folder.path());
-        assert_eq!((version(&register), register.count()), (2, count));
+        assert_eq!((version(&register), self::count(&register)), (2, count));
     }
 
     #[test]
@@ -314,7 +341,7 @@ mod tests {
             Record { version, ..Record::new("a".parse().unwrap(), admitted) }
         };
         for version in 1..=200 {
-            assert!(rt.block_on(register.swap(big(version))).unwrap());
+            assert!(rt.block_on(register.swap(version - 1, big(version))).unwrap().content);
         }
         drop(register);
         let bytes: u64 = std::fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
@@ -328,12 +355,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let register = open(folder.path());
         assert!(swap(&register, 1) && swap(&register, 2));
-        let before = register.count();
+        let before = count(&register);
         drop(register);
         assert_eq!(LogRegister::recall(folder.path(), Digest::ZERO).unwrap(), Incarnation(2));
         let register = open(folder.path());
-        assert!(register.count() > before);
-        let record = register.read(&"a".parse().unwrap()).now_or_never().unwrap().unwrap().unwrap();
+        assert!(count(&register) > before);
+        let record = register.read(&"a".parse().unwrap()).now_or_never().unwrap().unwrap().content.unwrap().record;
         assert_eq!((record.version, record.recalling), (3, Some(Default::default())));
     }
 }

@@ -19,6 +19,8 @@ pub enum Domain {
     Grant,
     /// What one node of a cluster states to the auth node about another, or about itself.
     Statement,
+    /// An auth node's word for how often its register has changed.
+    RegisterCount,
     /// A node's hello on a new connection, from the side that dialled.
     HelloDialler,
     /// A node's hello on a new connection, from the side that accepted.
@@ -32,6 +34,7 @@ impl Domain {
             Self::Consensus => b"standin/v1/consensus",
             Self::Grant => b"standin/v1/grant",
             Self::Statement => b"standin/v1/statement",
+            Self::RegisterCount => b"standin/v1/register-count",
             Self::HelloDialler => b"standin/v1/hello/dialler",
             Self::HelloAcceptor => b"standin/v1/hello/acceptor",
         }

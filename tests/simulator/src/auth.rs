@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use standin_auth::machine::Presented;
-use standin_auth::messages::{Answer, Request};
+use standin_auth::messages::{Answer, RegisterCount, Request};
 use standin_auth::mutation::Mutation;
 use standin_auth::{Auth, Claim, Config, Decision, Record};
 use standin_foundation::{ClusterId, Digest, Epoch, Incarnation, Millis, NodeId, PublicKey, Seat, Signature};
@@ -52,7 +52,7 @@ impl AuthHost {
         let mut host = Self {
             up: true,
             life: 0,
-            auth: Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), config, Millis(0)),
+            auth: Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), config),
             config,
             mutation,
             clusters: names,
@@ -61,12 +61,12 @@ impl AuthHost {
             register,
             incarnation: Incarnation(1),
         };
-        host.start(Millis(0));
+        host.start();
         host
     }
 
-    fn start(&mut self, now: Millis) {
-        self.auth = Auth::new(Digest::ZERO, Epoch(0), self.incarnation, self.config, now);
+    fn start(&mut self) {
+        self.auth = Auth::new(Digest::ZERO, Epoch(0), self.incarnation, self.config);
         if let Some(mutation) = self.mutation {
             self.auth.mutate(mutation);
         }
@@ -90,14 +90,14 @@ impl AuthHost {
     }
 
     /// It starts again.
-    pub fn restart(&mut self, now: Millis) {
+    pub fn restart(&mut self) {
         self.up = true;
         self.life += 1;
-        self.start(now);
+        self.start();
     }
 
     /// It starts from an old copy, and its operator says so.
-    pub fn restore_backup(&mut self, now: Millis) {
+    pub fn restore_backup(&mut self) {
         self.crash();
         self.incarnation = self.incarnation.next();
         let old = self.backups.len() / 2;
@@ -106,7 +106,7 @@ impl AuthHost {
             record.recalling = Some(BTreeSet::new());
         }
         self.durable = self.register.clone();
-        self.restart(now);
+        self.restart();
     }
 
     /// Decides a request. What comes of it leaves when it is durable.
@@ -154,7 +154,7 @@ impl AuthHost {
         let ticket = Bytes::copy_from_slice(record.cluster.as_str().as_bytes());
         Answer::Alive {
             newer: record.grant.clone().filter(|grant| grant.term > term).map(signed),
-            register_count: 0,
+            register_count: RegisterCount::NONE,
             incarnation: self.incarnation,
             forced: record.forced,
             recall: record.recalling.is_some(),

@@ -487,15 +487,13 @@ impl World {
                 }
             }
             Fault::AuthUp => {
-                let now = Millis(self.now_us / 1_000);
                 if let Some(auth) = self.auth.as_mut().filter(|auth| !auth.up) {
-                    auth.restart(now);
+                    auth.restart();
                 }
             }
             Fault::AuthFromBackup => {
-                let now = Millis(self.now_us / 1_000);
                 if let Some(auth) = &mut self.auth {
-                    auth.restore_backup(now);
+                    auth.restore_backup();
                 }
             }
             Fault::Wipe(_)

@@ -17,8 +17,8 @@ impl Auth {
         }
         self.note_heard(now, cluster, record, &presented.from);
         let decided = match &presented.request {
-            Request::KeepAlive(keep_alive) if keep_alive.register_count > presented.register_count => {
-                Ok(Decision::RolledBack { seen: keep_alive.register_count })
+            Request::KeepAlive(_) if presented.told_count > presented.register_count => {
+                Ok(Decision::RolledBack { seen: presented.told_count })
             }
             Request::KeepAlive(keep_alive) => self.keep_alive(now, cluster, record, &presented.from, keep_alive),
             Request::LookUp { .. } | Request::ReportWrong(_) => Ok(Decision::Alive),
@@ -34,18 +34,27 @@ impl Auth {
         decided.unwrap_or_else(Decision::Refused)
     }
 
+    /// While nothing is heard of a whole cluster the auth node is cut off from it, or is not the one that is asked: that time
+    /// makes nobody older.
     fn note_heard(&mut self, now: Millis, cluster: &ClusterId, record: &Record, from: &NodeId) {
-        let watch = self.watch(cluster, record);
+        let live_ms = self.config.live_ms;
+        let watch = self.watch(now, cluster, record);
+        let last = watch.heard.values().copied().max().unwrap_or(watch.since);
+        let unheard = (now - last).saturating_sub(live_ms);
+        for at in watch.heard.values_mut().chain([&mut watch.holder_heard, &mut watch.since]) {
+            *at = *at + unheard;
+        }
         watch.heard.insert(*from, now);
         if watch.term != record.term() {
             (watch.holder_heard, watch.term) = (now, record.term());
         }
     }
 
-    fn watch(&mut self, cluster: &ClusterId, record: &Record) -> &mut Watch {
-        let (holder_heard, term) = (self.started, record.term());
+    fn watch(&mut self, now: Millis, cluster: &ClusterId, record: &Record) -> &mut Watch {
+        let (holder_heard, term) = (now, record.term());
         self.watches.entry(cluster.clone()).or_insert_with(|| Watch {
             heard: BTreeMap::new(),
+            since: now,
             holder_heard,
             term,
             released: 0,
@@ -68,7 +77,7 @@ impl Auth {
             return Err(Refusal::BadEvidence);
         }
         let (window, needed) = (self.config.reports_window_ms, self.config.reports_needed);
-        let watch = self.watch(cluster, record);
+        let watch = self.watch(now, cluster, record);
         watch.reports.insert(reporter, (now, current));
         watch.reports.retain(|_, (at, term)| *at + window > now && *term == current);
         let holder = record.grant.as_ref().map(Grant::holder_id).ok_or(Refusal::NotRegistered)?;
@@ -155,8 +164,10 @@ impl Auth {
         if adds && !self.is_off(Mutation::CandidateAdds) && !self.is_off(Mutation::AnyoneTakesOver) {
             return Err(Refusal::BadSet { why: SetFault::Adds });
         }
+        // L9. A holder that is ordered away is faulty, and so may be what it said of itself: its word bars nobody.
         let released = self.watches.get(cluster).map_or(0, |watch| watch.released);
-        if request.head < released && !self.is_off(Mutation::ShortLogTakesOver) {
+        let is_short = request.head < released && record.forced != Some(grant.term);
+        if is_short && !self.is_off(Mutation::ShortLogTakesOver) {
             return Err(Refusal::LogTooShort { head: request.head, released });
         }
         let cause = self.ground(now, cluster, record, grant, presented)?;
@@ -241,10 +252,10 @@ impl Auth {
         if self.is_vacant(cluster, now) {
             return Ok(Cause::Aged);
         }
-        let heard = self.watches.get(cluster).map(|watch| &watch.heard);
-        let lives = |node: &&NodeId| {
-            heard.and_then(|heard| heard.get(*node)).is_some_and(|at| now - *at <= self.config.live_ms)
-        };
+        let watch = self.watches.get(cluster);
+        // Whoever has not been heard yet may not have found this auth node yet.
+        let heard = |node: &NodeId| watch.map(|watch| watch.heard.get(node).copied().unwrap_or(watch.since));
+        let lives = |node: &&NodeId| heard(node).is_some_and(|at| now - at <= self.config.live_ms);
         let others = grant.in_sync.iter().filter(|node| **node != holder);
         let missing = others.filter(lives).filter(|node| !presented.suspected_by.contains(node)).count();
         if missing == 0 && presented.suspected_by.contains(&presented.from) {

@@ -59,6 +59,8 @@ impl Record {
 struct Watch {
     /// When each node was last heard.
     heard: BTreeMap<NodeId, Millis>,
+    /// When anything was first heard of the cluster.
+    since: Millis,
     /// When the holder of the newest term was last heard, or the entry was first seen here.
     holder_heard: Millis,
     /// The term that `holder_heard` is about.
@@ -98,7 +100,6 @@ pub struct Auth {
     incarnation: Incarnation,
     config: Config,
     mutation: Option<Mutation>,
-    started: Millis,
     watches: BTreeMap<ClusterId, Watch>,
 }
 
@@ -117,6 +118,8 @@ pub struct Presented {
     pub resigned: Option<NodeId>,
     /// The register's count of its changes.
     pub register_count: u64,
+    /// The highest count that the sender was told, as far as it shows that it was.
+    pub told_count: u64,
     /// The cluster that the sender speaks for, if it is the holder of another one.
     pub speaks_for: Option<ClusterId>,
     /// The evidence of a report holds: a vote of the accused seat in this term against a quorum's certificate.
@@ -126,6 +129,10 @@ pub struct Presented {
 impl Presented {
     /// A request that carries nothing, or whose evidence is still to be looked at.
     pub fn of(from: NodeId, request: Request, register_count: u64) -> Self {
+        let told_count = match &request {
+            Request::KeepAlive(keep_alive) => keep_alive.register_count.count,
+            _ => 0,
+        };
         Self {
             from,
             request,
@@ -133,6 +140,7 @@ impl Presented {
             suspected_by: BTreeSet::new(),
             resigned: None,
             register_count,
+            told_count,
             speaks_for: None,
             wrong_in: None,
         }
@@ -140,9 +148,9 @@ impl Presented {
 }
 
 impl Auth {
-    /// An auth node that starts now. `incarnation` is the register's life.
-    pub fn new(chain: Digest, epoch: Epoch, incarnation: Incarnation, config: Config, now: Millis) -> Self {
-        Self { chain, epoch, incarnation, config, mutation: None, started: now, watches: BTreeMap::new() }
+    /// An auth node that starts. `incarnation` is the register's life.
+    pub fn new(chain: Digest, epoch: Epoch, incarnation: Incarnation, config: Config) -> Self {
+        Self { chain, epoch, incarnation, config, mutation: None, watches: BTreeMap::new() }
     }
 
     /// Switches one rule off, to see whether the tests notice.

@@ -4,7 +4,7 @@ use standin_foundation::SecretKey;
 use standin_ledger::grant::Cause;
 
 use super::*;
-use crate::messages::{KeepAlive, Register, SetChange, SetFault, Update, WrongResult};
+use crate::messages::{KeepAlive, Register, RegisterCount, SetChange, SetFault, Update, WrongResult};
 
 fn key(n: u8) -> PublicKey {
     SecretKey::from_bytes(&[n; 32]).unwrap().public()
@@ -23,13 +23,7 @@ fn cluster() -> ClusterId {
 }
 
 fn auth() -> Auth {
-    Auth::new(
-        Digest::ZERO,
-        Epoch(0),
-        Incarnation(1),
-        Config { age_max_ms: 1_000, live_ms: 100, ..Config::default() },
-        Millis(0),
-    )
+    Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), Config { age_max_ms: 1_000, live_ms: 100, ..Config::default() })
 }
 
 /// Nodes 1 to 3 are admitted.
@@ -66,10 +60,17 @@ fn keep_alive(from: u8, term: u64, released: Option<Lsn>) -> Presented {
             term: Term(term),
             released,
             heard_seats: None,
-            register_count: 0,
+            register_count: RegisterCount::NONE,
             lacks_ticket: false,
         }),
     )
+}
+
+/// Time passes, in which nothing but node 3 is heard of the cluster.
+fn pass(auth: &mut Auth, record: &Record, from: u64, to: u64) {
+    for at in (from..to).step_by(50) {
+        auth.decide(Millis(at), &cluster(), record, &keep_alive(3, record.term().0, None));
+    }
 }
 
 fn present(from: u8, request: Request) -> Presented {
@@ -132,6 +133,7 @@ fn g2_a_cluster_registers_once_and_an_aged_entry_keeps_its_term() {
     let record = registered(&mut auth);
     auth.decide(Millis(0), &cluster(), &record, &keep_alive(1, 1, Some(5)));
     assert!(!auth.is_vacant(&cluster(), Millis(1_000)) && auth.is_vacant(&cluster(), Millis(1_001)));
+    pass(&mut auth, &record, 0, 5_000);
     let second = refusal(auth.decide(Millis(5_000), &cluster(), &record, &register(2, &[2], 9)));
     assert_eq!(second, Refusal::Registered, "vacant or not, every later holder comes by update");
     let wiped = refusal(auth.decide(Millis(5_000), &cluster(), &record, &register(1, &[1, 2, 3], 8)));
@@ -145,6 +147,7 @@ fn g2_the_holders_keep_alive_revives_its_entry_without_a_new_grant() {
     let mut auth = auth();
     let record = registered(&mut auth);
     auth.decide(Millis(0), &cluster(), &record, &keep_alive(1, 1, Some(0)));
+    pass(&mut auth, &record, 0, 3_000);
     assert!(auth.is_vacant(&cluster(), Millis(3_000)));
     auth.decide(Millis(3_000), &cluster(), &record, &keep_alive(1, 1, None));
     assert!(auth.is_vacant(&cluster(), Millis(3_000)), "it lives, and cannot speak");
@@ -156,10 +159,16 @@ fn g2_the_holders_keep_alive_revives_its_entry_without_a_new_grant() {
 fn g2_an_auth_node_that_starts_gives_every_entry_one_full_age() {
     let mut first = auth();
     let record = registered(&mut first);
-    let mut again = Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), first.config, Millis(50_000));
+    let mut again = Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), first.config);
     let early = again.decide(Millis(50_100), &cluster(), &record, &update(2, 1, &[2, 3], 0));
     assert!(matches!(refusal(early), Refusal::NoGround { .. }));
-    assert!(matches!(again.decide(Millis(51_001), &cluster(), &record, &update(2, 1, &[2, 3], 0)), Decision::Swap(_)));
+    pass(&mut again, &record, 50_100, 51_100);
+    let late = again.decide(Millis(51_101), &cluster(), &record, &update(2, 1, &[2, 3], 0));
+    assert!(matches!(late, Decision::Swap(_)));
+    // As long again nobody asked here, but another auth node with the same register.
+    again.decide(Millis(51_102), &cluster(), &record, &keep_alive(1, 1, Some(0)));
+    let back = again.decide(Millis(90_000), &cluster(), &record, &update(2, 1, &[2, 3], 0));
+    assert!(matches!(refusal(back), Refusal::NoGround { .. }));
 }
 
 #[test]
@@ -197,7 +206,7 @@ fn g5_a_register_that_was_brought_back_grants_nothing_before_all_have_said_what_
     let record = registered(&mut auth);
     let newest = swap(auth.decide(Millis(0), &cluster(), &record, &set_change(1, 1, &[1, 2])));
     let signer = SecretKey::from_bytes(&[9; 32]).unwrap();
-    let mut restored = Auth::new(Digest::ZERO, Epoch(0), Incarnation(2), auth.config, Millis(0));
+    let mut restored = Auth::new(Digest::ZERO, Epoch(0), Incarnation(2), auth.config);
     let old = Record { recalling: Some(BTreeSet::new()), ..record };
     let waits = refusal(restored.decide(Millis(9_000), &cluster(), &old, &update(2, 1, &[2], 9)));
     assert_eq!(waits, Refusal::Recovering);
@@ -214,8 +223,8 @@ fn g5_a_register_that_was_brought_back_grants_nothing_before_all_have_said_what_
     assert_eq!(all.recalling, None);
     let again = all.grant.clone().unwrap();
     assert_eq!((again.term, again.cause, again.incarnation), (Term(3), Cause::Recovered, Incarnation(2)));
-    restored.decide(Millis(0), &cluster(), &all, &keep_alive(2, 3, None));
-    let granted = swap(restored.decide(Millis(9_000), &cluster(), &all, &update(2, 3, &[2], 9))).grant.unwrap();
+    pass(&mut restored, &all, 9_000, 18_000);
+    let granted = swap(restored.decide(Millis(18_000), &cluster(), &all, &update(2, 3, &[2], 9))).grant.unwrap();
     assert_eq!((granted.term, granted.incarnation), (Term(4), Incarnation(2)));
 }
 
@@ -238,9 +247,13 @@ fn l9_a_candidate_whose_log_is_shorter_than_what_was_released_is_refused() {
     let mut auth = auth();
     let record = registered(&mut auth);
     auth.decide(Millis(0), &cluster(), &record, &keep_alive(1, 1, Some(40)));
+    pass(&mut auth, &record, 0, 9_000);
     let short = refusal(auth.decide(Millis(9_000), &cluster(), &record, &update(2, 1, &[2, 3], 39)));
     assert_eq!(short, Refusal::LogTooShort { head: 39, released: 40 });
     assert!(matches!(auth.decide(Millis(9_000), &cluster(), &record, &update(2, 1, &[2, 3], 40)), Decision::Swap(_)));
+    let forced = Record { forced: Some(Term(1)), ..record };
+    let faulty = auth.decide(Millis(9_000), &cluster(), &forced, &update(2, 1, &[2, 3], 39));
+    assert!(matches!(faulty, Decision::Swap(_)), "what a faulty holder said of itself bars nobody");
 }
 
 #[test]
@@ -311,11 +324,8 @@ fn g7_a_threshold_of_distinct_seats_within_the_window_forces_the_switch() {
 fn g5_a_register_that_knows_less_than_a_node_was_told_stops() {
     let mut auth = auth();
     let told = |count| {
-        let mut presented = keep_alive(1, 0, None);
-        if let Request::KeepAlive(keep_alive) = &mut presented.request {
-            keep_alive.register_count = count;
-        }
-        presented
+        let presented = keep_alive(1, 0, None);
+        Presented { told_count: count, ..presented }
     };
     assert_eq!(auth.decide(Millis(1), &cluster(), &fresh(), &told(7)), Decision::Alive);
     assert_eq!(auth.decide(Millis(2), &cluster(), &fresh(), &told(8)), Decision::RolledBack { seen: 8 });

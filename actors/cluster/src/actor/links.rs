@@ -77,7 +77,8 @@ impl StageMessage for FromMate {
 /// Hands what the other members say to the member. Nobody else gets at its mailbox.
 pub fn routes(router: Router, member: &Address<MemberActor>, mates: BTreeSet<NodeId>) -> Router {
     let mates = Arc::new(mates);
-    let tell = |member: &Address<MemberActor>, mates: &BTreeSet<NodeId>, from, message, payloads| match mates.contains(&from)
+    let tell = |member: &Address<MemberActor>, mates: &BTreeSet<NodeId>, from, message, payloads| match mates
+        .contains(&from)
     {
         true => member.tell(FromMate { from, message, payloads }),
         false => Err(CallError::Refused("the sender is not of this node's cluster".to_owned())),

@@ -342,7 +342,8 @@ impl MemberActor {
         let payload = match carried.transpose() {
             Ok(batch) => batch.map(|batch| batch.payload().clone()).unwrap_or_default(),
             Err(digest) => {
-                let why = format!("the payload {digest} of a record of the seat's log is not here: it would be lost (L1)");
+                let why =
+                    format!("the payload {digest} of a record of the seat's log is not here: it would be lost (L1)");
                 return (self.sink)(SeatLogEvent::Failed(why));
             }
         };
@@ -372,7 +373,8 @@ impl MemberActor {
         let parsed = payloads.into_iter().filter_map(|payload| Batch::parse(payload).ok());
         let mut came: BTreeMap<_, _> = parsed.map(|batch| (batch.digest(), batch)).collect();
         came.retain(|digest, _| wanted.contains(digest) && !self.payloads.contains_key(digest));
-        let missing = wanted.iter().filter(|digest| !self.payloads.contains_key(*digest) && !came.contains_key(*digest));
+        let missing =
+            wanted.iter().filter(|digest| !self.payloads.contains_key(*digest) && !came.contains_key(*digest));
         match missing.count() {
             0 => {
                 let new = came.keys().copied().collect();

@@ -14,7 +14,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use standin_auth::messages::{Answer, Request};
+use standin_auth::messages::{Answer, RegisterCount, Request};
 use standin_auth::{Claim, Statement};
 use standin_foundation::{ClusterId, Digest, Height, Incarnation, Lsn, Millis, NodeId, Term, Writer};
 use standin_ledger::SignedGrant;
@@ -79,7 +79,7 @@ pub struct Member {
     holding: Option<Holding>,
     takeover: Takeover,
     results: Results,
-    register_count: u64,
+    register_count: RegisterCount,
     executed: Height,
     stored: Height,
     heard_seats: usize,
@@ -372,11 +372,11 @@ impl Member {
             }
             Answer::Alive { newer, register_count, incarnation, forced, recall, ticket } => {
                 self.keep_ticket(ticket.unwrap_or_default());
-                if register_count < self.register_count {
-                    let (found, seen) = (register_count, self.register_count);
-                    self.report(Event::RegisterRolledBack { found, seen });
+                let (found, seen) = (register_count.count, self.register_count.count);
+                match found {
+                    found if found < seen => self.report(Event::RegisterRolledBack { found, seen }),
+                    _ => self.register_count = register_count,
                 }
-                self.register_count = self.register_count.max(register_count);
                 if let Some(newer) = newer {
                     self.accept(newer);
                 }

@@ -70,7 +70,7 @@ impl Member {
             holding: None,
             takeover: Takeover::default(),
             results: Results::default(),
-            register_count: 0,
+            register_count: RegisterCount::NONE,
             executed: Height(0),
             stored: Height(0),
             heard_seats: 0,

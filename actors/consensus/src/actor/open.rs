@@ -7,9 +7,9 @@ use std::sync::Arc;
 use standin_foundation::wire::Wire;
 use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, Seat};
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult};
+use standin_ledger::error::LedgerError;
 use standin_ledger::seat_log::FoundLog;
 use standin_ledger::store::{Store, StoreError, StoreOptions, StoredBlock};
-use standin_ledger::error::LedgerError;
 use standin_ledger::{Batch, Chain, Genesis, GrantBook, StateMachine};
 
 use super::executor::{ExecutionError, Ledger};

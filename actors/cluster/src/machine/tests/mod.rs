@@ -480,7 +480,7 @@ fn r3_a_forced_switch_moves_the_seat_to_the_standby() {
     net.record.not_electable.insert(id(0));
     let order = standin_auth::Answer::Alive {
         newer: None,
-        register_count: 0,
+        register_count: RegisterCount::NONE,
         incarnation: Incarnation(1),
         forced: Some(Term(1)),
         recall: false,
@@ -591,7 +591,7 @@ fn g5_a_grant_of_an_older_register_is_refused_after_the_promise() {
     let mut net = Net::settled(2);
     let recall = standin_auth::Answer::Alive {
         newer: None,
-        register_count: 0,
+        register_count: RegisterCount::NONE,
         incarnation: Incarnation(5),
         forced: None,
         recall: true,

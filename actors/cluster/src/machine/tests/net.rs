@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use standin_auth::machine::Presented;
-use standin_auth::messages::{Answer, Request};
+use standin_auth::messages::{Answer, RegisterCount, Request};
 use standin_auth::{Auth, Claim, Decision, Record, Statement};
 use standin_foundation::{
     ClusterId, Digest, Epoch, Height, Incarnation, Lsn, Millis, NodeId, PublicKey, SecretKey, Signature, Writer,
@@ -72,7 +72,7 @@ impl Net {
         let config = standin_auth::Config { age_max_ms: 2_000, ..standin_auth::Config::default() };
         let mut net = Self {
             nodes: Vec::new(),
-            auth: Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), config, Millis(0)),
+            auth: Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), config),
             record: Record::new(cluster(), (0..count).map(key)),
             auth_up: true,
             queue: VecDeque::new(),
@@ -183,7 +183,14 @@ impl Net {
                 let term = if let Request::KeepAlive(alive) = &request { alive.term } else { self.record.term() };
                 let newer = self.record.grant.clone().filter(|grant| grant.term > term).map(signed);
                 let (incarnation, forced) = (self.auth.incarnation(), self.record.forced);
-                Answer::Alive { newer, register_count: 0, incarnation, forced, recall: false, ticket: None }
+                Answer::Alive {
+                    newer,
+                    register_count: RegisterCount::NONE,
+                    incarnation,
+                    forced,
+                    recall: false,
+                    ticket: None,
+                }
             }
             Decision::RolledBack { seen } => panic!("nobody was told of {seen} changes"),
             Decision::Swap(record) => {
