@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use standin_auth::Config as AuthConfig;
+use standin_auth::{Config as AuthConfig, EtcdConfig};
 use standin_cluster::Config as ClusterConfig;
 use standin_consensus::Config as ConsensusConfig;
 use standin_foundation::PublicKey;
@@ -101,6 +101,8 @@ pub struct AuthSection {
     pub key_file: PathBuf,
     /// The rules' numbers.
     pub config: AuthConfig,
+    /// Where its register stands: in an etcd that several auth nodes share, or else in its own data folder.
+    pub etcd: Option<EtcdConfig>,
 }
 
 /// Another node of the chain.
@@ -283,7 +285,64 @@ impl<'a> Reader<'a> {
                 ),
                 ..defaults
             },
+            etcd: self.register_in_etcd().then(|| self.etcd()),
         }
+    }
+
+    fn register_in_etcd(&mut self) -> bool {
+        match self.value("auth", "register") {
+            None => false,
+            Some((Value::Text(text), _)) if text == "log" => false,
+            Some((Value::Text(text), _)) if text == "etcd" && cfg!(feature = "etcd") => true,
+            Some((Value::Text(text), place)) if text == "etcd" => {
+                self.fault(place, "auth", "register", "this program was built without the feature `etcd`");
+                false
+            }
+            Some((found, place)) => {
+                self.fault(place, "auth", "register", format!("found {found}, \"log\" or \"etcd\" is needed"));
+                false
+            }
+        }
+    }
+
+    fn etcd(&mut self) -> EtcdConfig {
+        let text = self.text("etcd", "endpoints", None);
+        let endpoints: Vec<_> = text.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
+        for endpoint in endpoints.iter().filter(|endpoint| !text.is_empty() && !is_url(endpoint)) {
+            let what = format!("found \"{endpoint}\", addresses such as \"http://127.0.0.1:2379\" are needed, with commas");
+            self.fault(self.path.display().to_string(), "etcd", "endpoints", what);
+        }
+        let ca_file = self.optional_file("etcd", "ca_file");
+        if ca_file.is_none() && endpoints.iter().any(|endpoint| endpoint.starts_with("https:")) {
+            self.missing("etcd", "ca_file");
+        }
+        EtcdConfig {
+            endpoints,
+            timeout_ms: self.number("etcd", "timeout_ms", 50..=60_000, Some(1_000)),
+            ca_file,
+            certificate: self.file_pair("certificate_file", "certificate_key_file"),
+            user: self.user_and_password(),
+        }
+    }
+
+    fn file_pair(&mut self, first: &'static str, second: &'static str) -> Option<(PathBuf, PathBuf)> {
+        match (self.optional_file("etcd", first), self.optional_file("etcd", second)) {
+            (Some(first), Some(second)) => Some((first, second)),
+            (None, None) => None,
+            (one, _) => {
+                self.missing("etcd", if one.is_none() { first } else { second });
+                None
+            }
+        }
+    }
+
+    fn user_and_password(&mut self) -> Option<(String, PathBuf)> {
+        let user = self.text("etcd", "user", Some(""));
+        let file = self.optional_file("etcd", "password_file");
+        if !user.is_empty() && file.is_none() {
+            self.missing("etcd", "password_file");
+        }
+        Some((user, file?)).filter(|(user, _)| !user.is_empty())
     }
 
     fn cluster(&mut self) -> ClusterConfig {
@@ -346,6 +405,11 @@ impl<'a> Reader<'a> {
     fn file(&mut self, section: &'static str, key: &'static str) -> PathBuf {
         let text = self.text(section, key, None);
         self.path.parent().unwrap_or(Path::new(".")).join(text)
+    }
+
+    fn optional_file(&mut self, section: &'static str, key: &'static str) -> Option<PathBuf> {
+        let text = self.text(section, key, Some(""));
+        (!text.is_empty()).then(|| self.path.parent().unwrap_or(Path::new(".")).join(text))
     }
 
     fn parsed<T: FromStr<Err: fmt::Display>>(
@@ -491,6 +555,11 @@ impl<'a> Reader<'a> {
             self.faults.push(Fault { place: variable.clone(), key: variable, what: "names no known key".to_owned() });
         }
     }
+}
+
+fn is_url(endpoint: &str) -> bool {
+    let host = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
+    host.is_some_and(|host| host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()))
 }
 
 fn suggestion<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> String {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use standin_auth::Request;
 use standin_auth::actor::{AskClusters, Asked, AuthActor, AuthConfig, ClusterView, first_records};
-use standin_auth::register::LogRegister;
+#[cfg(feature = "etcd")]
+use standin_auth::etcd::EtcdRegister;
+use standin_auth::register::{LogRegister, Register, RegisterError};
 use standin_foundation::{Incarnation, NodeId, SecretKey};
 use standin_ledger::{Genesis, GrantBook, certificate};
 use standin_stage::bridge::{Bridge, Router};
@@ -13,7 +15,7 @@ use standin_stage::{Address, CallError, Cell, Registry};
 use tokio::sync::watch;
 
 use super::{NodeError, bridge_of, cell_for_one, told};
-use crate::config::{ConfigError, Fault, NodeConfig};
+use crate::config::{AuthSection, ConfigError, Fault, NodeConfig};
 
 /// A handle to what an auth node offers. Cheap to clone; works from any thread.
 #[derive(Debug, Clone)]
@@ -60,13 +62,12 @@ impl AuthNode {
         let prepared = Bridge::prepare(&bridge);
         let nodes = genesis.members().filter_map(|(_, member)| prepared.remote(&member.key.node_id())).collect();
         let (fatal_sender, fatal) = watch::channel(None);
-        let register = LogRegister::open(&config.data_dir.join("register"), genesis.digest(), first_records(&genesis))?;
         let least = certificate::faulty_max(genesis.seats.len()) + 1;
         let setup = AuthConfig {
             genesis: Arc::clone(&genesis),
             key,
             config: standin_auth::Config { reports_needed: least, ..section.config },
-            register: Arc::new(register),
+            register: open_register(config, section, &genesis)?,
             book: GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?,
             nodes,
             on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
@@ -116,9 +117,27 @@ fn not_auth(config: &NodeConfig) -> NodeError {
     }]))
 }
 
-/// Says of a stopped auth node's register that it was brought back from a copy: see [`LogRegister::recall`].
+/// The register, in the place that the configuration names.
+fn open_register(
+    config: &NodeConfig,
+    section: &AuthSection,
+    genesis: &Genesis,
+) -> Result<Arc<dyn Register>, RegisterError> {
+    let (chain, first) = (genesis.digest(), first_records(genesis));
+    match &section.etcd {
+        #[cfg(feature = "etcd")]
+        Some(etcd) => Ok(Arc::new(EtcdRegister::open(etcd, chain, first)?)),
+        _ => Ok(Arc::new(LogRegister::open(&config.data_dir.join("register"), chain, first)?)),
+    }
+}
+
+/// Says of the register of stopped auth nodes that it was brought back from a copy: see [`LogRegister::recall`].
 pub fn recall(config: &NodeConfig) -> Result<Incarnation, NodeError> {
-    let genesis = config.genesis()?;
-    config.auth.as_ref().ok_or_else(|| not_auth(config))?;
-    Ok(LogRegister::recall(&config.data_dir.join("register"), genesis.digest())?)
+    let chain = config.genesis()?.digest();
+    let section = config.auth.as_ref().ok_or_else(|| not_auth(config))?;
+    Ok(match &section.etcd {
+        #[cfg(feature = "etcd")]
+        Some(etcd) => EtcdRegister::recall(etcd, chain)?,
+        _ => LogRegister::recall(&config.data_dir.join("register"), chain)?,
+    })
 }

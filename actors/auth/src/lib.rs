@@ -10,6 +10,8 @@
 #[cfg(feature = "actor")]
 pub mod actor;
 pub mod config;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod machine;
 pub mod messages;
 pub mod mutation;
@@ -18,6 +20,6 @@ pub mod register;
 #[cfg(feature = "actor")]
 pub mod ticket;
 
-pub use config::Config;
+pub use config::{Config, EtcdConfig};
 pub use machine::{Auth, Decision, Record};
 pub use messages::{Answer, Claim, Refusal, Request, Statement};

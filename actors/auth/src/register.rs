@@ -51,6 +51,31 @@ pub enum RegisterError {
     /// Nobody answers for it now: what was asked may or may not have been done.
     #[error("the register cannot be reached: {0}")]
     Unreachable(String),
+    /// An etcd that has not what is needed.
+    #[error("etcd {found} is too old: 3.4 or later is needed")]
+    TooOld {
+        /// Its version.
+        found: String,
+    },
+    /// Somebody began a new life of the register after a backup.
+    #[error("the register was recalled and lives its life {found}; this auth node knows life {known}: start it again")]
+    Recalled {
+        /// The life that is known here.
+        known: Incarnation,
+        /// The register's.
+        found: Incarnation,
+    },
+    /// A file that is needed to reach it.
+    #[error("{path}: {what}")]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// TLS cannot be set up.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// It has stopped, and said why.
     #[error("the register has stopped")]
     Stopped,
@@ -93,13 +118,13 @@ pub trait Register: std::fmt::Debug + Send + Sync {
 }
 
 /// The count of a register that has seen so many changes in this life.
-fn count_of(incarnation: Incarnation, changes: u64) -> u64 {
+pub(crate) fn count_of(incarnation: Incarnation, changes: u64) -> u64 {
     (incarnation.0 << LIFE_SHIFT) | changes
 }
 
-/// What the embedded register writes.
+/// What a register writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Written {
+pub(crate) enum Written {
     Life(Incarnation),
     Record(Box<Record>),
 }
