@@ -19,7 +19,7 @@ use super::read::json;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArguments {
-    /// The layout: `four-sites`, `two-sites`, `four-sites-plus` or `four-seats`.
+    /// The layout: `four-sites`, `two-sites`, `four-sites-plus`, `four-sites-etcd` or `four-seats`.
     #[arg(long, default_value = "four-sites")]
     layout: String,
     /// End by itself after so many seconds.
@@ -77,6 +77,7 @@ pub(super) fn plan(chain: &str, layout: Layout) -> Plan {
         store: format!("segment_bytes = 4194304\nlog_bytes_max = 16777216\nreserve_bytes = {DEMO_RESERVE_BYTES}\n"),
         log_level: "info".to_owned(),
         relayed: false,
+        etcd: String::new(),
     }
 }
 

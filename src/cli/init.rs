@@ -13,14 +13,14 @@ use standin_ledger::{ClientSignatures, Genesis, MemberDescriptor, Parameters, Se
 use standin_stage::bridge::tls::make_certificate;
 
 use super::Failure;
-use super::layout::Layout;
+use super::layout::{Layout, RegisterPlace};
 use super::links::Link;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArguments {
     /// The folder; it must not exist, or be empty.
     folder: PathBuf,
-    /// The layout: `four-seats`, `two-sites`, `four-sites` or `four-sites-plus`.
+    /// The layout: `four-seats`, `two-sites`, `four-sites`, `four-sites-plus` or `four-sites-etcd`.
     #[arg(long, default_value = "four-seats")]
     layout: String,
     /// The chain's name.
@@ -29,6 +29,9 @@ pub(super) struct InitArguments {
     /// The first port; nodes take consecutive ones. Free ports are chosen without it.
     #[arg(long)]
     port: Option<u16>,
+    /// The etcd in which the auth nodes of a layout such as `four-sites-etcd` keep their register: addresses, with commas.
+    #[arg(long, default_value = "http://127.0.0.1:2379")]
+    etcd: String,
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +79,8 @@ pub(super) struct Plan {
     pub(super) log_level: String,
     /// Nodes reach each other through relays, whose links can be cut.
     pub(super) relayed: bool,
+    /// Addresses of the etcd, for a layout whose register stands in one.
+    pub(super) etcd: String,
 }
 
 impl WrittenNetwork {
@@ -88,11 +93,11 @@ impl WrittenNetwork {
 /// A network on disk.
 #[derive(Debug)]
 pub(super) struct WrittenNetwork {
-    /// Configuration files of all processes: the nodes, then the auth node.
+    /// Configuration files of all processes: the nodes, then the auth nodes.
     pub(super) configs: Vec<PathBuf>,
     /// HTTP addresses of all processes.
     pub(super) urls: Vec<String>,
-    /// How many of them are nodes that clients can talk to: all but the auth node.
+    /// How many of them are nodes that clients can talk to: all but the auth nodes.
     pub(super) nodes: usize,
     /// Its genesis.
     pub(super) genesis: Genesis,
@@ -111,6 +116,7 @@ pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
         store: "# segment_bytes = 67108864\n# reserve_bytes = 536870912\n# index_transactions = true\n".to_owned(),
         log_level: "info".to_owned(),
         relayed: false,
+        etcd: arguments.etcd.clone(),
     };
     let network = write_network(&arguments.folder, &plan)?;
     eprintln!("{} nodes of chain `{}` in {}", network.nodes, plan.chain, arguments.folder.display());
@@ -138,10 +144,10 @@ pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork
         fs::write(node.join("tls.pem"), certificate)?;
         write_private(&node.join("tls.key"), &private)?;
     }
-    let grants = plan.layout.auth.as_ref().map(|auth| new_key(&folder.join(&auth.name).join("grants.key")));
+    let grants = grants_key(folder, &plan.layout)?;
     let client_key = folder.join("client.key");
     let client = new_key(&client_key)?;
-    let genesis = genesis(plan, &keys, grants.transpose()?, client)?;
+    let genesis = genesis(plan, &keys, grants, client)?;
     for warning in genesis.warnings() {
         eprintln!("warning: {warning}");
     }
@@ -156,6 +162,19 @@ pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork
     }
     let urls = ports.iter().map(|(_, http)| format!("http://{http}")).collect();
     Ok(WrittenNetwork { configs, urls, nodes: plan.layout.nodes.len(), genesis, client_key, links })
+}
+
+/// The key that signs grants; all auth nodes have it.
+fn grants_key(folder: &Path, layout: &Layout) -> Result<Option<PublicKey>, Failure> {
+    if layout.auth.is_empty() {
+        return Ok(None);
+    }
+    let key = SecretKey::generate().map_err(|error| Failure::new(1, error.to_string()))?;
+    for auth in &layout.auth {
+        let path = folder.join(&auth.name).join("grants.key");
+        key.write_new(&path).map_err(|error| Failure::new(78, error.to_string()))?;
+    }
+    Ok(Some(key.public()))
 }
 
 fn genesis(plan: &Plan, keys: &[PublicKey], auth: Option<PublicKey>, client: PublicKey) -> Result<Genesis, Failure> {
@@ -195,7 +214,7 @@ const FREE_PORTS: std::ops::Range<u16> = 10_000..32_000;
 const PORT_ATTEMPTS: usize = 1_000;
 
 /// Free addresses that are not among `taken`: those were found free before, and are bound by their nodes only later.
-fn free_addresses(count: usize, taken: &[SocketAddr]) -> Vec<SocketAddr> {
+pub(super) fn free_addresses(count: usize, taken: &[SocketAddr]) -> Vec<SocketAddr> {
     let any = || SocketAddr::from(([127, 0, 0, 1], fastrand::u16(FREE_PORTS)));
     let tried = std::iter::repeat_with(any).take(PORT_ATTEMPTS + count).filter(|address| !taken.contains(address));
     // All are held until all are found, so that none is found twice.
@@ -250,25 +269,33 @@ fn node_config(index: usize, keys: &[PublicKey], ports: &Ports, links: &[Link], 
         },
         role = if is_auth(index) { "role = \"auth\"\n" } else { "" },
     );
-    text += match (is_auth(index), &layout.auth) {
+    text += match (is_auth(index), layout.auth.is_empty()) {
         (true, _) => {
             "[auth]\nkey_file = \"grants.key\"    # signs grants; the genesis names its public half\n\
              # age_max_ms = 3000          # a holder that is not heard for so long has lost its seat to whoever asks\n\
-             # live_ms = 200              # whoever was heard within this time is asked before a holder is replaced\n\n"
+             # live_ms = 200              # whoever was heard within this time is asked before a holder is replaced\n"
         }
-        (false, None) => "",
-        (false, Some(_)) => {
+        (false, true) => "",
+        (false, false) => {
             "[cluster]\n# keep_alive_ms = 50\n# suspect_ms = 150           # at least twice keep_alive_ms\n\
              # shrink_ms = 150            # a member that acknowledges nothing for so long is left out\n\
              # grow_after_ms = 500        # a member that keeps up for so long is taken in\n\
              # min_in_sync = 1            # the holder leaves out no member below this number\n\n"
         }
     };
-    if !is_auth(index) {
-        text += CONSENSUS_SECTION;
-    }
-    if !is_auth(index) {
-        let _ = write!(text, "[store]\n{store}\n");
+    match (is_auth(index), layout.register) {
+        (false, _) => _ = write!(text, "{CONSENSUS_SECTION}[store]\n{store}\n"),
+        (true, RegisterPlace::Log) => text += "\n",
+        (true, RegisterPlace::Etcd) => {
+            let _ = write!(
+                text,
+                "register = \"etcd\"          # shared by all auth nodes: they keep nothing\n\n\
+                 [etcd]\nendpoints = \"{}\"\n# timeout_ms = 1000\n# ca_file = \"etcd-ca.pem\"      # needed for https\n\
+                 # certificate_file = \"etcd.pem\"\n# certificate_key_file = \"etcd.key\"\n\
+                 # user = \"standin\"\n# password_file = \"etcd.password\"\n\n",
+                plan.etcd
+            );
+        }
     }
     let _ = write!(text, "[log]\nlevel = \"{log_level}\"\nformat = \"text\"\n");
     for (other, (key, (address, _))) in keys.iter().zip(ports).enumerate().filter(|(other, _)| *other != index) {

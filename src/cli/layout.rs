@@ -6,11 +6,12 @@ use standin_foundation::ClusterId;
 use super::Failure;
 
 /// Name and content of each file in `configs/`.
-const SHIPPED: [(&str, &str); 4] = [
+const SHIPPED: [(&str, &str); 5] = [
     ("four-seats", include_str!("../../configs/four-seats.toml")),
     ("two-sites", include_str!("../../configs/two-sites.toml")),
     ("four-sites", include_str!("../../configs/four-sites.toml")),
     ("four-sites-plus", include_str!("../../configs/four-sites-plus.toml")),
+    ("four-sites-etcd", include_str!("../../configs/four-sites-etcd.toml")),
 ];
 
 /// A layout.
@@ -19,11 +20,26 @@ const SHIPPED: [(&str, &str); 4] = [
 pub(super) struct Layout {
     /// Its name.
     pub(super) name: String,
-    /// The auth node; none where each seat is held by one node for ever.
-    pub(super) auth: Option<LayoutAuth>,
+    /// Where the register of the auth nodes stands.
+    #[serde(default)]
+    pub(super) register: RegisterPlace,
+    /// The auth node, or several that share a register; none where each seat is held by one node for ever.
+    #[serde(default)]
+    pub(super) auth: Vec<LayoutAuth>,
     /// The nodes that hold seats, or stand by.
     #[serde(rename = "node")]
     pub(super) nodes: Vec<LayoutNode>,
+}
+
+/// Where a register stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RegisterPlace {
+    /// With its only auth node.
+    #[default]
+    Log,
+    /// In an etcd.
+    Etcd,
 }
 
 /// A node of a layout.
@@ -53,7 +69,7 @@ pub(super) struct LayoutAuth {
 }
 
 impl Layout {
-    /// Names of all processes: the nodes, then the auth node.
+    /// Names of all processes: the nodes, then the auth nodes.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let auth = self.auth.iter().map(|auth| auth.name.as_str());
         self.nodes.iter().map(|node| node.name.as_str()).chain(auth)
@@ -105,7 +121,8 @@ mod tests {
             let layout = Layout::named(name).unwrap();
             assert_eq!(layout.name, name);
             assert_eq!(layout.clusters().len(), 4);
-            assert!(layout.auth.is_none_or(|auth| !auth.site.is_empty()));
+            assert!(layout.auth.iter().all(|auth| !auth.site.is_empty()));
+            assert!(layout.auth.len() < 2 || layout.register == RegisterPlace::Etcd, "they must share a register");
         }
         assert_eq!(Layout::named("no-such").unwrap_err().code, 2);
     }
@@ -113,13 +130,15 @@ mod tests {
     /// What each layout says that it survives: a cluster's members stand at sites of their own, and the auth node elsewhere.
     #[test]
     fn no_site_holds_two_members_of_a_cluster_and_the_auth_node_stands_elsewhere() {
-        for (name, members) in [("two-sites", 2), ("four-sites", 3), ("four-sites-plus", 4)] {
+        let layouts = [("two-sites", 2), ("four-sites", 3), ("four-sites-plus", 4), ("four-sites-etcd", 3)];
+        for (name, members) in layouts {
             let layout = Layout::named(name).unwrap();
             for cluster in layout.clusters() {
                 let sites = layout.nodes.iter().filter(|node| node.cluster == *cluster).map(|node| &node.site);
                 assert_eq!(sites.collect::<std::collections::BTreeSet<_>>().len(), members, "{name} {cluster}");
             }
-            assert!(!layout.sites().contains(layout.auth.as_ref().unwrap().site.as_str()));
+            assert!(!layout.auth.is_empty());
+            assert!(layout.auth.iter().all(|auth| !layout.sites().contains(auth.site.as_str())));
         }
     }
 }

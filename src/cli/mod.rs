@@ -4,6 +4,7 @@
 mod cluster;
 mod demo;
 mod drill;
+mod etcd;
 mod init;
 mod inputs;
 mod layout;

@@ -13,7 +13,9 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::Failure;
+use super::etcd::Etcd;
 use super::init::{Plan, WrittenNetwork, write_network};
+use super::layout::RegisterPlace;
 use super::links::Links;
 
 /// How often a condition is looked at again.
@@ -33,28 +35,40 @@ pub(super) struct Network {
     clients: Vec<Client>,
     links: Option<Links>,
     frozen: BTreeSet<usize>,
+    /// Where the register stands, if the layout wants one.
+    _etcd: Option<Etcd>,
 }
 
 impl Network {
     /// Writes a network into a temporary folder and starts all of its nodes.
     pub(super) async fn start(plan: &Plan) -> Result<Self, Failure> {
-        let mut network = Self::prepare(plan)?;
-        network.links = Some(Links::start(&network.files.links).await?);
-        for index in (0..network.processes()).rev() {
-            network.start_node(index)?;
-        }
-        network.wait_ready(Duration::from_secs(30)).await?;
+        let mut network = Self::prepare(plan).await?;
+        network.launch().await?;
         Ok(network)
     }
 
-    /// Writes a network into a temporary folder.
-    pub(super) fn prepare(plan: &Plan) -> Result<Self, Failure> {
+    /// Writes a network into a temporary folder; starts its etcd, if the layout wants one.
+    pub(super) async fn prepare(plan: &Plan) -> Result<Self, Failure> {
+        let etcd = match plan.layout.register {
+            RegisterPlace::Log => None,
+            RegisterPlace::Etcd => Some(Etcd::start().await?),
+        };
+        let url = etcd.as_ref().map(Etcd::url).unwrap_or_default();
         let folder = tempfile::Builder::new().prefix("standin-").tempdir()?;
-        let files = write_network(&folder.path().join("network"), plan)?;
+        let files = write_network(&folder.path().join("network"), &Plan { etcd: url, ..plan.clone() })?;
         let clients = files.urls.iter().map(|url| Client::new(url, Duration::from_secs(5))).collect();
         let nodes: Vec<_> = files.configs.iter().map(|_| None).collect();
         let outputs_from = vec![0; nodes.len()];
-        Ok(Self { folder, files, nodes, outputs_from, clients, links: None, frozen: BTreeSet::new() })
+        Ok(Self { folder, files, nodes, outputs_from, clients, links: None, frozen: BTreeSet::new(), _etcd: etcd })
+    }
+
+    /// Starts all nodes.
+    pub(super) async fn launch(&mut self) -> Result<(), Failure> {
+        self.links = Some(Links::start(&self.files.links).await?);
+        for index in (0..self.processes()).rev() {
+            self.start_node(index)?;
+        }
+        self.wait_ready(Duration::from_secs(30)).await
     }
 
     /// How many nodes hold seats or stand by: they come first.
@@ -62,14 +76,14 @@ impl Network {
         self.files.nodes
     }
 
-    /// How many processes there are: the nodes, then the auth node.
+    /// How many processes there are: the nodes, then the auth nodes.
     pub(super) fn processes(&self) -> usize {
         self.nodes.len()
     }
 
-    /// The auth node, if there is one.
-    pub(super) fn auth(&self) -> Option<usize> {
-        (self.processes() > self.size()).then(|| self.size())
+    /// The auth nodes.
+    pub(super) fn auths(&self) -> std::ops::Range<usize> {
+        self.size()..self.processes()
     }
 
     /// A process's name.

@@ -135,6 +135,41 @@ pub(super) async fn auth_down(drill: &mut Drill) -> Result<(), Failure> {
     drill.made_whole().await
 }
 
+/// Auth nodes that share a register: the one that an active's cluster asks is killed together with the active; then the one that
+/// is asked by then is frozen. Each time the standby gets its grant from the one that is left.
+pub(super) async fn auth_front_killed(drill: &mut Drill) -> Result<(), Failure> {
+    let fronts: Vec<_> = drill.network.auths().collect();
+    let mut worst = None;
+    for frozen in [false, true] {
+        let active = drill.primary().await?;
+        let lost = drill.asked_front(active).await?;
+        let name = drill.network.name(lost);
+        match frozen {
+            false => drill.network.kill(lost).await?,
+            true => drill.network.freeze(lost)?,
+        }
+        let begun = Instant::now();
+        drill.network.kill(active.node).await?;
+        worst = worst.max(drill.taken_over(active, begun).await?);
+        drill.progress(&format!("without {name}"), 300, SOON).await;
+        match frozen {
+            false => drill.network.start_node(lost)?,
+            true => drill.network.thaw(lost)?,
+        }
+        drill.start_all(&[active.node]).await?;
+        drill.made_whole().await?;
+    }
+    drill.recovery_ms = worst;
+    let mut told = Vec::new();
+    for front in fronts {
+        let clusters = drill.network.client(front)?.auth().await?;
+        told.push(clusters.into_iter().map(|c| (c.cluster, c.term, c.holder, c.in_sync)).collect::<Vec<_>>());
+    }
+    let same = told.windows(2).all(|pair| pair.first() == pair.last());
+    drill.check("all auth nodes read the same register", same, format!("{} auth nodes", told.len()));
+    Ok(())
+}
+
 /// The register is brought back from a copy, and its operator says so.
 pub(super) async fn auth_restarted_from_backup(drill: &mut Drill) -> Result<(), Failure> {
     let auth = drill.auth()?;

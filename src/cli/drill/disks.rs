@@ -5,14 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::super::demo::{DEMO_RESERVE_BYTES, plan};
-use super::super::layout::Layout;
-use super::super::load::Judgement;
-use super::super::network::Network;
-use super::{Drill, Ended, Failure, Finished};
+use super::super::demo::DEMO_RESERVE_BYTES;
+use super::{Drill, Ended, Failure};
 
 const SOON: Duration = Duration::from_secs(20);
-const VICTIM: usize = 3;
+pub(super) const VICTIM: usize = 3;
 
 pub(super) async fn log_torn(drill: &mut Drill) -> Result<(), Failure> {
     drill.network.kill(VICTIM).await?;
@@ -89,10 +86,10 @@ async fn wait_for_end(drill: &mut Drill) -> bool {
 }
 
 /// A small tmpfs under the victim's data folder; unmounted when dropped.
-struct SmallDisk(PathBuf);
+pub(super) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(path: &Path) -> Result<Self, Ended> {
+    pub(super) fn mount(path: &Path) -> Result<Self, Ended> {
         fs::create_dir_all(path)?;
         let mounted = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=160m", "tmpfs"])
@@ -114,31 +111,20 @@ impl Drop for SmallDisk {
     }
 }
 
-pub(super) async fn disk_full(layout: &Layout) -> Result<(Finished, Judgement), Ended> {
-    let mut network = Network::prepare(&plan("drill-disk-full", layout.clone()))?;
-    let data = network.data(VICTIM);
-    let disk = SmallDisk::mount(&data)?;
-    for seat in 0..network.size() {
-        network.start_node(seat)?;
-    }
-    network.wait_ready(SOON).await?;
-    let mut drill = Drill::start(network, layout).await?;
-    let filler = data.join("filler");
+pub(super) async fn disk_full(drill: &mut Drill) -> Result<(), Failure> {
+    let filler = drill.network.data(VICTIM).join("filler");
     fill(&filler, DEMO_RESERVE_BYTES / 2)?;
-    ended_for_want_of_space(&mut drill, "below the reserve the node stops in order and says why").await;
+    ended_for_want_of_space(drill, "below the reserve the node stops in order and says why").await;
     drill.recovery_ms = drill.progress("of the others", 300, SOON).await;
     drill.network.start_node(VICTIM)?;
-    ended_for_want_of_space(&mut drill, "a start below the reserve is refused and says why").await;
-    restart_with_space(&mut drill, &filler).await?;
+    ended_for_want_of_space(drill, "a start below the reserve is refused and says why").await;
+    restart_with_space(drill, &filler).await?;
     // Faster than any look at the free space: the system may end the process at a write through a mapping.
     fill(&filler, 0)?;
-    let ended = wait_for_end(&mut drill).await;
+    let ended = wait_for_end(drill).await;
     let last_words = drill.network.last_words(VICTIM);
     drill.check("without any space the node does not run on", ended, last_words);
-    restart_with_space(&mut drill, &filler).await?;
-    let finished = drill.finish().await;
-    drop(disk);
-    finished
+    restart_with_space(drill, &filler).await
 }
 
 async fn ended_for_want_of_space(drill: &mut Drill, name: &str) {

@@ -10,17 +10,20 @@ mod seats;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
+use futures_util::future::LocalBoxFuture;
 use serde::Serialize;
 use standin::config::NodeConfig;
 use standin_foundation::Height;
 
 use super::Failure;
+use super::etcd::{Etcd, NOT_INSTALLED};
 use super::init::Plan;
-use super::layout::Layout;
+use super::layout::{Layout, RegisterPlace};
 use super::load::{Judgement, Load};
 use super::network::Network;
 use super::read::json;
 use super::verify::verify_node;
+use disks::SmallDisk;
 
 #[derive(Debug, Args)]
 pub(super) struct DrillArguments {
@@ -46,88 +49,67 @@ enum DrillCommand {
     },
 }
 
+/// What a drill does with its network.
+type Steps = for<'a> fn(&'a mut Drill) -> LocalBoxFuture<'a, Result<(), Failure>>;
+
 /// A drill: what it does, and the layouts that support it; the first is its default.
 struct Kind {
     name: &'static str,
     what: &'static str,
     layouts: &'static [&'static str],
-    /// Links can be cut.
+    steps: Steps,
+    /// Links can be cut: all that is said passes through relays.
     relayed: bool,
+    /// A node's disk is so small that it fills up.
+    small_disk: bool,
 }
 
 const SEATS: &[&str] = &["four-seats"];
 const CLUSTERS: &[&str] = &["four-sites", "two-sites", "four-sites-plus"];
 const WIDE: &[&str] = &["four-sites", "four-sites-plus"];
+const FRONTS: &[&str] = &["four-sites-etcd"];
 
-const fn kind(name: &'static str, layouts: &'static [&'static str], what: &'static str) -> Kind {
-    Kind { name, what, layouts, relayed: false }
+const fn kind(name: &'static str, layouts: &'static [&'static str], what: &'static str, steps: Steps) -> Kind {
+    Kind { name, what, layouts, steps, relayed: false, small_disk: false }
+}
+
+impl Kind {
+    const fn relayed(self) -> Self {
+        Self { relayed: true, ..self }
+    }
+
+    const fn with_small_disk(self) -> Self {
+        Self { small_disk: true, ..self }
+    }
 }
 
 /// All drills.
-const DRILLS: [Kind; 22] = [
-    kind("replica-killed", SEATS, "a replica that is not primary is killed under load and comes back"),
-    kind("replica-frozen", SEATS, "a replica is stopped with SIGSTOP under load and goes on later"),
-    kind("primary-killed-under-load", SEATS, "the primary is killed under load and comes back"),
-    kind("all-restarted", SEATS, "all replicas are killed at once under load and start again"),
-    kind(
-        "two-killed-then-back",
-        SEATS,
-        "two of four are killed: the chain stops, and resumes by itself when they are back",
-    ),
-    kind("log-torn", SEATS, "a replica is killed and its log gets a torn tail, then damage in the middle"),
-    kind("disk-full", SEATS, "a replica's disk fills up: it stops in order, the others go on, it comes back"),
-    kind("first-start", CLUSTERS, "every cluster elects and registers its first holder, step by step"),
-    kind(
-        "active-killed",
-        CLUSTERS,
-        "the active that leads the view is killed: its standby goes on without a view change",
-    ),
-    kind(
-        "active-frozen",
-        CLUSTERS,
-        "the active is stopped with SIGSTOP and wakes up after the takeover: its late votes count nowhere",
-    ),
-    kind("active-and-standby-killed", WIDE, "active and standby are killed at once: the reserve takes over"),
-    kind("seat-switched", CLUSTERS, "an operator moves a seat under load"),
-    kind("site-lost", CLUSTERS, "each whole site is killed, one after the other"),
-    kind("two-sites-lost", WIDE, "every pair of sites is killed at once"),
-    kind("three-sites-lost", WIDE, "every triple of sites is killed at once"),
-    kind(
-        "witness-and-site-lost",
-        CLUSTERS,
-        "a site and the auth node are killed; the chain goes on when the auth node is back",
-    ),
-    kind("auth-down", CLUSTERS, "the chain runs without its auth node; a seat that loses its active waits for it"),
-    kind(
-        "auth-restarted-from-backup",
-        CLUSTERS,
-        "the register is brought back from a copy: it stops until its operator says so",
-    ),
-    kind("rolling-restart", CLUSTERS, "every node is stopped and started again, one after the other, under load"),
-    kind(
-        "wrong-result",
-        CLUSTERS,
-        "an active computes wrong results, found inside; then votes for them, found by the others",
-    ),
-    kind(
-        "forged-update",
-        CLUSTERS,
-        "updates with bad tickets, of other clusters, without a ground: refused, register unchanged",
-    ),
-    kind("lost-disk", CLUSTERS, "a member, then an active, comes back with an empty disk"),
+const DRILLS: &[Kind] = &[
+    kind("replica-killed", SEATS, "a replica that is not primary is killed under load and comes back", |drill| Box::pin(replicas::replica_killed(drill))),
+    kind("replica-frozen", SEATS, "a replica is stopped with SIGSTOP under load and goes on later", |drill| Box::pin(replicas::replica_frozen(drill))),
+    kind("primary-killed-under-load", SEATS, "the primary is killed under load and comes back", |drill| Box::pin(replicas::primary_killed_under_load(drill))),
+    kind("all-restarted", SEATS, "all replicas are killed at once under load and start again", |drill| Box::pin(replicas::all_restarted(drill))),
+    kind("two-killed-then-back", SEATS, "two of four are killed: the chain stops, and resumes by itself when they are back", |drill| Box::pin(replicas::two_killed_then_back(drill))),
+    kind("log-torn", SEATS, "a replica is killed and its log gets a torn tail, then damage in the middle", |drill| Box::pin(disks::log_torn(drill))),
+    kind("disk-full", SEATS, "a replica's disk fills up: it stops in order, the others go on, it comes back", |drill| Box::pin(disks::disk_full(drill))).with_small_disk(),
+    kind("first-start", CLUSTERS, "every cluster elects and registers its first holder, step by step", |drill| Box::pin(clusters::first_start(drill))),
+    kind("active-killed", CLUSTERS, "the active that leads the view is killed: its standby goes on without a view change", |drill| Box::pin(clusters::active_killed(drill))),
+    kind("active-frozen", CLUSTERS, "the active is stopped with SIGSTOP and wakes up after the takeover: its late votes count nowhere", |drill| Box::pin(clusters::active_frozen(drill))),
+    kind("active-and-standby-killed", WIDE, "active and standby are killed at once: the reserve takes over", |drill| Box::pin(clusters::active_and_standby_killed(drill))),
+    kind("seat-switched", CLUSTERS, "an operator moves a seat under load", |drill| Box::pin(clusters::switched(drill))),
+    kind("site-lost", CLUSTERS, "each whole site is killed, one after the other", |drill| Box::pin(clusters::sites_lost(drill, 1))),
+    kind("two-sites-lost", WIDE, "every pair of sites is killed at once", |drill| Box::pin(clusters::sites_lost(drill, 2))),
+    kind("three-sites-lost", WIDE, "every triple of sites is killed at once", |drill| Box::pin(clusters::sites_lost(drill, 3))),
+    kind("witness-and-site-lost", CLUSTERS, "a site and the auth node are killed; the chain goes on when the auth node is back", |drill| Box::pin(clusters::witness_and_site_lost(drill))),
+    kind("auth-down", CLUSTERS, "the chain runs without its auth node; a seat that loses its active waits for it", |drill| Box::pin(clusters::auth_down(drill))),
+    kind("auth-restarted-from-backup", CLUSTERS, "the register is brought back from a copy: it stops until its operator says so", |drill| Box::pin(clusters::auth_restarted_from_backup(drill))),
+    kind("auth-front-killed", FRONTS, "auth nodes that share a register in an etcd are killed and frozen, an active with each: the other takes over", |drill| Box::pin(clusters::auth_front_killed(drill))),
+    kind("rolling-restart", CLUSTERS, "every node is stopped and started again, one after the other, under load", |drill| Box::pin(clusters::rolling_restart(drill))),
+    kind("wrong-result", CLUSTERS, "an active computes wrong results, found inside; then votes for them, found by the others", |drill| Box::pin(clusters::wrong_result(drill))),
+    kind("forged-update", CLUSTERS, "updates with bad tickets, of other clusters, without a ground: refused, register unchanged", |drill| Box::pin(clusters::forged_update(drill))),
+    kind("lost-disk", CLUSTERS, "a member, then an active, comes back with an empty disk", |drill| Box::pin(clusters::lost_disk(drill))),
+    kind("partition-active", CLUSTERS, "the active is cut off from its cluster and not from the others, then the reverse", |drill| Box::pin(clusters::partition_active(drill))).relayed(),
 ];
-
-/// Drills whose links can be cut: all that is said passes through relays.
-const RELAYED: [Kind; 1] = [Kind {
-    name: "partition-active",
-    what: "the active is cut off from its cluster and not from the others, then the reverse",
-    layouts: CLUSTERS,
-    relayed: true,
-}];
-
-fn drills() -> impl Iterator<Item = &'static Kind> {
-    DRILLS.iter().chain(&RELAYED)
-}
 
 /// One thing that a drill looks at.
 #[derive(Debug, Serialize)]
@@ -184,7 +166,7 @@ impl From<std::io::Error> for Ended {
 pub(super) async fn drill(arguments: DrillArguments) -> Result<(), Failure> {
     match arguments.command {
         DrillCommand::List => {
-            for Kind { name, what, layouts, .. } in drills() {
+            for Kind { name, what, layouts, .. } in DRILLS.iter() {
                 println!("{name:<28} {:<12} {what}", layouts.first().copied().unwrap_or_default());
             }
             Ok(())
@@ -215,10 +197,10 @@ async fn run(names: &[String], layout: Option<&str>, as_json: bool) -> Result<()
 fn chosen(names: &[String], layout: Option<&str>) -> Result<Vec<&'static Kind>, Failure> {
     let supports = |kind: &Kind| layout.is_none_or(|layout| kind.layouts.contains(&layout));
     if names.iter().any(|name| name == "all") {
-        return Ok(drills().filter(|kind| supports(kind)).collect());
+        return Ok(DRILLS.iter().filter(|kind| supports(kind)).collect());
     }
     let find = |name: &String| {
-        let kind = drills().find(|kind| kind.name == *name);
+        let kind = DRILLS.iter().find(|kind| kind.name == *name);
         let kind =
             kind.ok_or_else(|| Failure::new(2, format!("drill `{name}` is not known; see `standin drill list`")))?;
         match supports(kind) {
@@ -254,10 +236,7 @@ async fn run_one(kind: &Kind, layout: &Layout) -> Report {
         doubled: 0,
         forks: 0,
     };
-    let done = match kind.name {
-        "disk-full" => disks::disk_full(layout).await,
-        _ => plain(kind, layout).await,
-    };
+    let done = carry_out(kind, layout).await;
     match done {
         Ok((drill, judgement)) => {
             report.checks = drill.checks;
@@ -273,36 +252,20 @@ async fn run_one(kind: &Kind, layout: &Layout) -> Report {
     report
 }
 
-async fn plain(kind: &Kind, layout: &Layout) -> Result<(Finished, Judgement), Ended> {
-    let plan = super::demo::plan(&format!("drill-{}", kind.name), layout.clone());
-    let network = Network::start(&Plan { relayed: kind.relayed, ..plan }).await?;
-    let mut drill = Drill::start(network, layout).await?;
-    match kind.name {
-        "replica-killed" => replicas::replica_killed(&mut drill).await?,
-        "replica-frozen" => replicas::replica_frozen(&mut drill).await?,
-        "primary-killed-under-load" => replicas::primary_killed_under_load(&mut drill).await?,
-        "all-restarted" => replicas::all_restarted(&mut drill).await?,
-        "two-killed-then-back" => replicas::two_killed_then_back(&mut drill).await?,
-        "log-torn" => disks::log_torn(&mut drill).await?,
-        "first-start" => clusters::first_start(&mut drill).await?,
-        "active-killed" => clusters::active_killed(&mut drill).await?,
-        "active-frozen" => clusters::active_frozen(&mut drill).await?,
-        "active-and-standby-killed" => clusters::active_and_standby_killed(&mut drill).await?,
-        "seat-switched" => clusters::switched(&mut drill).await?,
-        "site-lost" => clusters::sites_lost(&mut drill, 1).await?,
-        "two-sites-lost" => clusters::sites_lost(&mut drill, 2).await?,
-        "three-sites-lost" => clusters::sites_lost(&mut drill, 3).await?,
-        "witness-and-site-lost" => clusters::witness_and_site_lost(&mut drill).await?,
-        "auth-down" => clusters::auth_down(&mut drill).await?,
-        "auth-restarted-from-backup" => clusters::auth_restarted_from_backup(&mut drill).await?,
-        "rolling-restart" => clusters::rolling_restart(&mut drill).await?,
-        "wrong-result" => clusters::wrong_result(&mut drill).await?,
-        "forged-update" => clusters::forged_update(&mut drill).await?,
-        "lost-disk" => clusters::lost_disk(&mut drill).await?,
-        "partition-active" => clusters::partition_active(&mut drill).await?,
-        name => return Err(Failure::new(1, format!("drill `{name}` has no steps")).into()),
+async fn carry_out(kind: &Kind, layout: &Layout) -> Result<(Finished, Judgement), Ended> {
+    if layout.register == RegisterPlace::Etcd && !Etcd::is_installed() {
+        return Err(Ended::Skipped(NOT_INSTALLED.to_owned()));
     }
-    drill.finish().await
+    let plan = super::demo::plan(&format!("drill-{}", kind.name), layout.clone());
+    let mut network = Network::prepare(&Plan { relayed: kind.relayed, ..plan }).await?;
+    let disk = kind.small_disk.then(|| SmallDisk::mount(&network.data(disks::VICTIM))).transpose()?;
+    network.launch().await?;
+    let mut drill = Drill::start(network, layout).await?;
+    (kind.steps)(&mut drill).await?;
+    let finished = drill.finish().await;
+    // Not before its node is gone.
+    drop(disk);
+    finished
 }
 
 fn read_config(network: &Network, node: usize) -> Result<NodeConfig, Failure> {

@@ -212,8 +212,20 @@ impl Drill {
         Ok(later.into_iter().find(|grant| Some(grant.grant.holder) != before).map(|grant| grant.grant.cause))
     }
 
+    /// The auth node that heard the holder last: the one that its cluster asks.
+    pub(super) async fn asked_front(&self, holder: Holder) -> Result<usize, Failure> {
+        let cluster = self.layout.nodes.get(holder.node).map(|node| &node.cluster);
+        let mut ages = Vec::new();
+        for front in self.network.auths() {
+            let clusters = self.network.client(front)?.auth().await?;
+            let age = clusters.iter().find(|view| Some(&view.cluster) == cluster).and_then(|view| view.age_ms);
+            ages.extend(age.map(|age| (age, front)));
+        }
+        ages.into_iter().min().map(|(_, front)| front).ok_or_else(|| Failure::new(1, "no auth node hears the holder"))
+    }
+
     pub(super) fn auth(&self) -> Result<usize, Failure> {
-        self.network.auth().ok_or_else(|| Failure::new(2, "the layout has no auth node"))
+        self.network.auths().next().ok_or_else(|| Failure::new(2, "the layout has no auth node"))
     }
 
     pub(super) fn nodes_at(&self, sites: &[String]) -> Vec<usize> {

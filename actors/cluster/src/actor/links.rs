@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use super::MemberActor;
 use crate::messages::Message;
 
 /// How long an answer of the auth node is waited for. The machine asks again by itself.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
 impl StageMessage for Message {
     type Reply = ();
@@ -93,34 +93,61 @@ pub fn routes(router: Router, member: &Address<MemberActor>, mates: BTreeSet<Nod
 /// Checks a grant, and tells those whom it concerns; false if it does not hold. It must not block.
 pub type GrantSink = Arc<dyn Fn(SignedGrant) -> bool + Send + Sync>;
 
-/// The auth node, or several that share a register: one of them is asked until it does not answer.
-#[derive(Debug, Clone, Default)]
+/// An auth node that does not answer is left alone for so long, if there is another.
+const LEFT_FOR: Duration = Duration::from_secs(5);
+
+/// The auth node, or several that share a register, in the order in which they are asked: the first that can be reached and has
+/// not failed lately. All nodes have the same order, so that as a rule one auth node hears all of a cluster.
+#[derive(Debug, Clone)]
 pub struct Auths {
-    fronts: Vec<Remote>,
-    current: Arc<AtomicUsize>,
+    fronts: Arc<[Front]>,
+    begun: Instant,
+}
+
+#[derive(Debug)]
+struct Front {
+    remote: Remote,
+    /// Not asked before this, in ms since the beginning.
+    left_until: AtomicU64,
+}
+
+impl Default for Auths {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
 }
 
 impl Auths {
     /// These, in order of preference.
     pub fn new(fronts: Vec<Remote>) -> Self {
-        Self { fronts, current: Arc::default() }
+        let front = |remote| Front { remote, left_until: AtomicU64::new(0) };
+        Self { fronts: fronts.into_iter().map(front).collect(), begun: Instant::now() }
+    }
+
+    fn now(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    /// The first that may be asked; if all have failed, the one that failed first.
+    fn place(&self) -> Option<usize> {
+        let now = self.now();
+        let left_until = |front: &Front| front.left_until.load(Ordering::Relaxed);
+        let may = |front: &Front| front.remote.is_connected() && left_until(front) <= now;
+        let least = || (0..self.fronts.len()).min_by_key(|place| self.fronts.get(*place).map(left_until));
+        self.fronts.iter().position(may).or_else(least)
     }
 
     /// Asks; none if there is no answer.
     pub fn ask(&self, request: Request) -> impl Future<Output = Option<Answer>> + use<> {
-        let asked = self.current.load(Ordering::Relaxed);
-        let front = self.fronts.get(asked % self.fronts.len().max(1)).cloned();
-        let current = Arc::clone(&self.current);
+        let (auths, place) = (self.clone(), self.place());
         async move {
-            match front?.ask(&request, ANSWER_WITHIN).await {
-                Ok(answer) => Some(answer),
-                Err(error) => {
-                    tracing::debug!(%error, "the auth node does not answer");
-                    // Only the first who finds out moves on; what comes late is about a front that was left.
-                    let _ = current.compare_exchange(asked, asked + 1, Ordering::Relaxed, Ordering::Relaxed);
-                    None
-                }
+            let front = auths.fronts.get(place?)?;
+            let answered = front.remote.ask(&request, ANSWER_WITHIN).await;
+            if let Err(error) = &answered {
+                tracing::debug!(%error, "the auth node does not answer");
+                front.left_until.store(auths.now() + LEFT_FOR.as_millis() as u64, Ordering::Relaxed);
             }
+            answered.ok()
         }
     }
 }
