@@ -261,8 +261,8 @@ async fn load(clients: Rc<Vec<Client>>, genesis: Genesis, key: SecretKey) {
         tick.tick().await;
         if nonce.is_multiple_of(RATE) {
             // Beside the load: a frozen node answers nothing, and the rate must not depend on it.
-            for client in clients.iter().cloned() {
-                let newest = Rc::clone(&newest);
+            for client in &*clients {
+                let (client, newest) = (client.clone(), Rc::clone(&newest));
                 actix_rt::spawn(async move {
                     let height = client.status().await.map_or(Height(0), |status| status.height);
                     newest.set(newest.get().max(height));

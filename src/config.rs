@@ -309,7 +309,8 @@ impl<'a> Reader<'a> {
         let text = self.text("etcd", "endpoints", None);
         let endpoints: Vec<_> = text.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
         for endpoint in endpoints.iter().filter(|endpoint| !text.is_empty() && !is_url(endpoint)) {
-            let what = format!("found \"{endpoint}\", addresses such as \"http://127.0.0.1:2379\" are needed, with commas");
+            let what =
+                format!("found \"{endpoint}\", addresses such as \"http://127.0.0.1:2379\" are needed, with commas");
             self.fault(self.path.display().to_string(), "etcd", "endpoints", what);
         }
         let ca_file = self.optional_file("etcd", "ca_file");

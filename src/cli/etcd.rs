@@ -69,3 +69,91 @@ impl Etcd {
         format!("http://{}", self.client)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use standin_auth::etcd::EtcdRegister;
+    use standin_auth::register::{Register, RegisterError, Stored};
+    use standin_auth::{EtcdConfig, Record};
+    use standin_foundation::{ClusterId, Digest, Incarnation, SecretKey};
+
+    use super::*;
+
+    fn cluster() -> ClusterId {
+        "a".parse().unwrap()
+    }
+
+    fn first() -> Vec<Record> {
+        vec![Record::new(cluster(), [SecretKey::from_bytes(&[7; 32]).unwrap().public()])]
+    }
+
+    fn config(url: &str) -> EtcdConfig {
+        EtcdConfig { endpoints: vec![url.to_owned()], timeout_ms: 2_000, ..EtcdConfig::default() }
+    }
+
+    async fn read(register: &EtcdRegister) -> (Stored, u64) {
+        let read = register.read(&cluster()).await.unwrap();
+        (read.content.unwrap(), read.count)
+    }
+
+    /// A real etcd; none, and a word about it, where none is installed.
+    async fn etcd(test: &str) -> Option<Etcd> {
+        if Etcd::is_installed() {
+            return Some(Etcd::start().await.unwrap());
+        }
+        println!("{test}: skipped, {NOT_INSTALLED}");
+        None
+    }
+
+    /// G1, G4: whoever reads sees what was swapped last, wherever that was done, and only one of two swaps goes through.
+    #[actix::test]
+    async fn g1_two_auth_nodes_change_one_register_by_compare_and_swap() {
+        let Some(etcd) = etcd("g1_two_auth_nodes_change_one_register_by_compare_and_swap").await else { return };
+        let config = config(&etcd.url());
+        let here = EtcdRegister::open(&config, Digest::ZERO, first()).unwrap();
+        let there = EtcdRegister::open(&config, Digest::ZERO, first()).unwrap();
+        let (stored, count) = read(&here).await;
+        let next = Record { version: 1, ..stored.record.clone() };
+        let swapped = here.swap(stored.mark, next.clone()).await.unwrap();
+        assert!(swapped.content && swapped.count > count);
+        let late = there.swap(stored.mark, Record { version: 1, ..stored.record }).await.unwrap();
+        assert!(!late.content, "another was faster");
+        let (seen, seen_count) = read(&there).await;
+        assert_eq!(seen.record, next);
+        assert!(seen_count >= swapped.count);
+        assert_eq!(there.read_all().await.unwrap(), [next]);
+        let other = EtcdRegister::open(&config, Digest::sha256(b"another chain"), first()).unwrap();
+        assert_eq!(read(&other).await.0.record.version, 0, "chains do not see each other's registers");
+    }
+
+    /// G5: a register that was brought back from a copy begins a new life, and whoever lives in the old one changes nothing.
+    #[actix::test]
+    async fn g5_a_recalled_register_begins_a_new_life_and_stops_those_in_the_old() {
+        let Some(etcd) = etcd("g5_a_recalled_register_begins_a_new_life_and_stops_those_in_the_old").await else {
+            return;
+        };
+        let config = config(&etcd.url());
+        let old = EtcdRegister::open(&config, Digest::ZERO, first()).unwrap();
+        let (stored, count) = read(&old).await;
+        assert_eq!(EtcdRegister::recall(&config, Digest::ZERO).unwrap(), Incarnation(2));
+        let swapped = old.swap(stored.mark, Record { version: 1, ..stored.record }).await;
+        assert!(matches!(swapped, Err(RegisterError::Recalled { .. })), "{swapped:?}");
+        assert!(matches!(old.read(&cluster()).await, Err(RegisterError::Recalled { .. })));
+        let new = EtcdRegister::open(&config, Digest::ZERO, first()).unwrap();
+        let (recalled, higher) = read(&new).await;
+        assert_eq!((new.incarnation(), recalled.record.recalling), (Incarnation(2), Some(Default::default())));
+        assert!(higher > count);
+    }
+
+    #[test]
+    fn an_etcd_that_is_away_or_is_none_is_told() {
+        let nobody = free_addresses(1, &[]);
+        let away = EtcdRegister::open(&config(&format!("http://{}", nobody[0])), Digest::ZERO, first());
+        assert!(matches!(&away, Err(RegisterError::Unreachable(why)) if why.contains("connect")), "{away:?}");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let silent = EtcdConfig { timeout_ms: 100, ..config(&url) };
+        let silent = EtcdRegister::open(&silent, Digest::ZERO, first());
+        assert!(matches!(&silent, Err(RegisterError::Unreachable(why)) if why.contains(&url)), "{silent:?}");
+    }
+}

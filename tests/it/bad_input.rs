@@ -49,6 +49,34 @@ fn a_configuration_with_two_faults_tells_both() {
     assert_eq!(code, 0);
 }
 
+#[test]
+fn a_register_in_an_etcd_that_is_away_or_half_configured_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = folder.path().join("net");
+    let arguments = ["init", made.to_str().unwrap(), "--layout", "four-sites-etcd", "--etcd", "http://127.0.0.1:1"];
+    assert_eq!(told(&run(&arguments)).0, 0);
+    let config = made.join("auth-1/node.toml");
+    let (code, talk) = told(&run(&["run", "-c", config.to_str().unwrap()]));
+    assert!(code != 0 && talk.contains("the register cannot be reached: http://127.0.0.1:1"), "{code} {talk}");
+    let sound = fs::read_to_string(&config).unwrap();
+    for (found, wrong, expected) in [
+        ("register = \"etcd\"", "register = \"consul\"", "found \"consul\", \"log\" or \"etcd\" is needed"),
+        (
+            "endpoints = \"http://127.0.0.1:1\"",
+            "endpoints = \"127.0.0.1:1\"",
+            "found \"127.0.0.1:1\", addresses such as",
+        ),
+        ("endpoints = \"http:", "endpoints = \"https:", "`etcd.ca_file`: is missing"),
+        ("# user = ", "user = ", "`etcd.password_file`: is missing"),
+        ("# certificate_file = ", "certificate_file = ", "`etcd.certificate_key_file`: is missing"),
+    ] {
+        assert!(sound.contains(found), "{found}");
+        fs::write(&config, sound.replace(found, wrong)).unwrap();
+        let (code, talk) = told(&run(&["config", "check", "-c", config.to_str().unwrap()]));
+        assert!(code == 78 && talk.contains(expected), "{code} {talk}");
+    }
+}
+
 /// A network of clusters on disk, with free ports.
 fn clusters() -> TempDir {
     let folder = tempfile::tempdir().unwrap();

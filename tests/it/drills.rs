@@ -43,6 +43,7 @@ fn drills_of_clusters_pass() {
     ];
     pass(&[&kinds[..], &["--layout", "four-sites"]].concat(), kinds.len());
     pass(&["site-lost", "--layout", "two-sites"], 1);
+    pass(&["auth-front-killed", "--layout", "four-sites-etcd"], 1);
 }
 
 #[test]
@@ -53,5 +54,5 @@ fn an_unknown_drill_or_layout_is_wrong_usage() {
     assert!(code == 2 && talk.contains("no-such-layout"), "{talk}");
     let (code, talk) = told(&run(&["drill", "run", "site-lost", "--layout", "four-seats"]));
     assert!(code == 2 && talk.contains("runs on four-sites, two-sites"), "{talk}");
-    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 23);
+    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 24);
 }

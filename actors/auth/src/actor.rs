@@ -171,11 +171,12 @@ impl AuthActor {
     fn present(&self, from: NodeId, request: &Request, record: &Record, count: u64) -> Presented {
         let mut presented = Presented::of(from, request.clone(), count);
         match request {
-            Request::KeepAlive(keep_alive) if presented.told_count > count => {
-                if !keep_alive.register_count.verify(&self.setup.key.public(), &self.chain) {
-                    tracing::warn!(from = %from.short(), "shows a count that no auth node with this key has told");
-                    presented.told_count = 0;
-                }
+            Request::KeepAlive(keep_alive)
+                if presented.told_count > count
+                    && !keep_alive.register_count.verify(&self.setup.key.public(), &self.chain) =>
+            {
+                tracing::warn!(from = %from.short(), "shows a count that no auth node with this key has told");
+                presented.told_count = 0;
             }
             Request::Update(update) if record.admitted.contains_key(&from) => {
                 presented.ticket_opened = ticket::open(&self.setup.key, &self.chain, &update.ticket);
@@ -223,7 +224,7 @@ impl AuthActor {
         let read = wrap_future(self.setup.register.read(&cluster));
         ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, ctx| match read {
             Ok(Counted { content: Some(stored), count }) => {
-                shell.role.decide_on(asked, stored, count, attempt, reply, ctx)
+                shell.role.decide_on(asked, stored, count, attempt, reply, ctx);
             }
             Ok(_) => reply.send(Answer::Refused { why: Refusal::NotAdmitted, current: None }),
             Err(error) => shell.role.register_failed(error, reply),

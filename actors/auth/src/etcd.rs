@@ -125,7 +125,9 @@ impl Register for EtcdRegister {
     }
 
     fn read_all(&self) -> Pending<Vec<Record>> {
-        self.call(|client| async move { Ok(client.read_all().await?.into_iter().map(|stored| stored.record).collect()) })
+        self.call(
+            |client| async move { Ok(client.read_all().await?.into_iter().map(|stored| stored.record).collect()) },
+        )
     }
 
     fn swap(&self, mark: u64, next: Record) -> Pending<Counted<bool>> {
@@ -344,32 +346,31 @@ impl Client {
             }
             answered => answered,
         }
-        .map_err(|failed| failed.message)
+        .map_err(Failed::why)
     }
 
     async fn log_in(&self, at: &str) -> Result<(), String> {
         let Some((name, password)) = &self.user else { return Ok(()) };
         self.token.replace(None);
         let body = json!({ "name": name, "password": password });
-        let login: Login = self.post(at, "auth/authenticate", &body).await.map_err(|failed| failed.message)?;
+        let login: Login = self.post(at, "auth/authenticate", &body).await.map_err(Failed::why)?;
         self.token.replace(Some(login.token));
         Ok(())
     }
 
     async fn post<T: for<'a> Deserialize<'a>>(&self, at: &str, what: &str, body: &Value) -> Result<T, Failed> {
-        let failed = |message: String| Failed { code: 0, message };
         let mut request = self.http.post(format!("{at}/v3/{what}"));
         if let Some(token) = &*self.token.borrow() {
             request = request.insert_header(("Authorization", token.as_str()));
         }
         let sent = request.send_json(body).await;
-        let mut response = sent.map_err(|error| failed(error.to_string()))?;
-        let bytes = response.body().limit(ANSWER_BYTES_MAX).await.map_err(|error| failed(error.to_string()))?;
+        let mut response = sent.map_err(Failed::because)?;
+        let bytes = response.body().limit(ANSWER_BYTES_MAX).await.map_err(Failed::because)?;
         if !response.status().is_success() {
-            let told = serde_json::from_slice(&bytes);
-            return Err(told.unwrap_or_else(|_| failed(format!("HTTP {}", response.status()))));
+            let told: Option<Failed> = serde_json::from_slice(&bytes).ok();
+            return Err(told.unwrap_or_else(|| Failed::because(response.status())));
         }
-        serde_json::from_slice(&bytes).map_err(|error| failed(format!("it is no etcd: {error}")))
+        serde_json::from_slice(&bytes).map_err(|error| Failed::because(format!("it is no etcd: {error}")))
     }
 }
 
@@ -433,13 +434,23 @@ struct Login {
     token: String,
 }
 
-/// What etcd answers where it does nothing.
-#[derive(Debug, Deserialize)]
+/// What etcd answers where it does nothing; why, under one name or both.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Failed {
-    #[serde(default)]
     code: i64,
-    #[serde(alias = "error")]
+    error: String,
     message: String,
+}
+
+impl Failed {
+    fn because(error: impl std::fmt::Display) -> Self {
+        Self { message: error.to_string(), ..Self::default() }
+    }
+
+    fn why(self) -> String {
+        if self.message.is_empty() { self.error } else { self.message }
+    }
 }
 
 /// What a transaction came to. Numbers are texts in it, and what is nothing is left out.
@@ -514,4 +525,30 @@ impl Entry {
 
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_with_known_faults_are_known() {
+        let faulty = |text| Version::parse(text).map(Version::has_known_faults);
+        for (text, expected) in [("3.4.23", true), ("3.5.22", true), ("3.5.23", false), ("3.6.0", true)] {
+            assert_eq!(faulty(text), Some(expected), "{text}");
+        }
+        assert_eq!((faulty("3.6.5"), faulty("3.7.0-rc.1"), faulty("four")), (Some(false), Some(false), None));
+        assert!(Version::parse("3.3.9").unwrap() < Version(3, 4, 0));
+    }
+
+    #[test]
+    fn what_etcd_says_is_read_whatever_it_leaves_out() {
+        let told: Told =
+            serde_json::from_str(r#"{"header":{"revision":"7"},"responses":[{"response_range":{}}]}"#).unwrap();
+        assert_eq!((told.header.revision, told.succeeded, told.entries().count()), (7, false, 0));
+        for text in [r#"{"error":"no leader","code":14}"#, r#"{"error":"x","message":"no leader","code":14}"#] {
+            let failed: Failed = serde_json::from_str(text).unwrap();
+            assert_eq!((failed.code, failed.why().as_str()), (14, "no leader"));
+        }
+    }
 }

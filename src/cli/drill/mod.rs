@@ -85,30 +85,114 @@ impl Kind {
 
 /// All drills.
 const DRILLS: &[Kind] = &[
-    kind("replica-killed", SEATS, "a replica that is not primary is killed under load and comes back", |drill| Box::pin(replicas::replica_killed(drill))),
-    kind("replica-frozen", SEATS, "a replica is stopped with SIGSTOP under load and goes on later", |drill| Box::pin(replicas::replica_frozen(drill))),
-    kind("primary-killed-under-load", SEATS, "the primary is killed under load and comes back", |drill| Box::pin(replicas::primary_killed_under_load(drill))),
-    kind("all-restarted", SEATS, "all replicas are killed at once under load and start again", |drill| Box::pin(replicas::all_restarted(drill))),
-    kind("two-killed-then-back", SEATS, "two of four are killed: the chain stops, and resumes by itself when they are back", |drill| Box::pin(replicas::two_killed_then_back(drill))),
-    kind("log-torn", SEATS, "a replica is killed and its log gets a torn tail, then damage in the middle", |drill| Box::pin(disks::log_torn(drill))),
-    kind("disk-full", SEATS, "a replica's disk fills up: it stops in order, the others go on, it comes back", |drill| Box::pin(disks::disk_full(drill))).with_small_disk(),
-    kind("first-start", CLUSTERS, "every cluster elects and registers its first holder, step by step", |drill| Box::pin(clusters::first_start(drill))),
-    kind("active-killed", CLUSTERS, "the active that leads the view is killed: its standby goes on without a view change", |drill| Box::pin(clusters::active_killed(drill))),
-    kind("active-frozen", CLUSTERS, "the active is stopped with SIGSTOP and wakes up after the takeover: its late votes count nowhere", |drill| Box::pin(clusters::active_frozen(drill))),
-    kind("active-and-standby-killed", WIDE, "active and standby are killed at once: the reserve takes over", |drill| Box::pin(clusters::active_and_standby_killed(drill))),
+    kind("replica-killed", SEATS, "a replica that is not primary is killed under load and comes back", |drill| {
+        Box::pin(replicas::replica_killed(drill))
+    }),
+    kind("replica-frozen", SEATS, "a replica is stopped with SIGSTOP under load and goes on later", |drill| {
+        Box::pin(replicas::replica_frozen(drill))
+    }),
+    kind("primary-killed-under-load", SEATS, "the primary is killed under load and comes back", |drill| {
+        Box::pin(replicas::primary_killed_under_load(drill))
+    }),
+    kind("all-restarted", SEATS, "all replicas are killed at once under load and start again", |drill| {
+        Box::pin(replicas::all_restarted(drill))
+    }),
+    kind(
+        "two-killed-then-back",
+        SEATS,
+        "two of four are killed: the chain stops, and resumes by itself when they are back",
+        |drill| Box::pin(replicas::two_killed_then_back(drill)),
+    ),
+    kind("log-torn", SEATS, "a replica is killed and its log gets a torn tail, then damage in the middle", |drill| {
+        Box::pin(disks::log_torn(drill))
+    }),
+    kind(
+        "disk-full",
+        SEATS,
+        "a replica's disk fills up: it stops in order, the others go on, it comes back",
+        |drill| Box::pin(disks::disk_full(drill)),
+    )
+    .with_small_disk(),
+    kind("first-start", CLUSTERS, "every cluster elects and registers its first holder, step by step", |drill| {
+        Box::pin(clusters::first_start(drill))
+    }),
+    kind(
+        "active-killed",
+        CLUSTERS,
+        "the active that leads the view is killed: its standby goes on without a view change",
+        |drill| Box::pin(clusters::active_killed(drill)),
+    ),
+    kind(
+        "active-frozen",
+        CLUSTERS,
+        "the active is stopped with SIGSTOP and wakes up after the takeover: its late votes count nowhere",
+        |drill| Box::pin(clusters::active_frozen(drill)),
+    ),
+    kind("active-and-standby-killed", WIDE, "active and standby are killed at once: the reserve takes over", |drill| {
+        Box::pin(clusters::active_and_standby_killed(drill))
+    }),
     kind("seat-switched", CLUSTERS, "an operator moves a seat under load", |drill| Box::pin(clusters::switched(drill))),
-    kind("site-lost", CLUSTERS, "each whole site is killed, one after the other", |drill| Box::pin(clusters::sites_lost(drill, 1))),
-    kind("two-sites-lost", WIDE, "every pair of sites is killed at once", |drill| Box::pin(clusters::sites_lost(drill, 2))),
-    kind("three-sites-lost", WIDE, "every triple of sites is killed at once", |drill| Box::pin(clusters::sites_lost(drill, 3))),
-    kind("witness-and-site-lost", CLUSTERS, "a site and the auth node are killed; the chain goes on when the auth node is back", |drill| Box::pin(clusters::witness_and_site_lost(drill))),
-    kind("auth-down", CLUSTERS, "the chain runs without its auth node; a seat that loses its active waits for it", |drill| Box::pin(clusters::auth_down(drill))),
-    kind("auth-restarted-from-backup", CLUSTERS, "the register is brought back from a copy: it stops until its operator says so", |drill| Box::pin(clusters::auth_restarted_from_backup(drill))),
-    kind("auth-front-killed", FRONTS, "auth nodes that share a register in an etcd are killed and frozen, an active with each: the other takes over", |drill| Box::pin(clusters::auth_front_killed(drill))),
-    kind("rolling-restart", CLUSTERS, "every node is stopped and started again, one after the other, under load", |drill| Box::pin(clusters::rolling_restart(drill))),
-    kind("wrong-result", CLUSTERS, "an active computes wrong results, found inside; then votes for them, found by the others", |drill| Box::pin(clusters::wrong_result(drill))),
-    kind("forged-update", CLUSTERS, "updates with bad tickets, of other clusters, without a ground: refused, register unchanged", |drill| Box::pin(clusters::forged_update(drill))),
-    kind("lost-disk", CLUSTERS, "a member, then an active, comes back with an empty disk", |drill| Box::pin(clusters::lost_disk(drill))),
-    kind("partition-active", CLUSTERS, "the active is cut off from its cluster and not from the others, then the reverse", |drill| Box::pin(clusters::partition_active(drill))).relayed(),
+    kind("site-lost", CLUSTERS, "each whole site is killed, one after the other", |drill| {
+        Box::pin(clusters::sites_lost(drill, 1))
+    }),
+    kind("two-sites-lost", WIDE, "every pair of sites is killed at once", |drill| {
+        Box::pin(clusters::sites_lost(drill, 2))
+    }),
+    kind("three-sites-lost", WIDE, "every triple of sites is killed at once", |drill| {
+        Box::pin(clusters::sites_lost(drill, 3))
+    }),
+    kind(
+        "witness-and-site-lost",
+        CLUSTERS,
+        "a site and the auth node are killed; the chain goes on when the auth node is back",
+        |drill| Box::pin(clusters::witness_and_site_lost(drill)),
+    ),
+    kind(
+        "auth-down",
+        CLUSTERS,
+        "the chain runs without its auth node; a seat that loses its active waits for it",
+        |drill| Box::pin(clusters::auth_down(drill)),
+    ),
+    kind(
+        "auth-restarted-from-backup",
+        CLUSTERS,
+        "the register is brought back from a copy: it stops until its operator says so",
+        |drill| Box::pin(clusters::auth_restarted_from_backup(drill)),
+    ),
+    kind(
+        "auth-front-killed",
+        FRONTS,
+        "auth nodes that share a register in an etcd are killed and frozen, an active with each: the other takes over",
+        |drill| Box::pin(clusters::auth_front_killed(drill)),
+    ),
+    kind(
+        "rolling-restart",
+        CLUSTERS,
+        "every node is stopped and started again, one after the other, under load",
+        |drill| Box::pin(clusters::rolling_restart(drill)),
+    ),
+    kind(
+        "wrong-result",
+        CLUSTERS,
+        "an active computes wrong results, found inside; then votes for them, found by the others",
+        |drill| Box::pin(clusters::wrong_result(drill)),
+    ),
+    kind(
+        "forged-update",
+        CLUSTERS,
+        "updates with bad tickets, of other clusters, without a ground: refused, register unchanged",
+        |drill| Box::pin(clusters::forged_update(drill)),
+    ),
+    kind("lost-disk", CLUSTERS, "a member, then an active, comes back with an empty disk", |drill| {
+        Box::pin(clusters::lost_disk(drill))
+    }),
+    kind(
+        "partition-active",
+        CLUSTERS,
+        "the active is cut off from its cluster and not from the others, then the reverse",
+        |drill| Box::pin(clusters::partition_active(drill)),
+    )
+    .relayed(),
 ];
 
 /// One thing that a drill looks at.
