@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use standin_auth::messages::SignedOrder;
 use standin_foundation::limits::HTTP_BODY_BYTES_MAX;
 use standin_foundation::{Encoder, Height, NodeId};
-use standin_ledger::{Genesis, GrantTable, SignedGrant, Title, Transaction, TransactionId};
+use standin_ledger::{Genesis, GrantTable, Membership, SignedGrant, Title, Transaction, TransactionId};
 
 use crate::api::{AnswerView, BlockView, ClusterView, ErrorView, StatusView, Submitted, TitleView, TransactionView};
 
@@ -96,6 +97,13 @@ impl Client {
             }
         }
         Ok(table)
+    }
+
+    /// Has an auth node carry out an operator's order; gives the members that came of it.
+    pub async fn order(&self, order: &SignedOrder) -> Result<Membership, ClientError> {
+        let url = format!("{}/api/v1/auth/order", self.base);
+        let response = self.http.post(&url).send_json(order).await;
+        self.answer(&url, response).await
     }
 
     /// The clusters, as an auth node's register knows them.

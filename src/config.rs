@@ -2,7 +2,7 @@
 //!
 //! All faults are told at once, each with file, line, column, key, what was found and what is allowed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use std::str::FromStr;
 use standin_auth::{Config as AuthConfig, EtcdConfig};
 use standin_cluster::Config as ClusterConfig;
 use standin_consensus::Config as ConsensusConfig;
-use standin_foundation::PublicKey;
+use standin_foundation::{ClusterId, PublicKey};
 use standin_ledger::Genesis;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -99,6 +99,8 @@ impl FromStr for NodeRole {
 pub struct AuthSection {
     /// The key that signs grants: the genesis names its public half. Several auth nodes that share a register share it.
     pub key_file: PathBuf,
+    /// Whoever has one of these keys may change who belongs to a cluster.
+    pub operators: BTreeSet<PublicKey>,
     /// The rules' numbers.
     pub config: AuthConfig,
     /// Where its register stands: in an etcd that several auth nodes share, or else in its own data folder.
@@ -123,6 +125,8 @@ pub struct NodeConfig {
     pub name: String,
     /// What the node is.
     pub role: NodeRole,
+    /// The cluster of a member that joined after the genesis.
+    pub cluster_name: Option<ClusterId>,
     /// The auth node's part; none for a member.
     pub auth: Option<AuthSection>,
     /// The member's numbers.
@@ -235,6 +239,7 @@ impl<'a> Reader<'a> {
         NodeConfig {
             name: self.text("node", "name", Some("node")),
             role,
+            cluster_name: self.cluster_name(),
             auth: (role == NodeRole::Auth).then(|| self.auth()),
             cluster: self.cluster(),
             key_file: self.file("node", "key_file"),
@@ -270,10 +275,16 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn cluster_name(&mut self) -> Option<ClusterId> {
+        self.value("node", "cluster")?;
+        self.parsed("node", "cluster", "the name of a cluster of the genesis")
+    }
+
     fn auth(&mut self) -> AuthSection {
         let defaults = AuthConfig::default();
         AuthSection {
             key_file: self.file("auth", "key_file"),
+            operators: self.keys("auth", "operators"),
             config: AuthConfig {
                 age_max_ms: self.number("auth", "age_max_ms", 100..=3_600_000, Some(defaults.age_max_ms)),
                 live_ms: self.number("auth", "live_ms", 20..=60_000, Some(defaults.live_ms)),
@@ -434,6 +445,22 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+
+    /// Public keys, with commas.
+    fn keys(&mut self, section: &'static str, key: &'static str) -> BTreeSet<PublicKey> {
+        let text = self.text(section, key, Some(""));
+        let mut keys = BTreeSet::new();
+        for one in text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+            match one.parse() {
+                Ok(parsed) => _ = keys.insert(parsed),
+                Err(error) => {
+                    let what = format!("found \"{one}\", public keys are needed, with commas ({error})");
+                    self.fault(self.path.display().to_string(), section, key, what);
+                }
+            }
+        }
+        keys
     }
 
     fn address(&mut self, section: &'static str, key: &'static str) -> SocketAddr {

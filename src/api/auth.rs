@@ -2,7 +2,9 @@
 
 use actix_web::{HttpResponse, web};
 
-use super::unavailable;
+use standin_auth::messages::SignedOrder;
+
+use super::{ErrorView, unavailable};
 use crate::node::AuthHandle;
 
 /// Adds the routes of an auth node to an Actix application.
@@ -14,7 +16,8 @@ pub fn auth_routes(handle: AuthHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/readyz", web::get().to(readyz))
             .route("/metrics", web::get().to(crate::metrics::auth_metrics))
             .route("/api/v1/genesis", web::get().to(genesis))
-            .route("/api/v1/auth", web::get().to(clusters));
+            .route("/api/v1/auth", web::get().to(clusters))
+            .route("/api/v1/auth/order", web::post().to(order));
     }
 }
 
@@ -28,6 +31,15 @@ async fn readyz(auth: web::Data<AuthHandle>) -> HttpResponse {
 
 async fn genesis(auth: web::Data<AuthHandle>) -> HttpResponse {
     HttpResponse::Ok().json(&*auth.genesis)
+}
+
+/// An operator's order, with its signature.
+async fn order(auth: web::Data<AuthHandle>, order: web::Json<SignedOrder>) -> HttpResponse {
+    match auth.order(order.into_inner()).await {
+        Ok(Ok(membership)) => HttpResponse::Ok().json(membership),
+        Ok(Err(why)) => HttpResponse::Conflict().json(ErrorView { error: why.to_string() }),
+        Err(error) => unavailable(error.to_string()),
+    }
 }
 
 async fn clusters(auth: web::Data<AuthHandle>) -> HttpResponse {

@@ -92,7 +92,7 @@ pub(super) async fn cluster(node: web::Data<NodeHandle>) -> HttpResponse {
 
 fn view_of(node: &NodeHandle, MemberStatus { view, took_over }: MemberStatus) -> ClusterView {
     let descriptor = node.genesis.seats.get(node.seat.index());
-    let member = descriptor.and_then(|seat| seat.members.iter().find(|member| member.key.node_id() == node.node));
+    let member = node.members.member(&node.node);
     let role = match (view.active, view.standby == Some(node.node)) {
         (true, _) => RoleView::Active,
         (false, true) => RoleView::Standby,

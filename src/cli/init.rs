@@ -5,8 +5,8 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
-use standin::config::NodeConfig;
+use clap::{Args, Subcommand, ValueEnum};
+use standin::config::{NodeConfig, NodeRole};
 use standin_foundation::{ClusterId, PublicKey, SecretKey};
 use standin_ledger::genesis::Account;
 use standin_ledger::{ClientSignatures, Genesis, MemberDescriptor, Parameters, SeatDescriptor};
@@ -32,6 +32,25 @@ pub(super) struct InitArguments {
     /// The etcd in which the auth nodes of a layout such as `four-sites-etcd` keep their register: addresses, with commas.
     #[arg(long, default_value = "http://127.0.0.1:2379")]
     etcd: String,
+    /// Make one node that is to join a network, in the place of a network.
+    #[arg(long, value_enum, requires_all = ["like", "cluster", "name"])]
+    role: Option<InitRole>,
+    /// Configuration of a member of the network: genesis and peers are taken from it.
+    #[arg(long, requires = "role")]
+    like: Option<PathBuf>,
+    /// The cluster that the node is to join.
+    #[arg(long, requires = "role")]
+    cluster: Option<ClusterId>,
+    /// The node's name.
+    #[arg(long, requires = "role")]
+    name: Option<String>,
+}
+
+/// What a single node is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum InitRole {
+    /// A member of a cluster.
+    Member,
 }
 
 #[derive(Debug, Args)]
@@ -97,23 +116,37 @@ pub(super) struct WrittenNetwork {
     pub(super) configs: Vec<PathBuf>,
     /// HTTP addresses of all processes.
     pub(super) urls: Vec<String>,
-    /// How many of them are nodes that clients can talk to: all but the auth nodes.
+    /// How many of them are nodes that clients can talk to.
     pub(super) nodes: usize,
+    /// How many are auth nodes: they come next.
+    pub(super) auths: usize,
     /// Its genesis.
     pub(super) genesis: Genesis,
     /// A client's key with funds.
     pub(super) client_key: PathBuf,
+    /// The key of an operator, where there are auth nodes.
+    pub(super) operator_key: PathBuf,
     /// The relays that the nodes dial, if they do not dial each other.
     pub(super) links: Vec<Link>,
 }
 
 pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
+    if let (Some(InitRole::Member), Some(like), Some(cluster), Some(name)) =
+        (arguments.role, &arguments.like, &arguments.cluster, &arguments.name)
+    {
+        let newcomer = write_newcomer(&arguments.folder, like, cluster, name, arguments.port)?;
+        eprintln!("an operator admits it with");
+        println!("standin member add {cluster} {} --address {} --site SITE", newcomer.key, newcomer.address);
+        eprintln!("and it runs with");
+        println!("standin run -c {}", newcomer.config.display());
+        return Ok(());
+    }
     let plan = Plan {
         layout: Layout::named(&arguments.layout)?,
         chain: arguments.chain.clone(),
         port: arguments.port,
         signatures: ClientSignatures::Required,
-        store: "# segment_bytes = 67108864\n# reserve_bytes = 536870912\n# index_transactions = true\n".to_owned(),
+        store: STORE_SECTION.to_owned(),
         log_level: "info".to_owned(),
         relayed: false,
         etcd: arguments.etcd.clone(),
@@ -137,14 +170,11 @@ pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork
     let ports = ports(plan.port, names.len())?;
     let mut keys = Vec::new();
     for name in &names {
-        let node = folder.join(name);
-        fs::create_dir_all(&node)?;
-        keys.push(new_key(&node.join("node.key"))?);
-        let (certificate, private) = make_certificate("standin").map_err(|e| Failure::new(1, e.to_string()))?;
-        fs::write(node.join("tls.pem"), certificate)?;
-        write_private(&node.join("tls.key"), &private)?;
+        keys.push(write_identity(&folder.join(name))?);
     }
     let grants = grants_key(folder, &plan.layout)?;
+    let operator_key = folder.join("operator.key");
+    let operator = grants.map(|_| new_key(&operator_key)).transpose()?;
     let client_key = folder.join("client.key");
     let client = new_key(&client_key)?;
     let genesis = genesis(plan, &keys, grants, client)?;
@@ -157,11 +187,12 @@ pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork
     let mut configs = Vec::new();
     for (index, name) in names.iter().enumerate() {
         let path = folder.join(name).join("node.toml");
-        fs::write(&path, node_config(index, &keys, &ports, &links, plan))?;
+        fs::write(&path, node_config(index, &keys, &ports, &links, operator, plan))?;
         configs.push(path);
     }
     let urls = ports.iter().map(|(_, http)| format!("http://{http}")).collect();
-    Ok(WrittenNetwork { configs, urls, nodes: plan.layout.nodes.len(), genesis, client_key, links })
+    let (nodes, auths) = (plan.layout.nodes.len(), plan.layout.auth.len());
+    Ok(WrittenNetwork { configs, urls, nodes, auths, genesis, client_key, operator_key, links })
 }
 
 /// The key that signs grants; all auth nodes have it.
@@ -204,6 +235,15 @@ fn genesis(plan: &Plan, keys: &[PublicKey], auth: Option<PublicKey>, client: Pub
 /// The `[consensus]` section of a node that holds its seat alone.
 const CONSENSUS_SECTION: &str = "[consensus]\n# view_timeout_ms = 1000\n# status_interval_ms = 250    # at most a quarter of \
                                  view_timeout_ms\n# in_flight_max = 16\n\n";
+
+/// The `[cluster]` section of a member.
+const CLUSTER_SECTION: &str = "[cluster]\n# keep_alive_ms = 50\n# suspect_ms = 150           # at least twice keep_alive_ms\n\
+             # shrink_ms = 150            # a member that acknowledges nothing for so long is left out\n\
+             # grow_after_ms = 500        # a member that keeps up for so long is taken in\n\
+             # min_in_sync = 1            # the holder leaves out no member below this number\n\n";
+
+/// The `[store]` section of a node that is no demo's.
+const STORE_SECTION: &str = "# segment_bytes = 67108864\n# reserve_bytes = 536870912\n# index_transactions = true\n";
 
 type Ports = Vec<(SocketAddr, SocketAddr)>;
 
@@ -250,25 +290,99 @@ fn ports(first: Option<u16>, nodes: usize) -> Result<Ports, Failure> {
     Ok(addresses.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
 }
 
-fn node_config(index: usize, keys: &[PublicKey], ports: &Ports, links: &[Link], plan: &Plan) -> String {
+/// What every configuration begins with.
+fn head(name: &str, site: &str, role: &str, genesis: &str, (bridge, http): (&SocketAddr, &SocketAddr)) -> String {
+    format!(
+        "# A node of Standin{site}. Paths are relative to this file; sizes are in bytes, times in ms.\n\
+         [node]\nname = \"{name}\"\n{role}key_file = \"node.key\"\ngenesis_file = \"{genesis}\"\ndata_dir = \"data\"\n\n\
+         [bridge]\nlisten = \"{bridge}\"\ncertificate_file = \"tls.pem\"\ncertificate_key_file = \"tls.key\"\n\n\
+         [http]\nlisten = \"{http}\"\n\n"
+    )
+}
+
+fn peer(role: NodeRole, key: &PublicKey, address: &str) -> String {
+    let role = if role == NodeRole::Auth { "role = \"auth\"\n" } else { "" };
+    format!("\n[[peer]]\n{role}key = \"{key}\"\naddress = \"{address}\"\n")
+}
+
+/// A node on disk that is to join a network.
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    /// Its configuration.
+    pub(super) config: PathBuf,
+    /// Its public key.
+    pub(super) key: PublicKey,
+    /// Where its bridge listens.
+    pub(super) address: SocketAddr,
+    /// Where its HTTP listens.
+    pub(super) http: SocketAddr,
+}
+
+/// Writes key, certificate and configuration of a node that is to join the network of the member whose configuration is `like`.
+pub(super) fn write_newcomer(
+    folder: &Path,
+    like: &Path,
+    cluster: &ClusterId,
+    name: &str,
+    port: Option<u16>,
+) -> Result<Newcomer, Failure> {
+    let network = NodeConfig::read(like)?;
+    let genesis = network.genesis()?;
+    if genesis.auth.is_none() || !genesis.seats.iter().any(|seat| seat.cluster == *cluster) {
+        let what = format!("the genesis of {} has no cluster `{cluster}` that a node could join", like.display());
+        return Err(Failure::new(78, what));
+    }
+    let in_use = SecretKey::read(&network.key_file).map_err(|error| Failure::new(78, error.to_string()))?.public();
+    if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Failure::new(6, format!("{} is not empty: nothing is overwritten", folder.display())));
+    }
+    let ports = ports(port, 1)?;
+    let (bridge, http) = ports.first().copied().ok_or_else(|| Failure::new(2, "there are no free ports"))?;
+    let key = write_identity(folder)?;
+    let genesis_file = network.genesis_file.canonicalize()?;
+    let role = format!("cluster = \"{cluster}\"\n");
+    let mut text = head(name, "", &role, &genesis_file.display().to_string(), (&bridge, &http));
+    text += &format!(
+        "{CLUSTER_SECTION}{CONSENSUS_SECTION}[store]\n{STORE_SECTION}\n[log]\nlevel = \"info\"\nformat = \"text\"\n"
+    );
+    text += &peer(NodeRole::Member, &in_use, &network.bridge_listen.to_string());
+    for known in &network.peers {
+        text += &peer(known.role, &known.key, &known.address);
+    }
+    let config = folder.join("node.toml");
+    fs::write(&config, text)?;
+    Ok(Newcomer { config, key, address: bridge, http })
+}
+
+/// A node's key and certificate.
+fn write_identity(folder: &Path) -> Result<PublicKey, Failure> {
+    fs::create_dir_all(folder)?;
+    let key = new_key(&folder.join("node.key"))?;
+    let (certificate, private) = make_certificate("standin").map_err(|e| Failure::new(1, e.to_string()))?;
+    fs::write(folder.join("tls.pem"), certificate)?;
+    write_private(&folder.join("tls.key"), &private)?;
+    Ok(key)
+}
+
+fn node_config(
+    index: usize,
+    keys: &[PublicKey],
+    ports: &Ports,
+    links: &[Link],
+    operator: Option<PublicKey>,
+    plan: &Plan,
+) -> String {
     let mut text = String::new();
     let Some((bridge, http)) = ports.get(index) else { return text };
     let Plan { store, log_level, layout, .. } = plan;
     let name = layout.names().nth(index).unwrap_or_default();
     let is_auth = |index: usize| index >= layout.nodes.len();
-    // Writing into a string cannot fail.
-    let _ = write!(
-        text,
-        "# A node of Standin{site}. Paths are relative to this file; sizes are in bytes, times in ms.\n\
-         [node]\nname = \"{name}\"\n{role}key_file = \"node.key\"\ngenesis_file = \"../genesis.toml\"\ndata_dir = \"data\"\n\n\
-         [bridge]\nlisten = \"{bridge}\"\ncertificate_file = \"tls.pem\"\ncertificate_key_file = \"tls.key\"\n\n\
-         [http]\nlisten = \"{http}\"\n\n",
-        site = match layout.site_of(index) {
-            "" => String::new(),
-            site => format!(", at the site `{site}`"),
-        },
-        role = if is_auth(index) { "role = \"auth\"\n" } else { "" },
-    );
+    let site = match layout.site_of(index) {
+        "" => String::new(),
+        site => format!(", at the site `{site}`"),
+    };
+    let role = if is_auth(index) { "role = \"auth\"\n" } else { "" };
+    text += &head(name, &site, role, "../genesis.toml", (bridge, http));
     text += match (is_auth(index), layout.auth.is_empty()) {
         (true, _) => {
             "[auth]\nkey_file = \"grants.key\"    # signs grants; the genesis names its public half\n\
@@ -276,13 +390,11 @@ fn node_config(index: usize, keys: &[PublicKey], ports: &Ports, links: &[Link], 
              # live_ms = 200              # whoever was heard within this time is asked before a holder is replaced\n"
         }
         (false, true) => "",
-        (false, false) => {
-            "[cluster]\n# keep_alive_ms = 50\n# suspect_ms = 150           # at least twice keep_alive_ms\n\
-             # shrink_ms = 150            # a member that acknowledges nothing for so long is left out\n\
-             # grow_after_ms = 500        # a member that keeps up for so long is taken in\n\
-             # min_in_sync = 1            # the holder leaves out no member below this number\n\n"
-        }
+        (false, false) => CLUSTER_SECTION,
     };
+    if let Some(operator) = operator.filter(|_| is_auth(index)) {
+        let _ = writeln!(text, "operators = \"{operator}\"    # may admit and remove members");
+    }
     match (is_auth(index), layout.register) {
         (false, _) => _ = write!(text, "{CONSENSUS_SECTION}[store]\n{store}\n"),
         (true, RegisterPlace::Log) => text += "\n",
@@ -301,8 +413,8 @@ fn node_config(index: usize, keys: &[PublicKey], ports: &Ports, links: &[Link], 
     for (other, (key, (address, _))) in keys.iter().zip(ports).enumerate().filter(|(other, _)| *other != index) {
         let link = links.iter().find(|link| link.from == index && link.to == other);
         let address = link.map_or(*address, |link| link.relay);
-        let role = if is_auth(other) { "role = \"auth\"\n" } else { "" };
-        let _ = write!(text, "\n[[peer]]\n{role}key = \"{key}\"\naddress = \"{address}\"\n");
+        let role = if is_auth(other) { NodeRole::Auth } else { NodeRole::Member };
+        text += &peer(role, key, &address.to_string());
     }
     text
 }

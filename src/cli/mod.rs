@@ -10,6 +10,7 @@ mod inputs;
 mod layout;
 mod links;
 mod load;
+mod member;
 mod network;
 mod read;
 mod run;
@@ -66,6 +67,8 @@ enum Command {
     Switch(cluster::SwitchArguments),
     /// Show or recall an auth node's register.
     Auth(cluster::AuthArguments),
+    /// Show, admit, add or remove the members of clusters.
+    Member(member::MemberArguments),
     /// Submit transactions: one, or a JSON-lines file, or stdin.
     Submit(submit::SubmitArguments),
     /// Ask for a record or a balance.
@@ -204,6 +207,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Health(arguments) => read::health(arguments).await,
         Command::Switch(arguments) => cluster::switch(arguments).await,
         Command::Auth(arguments) => cluster::auth(arguments).await,
+        Command::Member(arguments) => member::member(arguments).await,
         Command::Submit(arguments) => submit::submit(arguments).await,
         Command::Query(arguments) => read::query(arguments).await,
         Command::Tx(arguments) => read::transaction(arguments).await,

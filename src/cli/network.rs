@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 
 use super::Failure;
 use super::etcd::Etcd;
-use super::init::{Plan, WrittenNetwork, write_network};
+use super::init::{Newcomer, Plan, WrittenNetwork, write_network};
 use super::layout::RegisterPlace;
 use super::links::Links;
 
@@ -83,7 +83,25 @@ impl Network {
 
     /// The auth nodes.
     pub(super) fn auths(&self) -> std::ops::Range<usize> {
-        self.size()..self.processes()
+        self.size()..self.size() + self.files.auths
+    }
+
+    /// All nodes that hold seats or stand by, those that joined later included.
+    pub(super) fn members(&self) -> impl Iterator<Item = usize> + use<> {
+        (0..self.size()).chain(self.size() + self.files.auths..self.processes())
+    }
+
+    /// Adds a node that joins, and starts it.
+    pub(super) fn join_newcomer(&mut self, newcomer: Newcomer) -> Result<usize, Failure> {
+        let index = self.processes();
+        let url = format!("http://{}", newcomer.http);
+        self.clients.push(Client::new(&url, Duration::from_secs(5)));
+        self.files.configs.push(newcomer.config);
+        self.files.urls.push(url);
+        self.nodes.push(None);
+        self.outputs_from.push(0);
+        self.start_node(index)?;
+        Ok(index)
     }
 
     /// A process's name.

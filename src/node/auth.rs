@@ -1,19 +1,22 @@
 //! The auth node.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use standin_auth::Request;
-use standin_auth::actor::{AskClusters, Asked, AuthActor, AuthConfig, ClusterView, first_records};
+use standin_auth::actor::{AskClusters, Asked, AuthActor, AuthConfig, ClusterView, Ordered, first_records};
 #[cfg(feature = "etcd")]
 use standin_auth::etcd::EtcdRegister;
+use standin_auth::messages::SignedOrder;
 use standin_auth::register::{LogRegister, Register, RegisterError};
-use standin_foundation::{Incarnation, NodeId, SecretKey};
-use standin_ledger::{Genesis, GrantBook, certificate};
-use standin_stage::bridge::{Bridge, Router};
+use standin_auth::{Refusal, Request};
+use standin_foundation::{ClusterId, Incarnation, NodeId, SecretKey};
+use standin_ledger::{Genesis, GrantBook, Membership, certificate};
+use standin_stage::bridge::{Bridge, Roster, Router};
 use standin_stage::{Address, CallError, Cell, Registry};
 use tokio::sync::watch;
 
+use super::members::admit;
 use super::{NodeError, bridge_of, cell_for_one, told};
 use crate::config::{AuthSection, ConfigError, Fault, NodeConfig};
 
@@ -33,6 +36,11 @@ pub struct AuthHandle {
 }
 
 impl AuthHandle {
+    /// Carries out an operator's order; gives the members that came of it, or why nothing was changed.
+    pub async fn order(&self, order: SignedOrder) -> Result<Result<Membership, Refusal>, CallError> {
+        self.auth.ask(Ordered(order), Duration::from_secs(5)).await
+    }
+
     /// All clusters, as the register knows them.
     pub async fn clusters(&self) -> Result<Vec<ClusterView>, CallError> {
         self.auth.ask(AskClusters, Duration::from_secs(2)).await
@@ -60,7 +68,7 @@ impl AuthNode {
         }
         let (bridge, transport) = bridge_of(config, genesis.digest())?;
         let prepared = Bridge::prepare(&bridge);
-        let nodes = genesis.members().filter_map(|(_, member)| prepared.remote(&member.key.node_id())).collect();
+        let roster: Arc<OnceLock<Roster>> = Arc::default();
         let (fatal_sender, fatal) = watch::channel(None);
         let least = certificate::faulty_max(genesis.seats.len()) + 1;
         let setup = AuthConfig {
@@ -69,7 +77,9 @@ impl AuthNode {
             config: standin_auth::Config { reports_needed: least, ..section.config },
             register: open_register(config, section, &genesis)?,
             book: GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?,
-            nodes,
+            operators: section.operators.clone(),
+            peers: prepared.clone(),
+            on_membership: let_in(Arc::clone(&roster)),
             on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
         };
         let (auth, made) = cell_for_one::<AuthActor>("auth");
@@ -79,6 +89,7 @@ impl AuthNode {
             Router::default().ask_as::<Request, _, _>(auth.address().clone(), |from, request| Asked { from, request });
         let node = bridge.key.public().node_id();
         let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, None)?;
+        roster.get_or_init(|| bridge.roster());
         let actors = Registry::default();
         // The first of its name in a registry of its own.
         let _ = actors.register(auth.address());
@@ -115,6 +126,19 @@ fn not_auth(config: &NodeConfig) -> NodeError {
         key: "node.role".to_owned(),
         what,
     }]))
+}
+
+/// Lets new members in, and removed ones out: whatever they ask is refused anyway.
+fn let_in(roster: Arc<OnceLock<Roster>>) -> Box<dyn Fn(&Membership) + Send + Sync> {
+    let known = Mutex::new(BTreeMap::<ClusterId, BTreeSet<NodeId>>::new());
+    Box::new(move |membership| {
+        let Some(roster) = roster.get() else { return };
+        let members = membership.members.keys().copied().collect();
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.insert(membership.cluster.clone(), members).unwrap_or_default();
+        before.iter().filter(|node| !membership.members.contains_key(*node)).for_each(|node| roster.dismiss(node));
+        membership.members.values().for_each(|member| admit(roster, member.clone()));
+    })
 }
 
 /// The register, in the place that the configuration names.

@@ -11,6 +11,8 @@ use standin_ledger::SignedGrant;
 use standin_ledger::grant::Noted;
 use standin_stage::Address;
 
+use super::members::Members;
+
 /// How often the auth node is asked who holds the seats. New grants are told to all at once; this finds what was lost.
 const LOOK_UP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -22,6 +24,7 @@ const GAPS_AT_ONCE: usize = 64;
 pub(super) struct Grants {
     pub(super) directory: Directory,
     pub(super) ingress: Arc<Ingress>,
+    pub(super) members: Members,
     pub(super) member: Address<MemberActor>,
     pub(super) replica: Address<Replica>,
 }
@@ -40,6 +43,7 @@ impl Grants {
                 let is_other = seat != own || book.holder(seat) != own_holder;
                 drop(if is_other { self.replica.tell(HolderChanged(seat)) } else { self.replica.tell(GrantKnown) });
                 self.ingress.unpark(&self.replica);
+                self.members.dismiss_those_who_left();
                 true
             }
             Ok(Noted::Older) => {
@@ -64,7 +68,9 @@ impl Grants {
         let mut interval = tokio::time::interval(LOOK_UP_INTERVAL);
         while !self.member.has_ended() {
             interval.tick().await;
-            if let Some(Answer::Actives(grants)) = auths.ask(Request::LookUp { cluster: None }).await {
+            if let Some(Answer::Actives { grants, memberships }) = auths.ask(Request::LookUp { cluster: None }).await {
+                memberships.into_iter().for_each(|membership| self.members.take(membership));
+                self.members.tell_own();
                 for grant in grants {
                     self.take(grant);
                 }
@@ -76,7 +82,7 @@ impl Grants {
     /// Old blocks are judged by old grants: whoever was away for a while asks one node after the other for what it missed.
     fn fill_gaps(&self) {
         let missing = self.directory.book.missing(GAPS_AT_ONCE);
-        let connected: Vec<_> = self.directory.remotes.values().filter(|remote| remote.is_connected()).collect();
+        let connected = self.directory.connected();
         if missing.is_empty() || connected.is_empty() {
             return;
         }

@@ -1,12 +1,11 @@
 //! A member's node: it holds a seat, or follows the one that does.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use standin_auth::Request;
-use standin_auth::actor::Notice;
+use standin_auth::actor::{MembershipNotice, Notice};
 use standin_auth::messages::WrongResult;
 use standin_cluster::Identity;
 use standin_cluster::actor::{AskMember, Auths, LinkDown, Links, MemberActor, MemberConfig, MemberStatus, Opened};
@@ -17,15 +16,16 @@ use standin_consensus::actor::{
 };
 use standin_consensus::{Event, KeySigner, Record};
 use standin_foundation::wire::Wire;
-use standin_foundation::{NodeId, Seat, SecretKey, Writer};
+use standin_foundation::{ClusterId, NodeId, Seat, SecretKey, Writer};
 use standin_ledger::builtin::Builtin;
 use standin_ledger::seat_log::FoundLog;
-use standin_ledger::{Genesis, GrantBook, SeatDescriptor, StateMachine};
-use standin_stage::bridge::{Bridge, OnDown, Prepared, Router};
+use standin_ledger::{Genesis, GrantBook, MemberBook, SeatDescriptor, StateMachine};
+use standin_stage::bridge::{Bridge, OnDown, Peers, Router};
 use standin_stage::{Address, CallError, Cell, Registry, Remote};
 use tokio::sync::watch;
 
 use super::grants::Grants;
+use super::members::Members;
 use super::{NodeError, bridge_of, cell_for_one, told};
 use crate::config::{NodeConfig, NodeRole};
 
@@ -49,6 +49,8 @@ pub struct NodeHandle {
     pub member: Address<MemberActor>,
     /// Grants that the node knows.
     pub book: Arc<GrantBook>,
+    /// Who belongs to which cluster, as far as it knows.
+    pub members: Arc<MemberBook>,
     /// Reads of chain and store.
     pub reader: LedgerReader,
     /// Checks of what comes in.
@@ -107,9 +109,7 @@ impl Node {
         }
         let key = SecretKey::read(&config.key_file)?;
         let node = key.public().node_id();
-        let seat = genesis.seat_of_member(&node);
-        let found = seat.and_then(|seat| Some((seat, genesis.seats.get(seat.index())?)));
-        let (seat, descriptor) = found.ok_or_else(|| NodeError::NoSeat(config.key_file.clone()))?;
+        let (seat, descriptor) = seat_of(config, &genesis, &node)?;
         let place = Place { genesis: Arc::clone(&genesis), node, seat, descriptor };
         let (bridge, transport) = bridge_of(config, genesis.digest())?;
         let prepared = Bridge::prepare(&bridge);
@@ -117,7 +117,12 @@ impl Node {
             Some(_) => GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?,
             None => GrantBook::unkept(genesis.grant_table()),
         };
-        let directory = directory(&place, &prepared, book);
+        let members = match genesis.auth {
+            Some(_) => MemberBook::open(&config.data_dir.join("members"), &genesis)?,
+            None => MemberBook::unkept(&genesis),
+        };
+        let (book, members) = (Arc::new(book), Arc::new(members));
+        let directory = Directory { own: node, seat, book, members, peers: prepared.clone() };
         let auths = auths(config, &place, &prepared)?;
         let threads = match config.verify_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -127,7 +132,7 @@ impl Node {
         let ingress = Arc::new(Ingress::new(&genesis, directory.clone(), pool.clone()));
 
         let (fatal_sender, fatal) = watch::channel(None);
-        let (opened, found) = Opened::open(member_config(config, &place))?;
+        let (opened, found) = Opened::open(member_config(config, &place, &directory.members))?;
         let signer = KeySigner { chain: genesis.digest(), seat, writer: Writer::default(), start: 0, key };
         let reports = auths.clone();
         let accused = Arc::clone(&genesis);
@@ -147,7 +152,6 @@ impl Node {
             on_wrong_result: Box::new(move |event| report_wrong(&accused, &reports, event)),
             on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
         };
-        let mates = directory.mates().map(|mate| (mate.id(), mate.clone())).collect();
         // The member tells grants to those who need the member's own address: both are known a few lines below.
         let told_later: Arc<OnceLock<Grants>> = Arc::default();
         let told_now = Arc::clone(&told_later);
@@ -155,7 +159,9 @@ impl Node {
             key: SecretKey::read(&config.key_file)?,
             chain: genesis.digest(),
             cluster: descriptor.cluster.clone(),
-            mates,
+            seat,
+            members: Arc::clone(&directory.members),
+            peers: prepared.clone(),
             auths: auths.clone(),
             grants: Arc::new(move |grant| told_now.get().is_some_and(|grants| grants.take(grant))),
         };
@@ -164,6 +170,7 @@ impl Node {
         let grants = Grants {
             directory: directory.clone(),
             ingress: Arc::clone(&ingress),
+            members: Members::new(directory.clone(), member.address().clone()),
             member: member.address().clone(),
             replica: replica.address().clone(),
         };
@@ -174,6 +181,8 @@ impl Node {
         let on_down = OnDown(Box::new(move |node| drop(lost.tell(LinkDown(node)))));
         let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, Some(on_down))?;
         if genesis.auth.is_some() {
+            let at_genesis = genesis.members().map(|(seat, member)| (seat, member.key.node_id()));
+            grants.members.begin(bridge.roster(), at_genesis);
             actix_rt::spawn(grants.look_up(auths));
         }
         let actors = Registry::default();
@@ -188,6 +197,7 @@ impl Node {
             replica: replica.address().clone(),
             member: member.address().clone(),
             book: directory.book,
+            members: directory.members,
             reader,
             ingress,
             pool,
@@ -221,13 +231,26 @@ impl Node {
     }
 }
 
-fn directory(place: &Place<'_>, prepared: &Prepared, book: GrantBook) -> Directory {
-    let members: BTreeMap<_, _> = place.genesis.members().map(|(seat, member)| (member.key.node_id(), seat)).collect();
-    let remotes = members.keys().filter_map(|node| Some((*node, prepared.remote(node)?))).collect();
-    Directory { seat: place.seat, book: Arc::new(book), remotes: Arc::new(remotes), members: Arc::new(members) }
+/// The seat of the cluster that the genesis lists the node for, or else of the one that its configuration names: it joined later.
+fn seat_of<'a>(
+    config: &NodeConfig,
+    genesis: &'a Genesis,
+    node: &NodeId,
+) -> Result<(Seat, &'a SeatDescriptor), NodeError> {
+    let named = |cluster: &ClusterId| {
+        let seat = genesis.seats.iter().position(|seat| seat.cluster == *cluster);
+        seat.map(|index| Seat(index as u16)).ok_or_else(|| NodeError::NoCluster(cluster.to_string()))
+    };
+    let seat = match (genesis.seat_of_member(node), &config.cluster_name) {
+        (Some(seat), _) => seat,
+        (None, Some(cluster)) if genesis.auth.is_some() => named(cluster)?,
+        _ => return Err(NodeError::NoSeat(config.key_file.clone())),
+    };
+    let descriptor = genesis.seats.get(seat.index());
+    descriptor.map(|descriptor| (seat, descriptor)).ok_or_else(|| NodeError::NoSeat(config.key_file.clone()))
 }
 
-fn auths(config: &NodeConfig, place: &Place<'_>, prepared: &Prepared) -> Result<Auths, NodeError> {
+fn auths(config: &NodeConfig, place: &Place<'_>, prepared: &Peers) -> Result<Auths, NodeError> {
     let fronts = config.peers.iter().filter(|peer| peer.role == NodeRole::Auth);
     let fronts: Vec<Remote> = fronts.filter_map(|peer| prepared.remote(&peer.key.node_id())).collect();
     if fronts.is_empty() && place.genesis.auth.is_some() {
@@ -237,13 +260,16 @@ fn auths(config: &NodeConfig, place: &Place<'_>, prepared: &Prepared) -> Result<
 }
 
 /// What the node is in its cluster: on a chain without an auth node each seat has one node, for ever.
-fn member_config(config: &NodeConfig, place: &Place<'_>) -> MemberConfig {
-    let Place { genesis, node, descriptor, .. } = place;
+fn member_config(config: &NodeConfig, place: &Place<'_>, book: &MemberBook) -> MemberConfig {
+    let Place { genesis, node, seat, descriptor } = place;
+    let members = book.of(*seat).map(|membership| membership.members).unwrap_or_default();
+    let priorities = members.into_iter().map(|(node, member)| (node, member.priority));
     MemberConfig {
         identity: Identity {
             node: *node,
             cluster: descriptor.cluster.clone(),
-            members: descriptor.members.iter().map(|member| (member.key.node_id(), member.priority)).collect(),
+            // A node that has just joined may not be on the list that it knows.
+            members: [(*node, 0)].into_iter().chain(priorities).collect(),
             seats_needed: 2 * standin_ledger::certificate::faulty_max(genesis.seats.len()),
             fixed: genesis.auth.is_none(),
         },
@@ -270,8 +296,19 @@ fn routes(ingress: &Arc<Ingress>, grants: &Grants) -> Router {
     let (noticed, noted) = (grants.clone(), grants.clone());
     let sink = Arc::new(move |grant| _ = noted.take(grant));
     let router = standin_consensus::actor::routes(Router::default(), ingress, &grants.replica, sink);
-    let mates = grants.directory.mates().map(standin_stage::Remote::id).collect();
-    let router = standin_cluster::actor::routes(router, &grants.member, mates);
+    let directory = grants.directory.clone();
+    let is_listed = move |node: &NodeId| {
+        let newest = directory.book.newest(directory.seat);
+        newest.is_some_and(|grant| grant.grant.in_sync.contains(node))
+    };
+    let directory = grants.directory.clone();
+    let is_mate = move |node: &NodeId| directory.seat_of(node) == Some(directory.seat) || is_listed(node);
+    let router = standin_cluster::actor::routes(router, &grants.member, Arc::new(is_mate));
+    let members = grants.members.clone();
+    let router = router.tell::<MembershipNotice>(move |_, MembershipNotice(membership)| {
+        members.take(membership);
+        Ok(())
+    });
     router.tell::<Notice>(move |_, Notice(grant)| {
         noticed.take(grant);
         Ok(())

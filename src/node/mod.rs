@@ -4,6 +4,7 @@ mod auth;
 mod grants;
 mod listen;
 mod member;
+mod members;
 
 use std::sync::mpsc::Sender;
 
@@ -30,7 +31,10 @@ pub enum NodeError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The key holds no seat.
-    #[error("the key in {0} is in no cluster of the genesis: is it the key of another node or chain?")]
+    #[error(
+        "the key in {0} is in no cluster of the genesis: is it the key of another node or chain? A node that joined later names its \
+         cluster in `node.cluster`"
+    )]
     NoSeat(std::path::PathBuf),
     /// The key that signs grants is not the one that the genesis names.
     #[error(
@@ -69,6 +73,12 @@ pub enum NodeError {
     /// The node's log.
     #[error(transparent)]
     Log(#[from] standin_cluster::actor::OpenError),
+    /// A cluster that is not there.
+    #[error("`node.cluster`: the genesis has no cluster `{0}`")]
+    NoCluster(String),
+    /// The members that the node knows.
+    #[error(transparent)]
+    Members(#[from] standin_ledger::member_book::MemberBookError),
     /// The grants that the node knows.
     #[error(transparent)]
     Grants(#[from] standin_ledger::log::LogError),

@@ -44,7 +44,7 @@ impl Stranger {
 
     /// Says hello with this key, for this chain; gives the connection if it was let in.
     async fn greet(&self, key: &Path, chain: Digest) -> Option<Pipe> {
-        let admitted = [(self.node_1.public().node_id(), self.node_1.public())].into();
+        let admitted = [self.node_1.public().node_id()].into_iter().collect();
         let credentials = Credentials { key: SecretKey::read(key).unwrap(), chain, admitted };
         let Opened { mut pipe, binding } = self.dial().await;
         let greeted = credentials.greet(&mut pipe, Side::Dialler, &binding, None).await;

@@ -10,13 +10,16 @@ use actix::{ActorFutureExt, AsyncContext};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, Digest, Millis, NodeId, SecretKey, Term};
+use standin_foundation::{ClusterId, Digest, Millis, NodeId, PublicKey, SecretKey, Term};
 use standin_ledger::grant::MEMBERS_MAX;
-use standin_ledger::{Authority, Genesis, Grant, GrantBook, SeatDescriptor, SignedGrant};
-use standin_stage::{CallError, Ctx, Handle, Lane, Message, Remote, RemoteMessage, Reply, Role, Shell, Throttle};
+use standin_ledger::{
+    Authority, Genesis, Grant, GrantBook, Member, Membership, SeatDescriptor, SignedGrant, SignedMembership,
+};
+use standin_stage::bridge::Peers;
+use standin_stage::{CallError, Ctx, Handle, Lane, Message, RemoteMessage, Reply, Role, Shell, Throttle};
 
 use crate::machine::Presented;
-use crate::messages::{Refusal, RegisterCount, WrongResult};
+use crate::messages::{Action, Order, Refusal, RegisterCount, SignedOrder, WrongResult};
 use crate::register::{Counted, Register, RegisterError, Stored};
 use crate::{Answer, Auth, Claim, Config, Decision, Record, Request, ticket};
 
@@ -49,6 +52,31 @@ impl Message for Notice {
 
 impl RemoteMessage for Notice {}
 
+/// A list of members that is new, told to every node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembershipNotice(pub SignedMembership);
+
+impl Wire for MembershipNotice {
+    const NAME: &'static str = "auth.membership";
+    const BYTES_MAX: usize = SignedMembership::BYTES_MAX;
+}
+
+impl Message for MembershipNotice {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl RemoteMessage for MembershipNotice {}
+
+/// An operator's order. The answer is the list of members that came of it, or why nothing was changed.
+#[derive(Debug)]
+pub struct Ordered(pub SignedOrder);
+
+impl Message for Ordered {
+    type Reply = Result<Membership, Refusal>;
+    const LANE: Lane = Lane::Control;
+}
+
 /// A request, and who asks: the link has proven it.
 #[derive(Debug)]
 pub struct Asked {
@@ -74,8 +102,10 @@ pub struct ClusterView {
     pub holder: Option<NodeId>,
     /// The in-sync set.
     pub in_sync: BTreeSet<NodeId>,
+    /// Version of its record: an order names it.
+    pub version: u64,
     /// The nodes that are admitted.
-    pub admitted: BTreeSet<NodeId>,
+    pub admitted: BTreeMap<NodeId, Member>,
     /// How long ago the holder was last heard, in ms.
     pub age_ms: Option<u64>,
     /// The holder is past its maximum age.
@@ -107,8 +137,12 @@ pub struct AuthConfig {
     pub register: Arc<dyn Register>,
     /// Grants by which votes in evidence are judged.
     pub book: GrantBook,
-    /// All nodes: they are told of new grants.
-    pub nodes: Vec<Remote>,
+    /// Operators: whoever has one of these keys may change who belongs to a cluster.
+    pub operators: BTreeSet<PublicKey>,
+    /// All nodes: they are told of new grants and members.
+    pub peers: Peers,
+    /// Told of each list of members that is not the genesis'.
+    pub on_membership: Box<dyn Fn(&Membership) + Send + Sync>,
     /// Called once when the auth node must not go on.
     pub on_fatal: Box<dyn Fn(String) + Send + Sync>,
 }
@@ -139,8 +173,7 @@ impl std::fmt::Debug for AuthActor {
 
 /// The records of a chain that begins.
 pub fn first_records(genesis: &Genesis) -> Vec<Record> {
-    let record =
-        |seat: &SeatDescriptor| Record::new(seat.cluster.clone(), seat.members.iter().map(|member| member.key));
+    let record = |seat: &SeatDescriptor| Record::new(seat.cluster.clone(), seat.members.iter().map(Member::of_genesis));
     genesis.seats.iter().map(record).collect()
 }
 
@@ -209,6 +242,13 @@ impl AuthActor {
         (differs && signed && certificate.verify(&self.setup.book).is_ok()).then_some(vote.term)
     }
 
+    /// Whether what a node tells a recalled register was signed with this key.
+    fn holds(&self, newest: Option<&SignedGrant>, membership: Option<&SignedMembership>) -> bool {
+        let key = self.setup.key.public();
+        newest.is_none_or(|newest| newest.verify(&self.chain, &key).is_ok())
+            && membership.is_none_or(|membership| membership.verify(&self.chain, &key).is_ok())
+    }
+
     fn decide(&mut self, asked: Asked, attempt: usize, reply: Reply<Answer>, ctx: &mut Ctx<Self>) {
         let Some(cluster) = asked.request.cluster().cloned() else {
             return self.look_up(None, reply, ctx);
@@ -216,8 +256,8 @@ impl AuthActor {
         if let Request::LookUp { .. } = &asked.request {
             return self.look_up(Some(cluster), reply, ctx);
         }
-        if let Request::Recall { newest: Some(newest), .. } = &asked.request
-            && newest.verify(&self.chain, &self.setup.key.public()).is_err()
+        if let Request::Recall { newest, membership, .. } = &asked.request
+            && !self.holds(newest.as_ref(), membership.as_ref())
         {
             return reply.send(Answer::Refused { why: Refusal::BadEvidence, current: None });
         }
@@ -311,10 +351,84 @@ impl AuthActor {
     }
 
     fn tell_all(&self, grant: &SignedGrant) {
-        for node in &self.setup.nodes {
+        for node in self.setup.peers.all() {
             // Whoever is not reached hears of it with its next keep-alive, or from those that are.
             let _ = node.tell(&Notice(grant.clone()));
         }
+    }
+
+    /// The records of all clusters, whose members may have been changed by another auth node.
+    fn tell_memberships(&self, records: &[Record]) {
+        for record in records.iter().filter(|record| record.membership_version > 0) {
+            (self.setup.on_membership)(&record.membership(self.chain));
+        }
+    }
+
+    fn order(&mut self, signed: SignedOrder, reply: Reply<Result<Membership, Refusal>>, ctx: &mut Ctx<Self>) {
+        if !self.setup.operators.contains(&signed.operator) || !signed.verify(&self.chain) {
+            return reply.send(Err(Refusal::NotOperator));
+        }
+        let read = wrap_future(self.setup.register.read_all());
+        ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, ctx| match read {
+            Ok(records) => shell.role.order_on(signed.order, &records, reply, ctx),
+            Err(error) => shell.role.register_failed(error, reply),
+        }));
+    }
+
+    fn order_on(
+        &mut self,
+        order: Order,
+        records: &[Record],
+        reply: Reply<Result<Membership, Refusal>>,
+        ctx: &mut Ctx<Self>,
+    ) {
+        let is_elsewhere = |node: NodeId| {
+            records.iter().any(|record| record.cluster != order.cluster && record.admitted.contains_key(&node))
+        };
+        if let Action::Admit(member) = &order.action
+            && is_elsewhere(member.key.node_id())
+        {
+            let what = "the node is a member of another cluster".to_owned();
+            return reply.send(Err(Refusal::BadMember { what }));
+        }
+        let read = wrap_future(self.setup.register.read(&order.cluster));
+        ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, ctx| match read {
+            Ok(Counted { content: Some(stored), .. }) => shell.role.swap_ordered(&order, &stored, reply, ctx),
+            Ok(_) => reply.send(Err(Refusal::BadMember { what: format!("there is no cluster `{}`", order.cluster) })),
+            Err(error) => shell.role.register_failed(error, reply),
+        }));
+    }
+
+    fn swap_ordered(
+        &mut self,
+        order: &Order,
+        stored: &Stored,
+        reply: Reply<Result<Membership, Refusal>>,
+        ctx: &mut Ctx<Self>,
+    ) {
+        let next = match self.machine.order(&stored.record, order) {
+            Ok(next) => next,
+            Err(why) => return reply.send(Err(why)),
+        };
+        let swapped = wrap_future(self.setup.register.swap(stored.mark, next.clone()));
+        ctx.spawn(swapped.map(move |swapped, shell: &mut Shell<Self>, _| match swapped {
+            Ok(Counted { content: true, .. }) => reply.send(Ok(shell.role.ordered(&next))),
+            Ok(_) => reply.send(Err(Refusal::Changed { version: next.version })),
+            Err(error) => shell.role.register_failed(error, reply),
+        }));
+    }
+
+    fn ordered(&self, next: &Record) -> Membership {
+        let membership = next.membership(self.chain);
+        let members = membership.members.keys().map(NodeId::short).collect::<Vec<_>>().join(" ");
+        tracing::warn!(cluster = %next.cluster, version = membership.version, members, "an operator changed the members");
+        (self.setup.on_membership)(&membership);
+        let notice = MembershipNotice(membership.clone().sign(&self.setup.key));
+        for node in self.setup.peers.all() {
+            // Whoever is not reached looks it up.
+            let _ = node.tell(&notice);
+        }
+        membership
     }
 
     /// The register's count, signed; the same until it changes.
@@ -355,15 +469,26 @@ impl AuthActor {
         let read = wrap_future(self.setup.register.read_all());
         ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, _| match read {
             Ok(records) => {
-                let wanted = |record: &Record| cluster.as_ref().is_none_or(|cluster| record.cluster == *cluster);
-                let grants = records.into_iter().filter(wanted).filter_map(|record| record.grant);
-                reply.send(Answer::Actives(grants.map(|grant| shell.role.sign(grant)).collect()));
+                shell.role.tell_memberships(&records);
+                let wanted = |record: &&Record| cluster.as_ref().is_none_or(|cluster| record.cluster == *cluster);
+                reply.send(shell.role.actives(records.iter().filter(wanted)));
             }
             Err(error) => shell.role.register_failed(error, reply),
         }));
     }
 
-    fn register_failed(&self, error: RegisterError, reply: Reply<Answer>) {
+    fn actives<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Answer {
+        let (mut grants, mut memberships) = (Vec::new(), Vec::new());
+        for record in records {
+            grants.extend(record.grant.clone().map(|grant| self.sign(grant)));
+            if record.membership_version > 0 {
+                memberships.push(record.membership(self.chain).sign(&self.setup.key));
+            }
+        }
+        Answer::Actives { grants, memberships }
+    }
+
+    fn register_failed<T: Send + 'static>(&self, error: RegisterError, reply: Reply<T>) {
         match error {
             RegisterError::Busy => reply.refuse(CallError::Overloaded { queued: 0, limit: 0 }),
             // Whoever asks asks again, here or at another auth node: the same request has the same outcome.
@@ -390,14 +515,30 @@ impl AuthActor {
             age_ms: self.machine.age(&record.cluster, now),
             vacant: self.machine.is_vacant(&record.cluster, now),
             recalling: told.map(|told| record.admitted.len() - told),
-            admitted: record.admitted.into_keys().collect(),
+            version: record.version,
+            admitted: record.admitted,
             not_electable: record.not_electable,
             cluster: record.cluster,
         }
     }
 }
 
-impl Role for AuthActor {}
+impl Role for AuthActor {
+    fn started(&mut self, ctx: &mut Ctx<Self>) {
+        // Members that were admitted before this start must be let in to be heard.
+        let read = wrap_future(self.setup.register.read_all());
+        ctx.spawn(read.map(|read, shell: &mut Shell<Self>, _| match read {
+            Ok(records) => shell.role.tell_memberships(&records),
+            Err(error) => tracing::error!(%error, "the members cannot be read"),
+        }));
+    }
+}
+
+impl Handle<Ordered> for AuthActor {
+    fn handle(&mut self, Ordered(order): Ordered, reply: Reply<Result<Membership, Refusal>>, ctx: &mut Ctx<Self>) {
+        self.order(order, reply, ctx);
+    }
+}
 
 impl Handle<Asked> for AuthActor {
     fn handle(&mut self, asked: Asked, reply: Reply<Answer>, ctx: &mut Ctx<Self>) {

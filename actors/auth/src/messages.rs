@@ -10,8 +10,8 @@ use standin_foundation::wire::Wire;
 use standin_foundation::{
     ClusterId, Digest, Domain, Encoder, Incarnation, Lsn, NodeId, PublicKey, SecretKey, Signature, Term,
 };
-use standin_ledger::SignedGrant;
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, SeatVote};
+use standin_ledger::{Member, SignedGrant, SignedMembership};
 
 /// What a node states about its cluster's holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -114,6 +114,8 @@ pub enum Request {
         cluster: ClusterId,
         /// Its newest grant.
         newest: Option<SignedGrant>,
+        /// The newest list of its members, unless that is the genesis'.
+        membership: Option<SignedMembership>,
         /// It refuses grants of registers older than this one.
         promised: Incarnation,
     },
@@ -272,6 +274,24 @@ pub enum Refusal {
     /// The register may have lost its end: every admitted node must say what it knows first.
     #[error("the register is being recovered")]
     Recovering,
+    /// An order that no operator signed whom this auth node knows.
+    #[error("the order is not signed by an operator that this auth node's configuration lists")]
+    NotOperator,
+    /// The record has changed since the order was given.
+    #[error("the cluster's record has changed since, it has version {version} now: look at it, and order again")]
+    Changed {
+        /// Its version.
+        version: u64,
+    },
+    /// The holder cannot be removed.
+    #[error("the node holds the seat: switch it to another member first")]
+    IsHolder,
+    /// A member that cannot be.
+    #[error("{what}")]
+    BadMember {
+        /// Why.
+        what: String,
+    },
     /// A report of a wrong result whose evidence does not hold, or that is about a term that has ended.
     #[error("the report does not show that the holder is wrong")]
     BadEvidence,
@@ -326,8 +346,72 @@ pub enum Answer {
         /// The cluster's ticket, for a sender that lacks it.
         ticket: Option<Bytes>,
     },
-    /// Current grants.
-    Actives(Vec<SignedGrant>),
+    /// Current grants, and who belongs to the clusters whose members are not the genesis' any more.
+    Actives {
+        /// The grants.
+        grants: Vec<SignedGrant>,
+        /// The memberships.
+        memberships: Vec<SignedMembership>,
+    },
+}
+
+/// What an operator orders about a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Admits a node; of one that is admitted, changes what is said of it, and makes it electable again.
+    Admit(Member),
+    /// Removes a node that is not the holder.
+    Remove(NodeId),
+}
+
+/// An order. It counts for one version of the cluster's record, and so once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The version of its record that the operator has seen.
+    pub version: u64,
+    /// What is to be done.
+    pub action: Action,
+}
+
+/// An order, signed by an operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedOrder {
+    /// The order.
+    pub order: Order,
+    /// The operator's key.
+    pub operator: PublicKey,
+    /// Its signature.
+    pub signature: Signature,
+}
+
+impl Order {
+    fn content(&self, chain: &Digest) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.digest(chain).bytes(self.cluster.as_str().as_bytes()).u64(self.version);
+        match &self.action {
+            Action::Admit(Member { key, priority, site, address }) => {
+                out.u8(1).raw(key.as_bytes()).u8(*priority).bytes(site.as_bytes()).bytes(address.as_bytes())
+            }
+            Action::Remove(node) => out.u8(2).raw(node.as_bytes()),
+        };
+        out.into_bytes()
+    }
+
+    /// Signs it.
+    pub fn sign(self, key: &SecretKey, chain: &Digest) -> SignedOrder {
+        let signature = key.sign(Domain::Order, &self.content(chain));
+        SignedOrder { order: self, operator: key.public(), signature }
+    }
+}
+
+impl SignedOrder {
+    /// Whether its operator signed it.
+    pub fn verify(&self, chain: &Digest) -> bool {
+        self.operator.verify(Domain::Order, &self.order.content(chain), &self.signature)
+    }
 }
 
 impl Wire for Request {

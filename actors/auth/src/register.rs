@@ -320,8 +320,11 @@ mod tests {
     use super::*;
 
     fn record(version: u64) -> Record {
-        let key = SecretKey::from_bytes(&[7; 32]).unwrap().public();
-        Record { version, ..Record::new("a".parse().unwrap(), [key]) }
+        Record { version, ..Record::new("a".parse().unwrap(), [key(7)]) }
+    }
+
+    fn key(n: u8) -> standin_foundation::PublicKey {
+        SecretKey::from_bytes(&[n; 32]).unwrap().public()
     }
 
     fn open(folder: &Path) -> LogRegister {
@@ -361,10 +364,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let register = open(folder.path());
         let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let big = |version| {
-            let admitted = (1..=200u8).map(|n| SecretKey::from_bytes(&[n; 32]).unwrap().public());
-            Record { version, ..Record::new("a".parse().unwrap(), admitted) }
-        };
+        let big = |version| Record { version, ..Record::new("a".parse().unwrap(), (1..=200u8).map(key)) };
         for version in 1..=200 {
             assert!(rt.block_on(register.swap(version - 1, big(version))).unwrap().content);
         }

@@ -1,6 +1,6 @@
 //! What goes into the member machine, and what it wants done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use standin_auth::messages::{Answer, Request};
@@ -34,6 +34,8 @@ pub enum Input {
     Answered(Answer),
     /// The node's own statement, signed.
     Stated(Statement),
+    /// Who belongs to the cluster from now on, with their priorities: the higher, the earlier.
+    Members(BTreeMap<NodeId, u8>),
     /// How many other seats are heard.
     SeatsHeard(usize),
     /// Up to here blocks have been executed.

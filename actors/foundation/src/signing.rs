@@ -21,6 +21,10 @@ pub enum Domain {
     Statement,
     /// An auth node's word for how often its register has changed.
     RegisterCount,
+    /// An auth node's word for who belongs to a cluster.
+    Membership,
+    /// An operator's order to an auth node.
+    Order,
     /// A node's hello on a new connection, from the side that dialled.
     HelloDialler,
     /// A node's hello on a new connection, from the side that accepted.
@@ -35,6 +39,8 @@ impl Domain {
             Self::Grant => b"standin/v1/grant",
             Self::Statement => b"standin/v1/statement",
             Self::RegisterCount => b"standin/v1/register-count",
+            Self::Membership => b"standin/v1/membership",
+            Self::Order => b"standin/v1/order",
             Self::HelloDialler => b"standin/v1/hello/dialler",
             Self::HelloAcceptor => b"standin/v1/hello/acceptor",
         }

@@ -65,6 +65,16 @@ pub enum LedgerError {
         /// What is wrong.
         what: &'static str,
     },
+    /// A membership that cannot stand.
+    #[error("members of cluster {cluster}, version {version}: {what}")]
+    BadMembership {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The version of the list.
+        version: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// A proof leads to another root.
     #[error("{what}: the proof does not lead to the root {root}")]
     BadProof {

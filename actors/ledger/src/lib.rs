@@ -38,6 +38,9 @@ pub mod grant;
 pub mod grant_book;
 #[cfg(feature = "store")]
 pub mod log;
+#[cfg(feature = "store")]
+pub mod member_book;
+pub mod membership;
 pub mod merkle;
 pub mod namespaced;
 pub mod receipt;
@@ -61,6 +64,9 @@ pub use genesis::{ClientSignatures, Genesis, MemberDescriptor, Parameters, SeatD
 pub use grant::{Grant, GrantTable, SignedGrant};
 #[cfg(feature = "store")]
 pub use grant_book::GrantBook;
+#[cfg(feature = "store")]
+pub use member_book::MemberBook;
+pub use membership::{Member, Membership, SignedMembership};
 pub use receipt::{Outcome, Receipt, ReceiptProof};
 pub use state::State;
 pub use state_machine::{Context, Reject, StateMachine};

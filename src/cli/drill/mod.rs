@@ -4,6 +4,7 @@
 mod clusters;
 mod disks;
 mod forger;
+mod grow;
 mod replicas;
 mod seats;
 
@@ -67,6 +68,7 @@ struct Kind {
 const SEATS: &[&str] = &["four-seats"];
 const CLUSTERS: &[&str] = &["four-sites", "two-sites", "four-sites-plus"];
 const WIDE: &[&str] = &["four-sites", "four-sites-plus"];
+const FOUR: &[&str] = &["four-sites"];
 const FRONTS: &[&str] = &["four-sites-etcd"];
 
 const fn kind(name: &'static str, layouts: &'static [&'static str], what: &'static str, steps: Steps) -> Kind {
@@ -186,6 +188,12 @@ const DRILLS: &[Kind] = &[
     kind("lost-disk", CLUSTERS, "a member, then an active, comes back with an empty disk", |drill| {
         Box::pin(clusters::lost_disk(drill))
     }),
+    kind(
+        "grow",
+        FOUR,
+        "fourth members join the live network: then any three sites may go; one is removed again",
+        |drill| Box::pin(grow::grow(drill)),
+    ),
     kind(
         "partition-active",
         CLUSTERS,
@@ -433,7 +441,7 @@ impl Drill {
         check("no fork", forks == 0, format!("{forks} forks up to height {}", judgement.height));
         let (took, clean) = self.network.stop().await?;
         check("stopped in order", clean && took < Duration::from_secs(5), format!("{} ms", took.as_millis()));
-        for seat in 0..self.network.size() {
+        for seat in self.network.members() {
             let config = read_config(&self.network, seat)?;
             let name = self.network.name(seat);
             match verify_node(&config) {

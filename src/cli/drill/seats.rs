@@ -14,7 +14,7 @@ use super::{Drill, Failure};
 /// A cluster comes to rest within this time.
 pub(super) const SOON: Duration = Duration::from_secs(20);
 /// How often a condition is looked at again.
-const POLL: Duration = Duration::from_millis(5);
+pub(super) const POLL: Duration = Duration::from_millis(5);
 
 /// A seat's holder at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +29,7 @@ impl Drill {
     /// What each node that runs says of its cluster.
     pub(super) async fn cluster_views(&mut self) -> Vec<(usize, ClusterView)> {
         let mut views = Vec::new();
-        for node in 0..self.network.size() {
+        for node in self.network.members() {
             if self.network.answers(node)
                 && let Ok(client) = self.network.client(node)
                 && let Ok(view) = client.cluster().await

@@ -1,6 +1,7 @@
 //! One request against one cluster's record.
 
 use standin_ledger::grant::{Cause, MEMBERS_MAX};
+use standin_ledger::{SignedGrant, SignedMembership};
 
 use super::*;
 use crate::messages::{KeepAlive, Register, SetChange, SetFault, Update, request_digest};
@@ -22,7 +23,9 @@ impl Auth {
             }
             Request::KeepAlive(keep_alive) => self.keep_alive(now, cluster, record, &presented.from, keep_alive),
             Request::LookUp { .. } | Request::ReportWrong(_) => Ok(Decision::Alive),
-            Request::Recall { newest, promised, .. } => Ok(self.recall(record, &presented.from, newest, *promised)),
+            Request::Recall { newest, membership, promised, .. } => {
+                Ok(self.recall(record, &presented.from, (newest.as_ref(), membership.as_ref()), *promised))
+            }
             _ if record.recalling.is_some() => Err(Refusal::Recovering),
             Request::Register(request) => {
                 let forgotten = self.is_off(Mutation::ForgetAged) && self.is_vacant(cluster, now);
@@ -198,7 +201,7 @@ impl Auth {
         &self,
         record: &Record,
         from: &NodeId,
-        newest: &Option<standin_ledger::SignedGrant>,
+        (newest, membership): (Option<&SignedGrant>, Option<&SignedMembership>),
         promised: Incarnation,
     ) -> Decision {
         let Some(heard) = &record.recalling else { return Decision::Alive };
@@ -212,9 +215,15 @@ impl Auth {
         {
             next.grant = Some(newest.grant.clone());
         }
+        // Whoever was admitted after the copy was made must be heard, too.
+        if let Some(SignedMembership { membership, .. }) = membership
+            && membership.version > record.membership_version
+        {
+            (next.admitted, next.membership_version) = (membership.members.clone(), membership.version);
+        }
         let mut heard = heard.clone();
         heard.insert(*from);
-        let all = record.admitted.keys().all(|node| heard.contains(node));
+        let all = next.admitted.keys().all(|node| heard.contains(node));
         next.recalling = (!all).then_some(heard);
         if let Some(grant) = next.grant.as_mut().filter(|_| all) {
             // Who has promised refuses what the register granted in its lives before: the same again, in this one.
@@ -273,7 +282,7 @@ impl Auth {
         cause: Cause,
         request: Digest,
     ) -> Result<Decision, Refusal> {
-        let holder = *record.admitted.get(holder).ok_or(Refusal::NotAdmitted)?;
+        let holder = record.admitted.get(holder).ok_or(Refusal::NotAdmitted)?.key;
         let (term, previous, epoch) = match &record.grant {
             Some(grant) => (grant.term.next(), grant.digest(), grant.epoch.max(self.epoch)),
             None => (Term(1), Digest::ZERO, self.epoch),

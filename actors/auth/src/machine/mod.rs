@@ -1,14 +1,15 @@
 //! The register's rules: a request, a cluster's record and the time in; an answer out, and perhaps a record to swap in.
 
 mod decide;
+mod orders;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use standin_foundation::{ClusterId, Digest, Epoch, Incarnation, Lsn, Millis, NodeId, PublicKey, Term};
-use standin_ledger::Grant;
+use standin_foundation::{ClusterId, Digest, Epoch, Incarnation, Lsn, Millis, NodeId, Term};
+use standin_ledger::{Grant, Member, Membership};
 
 use crate::config::Config;
 use crate::messages::{Refusal, Request};
@@ -21,8 +22,10 @@ pub struct Record {
     pub cluster: ClusterId,
     /// Rises with every change.
     pub version: u64,
-    /// The nodes that are admitted, by id.
-    pub admitted: BTreeMap<NodeId, PublicKey>,
+    /// The members: the nodes that are admitted, by id.
+    pub admitted: BTreeMap<NodeId, Member>,
+    /// Version of this list; zero for the genesis'.
+    pub membership_version: u64,
     /// The newest grant, without its signature: whoever has the key makes the same one (G4).
     pub grant: Option<Grant>,
     /// Nodes that may not become holder.
@@ -35,16 +38,27 @@ pub struct Record {
 
 impl Record {
     /// A cluster that never had a grant.
-    pub fn new(cluster: ClusterId, admitted: impl IntoIterator<Item = PublicKey>) -> Self {
+    pub fn new(cluster: ClusterId, members: impl IntoIterator<Item: Into<Member>>) -> Self {
         Self {
             cluster,
             version: 0,
-            admitted: admitted.into_iter().map(|key| (key.node_id(), key)).collect(),
+            admitted: members
+                .into_iter()
+                .map(Into::into)
+                .map(|member: Member| (member.key.node_id(), member))
+                .collect(),
+            membership_version: 0,
             grant: None,
             not_electable: BTreeSet::new(),
             forced: None,
             recalling: None,
         }
+    }
+
+    /// Who belongs to the cluster, to be signed.
+    pub fn membership(&self, chain: Digest) -> Membership {
+        let (cluster, version, members) = (self.cluster.clone(), self.membership_version, self.admitted.clone());
+        Membership { chain, cluster, version, members }
     }
 
     /// The newest term; zero if there never was a grant.

@@ -1,10 +1,10 @@
 //! The register's rules, one by one; a test's name begins with its rule.
 
-use standin_foundation::SecretKey;
+use standin_foundation::{PublicKey, SecretKey};
 use standin_ledger::grant::Cause;
 
 use super::*;
-use crate::messages::{KeepAlive, Register, RegisterCount, SetChange, SetFault, Update, WrongResult};
+use crate::messages::{Action, KeepAlive, Order, Register, RegisterCount, SetChange, SetFault, Update, WrongResult};
 
 fn key(n: u8) -> PublicKey {
     SecretKey::from_bytes(&[n; 32]).unwrap().public()
@@ -212,7 +212,7 @@ fn g5_a_register_that_was_brought_back_grants_nothing_before_all_have_said_what_
     assert_eq!(waits, Refusal::Recovering);
     let says = |from, grant: Option<Grant>, promised| {
         let newest = grant.map(|grant| grant.sign(&signer));
-        present(from, Request::Recall { cluster: cluster(), newest, promised: Incarnation(promised) })
+        present(from, Request::Recall { cluster: cluster(), newest, membership: None, promised: Incarnation(promised) })
     };
     let one = swap(restored.decide(Millis(0), &cluster(), &old, &says(3, None, 2)));
     let unpromised = restored.decide(Millis(0), &cluster(), &one, &says(2, newest.grant.clone(), 1));
@@ -329,4 +329,66 @@ fn g5_a_register_that_knows_less_than_a_node_was_told_stops() {
     };
     assert_eq!(auth.decide(Millis(1), &cluster(), &fresh(), &told(7)), Decision::Alive);
     assert_eq!(auth.decide(Millis(2), &cluster(), &fresh(), &told(8)), Decision::RolledBack { seen: 8 });
+}
+
+fn order(record: &Record, action: Action) -> Order {
+    Order { cluster: cluster(), version: record.version, action }
+}
+
+fn member(n: u8) -> Member {
+    Member { site: "s1".to_owned(), address: "127.0.0.1:1".to_owned(), ..Member::from(key(n)) }
+}
+
+#[test]
+fn an_admitted_node_may_be_taken_in_and_a_removed_one_may_not_take_over() {
+    let mut auth = auth();
+    let record = registered(&mut auth);
+    let joined = auth.order(&record, &order(&record, Action::Admit(member(4)))).unwrap();
+    assert_eq!((joined.membership_version, joined.admitted.len()), (1, 4));
+    let grown = swap(auth.decide(Millis(0), &cluster(), &joined, &set_change(1, 1, &[1, 2, 3, 4])));
+    let without = auth.order(&grown, &order(&grown, Action::Remove(id(2)))).unwrap();
+    let removed = refusal(auth.decide(Millis(9_000), &cluster(), &without, &update(2, 2, &[2, 3], 0)));
+    assert_eq!(removed, Refusal::NotAdmitted, "although the grant still lists it");
+    assert!(matches!(auth.decide(Millis(0), &cluster(), &without, &set_change(1, 2, &[1, 3, 4])), Decision::Swap(_)));
+}
+
+#[test]
+fn an_order_is_for_one_version_and_never_removes_the_holder_or_the_last() {
+    let mut auth = auth();
+    let record = registered(&mut auth);
+    let late = Order { version: record.version - 1, ..order(&record, Action::Remove(id(2))) };
+    assert_eq!(auth.order(&record, &late), Err(Refusal::Changed { version: record.version }));
+    assert_eq!(auth.order(&record, &order(&record, Action::Remove(id(1)))), Err(Refusal::IsHolder));
+    assert_eq!(auth.order(&record, &order(&record, Action::Remove(id(9)))), Err(Refusal::NotAdmitted));
+    let homeless = auth.order(&record, &order(&record, Action::Admit(Member::from(key(4)))));
+    assert!(matches!(homeless, Err(Refusal::BadMember { .. })), "{homeless:?}");
+    let last = Record::new(cluster(), [key(2)]);
+    assert!(matches!(auth.order(&last, &order(&last, Action::Remove(id(2)))), Err(Refusal::BadMember { .. })));
+    let full = Record::new(cluster(), (1..=8).map(key));
+    assert!(matches!(auth.order(&full, &order(&full, Action::Admit(member(9)))), Err(Refusal::BadMember { .. })));
+    let barred = Record { not_electable: set(&[2]), ..record };
+    let cleared = auth.order(&barred, &order(&barred, Action::Admit(member(2)))).unwrap();
+    assert_eq!((cleared.not_electable.len(), cleared.admitted.len()), (0, 3), "whoever admits it again answers for it");
+    let recalled = Record { recalling: Some(BTreeSet::new()), ..cleared };
+    assert_eq!(auth.order(&recalled, &order(&recalled, Action::Remove(id(2)))), Err(Refusal::Recovering));
+}
+
+/// G5: a node that was admitted after the copy was made may know more than all others: it is heard, too.
+#[test]
+fn g5_a_recalled_register_hears_members_that_it_does_not_know() {
+    let mut auth = auth();
+    let record = registered(&mut auth);
+    let joined = auth.order(&record, &order(&record, Action::Admit(member(4)))).unwrap();
+    let membership = Some(joined.membership(Digest::ZERO).sign(&SecretKey::from_bytes(&[9; 32]).unwrap()));
+    let mut restored = Auth::new(Digest::ZERO, Epoch(0), Incarnation(2), auth.config);
+    let mut record = Record { recalling: Some(BTreeSet::new()), ..record };
+    for from in [1, 2, 3] {
+        let membership = membership.clone().filter(|_| from == 2);
+        let says = Request::Recall { cluster: cluster(), newest: None, membership, promised: Incarnation(2) };
+        record = swap(restored.decide(Millis(0), &cluster(), &record, &present(from, says)));
+    }
+    assert!(record.recalling.is_some(), "node 4 has not been heard");
+    let says = Request::Recall { cluster: cluster(), newest: None, membership: None, promised: Incarnation(2) };
+    record = swap(restored.decide(Millis(0), &cluster(), &record, &present(4, says)));
+    assert_eq!(record.recalling, None);
 }

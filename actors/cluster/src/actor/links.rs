@@ -1,6 +1,5 @@
 //! What a member says to the other members and to the auth node, and what they say to it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +11,9 @@ use standin_auth::messages::{Answer, Request};
 use standin_auth::{Claim, Statement};
 use standin_foundation::limits::FRAME_BYTES_MAX;
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, Digest, NodeId, SecretKey, Term};
-use standin_ledger::SignedGrant;
-use standin_stage::bridge::Router;
+use standin_foundation::{ClusterId, Digest, NodeId, Seat, SecretKey, Term};
+use standin_ledger::{MemberBook, SignedGrant};
+use standin_stage::bridge::{Peers, Router};
 use standin_stage::{Address, CallError, Lane, Message as StageMessage, Remote, RemoteMessage};
 
 use super::MemberActor;
@@ -74,20 +73,20 @@ impl StageMessage for FromMate {
     }
 }
 
+/// Whether a node is another member of the own cluster, or is still in its in-sync set.
+pub type IsMate = Arc<dyn Fn(&NodeId) -> bool + Send + Sync>;
+
 /// Hands what the other members say to the member. Nobody else gets at its mailbox.
-pub fn routes(router: Router, member: &Address<MemberActor>, mates: BTreeSet<NodeId>) -> Router {
-    let mates = Arc::new(mates);
-    let tell = |member: &Address<MemberActor>, mates: &BTreeSet<NodeId>, from, message, payloads| match mates
-        .contains(&from)
-    {
-        true => member.tell(FromMate { from, message, payloads }),
+pub fn routes(router: Router, member: &Address<MemberActor>, is_mate: IsMate) -> Router {
+    let small = member.clone();
+    let tell = move |message: FromMate| match is_mate(&message.from) {
+        true => small.tell(message),
         false => Err(CallError::Refused("the sender is not of this node's cluster".to_owned())),
     };
-    let (small, small_mates) = (member.clone(), Arc::clone(&mates));
-    let pushed = member.clone();
+    let tell_pushed = tell.clone();
     router
-        .tell::<Message>(move |from, message| tell(&small, &small_mates, from, message, Vec::new()))
-        .tell::<Pushed>(move |from, Pushed { message, payloads }| tell(&pushed, &mates, from, message, payloads))
+        .tell::<Message>(move |from, message| tell(FromMate { from, message, payloads: Vec::new() }))
+        .tell::<Pushed>(move |from, Pushed { message, payloads }| tell_pushed(FromMate { from, message, payloads }))
 }
 
 /// Checks a grant, and tells those whom it concerns; false if it does not hold. It must not block.
@@ -160,8 +159,12 @@ pub struct Links {
     pub chain: Digest,
     /// Its cluster.
     pub cluster: ClusterId,
-    /// The other members.
-    pub mates: BTreeMap<NodeId, Remote>,
+    /// Its seat.
+    pub seat: Seat,
+    /// Who belongs to it.
+    pub members: Arc<MemberBook>,
+    /// Who can be reached.
+    pub peers: Peers,
     /// The auth node.
     pub auths: Auths,
     /// Where grants go.
@@ -170,7 +173,7 @@ pub struct Links {
 
 impl std::fmt::Debug for Links {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Links").field("cluster", &self.cluster).field("mates", &self.mates).finish_non_exhaustive()
+        f.debug_struct("Links").field("cluster", &self.cluster).finish_non_exhaustive()
     }
 }
 
@@ -181,6 +184,14 @@ impl Links {
 
     pub(super) fn sign(&self, claim: Claim, term: Term) -> Statement {
         Statement::sign(&self.key, &self.chain, claim, self.cluster.clone(), term)
+    }
+
+    /// Asks the auth node. What only this side knows is put in.
+    pub(super) fn ask(&self, mut request: Request) -> impl Future<Output = Option<Answer>> + use<> {
+        if let Request::Recall { membership, .. } = &mut request {
+            *membership = self.members.signed_of(self.seat);
+        }
+        self.auths.ask(request)
     }
 
     pub(super) fn take_grant(&self, grant: &SignedGrant) -> bool {
@@ -197,7 +208,7 @@ impl Links {
     }
 
     pub(super) fn send(&self, to: NodeId, message: Message, payloads: Vec<Bytes>) {
-        let Some(remote) = self.mates.get(&to) else { return };
+        let Some(remote) = self.peers.remote(&to) else { return };
         let sent = match message {
             Message::Push { .. } | Message::Tail { .. } => remote.tell(&Pushed { message, payloads }),
             message => remote.tell(&message),

@@ -23,7 +23,7 @@ use standin_ledger::seat_log::{FoundLog, LogPiece, SeatFact, SeatLog, SeatLogEve
 use standin_ledger::{Batch, SignedGrant};
 use standin_stage::{Address, Alarm, Ctx, Handle, Lane, Message as StageMessage, Reply, Reports, Role, Shell};
 
-pub use links::{Auths, GrantSink, Links, Pushed, routes};
+pub use links::{Auths, GrantSink, IsMate, Links, Pushed, routes};
 pub use open::{MemberConfig, OpenError, Opened};
 
 use crate::effect::without_void;
@@ -140,6 +140,22 @@ impl StageMessage for Granted {
 impl Handle<Granted> for MemberActor {
     fn handle(&mut self, Granted(grant): Granted, _: Reply<()>, ctx: &mut Ctx<Self>) {
         self.step(Input::Granted(grant), ctx);
+        self.set_timer(ctx);
+    }
+}
+
+/// Who belongs to the cluster from now on, with their priorities.
+#[derive(Debug)]
+pub struct MembersChanged(pub BTreeMap<NodeId, u8>);
+
+impl StageMessage for MembersChanged {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<MembersChanged> for MemberActor {
+    fn handle(&mut self, MembersChanged(members): MembersChanged, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.step(Input::Members(members), ctx);
         self.set_timer(ctx);
     }
 }
@@ -396,7 +412,7 @@ impl MemberActor {
     }
 
     fn ask(&self, request: Request, ctx: &mut Ctx<Self>) {
-        let asked = wrap_future(self.links.auths.ask(request));
+        let asked = wrap_future(self.links.ask(request));
         ctx.spawn(asked.map(|answer, shell: &mut Shell<Self>, ctx| {
             if let Some(answer) = answer {
                 shell.role.take_answer(answer, ctx);
@@ -409,7 +425,7 @@ impl MemberActor {
             Answer::Granted { grant, .. } => Some(grant),
             Answer::Refused { current, .. } => current.as_ref(),
             Answer::Alive { newer, .. } => newer.as_ref(),
-            Answer::Actives(_) => None,
+            Answer::Actives { .. } => None,
         };
         if grant.is_none_or(|grant| self.links.take_grant(grant)) {
             self.step(Input::Answered(answer), ctx);

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use standin_foundation::{Epoch, Incarnation, Lsn, SecretKey};
-use standin_ledger::Grant;
+use standin_foundation::{Epoch, Incarnation, Lsn, Seat, SecretKey};
 use standin_ledger::grant::Cause;
 use standin_ledger::log::{Log, LogOptions};
+use standin_ledger::{Genesis, Grant, MemberBook, SeatDescriptor};
+use standin_stage::bridge::Peers;
 use standin_stage::{Cell, MailboxLimits, Supervision};
 
 use super::*;
@@ -40,6 +41,17 @@ fn grant(term: u64) -> SignedGrant {
         request: Digest::ZERO,
     };
     grant.sign(&key())
+}
+
+fn genesis() -> Genesis {
+    Genesis {
+        chain: "test-member".parse().unwrap(),
+        time_ms: 0,
+        auth: Some(key().public()),
+        parameters: Default::default(),
+        seats: vec![SeatDescriptor::of_one("a".parse().unwrap(), key().public())],
+        accounts: Vec::new(),
+    }
 }
 
 /// The log of a node that holds its seat alone, in term 1.
@@ -75,7 +87,9 @@ fn start(folder: &Path) -> (Cell<MemberActor>, MemberLog, Receiver<SeatLogEvent>
         key: key(),
         chain: CHAIN,
         cluster: "a".parse().unwrap(),
-        mates: BTreeMap::new(),
+        seat: Seat(0),
+        members: Arc::new(MemberBook::unkept(&genesis())),
+        peers: Peers::default(),
         auths: Auths::default(),
         grants: Arc::new(|_| true),
     };

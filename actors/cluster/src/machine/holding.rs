@@ -12,7 +12,7 @@ pub(super) const PUSH_BYTES: usize = 512 * 1024;
 const KEEPS_UP_RECORDS: u64 = 256;
 
 /// A member as the holder sees it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Progress {
     /// Counts sessions of its log, so that what was said of an earlier one is known to be late.
     round: u64,
@@ -46,25 +46,26 @@ pub(super) struct Holding {
 
 impl Holding {
     fn new(writer: Writer, start: Lsn, released: Lsn, mates: impl Iterator<Item = NodeId>, now: Millis) -> Self {
-        let progress = || Progress {
-            round: 0,
-            session: None,
-            acked: 0,
-            sent: 0,
-            pushed_at: None,
-            waiting_since: None,
-            keeps_up_since: None,
-        };
         Self {
             writer,
             start,
-            progress: mates.map(|mate| (mate, progress())).collect(),
+            progress: mates.map(|mate| (mate, Progress::default())).collect(),
             released,
             released_now: 0,
             blocked_since: Some(now),
             asked: None,
             restarting: None,
         }
+    }
+
+    /// Somebody has joined the cluster.
+    pub(super) fn add(&mut self, mate: NodeId) {
+        self.progress.entry(mate).or_default();
+    }
+
+    /// Somebody has left it, and the set.
+    pub(super) fn remove(&mut self, mate: &NodeId) {
+        self.progress.remove(mate);
     }
 
     pub(super) fn is_active(&self) -> bool {
@@ -313,7 +314,9 @@ impl Member {
         };
         let others = || in_sync.iter().filter(|node| **node != self.identity.node);
         let wrong = self.wrong_members();
-        let silent: BTreeSet<_> = others().filter(|node| is_silent(node) || wrong.contains(node)).copied().collect();
+        // Whoever was removed is to leave the set, and acknowledges until then.
+        let leaves = |node: &NodeId| wrong.contains(node) || !self.identity.members.contains_key(node);
+        let silent: BTreeSet<_> = others().filter(|node| is_silent(node) || leaves(node)).copied().collect();
         if !silent.is_empty() {
             // S1: whoever hears too few seats is itself the one to be left out.
             let left: BTreeSet<_> = in_sync.difference(&silent).copied().collect();
@@ -332,7 +335,8 @@ impl Member {
         }
         let keeps_up = |(node, progress): &(&NodeId, &Progress)| {
             let long = progress.keeps_up_since.is_some_and(|since| since + self.config.grow_after_ms <= self.now);
-            let complete = self.neighbours.get(*node).is_some_and(|neighbour| neighbour.pulse.complete);
+            let is_member = self.identity.members.contains_key(*node);
+            let complete = is_member && self.neighbours.get(*node).is_some_and(|neighbour| neighbour.pulse.complete);
             let ready = complete && !wrong.contains(node) && long && progress.acked >= holding.released;
             !in_sync.contains(*node) && ready && self.hears(node)
         };

@@ -104,6 +104,7 @@ impl Member {
             Input::Granted(grant) => self.accept_gossip(grant),
             Input::Answered(answer) => self.on_answer(answer),
             Input::Stated(statement) => self.on_stated(statement),
+            Input::Members(members) => self.on_members(members),
             Input::SeatsHeard(count) => self.heard_seats = count,
             Input::Executed(height) => self.executed = self.executed.max(height),
             Input::Stored(height) => {
@@ -385,7 +386,7 @@ impl Member {
                 }
                 self.takeover.forced = forced;
             }
-            Answer::Actives(_) => {}
+            Answer::Actives { .. } => {}
         }
     }
 
@@ -399,6 +400,7 @@ impl Member {
         let request = Request::Recall {
             cluster: self.identity.cluster.clone(),
             newest: self.facts.grant.clone(),
+            membership: None,
             promised: self.facts.promised,
         };
         self.when_durable(written, Deferred::Ask(Box::new(request)));

@@ -33,6 +33,41 @@ impl Member {
         heard.map(|(node, neighbour)| (*node, neighbour.pulse.executed)).max_by_key(|(_, executed)| *executed)
     }
 
+    /// Who belongs to the cluster has changed. Whoever was removed stays a neighbour until it has left the in-sync set: until
+    /// then its acknowledgement is required.
+    pub(super) fn on_members(&mut self, members: BTreeMap<NodeId, u8>) {
+        let own = self.identity.node;
+        if members == self.identity.members {
+            return;
+        }
+        for (node, priority) in members.iter().filter(|(node, _)| **node != own) {
+            let pulse = Pulse { priority: *priority, ..Pulse::default() };
+            self.neighbours.entry(*node).or_insert(Neighbour { pulse, ..Neighbour::default() });
+            if let Some(holding) = &mut self.holding {
+                holding.add(*node);
+            }
+        }
+        self.identity.members = members;
+        self.forget_strangers();
+        self.check_members();
+    }
+
+    /// Nothing is said any more to whoever is neither a member nor in the in-sync set.
+    pub(super) fn forget_strangers(&mut self) {
+        let in_sync = self.in_sync();
+        let required = self.required();
+        let stays = |node: &NodeId| {
+            self.identity.members.contains_key(node) || in_sync.contains(node) || required.contains(node)
+        };
+        let gone: Vec<_> = self.neighbours.keys().filter(|node| !stays(node)).copied().collect();
+        for node in gone {
+            self.neighbours.remove(&node);
+            if let Some(holding) = &mut self.holding {
+                holding.remove(&node);
+            }
+        }
+    }
+
     pub(super) fn send_to_mates(&mut self, message: &Message) {
         for mate in self.mates() {
             self.send(mate, message.clone());

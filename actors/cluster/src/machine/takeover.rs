@@ -114,7 +114,7 @@ impl Member {
             node: *node,
             priority: self.priority_of(node),
             is_standby: self.takeover.successor == Some(*node),
-            electable: Some(*node) != holder,
+            electable: Some(*node) != holder && self.identity.members.contains_key(node),
         };
         order(in_sync.iter().map(candidate))
     }
@@ -159,6 +159,8 @@ impl Member {
         if let Some(holder) = self.holder().filter(|_| self.takeover.resignation.is_none()) {
             in_sync.remove(&holder);
         }
+        // Whoever was removed is no member of the new set, although it acknowledges in the old one.
+        in_sync.retain(|node| self.identity.members.contains_key(node));
         self.takeover.asked_at = Some(self.now);
         let others = self.takeover.suspicions.values().cloned();
         let statements = others.chain(self.takeover.own.clone()).chain(self.takeover.resignation.clone()).collect();
@@ -221,7 +223,8 @@ impl Member {
             return;
         }
         let node = statement.node.node_id();
-        if statement.claim == Claim::Suspicion && self.identity.members.contains_key(&node) {
+        let counts = self.identity.members.contains_key(&node) || self.in_sync().contains(&node);
+        if statement.claim == Claim::Suspicion && counts {
             self.takeover.suspicions.insert(node, statement);
             self.consider_asking();
         }
@@ -280,6 +283,7 @@ impl Member {
             self.write_fence(Fact::Session { session: self.facts.session, complete: true });
         }
         self.when_durable(self.fence_sequence, Deferred::Fenced(term));
+        self.forget_strangers();
         if self.is_holder() {
             let ticket = self.facts.ticket.clone();
             self.send_to_mates(&Message::Grant { grant, ticket });

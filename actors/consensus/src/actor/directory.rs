@@ -1,33 +1,45 @@
 //! Who can be reached for which seat: its holder by the newest grant that is known here.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use standin_foundation::{NodeId, Seat};
-use standin_ledger::{Authority, GrantBook};
+use standin_ledger::{Authority, GrantBook, MemberBook};
 use standin_stage::Remote;
+use standin_stage::bridge::Peers;
 
 /// The nodes of a chain, as one of them sees them.
 #[derive(Debug, Clone)]
 pub struct Directory {
-    /// The node's own seat.
+    /// This node.
+    pub own: NodeId,
+    /// Its own seat.
     pub seat: Seat,
     /// Grants that are known here.
     pub book: Arc<GrantBook>,
-    /// The other nodes.
-    pub remotes: Arc<BTreeMap<NodeId, Remote>>,
-    /// The seat of each node, the own one included.
-    pub members: Arc<BTreeMap<NodeId, Seat>>,
+    /// Who belongs to which cluster.
+    pub members: Arc<MemberBook>,
+    /// Who can be reached.
+    pub peers: Peers,
 }
 
 impl Directory {
     /// Another node.
-    pub fn node(&self, node: &NodeId) -> Option<&Remote> {
-        self.remotes.get(node)
+    pub fn node(&self, node: &NodeId) -> Option<Remote> {
+        self.peers.remote(node)
+    }
+
+    /// The other nodes that hold seats or stand by.
+    pub fn nodes(&self) -> Vec<Remote> {
+        self.peers.all().into_iter().filter(|remote| self.members.seat_of(&remote.id()).is_some()).collect()
+    }
+
+    /// Those of them that are connected.
+    pub fn connected(&self) -> Vec<Remote> {
+        self.nodes().into_iter().filter(Remote::is_connected).collect()
     }
 
     /// The holder of a seat, unless nobody holds it or this node does.
-    pub fn holder(&self, seat: Seat) -> Option<&Remote> {
+    pub fn holder(&self, seat: Seat) -> Option<Remote> {
         self.node(&self.book.holder(seat)?)
     }
 
@@ -38,12 +50,13 @@ impl Directory {
     }
 
     /// The other members of the own cluster.
-    pub fn mates(&self) -> impl Iterator<Item = &Remote> {
-        self.remotes.iter().filter(|(node, _)| self.members.get(*node) == Some(&self.seat)).map(|(_, remote)| remote)
+    pub fn mates(&self) -> Vec<Remote> {
+        let members = self.members.of(self.seat).map(|membership| membership.members).unwrap_or_default();
+        members.keys().filter(|node| **node != self.own).filter_map(|node| self.node(node)).collect()
     }
 
     /// The seat that a node belongs to.
     pub fn seat_of(&self, node: &NodeId) -> Option<Seat> {
-        self.members.get(node).copied()
+        self.members.seat_of(node)
     }
 }

@@ -80,7 +80,7 @@ impl Replica {
         let Some(missing) = self.waits_for.as_mut().and_then(WaitsFor::missing) else { return };
         let directory = &self.config.directory;
         if directory.book.lacks(missing.seat, missing.term) {
-            let connected: Vec<_> = directory.remotes.values().filter(|remote| remote.is_connected()).collect();
+            let connected = directory.connected();
             if let Some(remote) = connected.get(missing.attempt % connected.len().max(1)) {
                 // Whoever is asked next time is another one.
                 let _ = remote.tell(&Note::WantGrant(missing.seat, missing.term));

@@ -219,7 +219,7 @@ impl Replica {
     /// The outcome is seen here, where the client waits: every member executes every block. What is lost on the way goes
     /// again when the holder changes, or when the client asks again.
     fn forward(&mut self) {
-        let Some(holder) = self.config.directory.holder(self.config.directory.seat).cloned() else { return };
+        let Some(holder) = self.config.directory.holder(self.config.directory.seat) else { return };
         while !self.mempool.queue.is_empty() && holder.is_connected() {
             let transactions = self.mempool.cut();
             let bytes = transactions.iter().map(|transaction| transaction.bytes().clone()).collect();

@@ -353,7 +353,7 @@ impl Replica {
     }
 
     /// Where a seat is reached: at its holder; the own one at its holder, or at a member that has executed more.
-    fn remote_of(&self, seat: Seat) -> Option<&Remote> {
+    fn remote_of(&self, seat: Seat) -> Option<Remote> {
         let directory = &self.config.directory;
         let ahead = || self.mate_ahead.filter(|_| seat == directory.seat);
         directory.holder(seat).or_else(|| directory.node(&ahead()?))

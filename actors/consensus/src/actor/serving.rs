@@ -31,7 +31,7 @@ impl Replica {
 
     /// Answers from chain and store, on their thread, one question of a node at a time.
     pub(super) fn serve(&mut self, to: NodeId, answer: impl FnOnce(&Ledger) -> Option<Transfer> + Send + 'static) {
-        let Some(remote) = self.config.directory.node(&to).cloned() else { return };
+        let Some(remote) = self.config.directory.node(&to) else { return };
         let busy = Arc::clone(self.serving.entry(to).or_default());
         if busy.fetch_add(1, Ordering::AcqRel) >= SERVED_PER_NODE_MAX {
             busy.fetch_sub(1, Ordering::AcqRel);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use standin_foundation::{Height, Lsn, Seat};
-use standin_stage::{Ctx, Handle, Lane, Message, Remote, Reply};
+use standin_stage::{Ctx, Handle, Lane, Message, Reply};
 
 use super::Replica;
 use crate::messages::Status;
@@ -59,7 +59,7 @@ pub struct ReplicaStatus {
 impl Replica {
     fn status(&self) -> ReplicaStatus {
         let directory = &self.config.directory;
-        let connected = |seat: Seat| directory.holder(seat).is_some_and(Remote::is_connected);
+        let connected = |seat: Seat| directory.holder(seat).is_some_and(|holder| holder.is_connected());
         let statuses = self.machine.statuses();
         let peer = |seat: Seat| (statuses.get(&seat).copied().unwrap_or_default(), connected(seat));
         ReplicaStatus {

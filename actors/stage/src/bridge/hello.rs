@@ -3,7 +3,8 @@
 //! Each side sends its hello, then a signature over (session binding, own hello, the other's hello) in the domain of its
 //! side. Nonces of both, ids of both and the binding stand in what is signed: nothing can be replayed, reflected or relayed.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use standin_foundation::limits::HELLO_BYTES_MAX;
@@ -94,7 +95,31 @@ pub struct Credentials {
     /// The chain's genesis digest.
     pub chain: Digest,
     /// Who is admitted.
-    pub admitted: BTreeMap<NodeId, PublicKey>,
+    pub admitted: Admitted,
+}
+
+/// The nodes that are admitted, shared and changed while the bridge runs. An id is its key's hash: it stands for the key.
+#[derive(Debug, Clone, Default)]
+pub struct Admitted(Arc<RwLock<BTreeSet<NodeId>>>);
+
+impl FromIterator<NodeId> for Admitted {
+    fn from_iter<I: IntoIterator<Item = NodeId>>(nodes: I) -> Self {
+        Self(Arc::new(RwLock::new(nodes.into_iter().collect())))
+    }
+}
+
+impl Admitted {
+    fn contains(&self, node: &NodeId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(node)
+    }
+
+    pub(super) fn insert(&self, node: NodeId) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(node);
+    }
+
+    pub(super) fn remove(&self, node: &NodeId) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
 }
 
 /// One side's hello.
@@ -170,7 +195,7 @@ impl Credentials {
         if let Some(expected) = expected.filter(|expected| *expected != id) {
             return Err(HelloError::WrongNode { found: id, expected });
         }
-        if self.admitted.get(&id) != Some(&hello.key) {
+        if !self.admitted.contains(&id) {
             return Err(HelloError::NotAdmitted(id));
         }
         Ok(hello.key)
@@ -191,7 +216,7 @@ mod tests {
 
     fn credentials(seed: u8, admitted: &[u8], chain: &[u8]) -> Credentials {
         let key = |seed| SecretKey::from_bytes(&[seed; 32]).unwrap();
-        let admitted = admitted.iter().map(|seed| (key(*seed).public().node_id(), key(*seed).public())).collect();
+        let admitted = admitted.iter().map(|seed| key(*seed).public().node_id()).collect();
         Credentials { key: key(seed), chain: Digest::sha256(chain), admitted }
     }
 

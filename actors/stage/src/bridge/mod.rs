@@ -16,7 +16,7 @@ mod transport;
 #[cfg(test)]
 mod turmoil_tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,7 +25,8 @@ use standin_foundation::limits::{HELLO_TIMEOUT_MS, HELLOS_PENDING_MAX};
 use standin_foundation::{Digest, NodeId, PublicKey, SecretKey};
 use tokio::sync::Notify;
 
-pub use peer::{Down, Remote};
+pub use hello::Admitted;
+pub use peer::{Down, Peers, Remote};
 pub use pipe::Pipe;
 pub use router::Router;
 pub use session::SessionEnd;
@@ -92,7 +93,8 @@ pub struct BridgeConfig {
 struct Shared {
     credentials: Credentials,
     transport: Arc<dyn Transport>,
-    peers: BTreeMap<NodeId, Arc<Peer>>,
+    peers: Peers,
+    limits: MailboxLimits,
     router: Router,
     on_down: Option<OnDown>,
     hellos: Hellos,
@@ -127,26 +129,29 @@ pub struct Bridge {
 
 impl Bridge {
     /// The peers as they will be reachable: to be wired before the bridge starts.
-    pub fn prepare(config: &BridgeConfig) -> Prepared {
+    pub fn prepare(config: &BridgeConfig) -> Peers {
         let own = config.key.public().node_id();
-        let others = config.peers.iter().map(|peer| peer.key.node_id()).filter(|id| *id != own);
-        Prepared { peers: others.map(|id| (id, Arc::new(Peer::new(id, config.limits)))).collect() }
+        let peers = Peers::default();
+        for PeerConfig { key, address } in config.peers.iter().filter(|peer| peer.key.node_id() != own) {
+            peers.insert(Arc::new(Peer::new(key.node_id(), address.clone(), config.limits)));
+        }
+        peers
     }
 
     /// Listens, and dials those peers whose id is above the own one.
     pub fn start(
         config: BridgeConfig,
-        prepared: Prepared,
+        peers: Peers,
         transport: Arc<dyn Transport>,
         router: Router,
         on_down: Option<OnDown>,
     ) -> Result<Self, BridgeError> {
-        let own = config.key.public().node_id();
-        let admitted = config.peers.iter().map(|peer| (peer.key.node_id(), peer.key)).collect();
+        let admitted = config.peers.iter().map(|peer| peer.key.node_id()).collect();
         let shared = Arc::new(Shared {
             credentials: Credentials { key: config.key, chain: config.chain, admitted },
             transport,
-            peers: prepared.peers,
+            peers,
+            limits: config.limits,
             router,
             on_down,
             hellos: Hellos::default(),
@@ -159,33 +164,68 @@ impl Bridge {
         let listening = shared.transport.listen(Arc::new(move |opened| {
             actix_rt::spawn(accept(Arc::clone(&accepting), opened));
         }))?;
-        for peer in config.peers.into_iter().filter(|peer| peer.key.node_id() > own) {
-            actix_rt::spawn(keep_dialling(Arc::clone(&shared), peer));
+        let bridge = Self { shared, listening };
+        for remote in bridge.shared.peers.all() {
+            bridge.roster().dial(remote.peer);
         }
-        Ok(Self { shared, listening })
+        Ok(bridge)
+    }
+
+    /// Admits and dismisses peers while the bridge runs.
+    pub fn roster(&self) -> Roster {
+        Roster { shared: Arc::clone(&self.shared) }
     }
 
     /// Says goodbye to all peers, and stops listening. Ends within about a second.
     pub async fn stop(&self) {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.stop.notify_waiters();
-        for peer in self.shared.peers.values() {
-            peer.disconnect();
+        for remote in self.shared.peers.all() {
+            remote.peer.disconnect();
         }
         self.listening.stop().await;
     }
 }
 
-/// The peers of a bridge that has not started.
-#[derive(Debug)]
-pub struct Prepared {
-    peers: BTreeMap<NodeId, Arc<Peer>>,
+/// Who is admitted to a bridge that runs.
+#[derive(Debug, Clone)]
+pub struct Roster {
+    shared: Arc<Shared>,
 }
 
-impl Prepared {
-    /// The peer with this id.
-    pub fn remote(&self, id: &NodeId) -> Option<Remote> {
-        self.peers.get(id).map(|peer| Remote { peer: Arc::clone(peer) })
+impl Roster {
+    /// Admits a node, or notes where one that is admitted has moved. To be called on a thread that runs actors.
+    pub fn admit(&self, PeerConfig { key, address }: &PeerConfig) {
+        let id = key.node_id();
+        if id == self.shared.credentials.key.public().node_id() || self.shared.stopping.load(Ordering::Acquire) {
+            return;
+        }
+        match self.shared.peers.get(&id) {
+            Some(peer) => peer.move_to(address),
+            None => {
+                let peer = Arc::new(Peer::new(id, address.clone(), self.shared.limits));
+                self.shared.peers.insert(Arc::clone(&peer));
+                self.shared.credentials.admitted.insert(id);
+                tracing::info!(peer = %id.short(), address, "admitted");
+                self.dial(peer);
+            }
+        }
+    }
+
+    /// Ends the connection to a node, and refuses it from now on.
+    pub fn dismiss(&self, id: &NodeId) {
+        self.shared.credentials.admitted.remove(id);
+        if let Some(peer) = self.shared.peers.remove(id) {
+            tracing::info!(peer = %id.short(), "dismissed");
+            peer.dismiss();
+        }
+    }
+
+    /// The node with the lower id dials.
+    fn dial(&self, peer: Arc<Peer>) {
+        if peer.id() > self.shared.credentials.key.public().node_id() {
+            actix_rt::spawn(keep_dialling(Arc::clone(&self.shared), peer));
+        }
     }
 }
 
@@ -256,7 +296,7 @@ async fn run_session(shared: &Shared, pipe: Pipe, id: NodeId) {
     if shared.stopping.load(Ordering::Acquire) {
         return;
     }
-    if let Some(peer) = shared.peers.get(&id) {
+    if let Some(peer) = &shared.peers.get(&id) {
         let told = peer.news.pass();
         if let Some(suppressed) = told {
             tracing::info!(peer = %id.short(), suppressed, "connected");
@@ -272,11 +312,11 @@ async fn run_session(shared: &Shared, pipe: Pipe, id: NodeId) {
     }
 }
 
-async fn keep_dialling(shared: Arc<Shared>, peer: PeerConfig) {
-    let id = peer.key.node_id();
+async fn keep_dialling(shared: Arc<Shared>, peer: Arc<Peer>) {
+    let id = peer.id();
     let backoff = Backoff { min: Duration::from_millis(50), max: Duration::from_secs(2) };
     let mut attempt = 0;
-    while !shared.stopping.load(Ordering::Acquire) {
+    while !shared.stopping.load(Ordering::Acquire) && !peer.is_dismissed() {
         match connect(&shared, &peer).await {
             Ok(pipe) => {
                 let begun = tokio::time::Instant::now();
@@ -295,12 +335,12 @@ async fn keep_dialling(shared: Arc<Shared>, peer: PeerConfig) {
     }
 }
 
-async fn connect(shared: &Shared, peer: &PeerConfig) -> Result<Pipe, BridgeError> {
-    let within = Duration::from_millis(HELLO_TIMEOUT_MS);
-    let dialled = tokio::time::timeout(within, shared.transport.dial(&peer.address)).await;
-    let Opened { mut pipe, binding } = dialled
-        .unwrap_or_else(|_| Err(BridgeError::Dial { address: peer.address.clone(), what: "timed out".to_owned() }))?;
-    greet(shared, &mut pipe, Side::Dialler, &binding, Some(peer.key.node_id())).await?;
+async fn connect(shared: &Shared, peer: &Peer) -> Result<Pipe, BridgeError> {
+    let (within, address) = (Duration::from_millis(HELLO_TIMEOUT_MS), peer.address());
+    let dialled = tokio::time::timeout(within, shared.transport.dial(&address)).await;
+    let Opened { mut pipe, binding } =
+        dialled.unwrap_or_else(|_| Err(BridgeError::Dial { address, what: "timed out".to_owned() }))?;
+    greet(shared, &mut pipe, Side::Dialler, &binding, Some(peer.id())).await?;
     Ok(pipe)
 }
 
@@ -345,6 +385,7 @@ mod tests {
 
     struct TestNode {
         bridge: Bridge,
+        peers: Peers,
         remote: Remote,
         _cell: Cell<Parrot>,
     }
@@ -361,13 +402,14 @@ mod tests {
         let config =
             BridgeConfig { key: key(own), chain: Digest::sha256(b"chain"), peers, limits: MailboxLimits::default() };
         let cell = Cell::spawn("parrot", Supervision::default(), MailboxLimits::default(), |_| Parrot);
-        let prepared = Bridge::prepare(&config);
-        let remote = prepared.remote(&key(other).public().node_id()).unwrap();
+        let peers = Bridge::prepare(&config);
+        let remote = peers.remote(&key(other).public().node_id()).unwrap();
         let listener = listeners[usize::from(own) - 1].try_clone().unwrap();
         let router = Router::default().ask::<Echo, _>(cell.address().clone());
         let tls = TlsIdentity::from_pem(&certificate, &private).unwrap();
         let transport = Arc::new(SocketTransport::new(tls, Some(listener)));
-        TestNode { bridge: Bridge::start(config, prepared, transport, router, None).unwrap(), remote, _cell: cell }
+        let bridge = Bridge::start(config, peers.clone(), transport, router, None).unwrap();
+        TestNode { bridge, peers, remote, _cell: cell }
     }
 
     const SOON: Duration = Duration::from_secs(10);
@@ -404,6 +446,13 @@ mod tests {
         assert_eq!(silence, Err(CallError::Refused("the receiver dropped the message".into())));
         let large = one.remote.ask(&Echo("x".repeat(2_000)), SOON).await;
         assert!(matches!(large, Err(CallError::Refused(what)) if what.contains("limit")));
+        let two_id = key(2).public().node_id();
+        one.bridge.roster().dismiss(&two_id);
+        assert!(matches!(one.remote.tell(&Echo("late".into())), Err(CallError::Disconnected { .. })));
+        assert!(one.peers.remote(&two_id).is_none());
+        one.bridge.roster().admit(&PeerConfig { key: key(2).public(), address: addresses[1].clone() });
+        let back = one.peers.remote(&two_id).unwrap();
+        assert_eq!(ask_until_connected(&back).await, Echo("hello!".into()), "it is admitted again");
         let begun = std::time::Instant::now();
         two.bridge.stop().await;
         one.bridge.stop().await;

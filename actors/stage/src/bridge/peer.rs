@@ -1,8 +1,8 @@
 //! A peer: a node on another machine, whether it is connected or not.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +24,10 @@ type Waiting = BTreeMap<u64, oneshot::Sender<Result<Bytes, CallError>>>;
 #[derive(Debug)]
 pub(super) struct Peer {
     id: NodeId,
+    /// Where it can be reached: host and port.
+    address: Mutex<String>,
+    /// It is not admitted any more.
+    dismissed: AtomicBool,
     pub(super) outbox: Outbox,
     waiting: Mutex<Waiting>,
     next_correlation: AtomicU64,
@@ -37,9 +41,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(id: NodeId, limits: MailboxLimits) -> Self {
+    pub(super) fn new(id: NodeId, address: String, limits: MailboxLimits) -> Self {
         Self {
             id,
+            address: Mutex::new(address),
+            dismissed: AtomicBool::new(false),
             outbox: Outbox::new(limits),
             waiting: Mutex::new(Waiting::new()),
             // A late answer to a question of an earlier process must not meet one of this process.
@@ -54,6 +60,24 @@ impl Peer {
 
     pub(super) fn id(&self) -> NodeId {
         self.id
+    }
+
+    pub(super) fn address(&self) -> String {
+        self.address.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn move_to(&self, address: &str) {
+        address.clone_into(&mut self.address.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) fn is_dismissed(&self) -> bool {
+        self.dismissed.load(Ordering::Acquire)
+    }
+
+    /// Nobody connects to it any more, and it is refused.
+    pub(super) fn dismiss(&self) {
+        self.dismissed.store(true, Ordering::Release);
+        self.disconnect();
     }
 
     /// A connection is ready: an older one gives way.
@@ -195,6 +219,35 @@ impl Drop for Correlated {
         if let Ok(mut waiting) = self.peer.waiting.lock() {
             waiting.remove(&self.correlation);
         }
+    }
+}
+
+/// The nodes that a bridge reaches, connected or not; shared by all that speak with them, and changed while it runs.
+#[derive(Debug, Clone, Default)]
+pub struct Peers(Arc<RwLock<BTreeMap<NodeId, Arc<Peer>>>>);
+
+impl Peers {
+    /// The peer with this id.
+    pub fn remote(&self, id: &NodeId) -> Option<Remote> {
+        self.get(id).map(|peer| Remote { peer })
+    }
+
+    /// All peers.
+    pub fn all(&self) -> Vec<Remote> {
+        let peers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        peers.values().map(|peer| Remote { peer: Arc::clone(peer) }).collect()
+    }
+
+    pub(super) fn get(&self, id: &NodeId) -> Option<Arc<Peer>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub(super) fn insert(&self, peer: Arc<Peer>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(peer.id, peer);
+    }
+
+    pub(super) fn remove(&self, id: &NodeId) -> Option<Arc<Peer>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(id)
     }
 }
 

@@ -63,7 +63,7 @@ impl Node {
     }
 
     pub(super) fn take_answer(&mut self, now: Millis, answer: Answer) {
-        if let Answer::Actives(grants) = answer {
+        if let Answer::Actives { grants, .. } = answer {
             grants.into_iter().for_each(|grant| self.note_grant(now, grant));
             return;
         }
@@ -71,7 +71,7 @@ impl Node {
             Answer::Granted { grant, .. } => Some(grant.clone()),
             Answer::Refused { current, .. } => current.clone(),
             Answer::Alive { newer, .. } => newer.clone(),
-            Answer::Actives(_) => None,
+            Answer::Actives { .. } => None,
         };
         if let Some(grant) = grant {
             self.note_grant(now, grant);

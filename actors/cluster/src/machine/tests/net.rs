@@ -110,6 +110,13 @@ impl Net {
         net
     }
 
+    /// An operator changes who is admitted.
+    pub(super) fn order_members(&mut self, members: &[usize]) {
+        self.record.admitted = Record::new(cluster(), members.iter().map(|n| key(*n))).admitted;
+        self.record.version += 1;
+        self.record.membership_version += 1;
+    }
+
     pub(super) fn grant(&self) -> Option<&Grant> {
         self.record.grant.as_ref()
     }
