@@ -153,6 +153,7 @@ impl From<NodeError> for Failure {
             | NodeError::NoSeat(_)
             | NodeError::AuthKey { .. }
             | NodeError::NoAuth
+            | NodeError::NoCluster(_)
             | NodeError::Tls(_) => 78,
             NodeError::NoDrill(_) => 6,
             _ => 1,
@@ -181,10 +182,29 @@ fn chain_of(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Whoever reads what is printed may have seen enough, as in `… | head`: the standard library panics then, and there is nothing
+/// to tell. What was begun is unwound.
+fn is_reader_gone(told: &str) -> bool {
+    told.contains("failed printing to std") && told.contains("Broken pipe")
+}
+
 /// Runs the command line; errors are printed with their causes.
 pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match actix::System::new().block_on(dispatch(arguments.command)) {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !is_reader_gone(&panic.to_string()) {
+            tell(panic);
+        }
+    }));
+    let run = || actix::System::new().block_on(dispatch(arguments.command));
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).or_else(|panic| {
+        match panic.downcast_ref::<String>().is_some_and(|told| is_reader_gone(told)) {
+            true => Ok(Ok(())),
+            false => Err(panic),
+        }
+    });
+    match ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, text }) => {
             if !text.is_empty() {

@@ -3,10 +3,11 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 
 use tempfile::TempDir;
 
-use crate::network::{TestNetwork, data, run, told};
+use crate::network::{TestNetwork, data, run, standin, told};
 
 fn run_node(network: &TestNetwork, seat: usize) -> (i32, String) {
     told(&run(&["run", "-c", network.config(seat).to_str().unwrap()]))
@@ -47,6 +48,76 @@ fn a_configuration_with_two_faults_tells_both() {
     assert!(talk.contains("did you mean `level`?") && talk.contains("found 7, a text in quotes is needed"), "{talk}");
     let (code, _) = told(&run(&["config", "check", "-c", network.config(2).to_str().unwrap()]));
     assert_eq!(code, 0);
+}
+
+/// Whoever reads only the beginning, as `head` does, is no error.
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut listing = standin().args(["drill", "list"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(listing.stdout.take());
+    let output = listing.wait_with_output().unwrap();
+    assert_eq!(told(&output), (0, String::new()));
+}
+
+/// The auth node of a network, alone: its address, and it dies with the test.
+fn auth_node(folder: &TempDir) -> (std::process::Child, String) {
+    let config = folder.path().join("net/auth/node.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let address = text.split_once("[http]\nlisten = \"").unwrap().1.split_once('"').unwrap().0.to_owned();
+    let child =
+        standin().args(["run", "--die-with-parent", "-c", config.to_str().unwrap()]).stderr(Stdio::null()).spawn();
+    let url = format!("http://{address}");
+    while run(&["member", "list", "--auth", &url]).status.code() != Some(0) {}
+    (child.unwrap(), url)
+}
+
+#[test]
+fn orders_that_no_operator_gave_or_that_cannot_be_are_refused() {
+    let folder = clusters();
+    let (mut auth, url) = auth_node(&folder);
+    let file = |name: &str| folder.path().join("net").join(name).to_str().unwrap().to_owned();
+    let new = data(&run(&["keygen", &file("new.key")])).trim().to_owned();
+    let admit = |cluster: &str, key: &str, address: &str, site: &str| {
+        let order = ["member", "admit", cluster, &new, "--auth", &url, "--key", key];
+        told(&run(&[&order[..], &["--address", address, "--site", site]].concat()))
+    };
+    let operator = file("operator.key");
+    for (refused, code, expected) in [
+        (admit("a", &file("client.key"), "127.0.0.1:7", "s3"), 6, "not signed by an operator"),
+        (admit("z", &operator, "127.0.0.1:7", "s3"), 4, "there is no cluster `z`"),
+        (admit("a", &operator, "127.0.0.1", "s3"), 6, "host and port of its bridge"),
+        (admit("a", &operator, "127.0.0.1:7", " "), 6, "needs the name of its site"),
+        (admit("a", &file("no-such.key"), "127.0.0.1:7", "s3"), 78, "no-such.key"),
+    ] {
+        assert!(refused.0 == code && refused.1.contains(expected), "{refused:?}");
+    }
+    assert_eq!(admit("a", &operator, "127.0.0.1:7", "s3"), (0, String::new()));
+    let (code, talk) = admit("b", &operator, "127.0.0.1:7", "s3");
+    assert!(code == 6 && talk.contains("a member of another cluster"), "{talk}");
+    let listed = data(&run(&["member", "list", "--auth", &url]));
+    assert!(listed.contains("at 127.0.0.1:7"), "{listed}");
+    auth.kill().unwrap();
+    auth.wait().unwrap();
+}
+
+#[test]
+fn a_node_that_is_to_join_needs_a_network_with_that_cluster() {
+    let folder = clusters();
+    let file = |name: &str| folder.path().join("net").join(name).to_str().unwrap().to_owned();
+    let like = file("a-s1/node.toml");
+    let join = |to: &str, cluster: &str| {
+        let arguments = ["init", to, "--role", "member", "--like", &like, "--name", "new", "--cluster", cluster];
+        told(&run(&arguments))
+    };
+    let (code, talk) = join(&file("new"), "z");
+    assert!(code == 78 && talk.contains("no cluster `z`"), "{talk}");
+    assert_eq!(join(&file("new"), "a").0, 0);
+    let (code, talk) = join(&file("new"), "a");
+    assert!(code == 6 && talk.contains("not empty"), "{talk}");
+    assert_eq!(told(&run(&["init", &file("other"), "--role", "member"])).0, 2);
+    let stranger = |text: String| text.replacen("cluster = \"a\"", "cluster = \"z\"", 1);
+    let (code, talk) = start_with(&folder, "new/node.toml", stranger, "new");
+    assert!(code == 78 && talk.contains("`node.cluster`: the genesis has no cluster `z`"), "{code} {talk}");
 }
 
 #[test]

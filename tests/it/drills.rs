@@ -26,7 +26,7 @@ fn all_drills_of_seats_that_one_node_holds_pass() {
     pass(&["all", "--layout", "four-seats"], 7);
 }
 
-/// One of each kind: a death, a pause, a start, a lost site, a fault, a forgery, a partition, a lost disk, a register of old.
+/// One of each kind: a death, a pause, a start, a lost site, a fault, a forgery, a partition, a lost disk, a register of old, growth.
 #[test]
 fn drills_of_clusters_pass() {
     let kinds = [
@@ -40,6 +40,7 @@ fn drills_of_clusters_pass() {
         "partition-active",
         "lost-disk",
         "auth-restarted-from-backup",
+        "grow",
     ];
     pass(&[&kinds[..], &["--layout", "four-sites"]].concat(), kinds.len());
     pass(&["site-lost", "--layout", "two-sites"], 1);
@@ -54,5 +55,5 @@ fn an_unknown_drill_or_layout_is_wrong_usage() {
     assert!(code == 2 && talk.contains("no-such-layout"), "{talk}");
     let (code, talk) = told(&run(&["drill", "run", "site-lost", "--layout", "four-seats"]));
     assert!(code == 2 && talk.contains("runs on four-sites, two-sites"), "{talk}");
-    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 24);
+    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 25);
 }
