@@ -11,6 +11,7 @@
 //! - [`invariants`]: what must hold, a file each, written without a look at the code that they judge.
 //! - [`scenario`]: what a seed means. After the faults everything is healed, and the network must go on.
 //! - [`stories`]: what happens when one certain thing goes wrong, told to the end.
+//! - [`model`]: every course of events that differs from the ordinary one in at most two places, in a network as small as can be.
 //! - [`rules`]: every rule that can be switched off, to see whether the invariants notice.
 
 #![allow(clippy::indexing_slicing, clippy::panic, reason = "a test tool: a wrong index is a bug of the simulator")]
@@ -21,6 +22,7 @@ pub mod byzantine;
 pub mod disk;
 pub mod faults;
 pub mod invariants;
+pub mod model;
 pub mod network;
 pub mod node;
 pub mod rules;

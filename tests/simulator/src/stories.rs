@@ -12,12 +12,83 @@ use standin_ledger::{Genesis, Parameters, SeatDescriptor};
 
 use crate::auth::AuthHost;
 use crate::authority::KnownSeat;
+use crate::byzantine::Behaviour;
 use crate::faults::Fault;
 use crate::invariants::Violation;
 use crate::network::{Network, NodeIndex};
 use crate::node::{ClusterSetup, Node, Setup};
+use crate::rules::Rule;
 use crate::scenario::{cluster_name, key_of, transaction};
 use crate::world::{Event, World};
+
+/// What a network is built from.
+#[derive(Debug)]
+pub(crate) struct Build<'a> {
+    /// Nodes of each seat.
+    pub(crate) sizes: &'a [usize],
+    /// The chain's numbers.
+    pub(crate) parameters: Parameters,
+    /// The replicas' numbers.
+    pub(crate) config: Config,
+    /// The links.
+    pub(crate) network: Network,
+    /// The rule that is switched off.
+    pub(crate) rule: Option<Rule>,
+}
+
+/// A network whose seats are held by clusters. In each the first node has the highest priority. `tune` changes what is special
+/// about a node; `behaviour` says what a faulty seat is like.
+pub(crate) fn build(
+    of: &Build<'_>,
+    tune: impl Fn(usize, usize, &mut Setup),
+    behaviour: impl Fn(usize) -> Option<Box<dyn Behaviour>>,
+    rng: Rng,
+) -> World {
+    let mut next_key = 1;
+    let mut clusters = Vec::new();
+    for (seat, size) in of.sizes.iter().enumerate() {
+        let keys: Vec<_> = (next_key..next_key + size).map(key_of).collect();
+        next_key += size;
+        clusters.push((cluster_name(seat), keys));
+    }
+    let descriptor = |(cluster, keys): &(_, Vec<_>)| SeatDescriptor::of_one(Clone::clone(cluster), keys[0]);
+    let genesis = Genesis {
+        chain: "test-story".parse().unwrap_or_else(|_| unreachable!("a valid name")),
+        time_ms: 1,
+        auth: None,
+        parameters: of.parameters,
+        seats: clusters.iter().map(descriptor).collect(),
+        accounts: Vec::new(),
+    };
+    let known: Vec<_> = clusters.iter().map(|_| KnownSeat::Granted(BTreeMap::new())).collect();
+    let mut nodes = Vec::new();
+    for (seat, (cluster, keys)) in clusters.iter().enumerate() {
+        let priority = |n: usize| 10 - n as u8;
+        let members = keys.iter().enumerate().map(|(n, key)| (key.node_id(), priority(n))).collect();
+        let (cluster, config) = (cluster.clone(), standin_cluster::Config::default());
+        let cluster = Arc::new(ClusterSetup { cluster, members, config });
+        for (n, key) in keys.iter().enumerate() {
+            let mut setup = Setup {
+                genesis: genesis.clone(),
+                seat: Seat(seat as u16),
+                config: of.config,
+                id: key.node_id(),
+                key: *key,
+                cluster: Some(Arc::clone(&cluster)),
+                rule: of.rule,
+                wrong_from: None,
+                excused: false,
+                unchecked: false,
+            };
+            tune(seat, n, &mut setup);
+            nodes.push((Node::new(setup, known.clone()), behaviour(seat)));
+        }
+    }
+    let mut world = World::new(rng, of.network.clone(), nodes);
+    let mutation = of.rule.and_then(|rule| rule.auth);
+    world.auth = Some(AuthHost::new(clusters, standin_auth::Config::default(), mutation));
+    world
+}
 
 /// A calm network of clusters in which a story is told.
 #[derive(Debug)]
@@ -31,53 +102,14 @@ impl Story {
     /// A network whose seats are held by clusters of these sizes. In each the first node has the highest priority. `tune`
     /// changes what is special about a node.
     pub fn new(sizes: &[usize], tune: impl Fn(usize, usize, &mut Setup)) -> Result<Self, Violation> {
-        let mut next_key = 1;
-        let mut clusters = Vec::new();
-        for (seat, size) in sizes.iter().enumerate() {
-            let keys: Vec<_> = (next_key..next_key + size).map(key_of).collect();
-            next_key += size;
-            clusters.push((cluster_name(seat), keys));
-        }
-        let descriptor = |(cluster, keys): &(_, Vec<_>)| SeatDescriptor::of_one(Clone::clone(cluster), keys[0]);
-        let genesis = Genesis {
-            chain: "test-story".parse().unwrap_or_else(|_| unreachable!("a valid name")),
-            time_ms: 1,
-            auth: None,
-            parameters: Parameters {
-                checkpoint_interval: 8,
-                window: 32,
-                replay_window: 500,
-                client_signatures: standin_ledger::ClientSignatures::None,
-            },
-            seats: clusters.iter().map(descriptor).collect(),
-            accounts: Vec::new(),
+        let parameters = Parameters {
+            checkpoint_interval: 8,
+            window: 32,
+            replay_window: 500,
+            client_signatures: standin_ledger::ClientSignatures::None,
         };
-        let known: Vec<_> = clusters.iter().map(|_| KnownSeat::Granted(BTreeMap::new())).collect();
-        let mut nodes = Vec::new();
-        for (seat, (cluster, keys)) in clusters.iter().enumerate() {
-            let priority = |n: usize| 10 - n as u8;
-            let members = keys.iter().enumerate().map(|(n, key)| (key.node_id(), priority(n))).collect();
-            let (cluster, config) = (cluster.clone(), standin_cluster::Config::default());
-            let cluster = Arc::new(ClusterSetup { cluster, members, config });
-            for (n, key) in keys.iter().enumerate() {
-                let mut setup = Setup {
-                    genesis: genesis.clone(),
-                    seat: Seat(seat as u16),
-                    config: Config::default(),
-                    id: key.node_id(),
-                    key: *key,
-                    cluster: Some(Arc::clone(&cluster)),
-                    rule: None,
-                    wrong_from: None,
-                    excused: false,
-                    unchecked: false,
-                };
-                tune(seat, n, &mut setup);
-                nodes.push((Node::new(setup, known.clone()), None));
-            }
-        }
-        let mut world = World::new(Rng::with_seed(7), Network::calm(), nodes);
-        world.auth = Some(AuthHost::new(clusters, standin_auth::Config::default(), None));
+        let of = Build { sizes, parameters, config: Config::default(), network: Network::calm(), rule: None };
+        let world = build(&of, tune, |_| None, Rng::with_seed(7));
         let mut story = Self { world, nonce: 0 };
         story.run(2_000)?;
         let all_active = (0..sizes.len()).all(|seat| story.active(seat).is_some());

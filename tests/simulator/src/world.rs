@@ -13,6 +13,7 @@ use crate::auth::{AuthHost, Outbox};
 use crate::byzantine::Behaviour;
 use crate::faults::Fault;
 use crate::invariants::{Invariants, Violation};
+use crate::model::{Directed, Director};
 use crate::network::{Envelope, Network, NodeIndex};
 use crate::node::{Action, Node, Observation};
 use crate::scenario::key_of;
@@ -81,6 +82,8 @@ pub struct World {
     pub steps: u64,
     /// More events than this are a violation.
     pub steps_max: u64,
+    /// Changes the course of events, in a model check.
+    pub(crate) director: Option<Director>,
     auth_id: NodeId,
     places: Vec<Place>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -100,6 +103,7 @@ impl World {
             now_us: 0,
             steps: 0,
             steps_max: STEPS_MAX,
+            director: None,
             auth_id: key_of(0).node_id(),
             places: Vec::new(),
             queue: BinaryHeap::new(),
@@ -156,7 +160,7 @@ impl World {
                 return Err(Violation { invariant: "bounded_work", what });
             }
             if let Some(event) = self.events.remove(&id) {
-                self.happen(event)?;
+                self.happen_directed(event)?;
             }
         }
         self.now_us = until_us;
@@ -177,6 +181,31 @@ impl World {
     fn node_time(&self, index: NodeIndex) -> Millis {
         let drift = self.places[index].drift;
         Millis((self.now_us as i64 * (1_000 + drift) / 1_000_000) as u64)
+    }
+
+    fn happen_directed(&mut self, event: Event) -> Result<(), Violation> {
+        let now_us = self.now_us;
+        let directed = match &mut self.director {
+            Some(director) => director.direct(now_us, event),
+            None => Directed::Happens(event),
+        };
+        match directed {
+            Directed::Happens(event) => self.happen(event),
+            Directed::Lost => Ok(()),
+            Directed::Late(after_us, event) => {
+                self.schedule(after_us, event);
+                Ok(())
+            }
+            Directed::Twice(event, after_us, copy) => {
+                self.schedule(after_us, copy);
+                self.happen(event)
+            }
+            Directed::After(fault, (after_us, end), event) => {
+                self.fault(fault)?;
+                self.schedule(after_us, Event::Fault(end));
+                self.happen(event)
+            }
+        }
     }
 
     fn happen(&mut self, event: Event) -> Result<(), Violation> {
