@@ -1,6 +1,6 @@
 //! The auth node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -130,13 +130,17 @@ fn not_auth(config: &NodeConfig) -> NodeError {
 
 /// Lets new members in, and removed ones out: whatever they ask is refused anyway.
 fn let_in(roster: Arc<OnceLock<Roster>>) -> Box<dyn Fn(&Membership) + Send + Sync> {
-    let known = Mutex::new(BTreeMap::<ClusterId, BTreeSet<NodeId>>::new());
+    let known = Mutex::new(BTreeMap::<ClusterId, Membership>::new());
     Box::new(move |membership| {
         let Some(roster) = roster.get() else { return };
-        let members = membership.members.keys().copied().collect();
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = known.insert(membership.cluster.clone(), members).unwrap_or_default();
-        before.iter().filter(|node| !membership.members.contains_key(*node)).for_each(|node| roster.dismiss(node));
+        if known.get(&membership.cluster).is_some_and(|known| known.version >= membership.version) {
+            // The register was read before an order that was carried out meanwhile.
+            return;
+        }
+        let before = known.insert(membership.cluster.clone(), membership.clone());
+        let gone = before.iter().flat_map(|before| before.members.keys());
+        gone.filter(|node| !membership.members.contains_key(*node)).for_each(|node| roster.dismiss(node));
         membership.members.values().for_each(|member| admit(roster, member.clone()));
     })
 }

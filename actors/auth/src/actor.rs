@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::fut::wrap_future;
 use actix::{ActorFutureExt, AsyncContext};
@@ -25,6 +25,9 @@ use crate::{Answer, Auth, Claim, Config, Decision, Record, Request, ticket};
 
 /// Statements of one update that are looked at: a suspicion of each member, and the holder's resignation.
 const STATEMENTS_MAX: usize = MEMBERS_MAX + 1;
+
+/// How often the whole register is looked at, for what other auth nodes have changed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a request is decided anew because another change was faster.
 const ATTEMPTS_MAX: usize = 16;
@@ -163,6 +166,16 @@ pub struct AuthActor {
     /// The newest grant of each cluster, as last read: who may report others.
     newest: BTreeMap<ClusterId, Grant>,
     counted: std::cell::Cell<Option<RegisterCount>>,
+    /// What was told of each cluster last.
+    told: BTreeMap<ClusterId, Told>,
+}
+
+/// What is told of a cluster at a version of its record.
+#[derive(Debug, Clone)]
+struct Told {
+    version: u64,
+    grant: Option<SignedGrant>,
+    membership: Option<SignedMembership>,
 }
 
 impl std::fmt::Debug for AuthActor {
@@ -184,7 +197,8 @@ impl AuthActor {
         let epoch = standin_foundation::Epoch(0);
         let machine = Auth::new(chain, epoch, setup.register.incarnation(), setup.config);
         let (started, refusals, newest) = (Instant::now(), Throttle::default(), BTreeMap::new());
-        Self { machine, setup, chain, started, refusals, newest, counted: std::cell::Cell::default() }
+        let (counted, told) = (std::cell::Cell::default(), BTreeMap::new());
+        Self { machine, setup, chain, started, refusals, newest, counted, told }
     }
 
     fn now(&self) -> Millis {
@@ -208,7 +222,9 @@ impl AuthActor {
                 if presented.told_count > count
                     && !keep_alive.register_count.verify(&self.setup.key.public(), &self.chain) =>
             {
-                tracing::warn!(from = %from.short(), "shows a count that no auth node with this key has told");
+                if let Some(suppressed) = self.refusals.pass() {
+                    tracing::warn!(from = %from.short(), suppressed, "shows a count that no auth node with this key has told");
+                }
                 presented.told_count = 0;
             }
             Request::Update(update) if record.admitted.contains_key(&from) => {
@@ -242,11 +258,18 @@ impl AuthActor {
         (differs && signed && certificate.verify(&self.setup.book).is_ok()).then_some(vote.term)
     }
 
-    /// Whether what a node tells a recalled register was signed with this key.
-    fn holds(&self, newest: Option<&SignedGrant>, membership: Option<&SignedMembership>) -> bool {
-        let key = self.setup.key.public();
-        newest.is_none_or(|newest| newest.verify(&self.chain, &key).is_ok())
-            && membership.is_none_or(|membership| membership.verify(&self.chain, &key).is_ok())
+    /// Whether what a node tells a recalled register of its cluster was signed with this key.
+    fn holds(
+        &self,
+        cluster: &ClusterId,
+        newest: Option<&SignedGrant>,
+        membership: Option<&SignedMembership>,
+    ) -> bool {
+        let (key, chain) = (self.setup.key.public(), &self.chain);
+        let grant_holds = |signed: &SignedGrant| signed.grant.cluster == *cluster && signed.verify(chain, &key).is_ok();
+        let list_holds =
+            |signed: &SignedMembership| signed.membership.cluster == *cluster && signed.verify(chain, &key).is_ok();
+        newest.is_none_or(grant_holds) && membership.is_none_or(list_holds)
     }
 
     fn decide(&mut self, asked: Asked, attempt: usize, reply: Reply<Answer>, ctx: &mut Ctx<Self>) {
@@ -257,7 +280,7 @@ impl AuthActor {
             return self.look_up(Some(cluster), reply, ctx);
         }
         if let Request::Recall { newest, membership, .. } = &asked.request
-            && !self.holds(newest.as_ref(), membership.as_ref())
+            && !self.holds(&cluster, newest.as_ref(), membership.as_ref())
         {
             return reply.send(Answer::Refused { why: Refusal::BadEvidence, current: None });
         }
@@ -477,15 +500,43 @@ impl AuthActor {
         }));
     }
 
-    fn actives<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Answer {
+    /// Looks at the whole register: another auth node may have granted and admitted meanwhile. Votes in evidence are judged by its
+    /// grants, too, and whoever it admitted must be let in to be heard.
+    fn look(&mut self, ctx: &mut Ctx<Self>) {
+        let read = wrap_future(self.setup.register.read_all());
+        ctx.spawn(read.map(|read, shell: &mut Shell<Self>, _| match read {
+            Ok(records) => {
+                shell.role.tell_memberships(&records);
+                let _ = shell.role.actives(records.iter());
+            }
+            Err(error) => tracing::debug!(%error, "the register cannot be read"),
+        }));
+    }
+
+    fn actives<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Answer {
         let (mut grants, mut memberships) = (Vec::new(), Vec::new());
         for record in records {
-            grants.extend(record.grant.clone().map(|grant| self.sign(grant)));
-            if record.membership_version > 0 {
-                memberships.push(record.membership(self.chain).sign(&self.setup.key));
-            }
+            let told = self.told.get(&record.cluster).filter(|told| told.version == record.version).cloned();
+            let told = told.unwrap_or_else(|| self.tell_anew(record));
+            grants.extend(told.grant);
+            memberships.extend(told.membership);
         }
         Answer::Actives { grants, memberships }
+    }
+
+    /// Signatures cost time: what has not changed keeps its own.
+    fn tell_anew(&mut self, record: &Record) -> Told {
+        let grant = record.grant.clone().map(|grant| self.sign(grant));
+        if let Some(grant) = &grant {
+            self.newest.insert(record.cluster.clone(), grant.grant.clone());
+            // It was made with this very key, and holds.
+            let _ = self.setup.book.note(grant.clone());
+        }
+        let is_changed = record.membership_version > 0;
+        let membership = is_changed.then(|| record.membership(self.chain).sign(&self.setup.key));
+        let told = Told { version: record.version, grant, membership };
+        self.told.insert(record.cluster.clone(), told.clone());
+        told
     }
 
     fn register_failed<T: Send + 'static>(&self, error: RegisterError, reply: Reply<T>) {
@@ -507,14 +558,14 @@ impl AuthActor {
 
     fn view(&self, record: Record) -> ClusterView {
         let now = self.now();
-        let told = record.recalling.as_ref().map(BTreeSet::len);
+        let silent = |told: &BTreeSet<NodeId>| record.admitted.keys().filter(|node| !told.contains(*node)).count();
         ClusterView {
             term: record.term(),
             holder: record.grant.as_ref().map(Grant::holder_id),
             in_sync: record.grant.as_ref().map(|grant| grant.in_sync.clone()).unwrap_or_default(),
             age_ms: self.machine.age(&record.cluster, now),
             vacant: self.machine.is_vacant(&record.cluster, now),
-            recalling: told.map(|told| record.admitted.len() - told),
+            recalling: record.recalling.as_ref().map(silent),
             version: record.version,
             admitted: record.admitted,
             not_electable: record.not_electable,
@@ -525,12 +576,8 @@ impl AuthActor {
 
 impl Role for AuthActor {
     fn started(&mut self, ctx: &mut Ctx<Self>) {
-        // Members that were admitted before this start must be let in to be heard.
-        let read = wrap_future(self.setup.register.read_all());
-        ctx.spawn(read.map(|read, shell: &mut Shell<Self>, _| match read {
-            Ok(records) => shell.role.tell_memberships(&records),
-            Err(error) => tracing::error!(%error, "the members cannot be read"),
-        }));
+        self.look(ctx);
+        ctx.run_interval(LOOK_INTERVAL, |shell, ctx| shell.role.look(ctx));
     }
 }
 

@@ -269,28 +269,27 @@ impl Client {
         Ok(Counted { content: told.succeeded, count: self.count(&told) })
     }
 
-    /// The life first: from then on nobody who knows the old one changes anything.
+    /// The new life and all marked records, or nothing: a record that lives in the new life without its mark would grant again what
+    /// was granted before the copy was made.
     async fn recall(&self) -> Result<Incarnation, RegisterError> {
-        let (key, before) = (self.key("life"), self.life.get());
-        let (old, new) = (encode(&Written::Life(before))?, encode(&Written::Life(before.next()))?);
-        let told = self
-            .transact(&json!({
-                "compare": [{ "target": "VALUE", "key": key, "value": old, "result": "EQUAL" }],
-                "success": [{ "request_put": { "key": key, "value": new } }],
-                "failure": [{ "request_range": { "key": key } }],
-            }))
-            .await?;
-        if !told.succeeded {
-            self.check_life(&told)?;
-        }
-        self.life.set(before.next());
+        let (life_key, before) = (self.key("life"), self.life.get());
+        let old = encode(&Written::Life(before))?;
+        let mut compare = vec![json!({ "target": "VALUE", "key": life_key, "value": old, "result": "EQUAL" })];
+        let mut put = vec![json!({
+            "request_put": { "key": life_key, "value": encode(&Written::Life(before.next()))? }
+        })];
         for Stored { record, mark } in self.read_all().await? {
+            let key = self.key_of(&record.cluster);
             let next = Record { version: record.version + 1, recalling: Some(BTreeSet::new()), ..record };
-            if !self.swap(mark, next).await?.content {
-                return Err(RegisterError::Unreachable("somebody else changes the register: try again".to_owned()));
-            }
+            let (mark, value) = (mark.to_string(), encode(&Written::Record(Box::new(next)))?);
+            compare.push(json!({ "target": "MOD", "key": key, "mod_revision": mark, "result": "EQUAL" }));
+            put.push(json!({ "request_put": { "key": key, "value": value } }));
         }
-        Ok(self.life.get())
+        let told = self.transact(&json!({ "compare": compare, "success": put })).await?;
+        match told.succeeded {
+            true => Ok(before.next()),
+            false => Err(RegisterError::Unreachable("somebody else changes the register: try again".to_owned())),
+        }
     }
 
     fn check_life(&self, told: &Told) -> Result<(), RegisterError> {

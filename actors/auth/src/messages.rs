@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::wire::Wire;
 use standin_foundation::{
     ClusterId, Digest, Domain, Encoder, Incarnation, Lsn, NodeId, PublicKey, SecretKey, Signature, Term,
@@ -421,5 +422,5 @@ impl Wire for Request {
 
 impl Wire for Answer {
     const NAME: &'static str = "auth.answer";
-    const BYTES_MAX: usize = 128 * 1024;
+    const BYTES_MAX: usize = 1024 + SEATS_MAX * (SignedGrant::BYTES_MAX + SignedMembership::BYTES_MAX);
 }

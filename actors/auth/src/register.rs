@@ -187,10 +187,11 @@ fn write(log: &mut Log, written: &Written) -> Result<(), RegisterError> {
 fn write_anew(log: &mut Log, content: &Content) -> Result<(), RegisterError> {
     log.roll()?;
     let first = log.next();
-    write(log, &Written::Life(content.incarnation))?;
     for record in content.records.values() {
         write(log, &Written::Record(Box::new(record.clone())))?;
     }
+    // Last: a new life without the marks of its records would grant again what was granted before.
+    write(log, &Written::Life(content.incarnation))?;
     log.sync()?;
     Ok(log.cut_before(first)?)
 }

@@ -70,8 +70,8 @@ pub enum Input {
     Followed {
         /// Its number.
         lsn: Lsn,
-        /// The record.
-        record: Record,
+        /// The record; none for one that says something to be final without a proof.
+        record: Option<Record>,
     },
     /// This node speaks for the seat from now on.
     Activated,

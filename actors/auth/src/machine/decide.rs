@@ -37,19 +37,23 @@ impl Auth {
         decided.unwrap_or_else(Decision::Refused)
     }
 
-    /// While nothing is heard of a whole cluster the auth node is cut off from it, or is not the one that is asked: that time
-    /// makes nobody older.
+    /// While nothing is heard of a whole cluster for long the auth node is cut off from it, or is not the one that is asked: it
+    /// knows no more than one that starts, and gives everyone the time that such a one would.
     fn note_heard(&mut self, now: Millis, cluster: &ClusterId, record: &Record, from: &NodeId) {
-        let live_ms = self.config.live_ms;
+        let long = self.config.age_max_ms / 2;
         let watch = self.watch(now, cluster, record);
         let last = watch.heard.values().copied().max().unwrap_or(watch.since);
-        let unheard = (now - last).saturating_sub(live_ms);
-        for at in watch.heard.values_mut().chain([&mut watch.holder_heard, &mut watch.since]) {
-            *at = *at + unheard;
+        if last + long < now {
+            watch.heard.clear();
+            (watch.since, watch.holder_heard) = (now, now);
         }
         watch.heard.insert(*from, now);
         if watch.term != record.term() {
             (watch.holder_heard, watch.term) = (now, record.term());
+            if record.grant.as_ref().is_some_and(|grant| grant.cause == Cause::Forced) {
+                // The holder before was faulty, and so may be what it said of itself.
+                watch.released = 0;
+            }
         }
     }
 
@@ -173,7 +177,7 @@ impl Auth {
         if is_short && !self.is_off(Mutation::ShortLogTakesOver) {
             return Err(Refusal::LogTooShort { head: request.head, released });
         }
-        let cause = self.ground(now, cluster, record, grant, presented)?;
+        let cause = self.ground(now, cluster, record, (grant, request), presented)?;
         self.swap(record, from, request.in_sync.clone(), cause, digest)
     }
 
@@ -211,12 +215,14 @@ impl Auth {
         let mut next = record.clone();
         next.version += 1;
         if let Some(newest) = newest
+            && newest.grant.cluster == record.cluster
             && newest.grant.term > record.term()
         {
             next.grant = Some(newest.grant.clone());
         }
         // Whoever was admitted after the copy was made must be heard, too.
         if let Some(SignedMembership { membership, .. }) = membership
+            && membership.cluster == record.cluster
             && membership.version > record.membership_version
         {
             (next.admitted, next.membership_version) = (membership.members.clone(), membership.version);
@@ -248,7 +254,7 @@ impl Auth {
         now: Millis,
         cluster: &ClusterId,
         record: &Record,
-        grant: &Grant,
+        (grant, request): (&Grant, &Update),
         presented: &Presented,
     ) -> Result<Cause, Refusal> {
         let holder = grant.holder_id();
@@ -266,7 +272,9 @@ impl Auth {
         let heard = |node: &NodeId| watch.map(|watch| watch.heard.get(node).copied().unwrap_or(watch.since));
         let lives = |node: &&NodeId| heard(node).is_some_and(|at| now - at <= self.config.live_ms);
         let others = grant.in_sync.iter().filter(|node| **node != holder);
-        let missing = others.filter(lives).filter(|node| !presented.suspected_by.contains(node)).count();
+        // Whoever the sender reaches lives, although another auth node may be the one that it asks.
+        let counts = |node: &&NodeId| lives(node) || request.in_sync.contains(*node);
+        let missing = others.filter(counts).filter(|node| !presented.suspected_by.contains(node)).count();
         if missing == 0 && presented.suspected_by.contains(&presented.from) {
             Ok(Cause::Suspected)
         } else {

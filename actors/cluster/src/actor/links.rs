@@ -92,8 +92,8 @@ pub fn routes(router: Router, member: &Address<MemberActor>, is_mate: IsMate) ->
 /// Checks a grant, and tells those whom it concerns; false if it does not hold. It must not block.
 pub type GrantSink = Arc<dyn Fn(SignedGrant) -> bool + Send + Sync>;
 
-/// An auth node that does not answer is left alone for so long, if there is another.
-const LEFT_FOR: Duration = Duration::from_secs(5);
+/// An auth node that does not answer is left alone for so long, if there is another: shorter than any entry's maximum age.
+const LEFT_FOR: Duration = Duration::from_secs(1);
 
 /// The auth node, or several that share a register, in the order in which they are asked: the first that can be reached and has
 /// not failed lately. All nodes have the same order, so that as a rule one auth node hears all of a cluster.

@@ -321,7 +321,10 @@ impl Member {
             // S1: whoever hears too few seats is itself the one to be left out.
             let left: BTreeSet<_> = in_sync.difference(&silent).copied().collect();
             let may = self.heard_seats >= self.identity.seats_needed && left.len() >= self.config.min_in_sync;
-            return may.then_some(left);
+            // Whoever was removed and lives may stay until somebody is there in its place.
+            if may || silent.iter().any(|node| is_silent(&node) || wrong.contains(node)) {
+                return may.then_some(left);
+            }
         }
         let pending: BTreeSet<_> = self.facts.asked.difference(in_sync).copied().collect();
         if !pending.is_empty() {

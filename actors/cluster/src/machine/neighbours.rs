@@ -52,6 +52,15 @@ impl Member {
         self.check_members();
     }
 
+    /// Whoever must acknowledge is a neighbour, also one that was removed while this node was the holder, and is in the set still.
+    pub(super) fn know_required(&mut self) {
+        if self.is_holder() && !self.identity.fixed {
+            for node in self.required() {
+                self.neighbours.entry(node).or_default();
+            }
+        }
+    }
+
     /// Nothing is said any more to whoever is neither a member nor in the in-sync set.
     pub(super) fn forget_strangers(&mut self) {
         let in_sync = self.in_sync();

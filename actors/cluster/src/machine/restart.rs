@@ -89,6 +89,7 @@ impl Member {
             self.replay(sequence, record);
         }
         self.log.persisted(self.durable_sequence);
+        self.know_required();
         self.following.released = self.log.base().lsn;
         self.begin_life(found.torn, found.new_session);
         self

@@ -25,6 +25,9 @@ pub(super) enum WaitsFor {
     Grant(Missing),
 }
 
+/// So often a grant is asked for, at an interval: then nobody has it.
+const ATTEMPTS_MAX: usize = 40;
+
 /// A grant that is not known here. Whoever is asked for it is another one each time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Missing {
@@ -54,25 +57,41 @@ impl Replica {
         matches!(self.waits_for, Some(WaitsFor::Store(_) | WaitsFor::Judgement(..)))
     }
 
+    /// Whether the executor is being asked what the store holds.
+    pub(super) fn is_looking(&self) -> bool {
+        matches!(self.waits_for, Some(WaitsFor::Store(_)))
+    }
+
     pub(super) fn follow(&mut self, lsn: Lsn, piece: LogPiece, ctx: &mut Ctx<Self>) {
         let record = match Record::from_wire(&piece.record) {
             Ok(record) => record,
             Err(error) => return self.fatal(format!("record {lsn} of the seat's log is of no known kind: {error}")),
         };
         match check_proven(&record, &self.config.directory.book) {
-            Ok(()) => {
-                self.payloads.extend(piece.payload.map(|batch| (batch.digest(), batch)));
-                self.step(Input::Followed { lsn, record }, ctx);
-            }
-            Err(LedgerError::UnknownGrant { seat, term }) => {
+            Err(LedgerError::UnknownGrant { seat, term }) if !self.is_given_up(seat, term) => {
                 self.backlog.push_front(SeatLogEvent::Followed { lsn, piece });
                 self.waits_for = Some(WaitsFor::Grant(Missing::new(seat, term)));
                 self.look_for_grant(ctx);
             }
-            Err(error) => {
-                self.fatal(format!("record {lsn} of the seat's log proves nothing, its holder is faulty: {error}"));
+            proven => {
+                self.payloads.extend(piece.payload.map(|batch| (batch.digest(), batch)));
+                let record = proven.map(|()| record).inspect_err(|error| self.tell_unproven(lsn, error)).ok();
+                self.step(Input::Followed { lsn, record }, ctx);
             }
         }
+    }
+
+    /// A block or a checkpoint that the log says to be final and that is not proven is no vote of the seat: it is left out, and
+    /// comes from others if there is anything to it. Its holder is faulty, or was.
+    fn tell_unproven(&self, lsn: Lsn, error: &LedgerError) {
+        if let Some(suppressed) = self.warnings.pass() {
+            tracing::error!(lsn, %error, suppressed, "the seat's log says something to be final that is not proven: left out");
+        }
+    }
+
+    /// Whether a grant was asked for so often that there is none: whoever named its term made it up, or lost it for all.
+    fn is_given_up(&self, seat: Seat, term: Term) -> bool {
+        self.given_up.contains(&(seat, term))
     }
 
     /// Goes on where a grant was missing, or asks another node for it.
@@ -86,7 +105,10 @@ impl Replica {
                 let _ = remote.tell(&Note::WantGrant(missing.seat, missing.term));
             }
             missing.attempt += 1;
-            return;
+            if missing.attempt < ATTEMPTS_MAX {
+                return;
+            }
+            self.given_up.insert((missing.seat, missing.term));
         }
         if self.is_rebuilding() {
             self.judge(ctx);
@@ -137,17 +159,20 @@ impl Replica {
     /// Judges the log that was read as a followed one is judged, and goes on from it.
     pub(super) fn judge(&mut self, ctx: &mut Ctx<Self>) {
         let Some(WaitsFor::Judgement(read, _)) = self.waits_for.take() else { return };
-        match read.0.check(&read.1, &self.config.directory.book) {
-            Ok(()) => {}
-            Err(LedgerError::UnknownGrant { seat, term }) => {
-                self.waits_for = Some(WaitsFor::Judgement(read, Some(Missing::new(seat, term))));
+        let (mut log, stored) = *read;
+        let unproven = log.unproven(&stored, &self.config.directory.book);
+        for (_, error) in &unproven {
+            if let LedgerError::UnknownGrant { seat, term } = error
+                && !self.is_given_up(*seat, *term)
+            {
+                let missing = Missing::new(*seat, *term);
+                self.waits_for = Some(WaitsFor::Judgement(Box::new((log, stored)), Some(missing)));
                 return self.look_for_grant(ctx);
             }
-            Err(error) => {
-                return self.fatal(format!("the seat's log proves nothing, a holder before was faulty: {error}"));
-            }
         }
-        let (log, stored) = *read;
+        for (place, error) in unproven.iter().rev() {
+            self.tell_unproven(log.leave_out(*place), error);
+        }
         match self.restoring.restore(log, stored, self.now()) {
             Ok(Restored { machine, payloads }) => (self.machine, self.payloads) = (machine, payloads),
             Err(error) => return self.fatal(error.to_string()),

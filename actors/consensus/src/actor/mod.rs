@@ -19,14 +19,14 @@ mod served;
 mod serving;
 mod status;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use actix::SpawnHandle;
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, Height, Lsn, Millis, NodeId, Seat};
+use standin_foundation::{Digest, Height, Lsn, Millis, NodeId, Seat, Term};
 use standin_ledger::seat_log::{FoundLog, LogPiece, SeatFact, SeatLog, SeatLogEvent};
 use standin_ledger::{Batch, CheckpointResult, Genesis, StateMachine};
 use standin_stage::{Address, Alarm, Ctx, Lane, Message, Remote, RemoteMessage, Reports, Role, Throttle};
@@ -131,6 +131,8 @@ pub struct Replica {
     /// Why what the log says has to wait, and what it has said since.
     waits_for: Option<WaitsFor>,
     backlog: VecDeque<SeatLogEvent>,
+    /// Grants that were asked for in vain.
+    given_up: BTreeSet<(Seat, Term)>,
     gate: Gate,
     config: ReplicaConfig,
     log: Option<Box<dyn SeatLog>>,
@@ -185,6 +187,7 @@ impl Replica {
             restoring,
             waits_for: Some(WaitsFor::Judgement(Box::new((opened.log, opened.stored)), None)),
             backlog: VecDeque::new(),
+            given_up: BTreeSet::new(),
             gate: Gate::default(),
             log: None,
             executor,

@@ -115,7 +115,7 @@ impl Restoring {
 
     /// A machine that says nothing yet, from its seat's log and the store. The log has been judged.
     pub(super) fn restore(&self, log: DecodedLog, stored: Stored, now: Millis) -> Result<Restored, ExecutionError> {
-        let DecodedLog { records, mut payloads, next } = log;
+        let DecodedLog { records, mut payloads, next, .. } = log;
         let Stored { head, base, blocks } = stored;
         let mut all: Vec<_> = base.map(Record::Stable).into_iter().chain(records).collect();
         for block in blocks {
@@ -138,6 +138,7 @@ impl Restoring {
 pub(super) struct DecodedLog {
     records: Vec<Record>,
     payloads: BTreeMap<Digest, Arc<Batch>>,
+    first: Lsn,
     next: Lsn,
 }
 
@@ -150,7 +151,7 @@ impl DecodedLog {
             records.push(Record::from_wire(&piece.record).map_err(|_| OpenError::UnknownRecord { lsn })?);
             payloads.extend(piece.payload.map(|batch| (batch.digest(), batch)));
         }
-        Ok(Self { records, payloads, next: found.next })
+        Ok(Self { records, payloads, first, next: found.next })
     }
 
     /// The last stable checkpoint that is logged.
@@ -166,13 +167,21 @@ impl DecodedLog {
         stable.max_by_key(|certificate| certificate.result.height)
     }
 
-    /// Whether what the log says to be final or stable is proven. What the store has executed was judged before.
-    pub(super) fn check(&self, stored: &Stored, book: &GrantBook) -> Result<(), LedgerError> {
-        let is_new = |record: &&Record| match record {
-            Record::Committed { proposal, .. } => proposal.height > stored.head,
-            _ => true,
+    /// The places of records that say something to be final or stable and do not prove it, and why they do not. What the store has
+    /// executed was judged before.
+    pub(super) fn unproven(&self, stored: &Stored, book: &GrantBook) -> Vec<(usize, LedgerError)> {
+        let is_old = |record: &Record| match record {
+            Record::Committed { proposal, .. } => proposal.height <= stored.head,
+            _ => false,
         };
-        self.records.iter().filter(is_new).try_for_each(|record| check_proven(record, book))
+        let judged = self.records.iter().enumerate().filter(|(_, record)| !is_old(record));
+        judged.filter_map(|(place, record)| Some((place, check_proven(record, book).err()?))).collect()
+    }
+
+    /// Leaves the record at this place out; gives its number. Those behind it go first.
+    pub(super) fn leave_out(&mut self, place: usize) -> Lsn {
+        self.records.remove(place);
+        self.first + place as u64
     }
 }
 
@@ -255,5 +264,48 @@ pub(super) fn check_proven(record: &Record, book: &GrantBook) -> Result<(), Ledg
         }
         Record::Stable(certificate) => certificate.verify(book),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use standin_foundation::{Epoch, PublicKey, SecretKey, View};
+    use standin_ledger::seat_log::LogPiece;
+    use standin_ledger::{CommitCertificate, GrantTable, Proposal};
+
+    use super::*;
+
+    fn key(n: u8) -> PublicKey {
+        SecretKey::from_bytes(&[n; 32]).unwrap().public()
+    }
+
+    fn committed(height: u64) -> Record {
+        let proposal = Proposal {
+            height: Height(height),
+            epoch: Epoch(0),
+            view: View(0),
+            proposer: Seat(0),
+            time_ms: 1,
+            checkpoint: false,
+            batches: Vec::new(),
+        };
+        let (height, digest) = (proposal.height, proposal.digest());
+        let certificate = CommitCertificate { epoch: Epoch(0), view: View(0), height, digest, votes: Vec::new() };
+        Record::Committed { proposal, certificate }
+    }
+
+    /// A holder that says something to be final and does not prove it stops nobody who read its log: it is left out.
+    #[test]
+    fn what_a_log_says_to_be_final_and_does_not_prove_is_left_out() {
+        let records = [committed(3), committed(4), committed(5)];
+        let piece = |record: &Record| LogPiece { record: record.to_wire().unwrap().into(), payload: None };
+        let found = FoundLog { pieces: records.iter().map(piece).collect(), next: 12 };
+        let mut log = DecodedLog::read(found).unwrap();
+        let book = GrantBook::unkept(GrantTable::fixed(Digest::ZERO, (1..=4).map(key).collect()));
+        let stored = Stored { head: Height(3), base: None, blocks: Vec::new() };
+        let places: Vec<_> = log.unproven(&stored, &book).into_iter().map(|(place, _)| place).collect();
+        assert_eq!(places, [1, 2], "what the store has executed was judged before");
+        assert_eq!((log.leave_out(2), log.leave_out(1)), (11, 10));
+        assert_eq!(log.records, [committed(3)]);
     }
 }

@@ -104,7 +104,8 @@ impl Machine {
     pub(super) fn check_catch_up(&mut self) {
         let Some(target) = self.ahead() else {
             if !self.catch_up.is_installing() {
-                let told = self.statuses.len() + 1 >= self.quorum();
+                let others = self.statuses.keys().filter(|seat| **seat != self.identity.seat).count();
+                let told = others + 1 >= self.quorum();
                 self.catch_up = CatchUp { missed: self.catch_up.missed && !told, ..CatchUp::default() };
             }
             return;

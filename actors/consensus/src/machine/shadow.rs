@@ -42,11 +42,12 @@ impl Machine {
         }
     }
 
-    fn follow(&mut self, lsn: Lsn, record: Record) {
+    fn follow(&mut self, lsn: Lsn, record: Option<Record>) {
         self.next_lsn = lsn + 1;
         match record {
-            Record::Stable(certificate) => self.on_stable_certificate(certificate),
-            record => self.merge(record),
+            Some(Record::Stable(certificate)) => self.on_stable_certificate(certificate),
+            Some(record) => self.merge(record),
+            None => {}
         }
         self.deliver();
     }

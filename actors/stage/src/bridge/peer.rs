@@ -77,6 +77,7 @@ impl Peer {
     /// Nobody connects to it any more, and it is refused.
     pub(super) fn dismiss(&self) {
         self.dismissed.store(true, Ordering::Release);
+        self.outbox.set_open(false);
         self.disconnect();
     }
 

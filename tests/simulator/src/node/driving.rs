@@ -68,7 +68,7 @@ impl Node {
                 self.queue(effects);
             }
             Of::Follow(entry) => {
-                self.step_core(now, Input::Followed { lsn: entry.lsn, record: decode(&entry.record) });
+                self.step_core(now, Input::Followed { lsn: entry.lsn, record: Some(decode(&entry.record)) });
             }
             Of::Rebuild => {
                 // Whoever has lost its seat tells its clients to ask elsewhere.

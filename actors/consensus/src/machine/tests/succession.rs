@@ -18,7 +18,7 @@ fn successor(seat: u16, log: &[(u64, Record)]) -> (Machine, Vec<Effect>) {
     let identity = Identity { seat: Seat(seat), seats: 4, epoch: Epoch(0), parameters };
     let mut shadow = Machine::shadow(identity, Config::default(), Millis(0));
     for (lsn, record) in log {
-        let effects = shadow.step(Millis(5), Input::Followed { lsn: *lsn, record: record.clone() });
+        let effects = shadow.step(Millis(5), Input::Followed { lsn: *lsn, record: Some(record.clone()) });
         assert!(sent(&effects).is_empty(), "a shadow says nothing");
     }
     let effects = shadow.step(Millis(6), Input::Activated);
