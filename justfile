@@ -13,10 +13,13 @@ full: verify
     cargo run --release -p standin-simulator --bin seeds -- --mutations --seeds 1000
     cargo run --release -p standin-simulator --bin seeds -- --protocol clusters --seeds 20000
     cargo run --release -p standin-simulator --bin seeds -- --protocol clusters --mutations --seeds 4000
+    cargo run --release -p standin-simulator --bin model -- --faulty --near 1000
+    cargo run --release -p standin-simulator --bin model -- --mutations
     cargo run --release -- drill run all --layout four-seats --json
     cargo run --release -- drill run all --layout two-sites --json
     cargo run --release -- drill run all --layout four-sites --json
     cargo run --release -- drill run all --layout four-sites-plus --json
+    cargo run --release -- drill run all --layout four-sites-etcd --json
     cargo run --release -- demo --layout four-seats --for 20 --rate 500 --json
     cargo run --release -- demo --for 20 --rate 500 --json
     cargo bench --bench failover

@@ -68,13 +68,17 @@ impl Grants {
         let mut interval = tokio::time::interval(LOOK_UP_INTERVAL);
         while !self.member.has_ended() {
             interval.tick().await;
-            if let Some(Answer::Actives { grants, memberships }) = auths.ask(Request::LookUp { cluster: None }).await {
-                memberships.into_iter().for_each(|membership| self.members.take(membership));
-                self.members.tell_own();
-                for grant in grants {
-                    self.take(grant);
+            match auths.ask(Request::LookUp { cluster: None }).await {
+                Some(Answer::Actives { grants, memberships }) => {
+                    memberships.into_iter().for_each(|membership| self.members.take(membership));
+                    for grant in grants {
+                        self.take(grant);
+                    }
                 }
+                // The chain runs without it, and so does the word of who belongs where: one of those who were there has it.
+                _ => self.members.ask_anyone(),
             }
+            self.members.tell_own();
             self.fill_gaps();
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use standin_auth::Request;
-use standin_auth::actor::{MembershipNotice, Notice};
+use standin_auth::actor::{MembershipNotice, Notice, WantMembers};
 use standin_auth::messages::WrongResult;
 use standin_cluster::Identity;
 use standin_cluster::actor::{AskMember, Auths, LinkDown, Links, MemberActor, MemberConfig, MemberStatus, Opened};
@@ -304,6 +304,11 @@ fn routes(ingress: &Arc<Ingress>, grants: &Grants) -> Router {
     let directory = grants.directory.clone();
     let is_mate = move |node: &NodeId| directory.seat_of(node) == Some(directory.seat) || is_listed(node);
     let router = standin_cluster::actor::routes(router, &grants.member, Arc::new(is_mate));
+    let asked = grants.members.clone();
+    let router = router.tell::<WantMembers>(move |from, WantMembers| {
+        asked.tell(&from);
+        Ok(())
+    });
     let members = grants.members.clone();
     let router = router.tell::<MembershipNotice>(move |_, MembershipNotice(membership)| {
         members.take(membership);

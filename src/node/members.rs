@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use standin_auth::actor::{MembershipNotice, WantMembers};
 use standin_cluster::actor::{MemberActor, MembersChanged};
 use standin_consensus::actor::Directory;
 use standin_foundation::{NodeId, Seat};
@@ -26,12 +27,17 @@ impl Members {
         Self { directory, member, roster: Arc::default(), leaving: Arc::default() }
     }
 
-    /// The bridge runs: members that are not in the configuration are let in. `before` belonged to the chain at its genesis.
+    /// The bridge runs: members that are not in the configuration are let in, and those who were removed and may be in a set
+    /// still. `before` belonged to the chain at its genesis.
     pub(super) fn begin(&self, roster: Roster, before: impl Iterator<Item = (Seat, NodeId)>) {
         for (seat, node) in before.filter(|(_, node)| self.directory.seat_of(node).is_none()) {
             self.lock().insert(node, seat);
         }
         let roster = self.roster.get_or_init(|| roster);
+        for (seat, member) in self.directory.members.removed() {
+            self.lock().insert(member.key.node_id(), seat);
+            admit(roster, member);
+        }
         for (_, member) in self.directory.members.all() {
             admit(roster, member);
         }
@@ -62,6 +68,24 @@ impl Members {
             self.tell_own();
         }
         self.dismiss_those_who_left();
+    }
+
+    /// Asks one of the others for the lists that it knows.
+    pub(super) fn ask_anyone(&self) {
+        let connected = self.directory.connected();
+        if let Some(remote) = connected.get(fastrand::usize(..connected.len().max(1))) {
+            // Another one is asked next time.
+            let _ = remote.tell(&WantMembers);
+        }
+    }
+
+    /// Tells another node the lists that are known here.
+    pub(super) fn tell(&self, node: &NodeId) {
+        let Some(remote) = self.directory.node(node) else { return };
+        for signed in self.directory.members.signed() {
+            // What finds no room is asked for again.
+            let _ = remote.tell(&MembershipNotice(signed));
+        }
     }
 
     /// Tells the member machine who belongs to its cluster, as far as is known here. It may be told twice.

@@ -71,6 +71,22 @@ impl Message for MembershipNotice {
 
 impl RemoteMessage for MembershipNotice {}
 
+/// Asks another node for the lists of members that it knows. They are told as notices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantMembers;
+
+impl Wire for WantMembers {
+    const NAME: &'static str = "auth.want_members";
+    const BYTES_MAX: usize = 16;
+}
+
+impl Message for WantMembers {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl RemoteMessage for WantMembers {}
+
 /// An operator's order. The answer is the list of members that came of it, or why nothing was changed.
 #[derive(Debug)]
 pub struct Ordered(pub SignedOrder);
@@ -259,12 +275,7 @@ impl AuthActor {
     }
 
     /// Whether what a node tells a recalled register of its cluster was signed with this key.
-    fn holds(
-        &self,
-        cluster: &ClusterId,
-        newest: Option<&SignedGrant>,
-        membership: Option<&SignedMembership>,
-    ) -> bool {
+    fn holds(&self, cluster: &ClusterId, newest: Option<&SignedGrant>, membership: Option<&SignedMembership>) -> bool {
         let (key, chain) = (self.setup.key.public(), &self.chain);
         let grant_holds = |signed: &SignedGrant| signed.grant.cluster == *cluster && signed.verify(chain, &key).is_ok();
         let list_holds =

@@ -1,4 +1,5 @@
-//! The members of all clusters that a node knows of, shared by all that ask, and kept over restarts.
+//! The members of all clusters that a node knows of, shared by all that ask, and kept over restarts. A file that is lost is told
+//! again by the auth node or by others; until then the node takes those whom the genesis does not name for strangers.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -6,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use serde::{Deserialize, Serialize};
+use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::wire::Wire;
 use standin_foundation::{Digest, NodeId, PublicKey, Seat};
 
@@ -21,13 +23,14 @@ pub struct MemberBookError {
     what: String,
 }
 
-/// What the file holds: the newest membership of each cluster that has changed since the genesis.
+/// What the file holds: the newest membership of each cluster that has changed since the genesis, and who was removed by it and may
+/// have to be heard a little longer.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Kept(Vec<SignedMembership>);
+struct Kept(Vec<(SignedMembership, Vec<Member>)>);
 
 impl Wire for Kept {
     const NAME: &'static str = "memberships";
-    const BYTES_MAX: usize = 1024 * SignedMembership::BYTES_MAX;
+    const BYTES_MAX: usize = 2 * SEATS_MAX * SignedMembership::BYTES_MAX;
 }
 
 /// One cluster's members.
@@ -36,6 +39,8 @@ struct Entry {
     newest: Membership,
     /// With its signature, unless it is the genesis'.
     signed: Option<SignedMembership>,
+    /// Who was removed last.
+    removed: Vec<Member>,
 }
 
 /// The newest membership of each seat's cluster, with its file.
@@ -51,7 +56,7 @@ impl MemberBook {
     /// A book that is not kept.
     pub fn unkept(genesis: &Genesis) -> Self {
         let chain = genesis.digest();
-        let entry = |seat| Entry { newest: Membership::of_genesis(chain, seat), signed: None };
+        let entry = |seat| Entry { newest: Membership::of_genesis(chain, seat), signed: None, removed: Vec::new() };
         let entries = RwLock::new(genesis.seats.iter().map(entry).collect());
         Self { chain, auth: genesis.auth, entries, path: None }
     }
@@ -63,8 +68,9 @@ impl MemberBook {
         match fs::read(path) {
             Ok(bytes) => {
                 let Kept(kept) = Kept::from_wire(&bytes).map_err(|error| wrong(error.to_string()))?;
-                for signed in kept {
-                    book.note(signed).map_err(|error| wrong(error.to_string()))?;
+                for (signed, removed) in kept {
+                    let seat = book.note(signed).map_err(|error| wrong(error.to_string()))?;
+                    book.set_removed(seat, removed);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -89,7 +95,15 @@ impl MemberBook {
         let Some(entry) = entries.get_mut(index).filter(|entry| entry.newest.version < *version) else {
             return Ok(None);
         };
-        (entry.newest, entry.signed) = (signed.membership.clone(), Some(signed));
+        let newest = signed.membership.clone();
+        let gone = entry.newest.members.iter().filter(|(node, _)| !newest.members.contains_key(*node));
+        let gone: Vec<_> = gone.map(|(_, member)| member.clone()).collect();
+        // Whoever was removed before has had its time, unless it is the only change.
+        if !gone.is_empty() {
+            entry.removed = gone;
+        }
+        entry.removed.retain(|member| !newest.members.contains_key(&member.key.node_id()));
+        (entry.newest, entry.signed) = (newest, Some(signed));
         drop(entries);
         self.keep();
         Ok(Some(Seat(index as u16)))
@@ -99,7 +113,10 @@ impl MemberBook {
     fn keep(&self) {
         let Some(path) = &self.path else { return };
         let path = path.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = Kept(self.signed());
+        let entries = self.read();
+        let kept = entries.iter().filter_map(|entry| Some((entry.signed.clone()?, entry.removed.clone())));
+        let kept = Kept(kept.collect());
+        drop(entries);
         if let Ok(bytes) = kept.to_wire() {
             let _ = replace(&path, &bytes);
         }
@@ -107,6 +124,22 @@ impl MemberBook {
 
     fn read(&self) -> RwLockReadGuard<'_, Vec<Entry>> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_removed(&self, seat: Option<Seat>, removed: Vec<Member>) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = seat.and_then(|seat| entries.get_mut(seat.index())) {
+            entry.removed = removed;
+        }
+    }
+
+    /// Who was removed from clusters last, with their seats: they may be in an in-sync set still.
+    pub fn removed(&self) -> Vec<(Seat, Member)> {
+        let entries = self.read();
+        let of = |(index, entry): (usize, &Entry)| {
+            entry.removed.clone().into_iter().map(move |member| (Seat(index as u16), member))
+        };
+        entries.iter().enumerate().flat_map(of).collect()
     }
 
     /// The newest memberships that are not the genesis'.

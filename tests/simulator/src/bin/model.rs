@@ -59,7 +59,8 @@ fn main() -> ExitCode {
     if arguments.mutations {
         return table(arguments.near);
     }
-    let rule = arguments.mutation.as_ref().and_then(|name| rules::CLUSTERS.iter().find(|rule| rule.name == name).copied());
+    let rule =
+        arguments.mutation.as_ref().and_then(|name| rules::CLUSTERS.iter().find(|rule| rule.name == name).copied());
     if let (Some(name), None) = (&arguments.mutation, rule) {
         println!("no rule is called {name}");
         return ExitCode::from(2);
