@@ -140,7 +140,8 @@ fn let_in(roster: Arc<OnceLock<Roster>>) -> Box<dyn Fn(&Membership) + Send + Syn
         }
         let before = known.insert(membership.cluster.clone(), membership.clone());
         let gone = before.iter().flat_map(|before| before.members.keys());
-        gone.filter(|node| !membership.members.contains_key(*node)).for_each(|node| roster.dismiss(node));
+        let is_nowhere = |node: &&NodeId| known.values().all(|membership| !membership.members.contains_key(*node));
+        gone.filter(is_nowhere).for_each(|node| roster.dismiss(node));
         membership.members.values().for_each(|member| admit(roster, member.clone()));
     })
 }

@@ -34,7 +34,8 @@ impl Members {
             self.lock().insert(node, seat);
         }
         let roster = self.roster.get_or_init(|| roster);
-        for (seat, member) in self.directory.members.removed() {
+        let is_nowhere = |member: &standin_ledger::Member| self.directory.seat_of(&member.key.node_id()).is_none();
+        for (seat, member) in self.directory.members.removed().into_iter().filter(|(_, member)| is_nowhere(member)) {
             self.lock().insert(member.key.node_id(), seat);
             admit(roster, member);
         }
@@ -103,9 +104,14 @@ impl Members {
         let Some(roster) = self.roster.get() else { return };
         let book = &self.directory.book;
         self.lock().retain(|node, seat| {
+            if self.directory.seat_of(node).is_some() {
+                // It has joined another cluster, or this one again.
+                return false;
+            }
             let stays = book.newest(*seat).is_some_and(|grant| grant.grant.in_sync.contains(node));
             if !stays {
                 roster.dismiss(node);
+                self.directory.members.forget_removed(node);
             }
             stays
         });

@@ -527,7 +527,7 @@ impl AuthActor {
     fn actives<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Answer {
         let (mut grants, mut memberships) = (Vec::new(), Vec::new());
         for record in records {
-            let told = self.told.get(&record.cluster).filter(|told| told.version == record.version).cloned();
+            let told = self.told.get(&record.cluster).filter(|told| told.version >= record.version).cloned();
             let told = told.unwrap_or_else(|| self.tell_anew(record));
             grants.extend(told.grant);
             memberships.extend(told.membership);

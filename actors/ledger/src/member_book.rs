@@ -13,7 +13,11 @@ use standin_foundation::{Digest, NodeId, PublicKey, Seat};
 
 use crate::error::LedgerError;
 use crate::genesis::Genesis;
+use crate::grant::MEMBERS_MAX;
 use crate::membership::{Member, Membership, SignedMembership};
+
+/// Removed members of a cluster that are remembered: those of two whole sets.
+const REMOVED_MAX: usize = 2 * MEMBERS_MAX;
 
 /// Why a book cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +34,7 @@ struct Kept(Vec<(SignedMembership, Vec<Member>)>);
 
 impl Wire for Kept {
     const NAME: &'static str = "memberships";
-    const BYTES_MAX: usize = 2 * SEATS_MAX * SignedMembership::BYTES_MAX;
+    const BYTES_MAX: usize = 4 * SEATS_MAX * SignedMembership::BYTES_MAX;
 }
 
 /// One cluster's members.
@@ -39,7 +43,7 @@ struct Entry {
     newest: Membership,
     /// With its signature, unless it is the genesis'.
     signed: Option<SignedMembership>,
-    /// Who was removed last.
+    /// Who was removed, and may be in an in-sync set still.
     removed: Vec<Member>,
 }
 
@@ -98,11 +102,10 @@ impl MemberBook {
         let newest = signed.membership.clone();
         let gone = entry.newest.members.iter().filter(|(node, _)| !newest.members.contains_key(*node));
         let gone: Vec<_> = gone.map(|(_, member)| member.clone()).collect();
-        // Whoever was removed before has had its time, unless it is the only change.
-        if !gone.is_empty() {
-            entry.removed = gone;
-        }
+        entry.removed.extend(gone);
         entry.removed.retain(|member| !newest.members.contains_key(&member.key.node_id()));
+        let surplus = entry.removed.len().saturating_sub(REMOVED_MAX);
+        entry.removed.drain(..surplus);
         (entry.newest, entry.signed) = (newest, Some(signed));
         drop(entries);
         self.keep();
@@ -133,7 +136,15 @@ impl MemberBook {
         }
     }
 
-    /// Who was removed from clusters last, with their seats: they may be in an in-sync set still.
+    /// This node is in no in-sync set any more, and need not be heard.
+    pub fn forget_removed(&self, node: &NodeId) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        for entry in entries.iter_mut() {
+            entry.removed.retain(|member| member.key.node_id() != *node);
+        }
+    }
+
+    /// Who was removed from clusters, with their seats: they may be in an in-sync set still.
     pub fn removed(&self) -> Vec<(Seat, Member)> {
         let entries = self.read();
         let of = |(index, entry): (usize, &Entry)| {

@@ -320,20 +320,25 @@ impl Member {
         if !silent.is_empty() {
             // S1: whoever hears too few seats is itself the one to be left out.
             let left: BTreeSet<_> = in_sync.difference(&silent).copied().collect();
-            let may = self.heard_seats >= self.identity.seats_needed && left.len() >= self.config.min_in_sync;
-            // Whoever was removed and lives may stay until somebody is there in its place.
-            if may || silent.iter().any(|node| is_silent(&node) || wrong.contains(node)) {
+            let hears = self.heard_seats >= self.identity.seats_needed;
+            let may = hears && left.len() >= self.config.min_in_sync;
+            // Whoever was removed and lives may stay until somebody comes in its place.
+            if may || !hears || silent.iter().any(|node| is_silent(&node) || wrong.contains(node)) {
                 return may.then_some(left);
             }
         }
+        // A set that is asked for names members only.
+        let is_member = |node: &&NodeId| self.identity.members.contains_key(*node);
+        let stay: BTreeSet<_> = in_sync.iter().filter(is_member).copied().collect();
         let pending: BTreeSet<_> = self.facts.asked.difference(in_sync).copied().collect();
         if !pending.is_empty() {
             // What was asked for may have been granted or not: only a newer grant tells. Whoever is silent by now is not
             // asked for again.
             let keep_up = pending.iter().all(|node| self.hears(node));
-            return Some(if keep_up { in_sync.union(&pending).copied().collect() } else { in_sync.clone() });
+            let wanted = if keep_up { stay.union(&pending).copied().collect() } else { stay };
+            return Some(wanted).filter(|wanted| wanted.len() >= self.config.min_in_sync || wanted == in_sync);
         }
-        if in_sync.len() >= self.config.in_sync {
+        if stay.len() >= self.config.in_sync {
             return None;
         }
         let keeps_up = |(node, progress): &(&NodeId, &Progress)| {
@@ -344,7 +349,7 @@ impl Member {
             !in_sync.contains(*node) && ready && self.hears(node)
         };
         let newcomer = holding.progress.iter().find(keeps_up).map(|(node, _)| *node)?;
-        let mut wanted = in_sync.clone();
+        let mut wanted = stay;
         wanted.insert(newcomer);
         Some(wanted)
     }

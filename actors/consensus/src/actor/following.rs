@@ -1,7 +1,7 @@
 //! A replica that follows its seat's holder: records as events, what must wait, and the log that is read anew.
 
 use standin_foundation::wire::Wire;
-use standin_foundation::{Height, Lsn, NodeId, Seat, Term};
+use standin_foundation::{Height, Lsn, Millis, NodeId, Seat, Term};
 use standin_ledger::error::LedgerError;
 use standin_ledger::seat_log::{FoundLog, LogPiece, SeatLogEvent};
 use standin_stage::Ctx;
@@ -25,20 +25,22 @@ pub(super) enum WaitsFor {
     Grant(Missing),
 }
 
-/// So often a grant is asked for, at an interval: then nobody has it.
-const ATTEMPTS_MAX: usize = 40;
+/// A grant that so many were asked for, over so many ms, is one that nobody has.
+const GIVEN_UP_AFTER: (usize, u64) = (16, 10_000);
 
 /// A grant that is not known here. Whoever is asked for it is another one each time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Missing {
     seat: Seat,
     term: Term,
-    attempt: usize,
+    since: Millis,
+    /// How often another node was asked.
+    asked: usize,
 }
 
 impl Missing {
-    fn new(seat: Seat, term: Term) -> Self {
-        Self { seat, term, attempt: 0 }
+    fn new(seat: Seat, term: Term, since: Millis) -> Self {
+        Self { seat, term, since, asked: 0 }
     }
 }
 
@@ -68,9 +70,9 @@ impl Replica {
             Err(error) => return self.fatal(format!("record {lsn} of the seat's log is of no known kind: {error}")),
         };
         match check_proven(&record, &self.config.directory.book) {
-            Err(LedgerError::UnknownGrant { seat, term }) if !self.is_given_up(seat, term) => {
+            Err(LedgerError::UnknownGrant { seat, term }) if !self.may_do_without(&record, seat, term) => {
                 self.backlog.push_front(SeatLogEvent::Followed { lsn, piece });
-                self.waits_for = Some(WaitsFor::Grant(Missing::new(seat, term)));
+                self.waits_for = Some(WaitsFor::Grant(Missing::new(seat, term, self.now())));
                 self.look_for_grant(ctx);
             }
             proven => {
@@ -89,23 +91,25 @@ impl Replica {
         }
     }
 
-    /// Whether a grant was asked for so often that there is none: whoever named its term made it up, or lost it for all.
-    fn is_given_up(&self, seat: Seat, term: Term) -> bool {
-        self.given_up.contains(&(seat, term))
+    /// A block whose proof needs a grant that nobody has is left out: it comes from others. A stable checkpoint is waited for, since
+    /// what the seat has prepared counts from there on.
+    fn may_do_without(&self, record: &Record, seat: Seat, term: Term) -> bool {
+        matches!(record, Record::Committed { .. }) && self.given_up.contains(&(seat, term))
     }
 
     /// Goes on where a grant was missing, or asks another node for it.
     pub(super) fn look_for_grant(&mut self, ctx: &mut Ctx<Self>) {
+        let now = self.now();
         let Some(missing) = self.waits_for.as_mut().and_then(WaitsFor::missing) else { return };
         let directory = &self.config.directory;
         if directory.book.lacks(missing.seat, missing.term) {
             let connected = directory.connected();
-            if let Some(remote) = connected.get(missing.attempt % connected.len().max(1)) {
+            if let Some(remote) = connected.get(missing.asked % connected.len().max(1)) {
                 // Whoever is asked next time is another one.
-                let _ = remote.tell(&Note::WantGrant(missing.seat, missing.term));
+                missing.asked += usize::from(remote.tell(&Note::WantGrant(missing.seat, missing.term)).is_ok());
             }
-            missing.attempt += 1;
-            if missing.attempt < ATTEMPTS_MAX {
+            let (often, long) = GIVEN_UP_AFTER;
+            if missing.asked < often || missing.since + long > now {
                 return;
             }
             self.given_up.insert((missing.seat, missing.term));
@@ -141,7 +145,7 @@ impl Replica {
         self.gate = Gate::default();
         match DecodedLog::read(found) {
             Ok(log) => {
-                self.executor.send(Command::Look(log.stable()));
+                self.executor.send(Command::Look(log.stable(&self.config.directory.book)));
                 self.waits_for = Some(WaitsFor::Store(log));
             }
             Err(error) => self.fatal(error.to_string()),
@@ -161,11 +165,11 @@ impl Replica {
         let Some(WaitsFor::Judgement(read, _)) = self.waits_for.take() else { return };
         let (mut log, stored) = *read;
         let unproven = log.unproven(&stored, &self.config.directory.book);
-        for (_, error) in &unproven {
+        for (place, error) in &unproven {
             if let LedgerError::UnknownGrant { seat, term } = error
-                && !self.is_given_up(*seat, *term)
+                && !log.record(*place).is_some_and(|record| self.may_do_without(record, *seat, *term))
             {
-                let missing = Missing::new(*seat, *term);
+                let missing = Missing::new(*seat, *term, self.now());
                 self.waits_for = Some(WaitsFor::Judgement(Box::new((log, stored)), Some(missing)));
                 return self.look_for_grant(ctx);
             }

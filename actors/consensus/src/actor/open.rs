@@ -75,8 +75,8 @@ pub(super) fn open(
     let mut store = Store::open(options, &genesis.state())?;
     let (chain, results, mut ledger_snapshots) = rebuild_chain(&mut store, genesis, state_machine)?;
     let log = DecodedLog::read(found)?;
-    let stored = Stored::read(&store, log.stable())?;
-    let stable = log.stable_certificate().or(stored.base.as_ref()).filter(|stable| stable.verify(book).is_ok());
+    let stored = Stored::read(&store, log.stable(book))?;
+    let stable = log.stable_certificate(book).or(stored.base.as_ref());
     let stable_height = stable.map_or(Height(0), |stable| stable.result.height);
     ledger_snapshots.retain(|height, _| *height >= stable_height);
     let mut ledger = Ledger { chain, store, served: Served::default(), snapshots: ledger_snapshots };
@@ -154,21 +154,27 @@ impl DecodedLog {
         Ok(Self { records, payloads, first, next: found.next })
     }
 
-    /// The last stable checkpoint that is logged.
-    pub(super) fn stable(&self) -> Height {
-        self.stable_certificate().map(|certificate| certificate.result.height).unwrap_or_default()
+    /// The last stable checkpoint that is logged, and proven by what is known now.
+    pub(super) fn stable(&self, book: &GrantBook) -> Height {
+        self.stable_certificate(book).map(|certificate| certificate.result.height).unwrap_or_default()
     }
 
-    fn stable_certificate(&self) -> Option<&CheckpointCertificate> {
+    fn stable_certificate(&self, book: &GrantBook) -> Option<&CheckpointCertificate> {
         let stable = self.records.iter().filter_map(|record| match record {
             Record::Stable(certificate) => Some(certificate),
             _ => None,
         });
-        stable.max_by_key(|certificate| certificate.result.height)
+        let proven = stable.filter(|certificate| certificate.verify(book).is_ok());
+        proven.max_by_key(|certificate| certificate.result.height)
+    }
+
+    /// The record at this place.
+    pub(super) fn record(&self, place: usize) -> Option<&Record> {
+        self.records.get(place)
     }
 
     /// The places of records that say something to be final or stable and do not prove it, and why they do not. What the store has
-    /// executed was judged before.
+    /// executed was judged before, and its blocks stand in the place of what the log says of them.
     pub(super) fn unproven(&self, stored: &Stored, book: &GrantBook) -> Vec<(usize, LedgerError)> {
         let is_old = |record: &Record| match record {
             Record::Committed { proposal, .. } => proposal.height <= stored.head,

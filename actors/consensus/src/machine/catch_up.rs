@@ -47,8 +47,9 @@ pub(super) struct CatchUp {
     deadline: Option<Millis>,
     /// Since when a peer has been ahead while nothing was committed here.
     behind_since: Option<(Height, Millis)>,
-    /// Counts requests that came to nothing: each goes to another seat, and each round of all seats asks for what the round
-    /// before did not, blocks or a snapshot.
+    /// Counts requests: each goes to another seat.
+    turn: usize,
+    /// Counts requests that came to nothing: each round of all seats asks for what the round before did not, blocks or a snapshot.
     failed: usize,
     /// Counts rounds of asking for chunks.
     chunk_round: usize,
@@ -80,6 +81,7 @@ impl CatchUp {
     /// What was asked for does not come: not at once to the next, since a liar that never has anything would keep both busy.
     fn fail(&mut self, again_at: Millis) {
         self.failed += 1;
+        self.turn += 1;
         self.fetch = Fetch::Idle;
         self.deadline = Some(again_at);
     }
@@ -127,7 +129,9 @@ impl Machine {
             // Whoever has this snapshot does not answer any more.
             Fetch::Chunks { .. } if timed_out => self.catch_up.fail(self.now + self.config.status_interval_ms),
             _ if timed_out => {
-                self.catch_up.failed += 1;
+                // An answer that was waited for only shortly may be on its way.
+                self.catch_up.failed += usize::from(self.patience() >= self.config.fetch_timeout_ms);
+                self.catch_up.turn += 1;
                 self.start_fetch(target);
             }
             _ => {}
@@ -143,7 +147,7 @@ impl Machine {
 
     /// How long an answer is waited for, in ms.
     fn patience(&self) -> u64 {
-        let short = MISSED_WAIT_MS << self.catch_up.failed.min(16);
+        let short = MISSED_WAIT_MS << self.catch_up.turn.min(16);
         if self.catch_up.missed { short.min(self.config.fetch_timeout_ms) } else { self.config.fetch_timeout_ms }
     }
 
@@ -155,7 +159,7 @@ impl Machine {
     /// Asks a seat that is ahead: for blocks, or for a snapshot if by its own word it is far ahead.
     fn start_fetch(&mut self, target: Height) {
         let ahead = self.seats_ahead();
-        let (round, place) = (self.catch_up.failed / ahead.len().max(1), self.catch_up.failed % ahead.len().max(1));
+        let (round, place) = (self.catch_up.failed / ahead.len().max(1), self.catch_up.turn % ahead.len().max(1));
         let Some((seat, status)) = ahead.get(place).copied() else {
             self.catch_up.stop();
             return;

@@ -674,3 +674,25 @@ fn a_removed_member_does_not_take_over() {
     assert!(net.nodes[1].activated.is_empty());
     assert_eq!(net.nodes[2].activated.len(), 1);
 }
+
+/// Where the floor forbids to let a removed member go alone, it goes when another one comes: in one change, which the auth node
+/// grants.
+#[test]
+fn a_removed_member_is_exchanged_where_the_floor_forbids_to_shrink() {
+    let mut net = Net::with(3, Config { min_in_sync: 2, ..Config::default() });
+    net.order_members(&[0, 1]);
+    let members = |of: &[usize]| of.iter().map(|n| (id(*n), 9 - *n as u8)).collect::<BTreeMap<_, _>>();
+    for n in [0, 1] {
+        net.step(n, Input::Members(members(&[0, 1])));
+    }
+    net.kill(2);
+    net.run(800);
+    assert_eq!(net.grant().map(|grant| grant.in_sync.len()), Some(2));
+    net.order_members(&[0, 2]);
+    net.restart(2, false);
+    for n in [0, 1, 2] {
+        net.step(n, Input::Members(members(&[0, 2])));
+    }
+    net.run(3_000);
+    assert_eq!(net.grant().map(|grant| grant.in_sync.clone()), Some([id(0), id(2)].into()));
+}

@@ -64,11 +64,17 @@ pub(super) struct Net {
     /// Links that lose everything.
     pub(super) cut: BTreeSet<(usize, usize)>,
     pub(super) now: Millis,
+    config: Config,
 }
 
 impl Net {
     /// So many members; the first has the highest priority, and so becomes holder.
     pub(super) fn new(count: usize) -> Self {
+        Self::with(count, Config::default())
+    }
+
+    /// As [`Net::new`], with numbers of one's own.
+    pub(super) fn with(count: usize, config_of_members: Config) -> Self {
         let config = standin_auth::Config { age_max_ms: 2_000, ..standin_auth::Config::default() };
         let mut net = Self {
             nodes: Vec::new(),
@@ -78,10 +84,11 @@ impl Net {
             queue: VecDeque::new(),
             cut: BTreeSet::new(),
             now: Millis(0),
+            config: config_of_members,
         };
         for n in 0..count {
             let found = Found { next_sequence: 1, new_session: 100 + n as u64, ..Found::default() };
-            let member = open(n, count, found, Millis(0));
+            let member = open(n, count, config_of_members, found, Millis(0));
             net.nodes.push(Node {
                 member,
                 disk: Vec::new(),
@@ -250,7 +257,7 @@ impl Net {
         let next_sequence = records.last().map_or(0, |(sequence, _)| *sequence) + 1;
         let count = self.nodes.len();
         let found = Found { records, next_sequence, torn, new_session: 900 + n as u64 };
-        self.nodes[n].member = open(n, count, found, self.now);
+        self.nodes[n].member = open(n, count, self.config, found, self.now);
         self.nodes[n].up = true;
         self.nodes[n].released = None;
         self.step(n, Input::SeatsHeard(9));
@@ -274,8 +281,8 @@ fn signed(grant: Grant) -> SignedGrant {
     SignedGrant { grant, signature: Signature::NONE }
 }
 
-fn open(n: usize, count: usize, found: Found, now: Millis) -> Member {
+fn open(n: usize, count: usize, config: Config, found: Found, now: Millis) -> Member {
     let members: BTreeMap<_, _> = (0..count).map(|other| (id(other), 10 - other as u8)).collect();
     let identity = Identity { node: id(n), cluster: cluster(), members, seats_needed: 2, fixed: false };
-    Member::open(identity, Config::default(), describe, found, now)
+    Member::open(identity, config, describe, found, now)
 }

@@ -264,3 +264,20 @@ fn a_new_holder_answers_the_first_status_of_each_seat() {
     let mut hear = |seat| answers(&next.step(Millis(8), Input::StatusReceived(Seat(seat), Status::default())));
     assert_eq!([hear(2), hear(3), hear(2)], [1, 1, 0]);
 }
+
+/// Whoever was waited for shortly may answer yet: that is no reason to ask for a snapshot in the place of a few blocks.
+#[test]
+fn a_new_holder_that_waits_shortly_still_asks_for_blocks() {
+    let (_, log) = prepared();
+    let (mut next, _) = successor(1, &log);
+    let ahead = Status { committed: Height(3), stable: Height(3), ..Status::default() };
+    let mut effects = next.step(Millis(8), Input::StatusReceived(Seat(2), ahead));
+    for at in [58, 158, 358, 758] {
+        effects.extend(next.step(Millis(at), Input::Tick));
+    }
+    let told = |wanted: fn(&Note) -> bool| {
+        effects.iter().filter(|effect| matches!(effect, Effect::Tell { note, .. } if wanted(note))).count()
+    };
+    assert_eq!(told(|note| matches!(note, Note::FetchManifest)), 0);
+    assert_eq!(told(|note| matches!(note, Note::FetchBlocks { .. })), 5);
+}
