@@ -198,6 +198,13 @@ struct ReadChain {
     applied: BTreeMap<TransactionId, u64>,
 }
 
+impl ReadChain {
+    /// Whether no block is missing: a node that took a snapshot does not have the blocks before it.
+    fn is_whole(&self) -> bool {
+        self.hashes.last_key_value().is_none_or(|(last, _)| last.0 == self.hashes.len() as u64)
+    }
+}
+
 async fn read_chain(client: &Client) -> Result<ReadChain, Failure> {
     let mut chain = ReadChain { hashes: BTreeMap::new(), applied: BTreeMap::new() };
     let mut from = Height(1);
@@ -220,8 +227,7 @@ fn compare(outcomes: &BTreeMap<TransactionId, Option<bool>>, chains: &[ReadChain
         match outcome {
             Some(true) => {
                 judgement.committed += 1;
-                // A node that began with a snapshot does not have the blocks before it.
-                let whole = chains.iter().filter(|chain| chain.hashes.contains_key(&Height(1)));
+                let whole = chains.iter().filter(|chain| chain.is_whole());
                 if whole.clone().count() == 0 || whole.clone().any(|chain| !chain.applied.contains_key(id)) {
                     judgement.lost += 1;
                 }

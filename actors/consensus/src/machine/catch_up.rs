@@ -145,6 +145,12 @@ impl Machine {
         waited || self.catch_up.missed || target > self.delivered.plus(self.identity.parameters.window)
     }
 
+    /// How many requests make a round: however few seats are known to be ahead, one that has not stored its newest block yet is no
+    /// reason for a snapshot.
+    fn others(&self) -> usize {
+        self.identity.seats.saturating_sub(1).max(1)
+    }
+
     /// How long an answer is waited for, in ms.
     fn patience(&self) -> u64 {
         let short = MISSED_WAIT_MS << self.catch_up.turn.min(16);
@@ -159,7 +165,7 @@ impl Machine {
     /// Asks a seat that is ahead: for blocks, or for a snapshot if by its own word it is far ahead.
     fn start_fetch(&mut self, target: Height) {
         let ahead = self.seats_ahead();
-        let (round, place) = (self.catch_up.failed / ahead.len().max(1), self.catch_up.turn % ahead.len().max(1));
+        let (round, place) = (self.catch_up.failed / self.others(), self.catch_up.turn % ahead.len().max(1));
         let Some((seat, status)) = ahead.get(place).copied() else {
             self.catch_up.stop();
             return;
@@ -206,6 +212,8 @@ impl Machine {
             return;
         }
         self.catch_up.stop();
+        // Blocks come: what fails from here on is counted anew.
+        self.catch_up.failed -= self.catch_up.failed % self.others();
         match self.ahead() {
             Some(target) => self.start_fetch(target),
             None => self.catch_up.missed = false,

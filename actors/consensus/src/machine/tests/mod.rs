@@ -391,6 +391,27 @@ fn a_liar_that_is_ahead_of_all_does_not_keep_others_from_helping() {
     assert!(asked.contains(&(Seat(2), true)), "blocks, from a seat that has them: {asked:?}");
 }
 
+/// The only seat that is known to be ahead may not have stored its newest block yet: blocks are what it is asked for again.
+#[test]
+fn one_seat_that_has_nothing_yet_is_no_reason_for_a_snapshot() {
+    let mut machine = machine(1);
+    let ahead = Status { committed: Height(6), stable: Height(4), ..Status::default() };
+    machine.step(Millis(1), Input::StatusReceived(Seat(0), ahead));
+    let mut asked = Vec::new();
+    for now in (250..=1_500).step_by(250) {
+        for effect in machine.step(Millis(now), Input::Tick) {
+            if let Effect::Tell { to: Recipient::One(_), note } = effect {
+                asked.push(note);
+                machine.step(Millis(now), Input::UnavailableReceived(Seat(0)));
+            }
+        }
+    }
+    let blocks = |note: &Note| matches!(note, Note::FetchBlocks { .. });
+    let fetches: Vec<_> =
+        asked.iter().filter(|note| blocks(note) || matches!(note, Note::FetchManifest)).map(blocks).collect();
+    assert_eq!(fetches.get(..4), Some(&[true, true, true, false][..]), "a round of all others, then a snapshot");
+}
+
 /// Takes every signature, of seats that are in this term: what is tested here comes after that.
 struct Anyone(Term);
 
