@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::Failure;
-use super::init::free_addresses;
+use super::ports::free_addresses;
 
 /// How long an etcd may take to start.
 const START_WITHIN: Duration = Duration::from_secs(20);
@@ -71,6 +71,7 @@ impl Etcd {
 }
 
 #[cfg(test)]
+#[cfg(feature = "etcd")]
 mod tests {
     use standin_auth::etcd::EtcdRegister;
     use standin_auth::register::{Register, RegisterError, Stored};

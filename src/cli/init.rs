@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -15,6 +15,7 @@ use standin_stage::bridge::tls::make_certificate;
 use super::Failure;
 use super::layout::{Layout, RegisterPlace};
 use super::links::Link;
+use super::ports::{Ports, free_addresses, ports};
 
 #[derive(Debug, Args)]
 pub(super) struct InitArguments {
@@ -232,7 +233,7 @@ fn genesis(plan: &Plan, keys: &[PublicKey], auth: Option<PublicKey>, client: Pub
     Ok(genesis)
 }
 
-/// The `[consensus]` section of a node that holds its seat alone.
+/// The `[consensus]` section of a node that holds a seat or stands by.
 const CONSENSUS_SECTION: &str = "[consensus]\n# view_timeout_ms = 1000\n# status_interval_ms = 250    # at most a quarter of \
                                  view_timeout_ms\n# in_flight_max = 16\n\n";
 
@@ -244,23 +245,6 @@ const CLUSTER_SECTION: &str = "[cluster]\n# keep_alive_ms = 50\n# suspect_ms = 1
 
 /// The `[store]` section of a node that is no demo's.
 const STORE_SECTION: &str = "# segment_bytes = 67108864\n# reserve_bytes = 536870912\n# index_transactions = true\n";
-
-type Ports = Vec<(SocketAddr, SocketAddr)>;
-
-/// Free ports are looked for here, below the range from which systems take ports for outgoing connections: one of those
-/// could otherwise take the place before the node does.
-const FREE_PORTS: std::ops::Range<u16> = 10_000..32_000;
-/// Ports that are tried before giving up.
-const PORT_ATTEMPTS: usize = 1_000;
-
-/// Free addresses that are not among `taken`: those were found free before, and are bound by their nodes only later.
-pub(super) fn free_addresses(count: usize, taken: &[SocketAddr]) -> Vec<SocketAddr> {
-    let any = || SocketAddr::from(([127, 0, 0, 1], fastrand::u16(FREE_PORTS)));
-    let tried = std::iter::repeat_with(any).take(PORT_ATTEMPTS + count).filter(|address| !taken.contains(address));
-    // All are held until all are found, so that none is found twice.
-    let bound: Vec<_> = tried.filter_map(|address| TcpListener::bind(address).ok()).take(count).collect();
-    bound.iter().filter_map(|listener| listener.local_addr().ok()).collect()
-}
 
 /// A relay for each ordered pair of nodes.
 fn links(ports: &Ports) -> Result<Vec<Link>, Failure> {
@@ -275,19 +259,6 @@ fn links(ports: &Ports) -> Result<Vec<Link>, Failure> {
         ports.get(to).map(|(target, _)| Link { from, to, relay, target: *target })
     };
     Ok(pairs.into_iter().zip(relays).filter_map(link).collect())
-}
-
-/// A bridge and an HTTP address for each node.
-fn ports(first: Option<u16>, nodes: usize) -> Result<Ports, Failure> {
-    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-    let addresses: Vec<SocketAddr> = match first {
-        Some(first) => (first..=u16::MAX).take(2 * nodes).map(at).collect(),
-        None => free_addresses(2 * nodes, &[]),
-    };
-    if addresses.len() < 2 * nodes {
-        return Err(Failure::new(2, format!("there are not {} ports for this network", 2 * nodes)));
-    }
-    Ok(addresses.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
 }
 
 /// What every configuration begins with.
@@ -471,17 +442,4 @@ fn place_in(genesis: &Genesis, config: &NodeConfig, key: &SecretKey) -> Result<S
     let seat = seat.ok_or_else(|| wrong("the node's key is in no cluster of the genesis".to_owned()))?;
     let cluster = genesis.seats.get(seat.index()).map(|seat| seat.cluster.to_string()).unwrap_or_default();
     Ok(format!("seat {seat}, cluster `{cluster}`"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_found_free_before_is_not_found_again() {
-        let taken = free_addresses(200, &[]);
-        let more = free_addresses(500, &taken);
-        assert_eq!((taken.len(), more.len()), (200, 500));
-        assert!(more.iter().all(|address| !taken.contains(address)));
-    }
 }

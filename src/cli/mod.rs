@@ -12,6 +12,7 @@ mod links;
 mod load;
 mod member;
 mod network;
+mod ports;
 mod read;
 mod run;
 mod submit;

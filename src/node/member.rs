@@ -181,8 +181,7 @@ impl Node {
         let on_down = OnDown(Box::new(move |node| drop(lost.tell(LinkDown(node)))));
         let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, Some(on_down))?;
         if genesis.auth.is_some() {
-            let at_genesis = genesis.members().map(|(seat, member)| (seat, member.key.node_id()));
-            grants.members.begin(bridge.roster(), at_genesis);
+            grants.members.begin(bridge.roster());
             actix_rt::spawn(grants.look_up(auths));
         }
         let actors = Registry::default();
@@ -297,13 +296,8 @@ fn routes(ingress: &Arc<Ingress>, grants: &Grants) -> Router {
     let sink = Arc::new(move |grant| _ = noted.take(grant));
     let router = standin_consensus::actor::routes(Router::default(), ingress, &grants.replica, sink);
     let directory = grants.directory.clone();
-    let is_listed = move |node: &NodeId| {
-        let newest = directory.book.newest(directory.seat);
-        newest.is_some_and(|grant| grant.grant.in_sync.contains(node))
-    };
-    let directory = grants.directory.clone();
-    let is_mate = move |node: &NodeId| directory.seat_of(node) == Some(directory.seat) || is_listed(node);
-    let router = standin_cluster::actor::routes(router, &grants.member, Arc::new(is_mate));
+    let is_mate = Arc::new(move |node: &NodeId| directory.is_mate(node));
+    let router = standin_cluster::actor::routes(router, &grants.member, is_mate);
     let asked = grants.members.clone();
     let router = router.tell::<WantMembers>(move |from, WantMembers| {
         asked.tell(&from);

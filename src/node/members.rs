@@ -1,12 +1,11 @@
 //! What becomes of a list of members that comes from the auth node.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use standin_auth::actor::{MembershipNotice, WantMembers};
 use standin_cluster::actor::{MemberActor, MembersChanged};
 use standin_consensus::actor::Directory;
-use standin_foundation::{NodeId, Seat};
+use standin_foundation::NodeId;
 use standin_ledger::SignedMembership;
 use standin_stage::Address;
 use standin_stage::bridge::{PeerConfig, Roster};
@@ -18,28 +17,18 @@ pub(super) struct Members {
     member: Address<MemberActor>,
     /// Known as soon as the bridge runs.
     roster: Arc<OnceLock<Roster>>,
-    /// Nodes that were removed, and may be in an in-sync set still.
-    leaving: Arc<Mutex<BTreeMap<NodeId, Seat>>>,
 }
 
 impl Members {
     pub(super) fn new(directory: Directory, member: Address<MemberActor>) -> Self {
-        Self { directory, member, roster: Arc::default(), leaving: Arc::default() }
+        Self { directory, member, roster: Arc::default() }
     }
 
     /// The bridge runs: members that are not in the configuration are let in, and those who were removed and may be in a set
-    /// still. `before` belonged to the chain at its genesis.
-    pub(super) fn begin(&self, roster: Roster, before: impl Iterator<Item = (Seat, NodeId)>) {
-        for (seat, node) in before.filter(|(_, node)| self.directory.seat_of(node).is_none()) {
-            self.lock().insert(node, seat);
-        }
-        let roster = self.roster.get_or_init(|| roster);
-        let is_nowhere = |member: &standin_ledger::Member| self.directory.seat_of(&member.key.node_id()).is_none();
-        for (seat, member) in self.directory.members.removed().into_iter().filter(|(_, member)| is_nowhere(member)) {
-            self.lock().insert(member.key.node_id(), seat);
-            admit(roster, member);
-        }
-        for (_, member) in self.directory.members.all() {
+    /// still.
+    pub(super) fn begin(&self, roster: Roster) {
+        let (roster, members) = (self.roster.get_or_init(|| roster), &self.directory.members);
+        for (_, member) in members.removed().into_iter().chain(members.all()) {
             admit(roster, member);
         }
         self.dismiss_those_who_left();
@@ -49,7 +38,6 @@ impl Members {
     pub(super) fn take(&self, signed: SignedMembership) {
         let members = &self.directory.members;
         let cluster = signed.membership.cluster.clone();
-        let before: BTreeMap<_, _> = members.all().into_iter().map(|(seat, m)| (m.key.node_id(), seat)).collect();
         let seat = match members.note(signed) {
             Ok(Some(seat)) => seat,
             Ok(None) => return,
@@ -57,13 +45,8 @@ impl Members {
         };
         let now = members.of(seat).map(|membership| membership.members).unwrap_or_default();
         tracing::info!(%cluster, members = now.len(), "the cluster has other members");
-        let gone = before.iter().filter(|(node, of)| **of == seat && !now.contains_key(*node));
-        self.lock().extend(gone.map(|(node, of)| (*node, *of)));
-        for (node, member) in &now {
-            self.lock().remove(node);
-            if let Some(roster) = self.roster.get() {
-                admit(roster, member.clone());
-            }
+        if let Some(roster) = self.roster.get() {
+            now.into_values().for_each(|member| admit(roster, member));
         }
         if seat == self.directory.seat {
             self.tell_own();
@@ -102,23 +85,18 @@ impl Members {
     /// Connections of removed nodes end when no grant requires their acknowledgement any more.
     pub(super) fn dismiss_those_who_left(&self) {
         let Some(roster) = self.roster.get() else { return };
-        let book = &self.directory.book;
-        self.lock().retain(|node, seat| {
-            if self.directory.seat_of(node).is_some() {
-                // It has joined another cluster, or this one again.
-                return false;
+        let Directory { book, members, .. } = &self.directory;
+        for (seat, member) in members.removed() {
+            let node = member.key.node_id();
+            if book.newest(seat).is_some_and(|grant| grant.grant.in_sync.contains(&node)) {
+                continue;
             }
-            let stays = book.newest(*seat).is_some_and(|grant| grant.grant.in_sync.contains(node));
-            if !stays {
-                roster.dismiss(node);
-                self.directory.members.forget_removed(node);
+            members.forget_removed(&node);
+            // Unless it has joined another cluster.
+            if members.seat_of(&node).is_none() {
+                roster.dismiss(&node);
             }
-            stays
-        });
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Seat>> {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -67,7 +68,10 @@ fn auth_node(folder: &TempDir) -> (std::process::Child, String) {
     let child =
         standin().args(["run", "--die-with-parent", "-c", config.to_str().unwrap()]).stderr(Stdio::null()).spawn();
     let url = format!("http://{address}");
-    while run(&["member", "list", "--auth", &url]).status.code() != Some(0) {}
+    let begun = Instant::now();
+    while run(&["member", "list", "--auth", &url]).status.code() != Some(0) {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the auth node does not answer at {url}");
+    }
     (child.unwrap(), url)
 }
 

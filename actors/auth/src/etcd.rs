@@ -59,7 +59,7 @@ impl EtcdRegister {
             runtime.block_on(async move {
                 match Client::open(&config, chain, first).await {
                     Ok(client) => {
-                        drop(opened.send(Ok(client.life.get())));
+                        drop(opened.send(Ok(client.life)));
                         carry_out(Rc::new(client), receiver).await;
                     }
                     Err(error) => drop(opened.send(Err(error))),
@@ -162,7 +162,7 @@ struct Client {
     user: Option<(String, String)>,
     token: RefCell<Option<String>>,
     prefix: String,
-    life: Cell<Incarnation>,
+    life: Incarnation,
 }
 
 impl Client {
@@ -172,14 +172,14 @@ impl Client {
         let timeout = Duration::from_millis(config.timeout_ms);
         let http = awc::Client::builder().connector(connector).timeout(timeout).disable_redirects().finish();
         let user = config.user.as_ref().map(|(name, file)| Ok::<_, RegisterError>((name.clone(), password(file)?)));
-        let client = Self {
+        let mut client = Self {
             http,
             endpoints: config.endpoints.iter().map(|endpoint| endpoint.trim_end_matches('/').to_owned()).collect(),
             current: Cell::new(0),
             user: user.transpose()?,
             token: RefCell::new(None),
             prefix: format!("standin/{chain}/register/"),
-            life: Cell::new(Incarnation(1)),
+            life: Incarnation(1),
         };
         client.check_version().await?;
         client.begin(first).await?;
@@ -206,12 +206,12 @@ impl Client {
     }
 
     /// Writes what is not there yet: the first life, and the records of new clusters.
-    async fn begin(&self, first: Vec<Record>) -> Result<(), RegisterError> {
+    async fn begin(&mut self, first: Vec<Record>) -> Result<(), RegisterError> {
         let life_key = self.key("life");
-        let first_life = encode(&Written::Life(self.life.get()))?;
+        let first_life = encode(&Written::Life(self.life))?;
         let told = self.put_if_absent(&life_key, &first_life).await?;
         if let Some(found) = told.found(&life_key) {
-            self.life.set(found.life()?);
+            self.life = found.life()?;
         }
         for record in first {
             let key = self.key_of(&record.cluster);
@@ -251,7 +251,7 @@ impl Client {
 
     async fn swap(&self, mark: u64, next: Record) -> Result<Counted<bool>, RegisterError> {
         let (life_key, key) = (self.key("life"), self.key_of(&next.cluster));
-        let life = encode(&Written::Life(self.life.get()))?;
+        let life = encode(&Written::Life(self.life))?;
         let value = encode(&Written::Record(Box::new(next)))?;
         let told = self
             .transact(&json!({
@@ -272,7 +272,7 @@ impl Client {
     /// The new life and all marked records, or nothing: a record that lives in the new life without its mark would grant again what
     /// was granted before the copy was made.
     async fn recall(&self) -> Result<Incarnation, RegisterError> {
-        let (life_key, before) = (self.key("life"), self.life.get());
+        let (life_key, before) = (self.key("life"), self.life);
         let old = encode(&Written::Life(before))?;
         let mut compare = vec![json!({ "target": "VALUE", "key": life_key, "value": old, "result": "EQUAL" })];
         let mut put = vec![json!({
@@ -294,14 +294,14 @@ impl Client {
 
     fn check_life(&self, told: &Told) -> Result<(), RegisterError> {
         let found = told.found(&self.key("life")).map(Entry::life).transpose()?.unwrap_or_default();
-        match found == self.life.get() {
+        match found == self.life {
             true => Ok(()),
-            false => Err(RegisterError::Recalled { known: self.life.get(), found }),
+            false => Err(RegisterError::Recalled { known: self.life, found }),
         }
     }
 
     fn count(&self, told: &Told) -> u64 {
-        count_of(self.life.get(), told.header.revision)
+        count_of(self.life, told.header.revision)
     }
 
     fn key(&self, name: &str) -> String {

@@ -47,6 +47,19 @@ struct Entry {
     removed: Vec<Member>,
 }
 
+impl Entry {
+    /// Whoever is a member again is not removed; of too many the first are forgotten.
+    fn remember_removed(&mut self, removed: Vec<Member>) {
+        for member in removed {
+            self.removed.retain(|known| known.key != member.key);
+            self.removed.push(member);
+        }
+        self.removed.retain(|member| !self.newest.members.contains_key(&member.key.node_id()));
+        let surplus = self.removed.len().saturating_sub(REMOVED_MAX);
+        self.removed.drain(..surplus);
+    }
+}
+
 /// The newest membership of each seat's cluster, with its file.
 #[derive(Debug)]
 pub struct MemberBook {
@@ -74,7 +87,7 @@ impl MemberBook {
                 let Kept(kept) = Kept::from_wire(&bytes).map_err(|error| wrong(error.to_string()))?;
                 for (signed, removed) in kept {
                     let seat = book.note(signed).map_err(|error| wrong(error.to_string()))?;
-                    book.set_removed(seat, removed);
+                    book.remember_removed(seat, removed);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -102,11 +115,8 @@ impl MemberBook {
         let newest = signed.membership.clone();
         let gone = entry.newest.members.iter().filter(|(node, _)| !newest.members.contains_key(*node));
         let gone: Vec<_> = gone.map(|(_, member)| member.clone()).collect();
-        entry.removed.extend(gone);
-        entry.removed.retain(|member| !newest.members.contains_key(&member.key.node_id()));
-        let surplus = entry.removed.len().saturating_sub(REMOVED_MAX);
-        entry.removed.drain(..surplus);
         (entry.newest, entry.signed) = (newest, Some(signed));
+        entry.remember_removed(gone);
         drop(entries);
         self.keep();
         Ok(Some(Seat(index as u16)))
@@ -129,10 +139,10 @@ impl MemberBook {
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_removed(&self, seat: Option<Seat>, removed: Vec<Member>) {
+    fn remember_removed(&self, seat: Option<Seat>, removed: Vec<Member>) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = seat.and_then(|seat| entries.get_mut(seat.index())) {
-            entry.removed = removed;
+            entry.remember_removed(removed);
         }
     }
 
@@ -244,6 +254,14 @@ mod tests {
         assert_eq!((again.seat_of(&id(3)), again.all().len()), (Some(Seat(0)), 3));
         again.note(with(3, &[3]).sign(&key(9))).unwrap();
         assert_eq!(again.seat_of(&id(1)), None, "it was removed");
+        again.note(with(4, &[4]).sign(&key(9))).unwrap();
+        drop(again);
+        let again = MemberBook::open(&path, &genesis()).unwrap();
+        let removed = |book: &MemberBook| book.removed().into_iter().map(|(_, m)| m.key).collect::<Vec<_>>();
+        assert_eq!(removed(&again), [key(1).public(), key(3).public()], "both may be in a set still");
+        again.forget_removed(&id(3));
+        again.note(with(5, &[1, 4]).sign(&key(9))).unwrap();
+        assert_eq!(removed(&again), [], "one is a member again");
         fs::write(&path, b"rot").unwrap();
         assert!(MemberBook::open(&path, &genesis()).unwrap_err().to_string().contains("delete the file"));
     }

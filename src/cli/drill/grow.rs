@@ -51,7 +51,11 @@ pub(super) async fn grow(drill: &mut Drill) -> Result<(), Failure> {
     let seat = Seat(clusters.iter().position(|cluster| **cluster == leaves.cluster).unwrap_or_default() as u16);
     if drill.holder_of(seat).await?.node == leaves.index {
         drill.network.client(leaves.index)?.switch(None).await?;
+        let (begun, name) = (Instant::now(), drill.network.name(leaves.index));
         while drill.holder_of(seat).await?.node == leaves.index {
+            if begun.elapsed() > SOON {
+                return Err(Failure::new(5, format!("{name} does not give the seat up")));
+            }
             tokio::time::sleep(POLL).await;
         }
     }

@@ -1,10 +1,11 @@
 //! A model check over the real machines: one seat held by two nodes, three by one, a window of two, the register; and every
 //! course of events that differs from the ordinary one in at most two places.
 //!
-//! The ordinary course is that of a calm network in which two transactions are ordered. A *place* is a message that arrives, a
+//! The ordinary course is that of a calm network in which four transactions are ordered. A *place* is a message that arrives, a
 //! disk that says that it is done, or a request that reaches the auth node; there anything of [`Deviation`] can happen. All
 //! single deviations are tried, and all pairs whose first takes a node of the seat of two away and whose second lies within a given
-//! number of places behind it, where the hand-over is. The node that is down or frozen comes back a little later. Pulses, statuses and keep-alives are no places: they only say again what the others do.
+//! number of places behind it, where the hand-over is. The node that is down or frozen comes back a little later. Pulses,
+//! statuses and keep-alives are no places: they only say again what the others do.
 //!
 //! With a faulty seat it is one of the three others.
 
@@ -29,7 +30,7 @@ use crate::world::{Event, World};
 
 /// The seats, with the number of nodes that hold each.
 const SIZES: [usize; 4] = [2, 1, 1, 1];
-/// Two clusters' first start, grants and all.
+/// The first start of all clusters, grants and all.
 const SETTLED_US: u64 = 1_500_000;
 /// The time in which places are counted.
 const WATCHED_US: u64 = 1_200_000;
@@ -43,7 +44,7 @@ const AFTER_US: u64 = 800_000;
 /// What can happen at a place in the course of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deviation {
-    /// The message is lost, or the answer of a disk that is about to fail with its node.
+    /// The message is lost, or the disk's word: the node waits for the next one.
     Lose,
     /// It comes late, after what was to come after it.
     Late,
@@ -158,12 +159,7 @@ pub struct Searched {
 impl Model {
     /// Runs one course of events; gives the node of each of its places. A panic is a violation, too.
     pub fn run(&self, steps: &[Step]) -> Result<Vec<NodeIndex>, Violation> {
-        let run = std::panic::AssertUnwindSafe(|| self.run_unguarded(steps));
-        std::panic::catch_unwind(run).unwrap_or_else(|cause| {
-            let what = cause.downcast_ref::<String>().cloned();
-            let what = what.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(Violation { invariant: "no_panic", what: what.unwrap_or_default() })
-        })
+        Violation::guard(|| self.run_unguarded(steps))
     }
 
     fn run_unguarded(&self, steps: &[Step]) -> Result<Vec<NodeIndex>, Violation> {
@@ -211,14 +207,17 @@ impl Model {
         };
         let single = |place: usize| DEVIATIONS.into_iter().map(move |deviation| vec![(place, deviation)]);
         let singles: Vec<Vec<Step>> = (0..places.len()).flat_map(single).collect();
-        let first = places.len();
-        let mut searched = self.try_all(&singles, &places, near);
-        searched.places = first;
-        searched.courses += 1;
-        searched
+        let (courses, violation) = self.try_all(&singles, &places, near);
+        Searched { courses: courses + 1, places: places.len(), violation }
     }
 
-    fn try_all(&self, singles: &[Vec<Step>], nodes: &[NodeIndex], near: usize) -> Searched {
+    /// Gives the number of courses, and the first that broke something.
+    fn try_all(
+        &self,
+        singles: &[Vec<Step>],
+        nodes: &[NodeIndex],
+        near: usize,
+    ) -> (usize, Option<(Vec<Step>, Violation)>) {
         let (next, courses, found) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(None));
         let stop = AtomicUsize::new(usize::MAX);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -260,7 +259,6 @@ impl Model {
                 });
             }
         });
-        let violation = found.into_inner().unwrap_or_default();
-        Searched { courses: courses.into_inner(), places: 0, violation }
+        (courses.into_inner(), found.into_inner().unwrap_or_default())
     }
 }

@@ -62,11 +62,7 @@ pub struct Report {
 
 /// Runs a scenario. The same scenario gives the same result, always. A panic is a violation, too.
 pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
-    std::panic::catch_unwind(|| run_unguarded(scenario)).unwrap_or_else(|cause| {
-        let what = cause.downcast_ref::<String>().cloned();
-        let what = what.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Err(Violation { invariant: "no_panic", what: what.unwrap_or_default() })
-    })
+    Violation::guard(|| run_unguarded(scenario))
 }
 
 fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {

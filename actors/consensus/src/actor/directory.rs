@@ -55,6 +55,12 @@ impl Directory {
         members.keys().filter(|node| **node != self.own).filter_map(|node| self.node(node)).collect()
     }
 
+    /// Whether a node is of the own cluster: a member, or one that was removed and is in the in-sync set still.
+    pub fn is_mate(&self, node: &NodeId) -> bool {
+        let is_listed = || self.book.newest(self.seat).is_some_and(|grant| grant.grant.in_sync.contains(node));
+        self.seat_of(node) == Some(self.seat) || is_listed()
+    }
+
     /// The seat that a node belongs to.
     pub fn seat_of(&self, node: &NodeId) -> Option<Seat> {
         self.members.seat_of(node)

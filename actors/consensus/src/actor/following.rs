@@ -59,9 +59,14 @@ impl Replica {
         matches!(self.waits_for, Some(WaitsFor::Store(_) | WaitsFor::Judgement(..)))
     }
 
-    /// Whether the executor is being asked what the store holds.
-    pub(super) fn is_looking(&self) -> bool {
-        matches!(self.waits_for, Some(WaitsFor::Store(_)))
+    /// Whether what the log says comes after something that waits. A log that is to be read anew stands for all that waits for a
+    /// grant; not while the executor is asked for another one, since its answer belongs to that.
+    pub(super) fn must_wait(&self, event: &SeatLogEvent) -> bool {
+        match (&self.waits_for, event) {
+            (None, _) => false,
+            (Some(WaitsFor::Judgement(..) | WaitsFor::Grant(_)), SeatLogEvent::Rebuild(_)) => false,
+            (Some(_), _) => true,
+        }
     }
 
     pub(super) fn follow(&mut self, lsn: Lsn, piece: LogPiece, ctx: &mut Ctx<Self>) {

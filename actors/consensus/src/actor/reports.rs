@@ -102,16 +102,14 @@ impl Replica {
                 self.consider_cutting();
             }
             SeatLogEvent::Failed(why) => self.fatal(why),
-            SeatLogEvent::Rebuild(found) if !self.is_looking() => {
+            event if self.must_wait(&event) => self.backlog.push_back(event),
+            SeatLogEvent::Rebuild(found) => {
                 if self.waits_for.is_some() {
                     // What was to be followed is in the log that is read now, or cut from it.
                     self.backlog.clear();
                 }
                 self.begin_rebuild(found);
             }
-            event if self.waits_for.is_some() => self.backlog.push_back(event),
-            // Only while the executor is looked at, where it waits.
-            SeatLogEvent::Rebuild(_) => {}
             SeatLogEvent::Activated { writer, start } => self.activate(writer, start, ctx),
             SeatLogEvent::Rebased { writer, start } => {
                 self.speak_as(writer, start);

@@ -25,6 +25,17 @@ pub struct Violation {
     pub what: String,
 }
 
+impl Violation {
+    /// Runs something whose panic is a violation, too.
+    pub(crate) fn guard<T>(run: impl FnOnce() -> Result<T, Self>) -> Result<T, Self> {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|cause| {
+            let what = cause.downcast_ref::<String>().cloned();
+            let what = what.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Err(Self { invariant: "no_panic", what: what.unwrap_or_default() })
+        })
+    }
+}
+
 impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.invariant, self.what)

@@ -2,11 +2,12 @@
 //!
 //! All faults are told at once, each with file, line, column, key, what was found and what is allowed.
 
+mod reader;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -17,6 +18,8 @@ use standin_foundation::{ClusterId, PublicKey};
 use standin_ledger::Genesis;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+use reader::{Reader, Value, place_of};
 
 /// A fault in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,8 +181,7 @@ impl NodeConfig {
             place: place_of(path, text, error.span()),
             what: error.message().to_owned(),
         })?;
-        let mut reader =
-            Reader { path, text, root: table.get_ref(), environment, faults: Vec::new(), known: Vec::new() };
+        let mut reader = Reader::new(path, text, table.get_ref(), environment);
         let config = reader.node_config();
         reader.find_unknown();
         if reader.faults.is_empty() { Ok(config) } else { Err(ConfigError::Faults(reader.faults)) }
@@ -200,23 +202,8 @@ pub fn read_genesis(path: &Path) -> Result<Genesis, ConfigError> {
     Ok(genesis)
 }
 
-fn place_of(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
-    let before = text.get(..span.map_or(0, |span| span.start)).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-    format!("{}:{line}:{column}", path.display())
-}
-
-struct Reader<'a> {
-    path: &'a Path,
-    text: &'a str,
-    root: &'a DeTable<'a>,
-    environment: BTreeMap<String, String>,
-    faults: Vec<Fault>,
-    known: Vec<(&'static str, &'static str)>,
-}
-
-impl<'a> Reader<'a> {
+/// What each key means.
+impl Reader<'_> {
     fn node_config(&mut self) -> NodeConfig {
         let defaults = ConsensusConfig::default();
         let view_timeout_ms = self.number("consensus", "view_timeout_ms", 50..=8_000, Some(defaults.view_timeout_ms));
@@ -376,98 +363,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The value as text for the parser, and where it stands.
-    fn value(&mut self, section: &'static str, key: &'static str) -> Option<(Value, String)> {
-        self.known.push((section, key));
-        let variable = format!("STANDIN__{}__{}", section.to_uppercase(), key.to_uppercase());
-        if let Some(value) = self.environment.remove(&variable) {
-            return Some((Value::of_text(&value), variable));
-        }
-        let table = self.root.get(section)?;
-        let DeValue::Table(table) = table.get_ref() else { return None };
-        let value = table.get(key)?;
-        Some((Value::of(value.get_ref()), place_of(self.path, self.text, Some(value.span()))))
-    }
-
-    fn fault(&mut self, place: String, section: &str, key: &str, what: impl Into<String>) {
-        self.faults.push(Fault { place, key: format!("{section}.{key}"), what: what.into() });
-    }
-
-    fn missing(&mut self, section: &str, key: &str) {
-        let place = self.path.display().to_string();
-        self.fault(place, section, key, "is missing");
-    }
-
-    fn text(&mut self, section: &'static str, key: &'static str, default: Option<&str>) -> String {
-        match self.value(section, key) {
-            Some((Value::Text(text), _)) => text,
-            Some((other, place)) => {
-                self.fault(place, section, key, format!("found {other}, a text in quotes is needed"));
-                String::new()
-            }
-            None => {
-                if default.is_none() {
-                    self.missing(section, key);
-                }
-                default.unwrap_or_default().to_owned()
-            }
-        }
-    }
-
-    fn file(&mut self, section: &'static str, key: &'static str) -> PathBuf {
-        let text = self.text(section, key, None);
-        self.path.parent().unwrap_or(Path::new(".")).join(text)
-    }
-
-    fn optional_file(&mut self, section: &'static str, key: &'static str) -> Option<PathBuf> {
-        let text = self.text(section, key, Some(""));
-        (!text.is_empty()).then(|| self.path.parent().unwrap_or(Path::new(".")).join(text))
-    }
-
-    fn parsed<T: FromStr<Err: fmt::Display>>(
-        &mut self,
-        section: &'static str,
-        key: &'static str,
-        needed: &str,
-    ) -> Option<T> {
-        let Some((value, place)) = self.value(section, key) else {
-            self.missing(section, key);
-            return None;
-        };
-        let Value::Text(text) = value else {
-            self.fault(place, section, key, format!("found {value}, {needed} is needed"));
-            return None;
-        };
-        match text.parse() {
-            Ok(parsed) => Some(parsed),
-            Err(error) => {
-                self.fault(place, section, key, format!("found \"{text}\", {needed} is needed ({error})"));
-                None
-            }
-        }
-    }
-
-    /// Public keys, with commas.
-    fn keys(&mut self, section: &'static str, key: &'static str) -> BTreeSet<PublicKey> {
-        let text = self.text(section, key, Some(""));
-        let mut keys = BTreeSet::new();
-        for one in text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
-            match one.parse() {
-                Ok(parsed) => _ = keys.insert(parsed),
-                Err(error) => {
-                    let what = format!("found \"{one}\", public keys are needed, with commas ({error})");
-                    self.fault(self.path.display().to_string(), section, key, what);
-                }
-            }
-        }
-        keys
-    }
-
-    fn address(&mut self, section: &'static str, key: &'static str) -> SocketAddr {
-        let parsed = self.parsed(section, key, "an address such as \"127.0.0.1:7001\"");
-        parsed.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
-    }
-
     fn loopback(&mut self, section: &'static str, key: &'static str) -> SocketAddr {
         let address = self.address(section, key);
         if !address.ip().is_loopback() {
@@ -476,38 +371,6 @@ impl<'a> Reader<'a> {
             self.fault(place, section, key, what);
         }
         address
-    }
-
-    fn number(
-        &mut self,
-        section: &'static str,
-        key: &'static str,
-        allowed: std::ops::RangeInclusive<u64>,
-        default: Option<u64>,
-    ) -> u64 {
-        let (value, place) = match self.value(section, key) {
-            Some(found) => found,
-            None => return default.unwrap_or_default(),
-        };
-        match value {
-            Value::Number(number) if allowed.contains(&number) => number,
-            other => {
-                let (low, high) = (allowed.start(), allowed.end());
-                self.fault(place, section, key, format!("found {other}, a number from {low} to {high} is needed"));
-                default.unwrap_or_default()
-            }
-        }
-    }
-
-    fn flag(&mut self, section: &'static str, key: &'static str, default: bool) -> bool {
-        match self.value(section, key) {
-            Some((Value::Flag(flag), _)) => flag,
-            None => default,
-            Some((other, place)) => {
-                self.fault(place, section, key, format!("found {other}, true or false is needed"));
-                default
-            }
-        }
     }
 
     fn peers(&mut self) -> Vec<PeerEntry> {
@@ -554,89 +417,11 @@ impl<'a> Reader<'a> {
         }
         Some(PeerEntry { role: role.ok()?, key: parsed.ok()?, address: address? })
     }
-
-    fn find_unknown(&mut self) {
-        let mut unknown = Vec::new();
-        for (section, table) in self.root.iter() {
-            let name: &str = section.get_ref();
-            match table.get_ref() {
-                _ if name == "peer" => {}
-                DeValue::Table(table) if self.known.iter().any(|(known, _)| *known == name) => {
-                    for (key, _) in table.iter() {
-                        let key_name: &str = key.get_ref();
-                        let keys = self.known.iter().filter(|(known, _)| *known == name).map(|(_, key)| *key);
-                        if !keys.clone().any(|known| known == key_name) {
-                            unknown.push((key.span(), format!("{name}.{key_name}"), suggestion(key_name, keys)));
-                        }
-                    }
-                }
-                _ => {
-                    let sections = self.known.iter().map(|(known, _)| *known).chain(["peer"]);
-                    unknown.push((section.span(), name.to_owned(), suggestion(name, sections)));
-                }
-            }
-        }
-        for (span, key, what) in unknown {
-            self.faults.push(Fault { place: place_of(self.path, self.text, Some(span)), key, what });
-        }
-        for variable in std::mem::take(&mut self.environment).into_keys() {
-            self.faults.push(Fault { place: variable.clone(), key: variable, what: "names no known key".to_owned() });
-        }
-    }
 }
 
 fn is_url(endpoint: &str) -> bool {
     let host = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
     host.is_some_and(|host| host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()))
-}
-
-fn suggestion<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let near = known.map(|known| (strsim::damerau_levenshtein(found, known), known)).min();
-    match near {
-        Some((distance, known)) if distance <= 3 => format!("is not known; did you mean `{known}`?"),
-        _ => "is not known".to_owned(),
-    }
-}
-
-enum Value {
-    Text(String),
-    Number(u64),
-    Flag(bool),
-    Other(&'static str),
-}
-
-impl Value {
-    fn of(value: &DeValue<'_>) -> Self {
-        match value {
-            DeValue::String(text) => Self::Text(text.to_string()),
-            DeValue::Integer(number) => u64::from_str_radix(&number.as_str().replace('_', ""), number.radix())
-                .map_or(Self::Other("a number that does not fit"), Self::Number),
-            DeValue::Boolean(flag) => Self::Flag(*flag),
-            DeValue::Float(_) => Self::Other("a number with a fraction"),
-            DeValue::Array(_) => Self::Other("a list"),
-            DeValue::Table(_) => Self::Other("a table"),
-            DeValue::Datetime(_) => Self::Other("a date"),
-        }
-    }
-
-    fn of_text(text: &str) -> Self {
-        match (text.parse(), text.parse()) {
-            (Ok(number), _) => Self::Number(number),
-            (_, Ok(flag)) => Self::Flag(flag),
-            _ => Self::Text(text.to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(text) => write!(f, "\"{text}\""),
-            Self::Number(number) => write!(f, "{number}"),
-            Self::Flag(flag) => write!(f, "{flag}"),
-            Self::Other(what) => f.write_str(what),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,94 @@
+//! What an operator orders: checked against keys, decided by the machine, swapped, and told to all.
+
+use actix::fut::wrap_future;
+use actix::{ActorFutureExt, AsyncContext};
+use standin_foundation::NodeId;
+use standin_ledger::Membership;
+use standin_stage::{Ctx, Handle, Lane, Message, Reply, Shell};
+
+use super::{AuthActor, MembershipNotice};
+use crate::Record;
+use crate::messages::{Action, Order, Refusal, SignedOrder};
+use crate::register::{Counted, Stored};
+
+/// An operator's order. The answer is the list of members that came of it, or why nothing was changed.
+#[derive(Debug)]
+pub struct Ordered(pub SignedOrder);
+
+impl Message for Ordered {
+    type Reply = Result<Membership, Refusal>;
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<Ordered> for AuthActor {
+    fn handle(&mut self, Ordered(order): Ordered, reply: Reply<Result<Membership, Refusal>>, ctx: &mut Ctx<Self>) {
+        self.order(order, reply, ctx);
+    }
+}
+
+impl AuthActor {
+    fn order(&mut self, signed: SignedOrder, reply: Reply<Result<Membership, Refusal>>, ctx: &mut Ctx<Self>) {
+        if !self.setup.operators.contains(&signed.operator) || !signed.verify(&self.chain) {
+            return reply.send(Err(Refusal::NotOperator));
+        }
+        let read = wrap_future(self.setup.register.read_all());
+        ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, ctx| match read {
+            Ok(records) => shell.role.order_on(signed.order, &records, reply, ctx),
+            Err(error) => shell.role.register_failed(error, reply),
+        }));
+    }
+
+    fn order_on(
+        &mut self,
+        order: Order,
+        records: &[Record],
+        reply: Reply<Result<Membership, Refusal>>,
+        ctx: &mut Ctx<Self>,
+    ) {
+        let is_elsewhere = |node: NodeId| {
+            records.iter().any(|record| record.cluster != order.cluster && record.admitted.contains_key(&node))
+        };
+        if let Action::Admit(member) = &order.action
+            && is_elsewhere(member.key.node_id())
+        {
+            let what = "the node is a member of another cluster".to_owned();
+            return reply.send(Err(Refusal::BadMember { what }));
+        }
+        let read = wrap_future(self.setup.register.read(&order.cluster));
+        ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, ctx| match read {
+            Ok(Counted { content: Some(stored), .. }) => shell.role.swap_ordered(&order, &stored, reply, ctx),
+            Ok(_) => reply.send(Err(Refusal::BadMember { what: format!("there is no cluster `{}`", order.cluster) })),
+            Err(error) => shell.role.register_failed(error, reply),
+        }));
+    }
+
+    fn swap_ordered(
+        &mut self,
+        order: &Order,
+        stored: &Stored,
+        reply: Reply<Result<Membership, Refusal>>,
+        ctx: &mut Ctx<Self>,
+    ) {
+        let next = match self.machine.order(&stored.record, order) {
+            Ok(next) => next,
+            Err(why) => return reply.send(Err(why)),
+        };
+        let swapped = wrap_future(self.setup.register.swap(stored.mark, next.clone()));
+        ctx.spawn(swapped.map(move |swapped, shell: &mut Shell<Self>, _| match swapped {
+            Ok(Counted { content: true, .. }) => reply.send(Ok(shell.role.ordered(&next))),
+            Ok(_) => reply.send(Err(Refusal::Changed { version: next.version })),
+            Err(error) => shell.role.register_failed(error, reply),
+        }));
+    }
+
+    fn ordered(&mut self, next: &Record) -> Membership {
+        let membership = next.membership(self.chain);
+        let members = membership.members.keys().map(NodeId::short).collect::<Vec<_>>().join(" ");
+        tracing::warn!(cluster = %next.cluster, version = membership.version, members, "an operator changed the members");
+        (self.setup.on_membership)(&membership);
+        if let Some(signed) = self.told(next).membership {
+            self.tell_all(&MembershipNotice(signed));
+        }
+        membership
+    }
+}

@@ -1,0 +1,210 @@
+//! What an auth node tells of the register: to whoever looks it up, and unasked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use actix::fut::wrap_future;
+use actix::{ActorFutureExt, AsyncContext};
+use serde::{Deserialize, Serialize};
+use standin_foundation::wire::Wire;
+use standin_foundation::{ClusterId, NodeId, Term};
+use standin_ledger::{Grant, Member, SignedGrant, SignedMembership};
+use standin_stage::{Ctx, Handle, Lane, Message, RemoteMessage, Reply, Shell};
+
+use super::AuthActor;
+use crate::{Answer, Record};
+
+/// A grant that is new, told to every node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice(pub SignedGrant);
+
+impl Wire for Notice {
+    const NAME: &'static str = "auth.notice";
+    const BYTES_MAX: usize = SignedGrant::BYTES_MAX;
+}
+
+impl Message for Notice {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl RemoteMessage for Notice {}
+
+/// A list of members that is new, told to every node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembershipNotice(pub SignedMembership);
+
+impl Wire for MembershipNotice {
+    const NAME: &'static str = "auth.membership";
+    const BYTES_MAX: usize = SignedMembership::BYTES_MAX;
+}
+
+impl Message for MembershipNotice {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl RemoteMessage for MembershipNotice {}
+
+/// Asks another node for the lists of members that it knows. They are told as notices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantMembers;
+
+impl Wire for WantMembers {
+    const NAME: &'static str = "auth.want_members";
+    const BYTES_MAX: usize = 16;
+}
+
+impl Message for WantMembers {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl RemoteMessage for WantMembers {}
+
+/// A cluster as the auth node sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its newest term; zero before the first.
+    pub term: Term,
+    /// The holder by the newest grant.
+    pub holder: Option<NodeId>,
+    /// The in-sync set.
+    pub in_sync: BTreeSet<NodeId>,
+    /// Version of its record: an order names it.
+    pub version: u64,
+    /// The nodes that are admitted.
+    pub admitted: BTreeMap<NodeId, Member>,
+    /// How long ago the holder was last heard, in ms.
+    pub age_ms: Option<u64>,
+    /// The holder is past its maximum age.
+    pub vacant: bool,
+    /// Nodes that may not become holder.
+    pub not_electable: BTreeSet<NodeId>,
+    /// The register was brought back from a copy, and so many nodes have not said what they know.
+    pub recalling: Option<usize>,
+}
+
+/// Asks for all clusters.
+#[derive(Debug)]
+pub struct AskClusters;
+
+impl Message for AskClusters {
+    type Reply = Vec<ClusterView>;
+    const LANE: Lane = Lane::Control;
+}
+
+/// What is told of a cluster at a version of its record.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    version: u64,
+    pub(super) grant: Option<SignedGrant>,
+    pub(super) membership: Option<SignedMembership>,
+}
+
+impl Told {
+    /// The cluster, if it was ever granted.
+    pub(super) fn cluster(&self) -> Option<ClusterId> {
+        self.grant.as_ref().map(|signed| signed.grant.cluster.clone())
+    }
+}
+
+impl Handle<AskClusters> for AuthActor {
+    fn handle(&mut self, _: AskClusters, reply: Reply<Vec<ClusterView>>, ctx: &mut Ctx<Self>) {
+        let read = wrap_future(self.setup.register.read_all());
+        ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, _| match read {
+            Ok(records) => reply.send(records.into_iter().map(|record| shell.role.view(record)).collect()),
+            Err(error) => shell.role.register_failed(error, reply),
+        }));
+    }
+}
+
+impl AuthActor {
+    /// Tells all nodes something.
+    pub(super) fn tell_all<M: RemoteMessage>(&self, message: &M) {
+        for node in self.setup.peers.all() {
+            // Whoever is not reached hears of it with its next keep-alive, looks it up, or hears it from those that were.
+            let _ = node.tell(message);
+        }
+    }
+
+    /// The records of all clusters, whose members may have been changed by another auth node.
+    fn tell_memberships(&self, records: &[Record]) {
+        for record in records.iter().filter(|record| record.membership_version > 0) {
+            (self.setup.on_membership)(&record.membership(self.chain));
+        }
+    }
+
+    pub(super) fn look_up(&mut self, cluster: Option<ClusterId>, reply: Reply<Answer>, ctx: &mut Ctx<Self>) {
+        let read = wrap_future(self.setup.register.read_all());
+        ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, _| match read {
+            Ok(records) => {
+                shell.role.tell_memberships(&records);
+                let wanted = |record: &&Record| cluster.as_ref().is_none_or(|cluster| record.cluster == *cluster);
+                reply.send(shell.role.actives(records.iter().filter(wanted)));
+            }
+            Err(error) => shell.role.register_failed(error, reply),
+        }));
+    }
+
+    /// Looks at the whole register: another auth node may have granted and admitted meanwhile. Votes in evidence are judged by its
+    /// grants, too, and whoever it admitted must be let in to be heard.
+    pub(super) fn look(&mut self, ctx: &mut Ctx<Self>) {
+        let read = wrap_future(self.setup.register.read_all());
+        ctx.spawn(read.map(|read, shell: &mut Shell<Self>, _| match read {
+            Ok(records) => {
+                shell.role.tell_memberships(&records);
+                for record in &records {
+                    shell.role.told(record);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "the register cannot be read"),
+        }));
+    }
+
+    fn actives<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Answer {
+        let (mut grants, mut memberships) = (Vec::new(), Vec::new());
+        for record in records {
+            let told = self.told(record);
+            grants.extend(told.grant);
+            memberships.extend(told.membership);
+        }
+        Answer::Actives { grants, memberships }
+    }
+
+    /// What is told of a cluster whose record was read. Signatures cost time: what has not changed keeps its own. A record that was
+    /// read before another change turns nothing back.
+    pub(super) fn told(&mut self, record: &Record) -> Told {
+        if let Some(told) = self.told.get(&record.cluster).filter(|told| told.version >= record.version) {
+            return told.clone();
+        }
+        let grant = record.grant.clone().map(|grant| grant.sign(&self.setup.key));
+        if let Some(grant) = &grant {
+            // It was made with this very key, and holds.
+            let _ = self.setup.book.note(grant.clone());
+        }
+        let is_changed = record.membership_version > 0;
+        let membership = is_changed.then(|| record.membership(self.chain).sign(&self.setup.key));
+        let told = Told { version: record.version, grant, membership };
+        self.told.insert(record.cluster.clone(), told.clone());
+        told
+    }
+
+    fn view(&self, record: Record) -> ClusterView {
+        let now = self.now();
+        let silent = |told: &BTreeSet<NodeId>| record.admitted.keys().filter(|node| !told.contains(*node)).count();
+        ClusterView {
+            term: record.term(),
+            holder: record.grant.as_ref().map(Grant::holder_id),
+            in_sync: record.grant.as_ref().map(|grant| grant.in_sync.clone()).unwrap_or_default(),
+            age_ms: self.machine.age(&record.cluster, now),
+            vacant: self.machine.is_vacant(&record.cluster, now),
+            recalling: record.recalling.as_ref().map(silent),
+            version: record.version,
+            admitted: record.admitted,
+            not_electable: record.not_electable,
+            cluster: record.cluster,
+        }
+    }
+}

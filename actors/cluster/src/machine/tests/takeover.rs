@@ -1,0 +1,170 @@
+//! Who holds the seat: the start and the recoveries (R), suspicion and asking (S), grants (G).
+
+use super::*;
+
+/// R0: the table fills, the first of it registers, and the others follow it.
+#[test]
+fn r0_the_first_start_elects_registers_and_hands_the_ticket_to_all() {
+    let net = Net::settled(3);
+    assert_eq!(net.nodes[0].activated, [writer(1, 1)]);
+    assert!(net.nodes[1].activated.is_empty() && net.nodes[2].activated.is_empty());
+    assert!(net.nodes.iter().all(|node| node.member.facts().ticket == "ticket"));
+}
+
+/// R1: the active dies, the standby goes on with all that was released; the third member follows it.
+#[test]
+fn r1_the_standby_takes_over_with_the_whole_log() {
+    let mut net = Net::settled(3);
+    net.append(0, &["a", "b"]);
+    net.run(20);
+    assert_eq!(net.released(0), 2);
+    net.kill(0);
+    for n in [1, 2] {
+        net.step(n, Input::LinkDown(id(0)));
+    }
+    net.run(100);
+    assert_eq!(net.nodes[1].activated, [writer(2, 1)], "within moments, since the connection was closed");
+    assert_eq!(net.texts(1), ["a", "b"]);
+    assert_eq!(net.released(1), 2, "acknowledged anew, in the new term");
+    net.append(1, &["c"]);
+    net.run(50);
+    assert_eq!((net.released(1), net.texts(2).len()), (3, 3));
+}
+
+/// R2: active and standby die together; a reserve that is in sync goes on.
+#[test]
+fn r2_a_reserve_takes_over_when_active_and_standby_die_together() {
+    let mut net = Net::settled(3);
+    net.append(0, &["a"]);
+    net.run(20);
+    net.kill(0);
+    net.kill(1);
+    net.run(1_500);
+    assert_eq!(net.nodes[2].activated.len(), 1);
+    assert_eq!((net.texts(2), net.released(2)), (vec!["a".to_owned()], 1));
+    assert_eq!(net.grant().map(|grant| grant.in_sync.len()), Some(1));
+}
+
+/// S1 and S3: a member that answers and gets no further is silent, and a node whose disk hangs asks for nothing.
+#[test]
+fn s3_a_member_whose_disk_hangs_is_left_out_and_does_not_take_over() {
+    let mut net = Net::settled(2);
+    net.nodes[1].auto_sync = false;
+    net.append(0, &["a"]);
+    net.run(400);
+    assert_eq!(net.grant().map(|grant| (grant.holder_id(), grant.in_sync.len())), Some((id(0), 1)));
+    assert_eq!(net.released(0), 1);
+    assert!(net.nodes[1].activated.is_empty());
+}
+
+/// R3: the auth node orders the cluster away from its holder.
+#[test]
+fn r3_a_forced_switch_moves_the_seat_to_the_standby() {
+    let mut net = Net::settled(3);
+    net.record.forced = Some(Term(1));
+    net.record.not_electable.insert(id(0));
+    let order = standin_auth::Answer::Alive {
+        newer: None,
+        register_count: RegisterCount::NONE,
+        incarnation: Incarnation(1),
+        forced: Some(Term(1)),
+        recall: false,
+        ticket: None,
+    };
+    for n in [0, 1, 2] {
+        net.step(n, Input::Answered(order.clone()));
+    }
+    net.run(100);
+    assert_eq!(net.nodes[1].activated, [writer(2, 1)]);
+    assert!(!net.nodes[0].member.is_active());
+}
+
+#[test]
+fn s1_a_holder_that_hears_too_few_seats_leaves_nobody_out_and_is_replaced() {
+    let mut net = Net::settled(3);
+    net.step(0, Input::SeatsHeard(1));
+    net.cut.insert((2, 0));
+    net.append(0, &["a"]);
+    net.run(390);
+    assert!(net.nodes[0].asked.iter().all(|request| !matches!(request, Request::SetChange(_))), "it yields");
+    net.run(700);
+    assert_eq!(net.nodes[1].activated.len(), 1, "it says so itself, and the others move the seat");
+}
+
+#[test]
+fn s1_silence_is_measured_after_the_holder_last_woke() {
+    let mut net = Net::settled(2);
+    net.append(0, &["a"]);
+    net.run(30);
+    // The holder stands still for long; its member had answered all the time.
+    net.now = net.now + 60_000;
+    net.step(0, Input::Tick);
+    assert!(net.nodes[0].asked.iter().all(|request| !matches!(request, Request::SetChange(_))));
+    net.pump();
+    net.run(100);
+    assert_eq!(net.grant().map(|grant| grant.term), Some(Term(1)));
+}
+
+#[test]
+fn s2_a_candidate_of_a_later_rank_waits_and_is_not_forbidden() {
+    let mut net = Net::settled(3);
+    net.kill(0);
+    net.kill(1);
+    net.step(2, Input::LinkDown(id(0)));
+    net.run(90);
+    assert!(net.nodes[2].asked.iter().all(|request| !matches!(request, Request::Update(_))), "the standby comes first");
+    net.run(1_000);
+    assert_eq!(net.nodes[2].activated.len(), 1);
+}
+
+#[test]
+fn a_seat_is_moved_on_purpose_to_the_member_that_was_named() {
+    let mut net = Net::settled(3);
+    net.append(0, &["a"]);
+    net.run(30);
+    net.step(0, Input::Resign(Some(id(2))));
+    net.run(60);
+    assert_eq!(net.nodes[2].activated, [writer(2, 1)]);
+    assert_eq!(net.grant().map(|grant| grant.in_sync.len()), Some(3), "the old holder stays in the set");
+    assert_eq!((net.texts(2), net.released(2)), (vec!["a".to_owned()], 1));
+}
+
+/// G6: whoever hears an older term answers with the newest grant.
+#[test]
+fn g6_an_older_term_is_answered_with_the_newest_grant() {
+    let mut net = Net::settled(2);
+    net.nodes[0].up = false;
+    net.run(400);
+    assert_eq!(net.nodes[1].member.facts().term(), Term(2));
+    net.queue.clear();
+    let probe = Message::Probe { writer: writer(1, 1), round: 0, head: Mark::default() };
+    net.step(1, Input::Received { from: id(0), message: probe });
+    let answered = net.queue.iter().any(|(_, to, message)| {
+        *to == 0 && matches!(message, Message::Grant { grant, .. } if grant.grant.term == Term(2))
+    });
+    assert!(answered);
+}
+
+/// G5: a node that has promised to a later register refuses what an earlier one granted.
+#[test]
+fn g5_a_grant_of_an_older_register_is_refused_after_the_promise() {
+    let mut net = Net::settled(2);
+    let recall = standin_auth::Answer::Alive {
+        newer: None,
+        register_count: RegisterCount::NONE,
+        incarnation: Incarnation(5),
+        forced: None,
+        recall: true,
+        ticket: None,
+    };
+    net.step(1, Input::Answered(recall));
+    assert!(matches!(
+        net.nodes[1].asked.last(),
+        Some(Request::Recall { promised: Incarnation(5), newest: Some(_), .. })
+    ));
+    let mut old = net.grant().unwrap().clone();
+    old.term = Term(2);
+    let old = SignedGrant { grant: old, signature: standin_foundation::Signature::NONE };
+    net.step(1, Input::Granted(old));
+    assert_eq!(net.nodes[1].member.facts().term(), Term(1));
+}

@@ -1,0 +1,246 @@
+//! Reading a configuration: values with their places, from the file and the environment; all faults are kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use standin_foundation::PublicKey;
+use toml::de::{DeTable, DeValue};
+
+use super::Fault;
+
+/// A file that is being read, with the environment on top, and what was found wrong so far.
+pub(super) struct Reader<'a> {
+    pub(super) path: &'a Path,
+    pub(super) text: &'a str,
+    pub(super) root: &'a DeTable<'a>,
+    environment: BTreeMap<String, String>,
+    pub(super) faults: Vec<Fault>,
+    known: Vec<(&'static str, &'static str)>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(
+        path: &'a Path,
+        text: &'a str,
+        root: &'a DeTable<'a>,
+        environment: BTreeMap<String, String>,
+    ) -> Self {
+        Self { path, text, root, environment, faults: Vec::new(), known: Vec::new() }
+    }
+
+    /// The value as text for the parser, and where it stands.
+    pub(super) fn value(&mut self, section: &'static str, key: &'static str) -> Option<(Value, String)> {
+        self.known.push((section, key));
+        let variable = format!("STANDIN__{}__{}", section.to_uppercase(), key.to_uppercase());
+        if let Some(value) = self.environment.remove(&variable) {
+            return Some((Value::of_text(&value), variable));
+        }
+        let table = self.root.get(section)?;
+        let DeValue::Table(table) = table.get_ref() else { return None };
+        let value = table.get(key)?;
+        Some((Value::of(value.get_ref()), place_of(self.path, self.text, Some(value.span()))))
+    }
+
+    pub(super) fn fault(&mut self, place: String, section: &str, key: &str, what: impl Into<String>) {
+        self.faults.push(Fault { place, key: format!("{section}.{key}"), what: what.into() });
+    }
+
+    pub(super) fn missing(&mut self, section: &str, key: &str) {
+        let place = self.path.display().to_string();
+        self.fault(place, section, key, "is missing");
+    }
+
+    pub(super) fn text(&mut self, section: &'static str, key: &'static str, default: Option<&str>) -> String {
+        match self.value(section, key) {
+            Some((Value::Text(text), _)) => text,
+            Some((other, place)) => {
+                self.fault(place, section, key, format!("found {other}, a text in quotes is needed"));
+                String::new()
+            }
+            None => {
+                if default.is_none() {
+                    self.missing(section, key);
+                }
+                default.unwrap_or_default().to_owned()
+            }
+        }
+    }
+
+    pub(super) fn file(&mut self, section: &'static str, key: &'static str) -> PathBuf {
+        let text = self.text(section, key, None);
+        self.path.parent().unwrap_or(Path::new(".")).join(text)
+    }
+
+    pub(super) fn optional_file(&mut self, section: &'static str, key: &'static str) -> Option<PathBuf> {
+        let text = self.text(section, key, Some(""));
+        (!text.is_empty()).then(|| self.path.parent().unwrap_or(Path::new(".")).join(text))
+    }
+
+    pub(super) fn parsed<T: FromStr<Err: fmt::Display>>(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        needed: &str,
+    ) -> Option<T> {
+        let Some((value, place)) = self.value(section, key) else {
+            self.missing(section, key);
+            return None;
+        };
+        let Value::Text(text) = value else {
+            self.fault(place, section, key, format!("found {value}, {needed} is needed"));
+            return None;
+        };
+        match text.parse() {
+            Ok(parsed) => Some(parsed),
+            Err(error) => {
+                self.fault(place, section, key, format!("found \"{text}\", {needed} is needed ({error})"));
+                None
+            }
+        }
+    }
+
+    /// Public keys, with commas.
+    pub(super) fn keys(&mut self, section: &'static str, key: &'static str) -> BTreeSet<PublicKey> {
+        let text = self.text(section, key, Some(""));
+        let mut keys = BTreeSet::new();
+        for one in text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+            match one.parse() {
+                Ok(parsed) => _ = keys.insert(parsed),
+                Err(error) => {
+                    let what = format!("found \"{one}\", public keys are needed, with commas ({error})");
+                    self.fault(self.path.display().to_string(), section, key, what);
+                }
+            }
+        }
+        keys
+    }
+
+    pub(super) fn address(&mut self, section: &'static str, key: &'static str) -> SocketAddr {
+        let parsed = self.parsed(section, key, "an address such as \"127.0.0.1:7001\"");
+        parsed.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    pub(super) fn number(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        allowed: std::ops::RangeInclusive<u64>,
+        default: Option<u64>,
+    ) -> u64 {
+        let (value, place) = match self.value(section, key) {
+            Some(found) => found,
+            None => return default.unwrap_or_default(),
+        };
+        match value {
+            Value::Number(number) if allowed.contains(&number) => number,
+            other => {
+                let (low, high) = (allowed.start(), allowed.end());
+                self.fault(place, section, key, format!("found {other}, a number from {low} to {high} is needed"));
+                default.unwrap_or_default()
+            }
+        }
+    }
+
+    pub(super) fn flag(&mut self, section: &'static str, key: &'static str, default: bool) -> bool {
+        match self.value(section, key) {
+            Some((Value::Flag(flag), _)) => flag,
+            None => default,
+            Some((other, place)) => {
+                self.fault(place, section, key, format!("found {other}, true or false is needed"));
+                default
+            }
+        }
+    }
+
+    pub(super) fn find_unknown(&mut self) {
+        let mut unknown = Vec::new();
+        for (section, table) in self.root.iter() {
+            let name: &str = section.get_ref();
+            match table.get_ref() {
+                _ if name == "peer" => {}
+                DeValue::Table(table) if self.known.iter().any(|(known, _)| *known == name) => {
+                    for (key, _) in table.iter() {
+                        let key_name: &str = key.get_ref();
+                        let keys = self.known.iter().filter(|(known, _)| *known == name).map(|(_, key)| *key);
+                        if !keys.clone().any(|known| known == key_name) {
+                            unknown.push((key.span(), format!("{name}.{key_name}"), suggestion(key_name, keys)));
+                        }
+                    }
+                }
+                _ => {
+                    let sections = self.known.iter().map(|(known, _)| *known).chain(["peer"]);
+                    unknown.push((section.span(), name.to_owned(), suggestion(name, sections)));
+                }
+            }
+        }
+        for (span, key, what) in unknown {
+            self.faults.push(Fault { place: place_of(self.path, self.text, Some(span)), key, what });
+        }
+        for variable in std::mem::take(&mut self.environment).into_keys() {
+            self.faults.push(Fault { place: variable.clone(), key: variable, what: "names no known key".to_owned() });
+        }
+    }
+}
+
+/// File, line and column.
+pub(super) fn place_of(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
+    let before = text.get(..span.map_or(0, |span| span.start)).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    format!("{}:{line}:{column}", path.display())
+}
+
+fn suggestion<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let near = known.map(|known| (strsim::damerau_levenshtein(found, known), known)).min();
+    match near {
+        Some((distance, known)) if distance <= 3 => format!("is not known; did you mean `{known}`?"),
+        _ => "is not known".to_owned(),
+    }
+}
+
+/// A value, as far as the configuration knows kinds of them.
+#[derive(Debug)]
+pub(super) enum Value {
+    Text(String),
+    Number(u64),
+    Flag(bool),
+    Other(&'static str),
+}
+
+impl Value {
+    fn of(value: &DeValue<'_>) -> Self {
+        match value {
+            DeValue::String(text) => Self::Text(text.to_string()),
+            DeValue::Integer(number) => u64::from_str_radix(&number.as_str().replace('_', ""), number.radix())
+                .map_or(Self::Other("a number that does not fit"), Self::Number),
+            DeValue::Boolean(flag) => Self::Flag(*flag),
+            DeValue::Float(_) => Self::Other("a number with a fraction"),
+            DeValue::Array(_) => Self::Other("a list"),
+            DeValue::Table(_) => Self::Other("a table"),
+            DeValue::Datetime(_) => Self::Other("a date"),
+        }
+    }
+
+    fn of_text(text: &str) -> Self {
+        match (text.parse(), text.parse()) {
+            (Ok(number), _) => Self::Number(number),
+            (_, Ok(flag)) => Self::Flag(flag),
+            _ => Self::Text(text.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "\"{text}\""),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Flag(flag) => write!(f, "{flag}"),
+            Self::Other(what) => f.write_str(what),
+        }
+    }
+}
