@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use standin_auth::messages::SignedOrder;
 use standin_foundation::limits::HTTP_BODY_BYTES_MAX;
 use standin_foundation::{Encoder, Height, NodeId};
-use standin_ledger::{Genesis, GrantTable, Membership, SignedGrant, Title, Transaction, TransactionId};
+use standin_ledger::{EpochProof, Genesis, GrantTable, Membership, SignedGrant, Title, Transaction, TransactionId};
 
 use crate::api::{AnswerView, BlockView, ClusterView, ErrorView, StatusView, Submitted, TitleView, TransactionView};
 
@@ -87,13 +87,22 @@ impl Client {
         self.get("/api/v1/grants").await
     }
 
-    /// Who may speak for which seat: the genesis, and the grants that the node knows and that hold.
+    /// The proofs of the epochs that the node knows, by rising number. They are not checked.
+    pub async fn epochs(&self) -> Result<Vec<EpochProof>, ClientError> {
+        self.get("/api/v1/epochs").await
+    }
+
+    /// Who may speak for which seat: the genesis, and the epochs and grants that the node knows and that hold.
     pub async fn grant_table(&self, genesis: &Genesis) -> Result<GrantTable, ClientError> {
         let mut table = genesis.grant_table();
-        if genesis.auth.is_some() {
-            for grant in self.grants().await? {
-                // What does not hold is left out: a vote that would need it is then of an unknown term.
-                let _ = table.note(grant);
+        let grants = if genesis.auth.is_some() { self.grants().await? } else { Vec::new() };
+        // What does not hold is left out: a vote that would need it is then of an unknown term.
+        let take_in = |table: &mut GrantTable| grants.iter().for_each(|grant| drop(table.note(grant.clone())));
+        take_in(&mut table);
+        for proof in self.epochs().await? {
+            if let Ok(begun) = proof.verify(&table) {
+                table.begin(begun);
+                take_in(&mut table);
             }
         }
         Ok(table)

@@ -161,6 +161,11 @@ pub(super) async fn switch(node: web::Data<NodeHandle>, query: web::Query<Switch
     }
 }
 
+/// The proofs of all epochs that the node knows: each is judged by the one before.
+pub(super) async fn epochs(node: web::Data<NodeHandle>) -> HttpResponse {
+    HttpResponse::Ok().json(node.book.epoch_proofs())
+}
+
 /// All grants that the node knows: what votes in certificates are judged by. They prove themselves.
 pub(super) async fn grants(node: web::Data<NodeHandle>) -> HttpResponse {
     HttpResponse::Ok().json(node.book.all())

@@ -227,6 +227,7 @@ fn genesis(plan: &Plan, keys: &[PublicKey], auth: Option<PublicKey>, client: Pub
         auth,
         parameters: Parameters { client_signatures: plan.signatures, ..Parameters::default() },
         seats,
+        operators: Default::default(),
         accounts: vec![Account { key: client, amount: 1_000_000_000 }],
     };
     genesis.check().map_err(|error| configuration(error.to_string()))?;

@@ -9,7 +9,7 @@ use standin_foundation::Height;
 use standin_ledger::builtin::Builtin;
 use standin_ledger::log::{Log, LogOptions};
 use standin_ledger::store::{Store, StoreOptions, StoredBlock};
-use standin_ledger::{Authority, Batch, Chain, Genesis, GrantBook};
+use standin_ledger::{Batch, Chain, Genesis, GrantBook};
 
 use super::Failure;
 
@@ -57,11 +57,8 @@ pub(super) fn verify_node(config: &NodeConfig) -> Result<Verified, Failure> {
         index_transactions: config.index_transactions,
     };
     let store = Store::open(store_options, &genesis.state()).map_err(|error| unsound(error.to_string()))?;
-    let book = match genesis.auth {
-        Some(_) => GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())
-            .map_err(|error| unsound(error.to_string()))?,
-        None => GrantBook::unkept(genesis.grant_table()),
-    };
+    let book = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())
+        .map_err(|error| unsound(error.to_string()))?;
     let mut check = Check { genesis: &genesis, seats: book, checkpoints: 0 };
     let blocks = check.blocks(&store).map_err(unsound)?;
     Ok(Verified { height: store.head(), blocks, records: recovered.records.len(), checkpoints: check.checkpoints })
@@ -107,8 +104,7 @@ impl Check<'_> {
         if block.certificate.digest != block.header.proposal.digest() || block.certificate.height != height {
             return Err("the certificate is for another proposal".to_owned());
         }
-        let quorum = self.seats.quorum();
-        block.certificate.verify(&self.seats).map_err(|error| format!("certificate (quorum {quorum}): {error}"))
+        block.certificate.verify(&self.seats).map_err(|error| format!("certificate: {error}"))
     }
 
     fn execute(&mut self, chain: &mut Chain, store: &Store, block: &StoredBlock) -> Result<(), String> {
@@ -118,6 +114,9 @@ impl Check<'_> {
         let executed = chain.execute(block.header.proposal.clone(), &batches).map_err(|error| error.to_string())?;
         if executed.hash != block.hash || executed.receipts != block.receipts {
             return Err("execution gives another result than the one that was stored".to_owned());
+        }
+        if executed.checkpoint.is_some() {
+            self.seats.begin(chain.epoch_tables());
         }
         let Some(result) = executed.checkpoint else { return Ok(()) };
         let stored = store.checkpoint_covering(result.height).map_err(|error| error.to_string())?;

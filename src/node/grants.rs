@@ -8,7 +8,7 @@ use standin_cluster::actor::{Auths, Granted, MemberActor};
 use standin_consensus::Note;
 use standin_consensus::actor::{Directory, GrantKnown, HolderChanged, Ingress, Replica};
 use standin_ledger::SignedGrant;
-use standin_ledger::grant::Noted;
+use standin_ledger::grant::{Cause, Noted};
 use standin_stage::Address;
 
 use super::members::Members;
@@ -61,6 +61,19 @@ impl Grants {
                 false
             }
         }
+    }
+
+    /// An epoch is known that was not: what waits for it is looked at, and who holds a seat because of it is told.
+    pub(super) fn epoch_known(&self) {
+        let (own, book) = (self.directory.seat, &self.directory.book);
+        for base in book.all().into_iter().filter(|grant| grant.grant.cause == Cause::Ordered) {
+            match book.seat_of(&base) {
+                Some(seat) if seat == own => drop(self.member.tell(Granted(base))),
+                Some(seat) => drop(self.replica.tell(HolderChanged(seat))),
+                None => {}
+            }
+        }
+        self.ingress.unpark(&self.replica);
     }
 
     /// Asks the auth node who holds the seats, now and then, for as long as the member runs.

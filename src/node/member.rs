@@ -113,10 +113,7 @@ impl Node {
         let place = Place { genesis: Arc::clone(&genesis), node, seat, descriptor };
         let (bridge, transport) = bridge_of(config, genesis.digest())?;
         let prepared = Bridge::prepare(&bridge);
-        let book = match genesis.auth {
-            Some(_) => GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?,
-            None => GrantBook::unkept(genesis.grant_table()),
-        };
+        let book = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?;
         let members = match genesis.auth {
             Some(_) => MemberBook::open(&config.data_dir.join("members"), &genesis)?,
             None => MemberBook::unkept(&genesis),
@@ -136,6 +133,9 @@ impl Node {
         let signer = KeySigner { chain: genesis.digest(), seat, writer: Writer::default(), start: 0, key };
         let reports = auths.clone();
         let accused = Arc::clone(&genesis);
+        // Member and replica tell of grants and epochs to those who need their own addresses: all are known a few lines below.
+        let told_later: Arc<OnceLock<Grants>> = Arc::default();
+        let (told_now, told_of_epochs) = (Arc::clone(&told_later), Arc::clone(&told_later));
         let replica_config = ReplicaConfig {
             genesis: (*genesis).clone(),
             signer,
@@ -150,11 +150,9 @@ impl Node {
             directory: directory.clone(),
             misbehaviour,
             on_wrong_result: Box::new(move |event| report_wrong(&accused, &reports, event)),
+            on_epoch: Box::new(move || told_of_epochs.get().into_iter().for_each(Grants::epoch_known)),
             on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
         };
-        // The member tells grants to those who need the member's own address: both are known a few lines below.
-        let told_later: Arc<OnceLock<Grants>> = Arc::default();
-        let told_now = Arc::clone(&told_later);
         let links = Links {
             key: SecretKey::read(&config.key_file)?,
             chain: genesis.digest(),

@@ -1,7 +1,8 @@
 //! What goes into the machine, and what it wants done.
 
-use standin_foundation::{Digest, Height, Lsn, Seat, View};
+use standin_foundation::{Digest, Epoch, Height, Lsn, Seat, View};
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote};
+use standin_ledger::epoch::{EpochStart, Epochs};
 use standin_ledger::snapshot::{Chunk, Manifest, Snapshot};
 use standin_ledger::{BatchRef, Proposal};
 
@@ -59,11 +60,20 @@ pub enum Input {
         height: Height,
         /// The result, at a checkpoint.
         checkpoint: Option<CheckpointResult>,
+        /// Where the next epoch begins, while one is ordered and has not begun.
+        ordered: Option<EpochStart>,
     },
     /// All who must agree computed what this node computed at this height: the seat may vote for it.
     ResultAgreed(Height),
     /// A snapshot is durable, and execution goes on from it.
-    SnapshotInstalled(CheckpointCertificate),
+    SnapshotInstalled {
+        /// Its proof.
+        certificate: CheckpointCertificate,
+        /// What its state says of the epochs.
+        epochs: Epochs,
+    },
+    /// The table of this epoch is durable here, and with it those of all before: its messages can be judged.
+    EpochKnown(Epoch),
     /// The log is long: write the live records once more.
     LogFull,
     /// A record of the seat's holder, next in its log. For a shadow.
@@ -104,6 +114,8 @@ pub enum Effect {
     Send {
         /// To whom.
         to: Recipient,
+        /// The epoch in which it is said.
+        epoch: Epoch,
         /// What.
         body: Body,
         /// The record that must be durable first.
@@ -188,6 +200,8 @@ pub enum Event {
         /// What the quorum signed.
         certificate: Box<CheckpointCertificate>,
     },
+    /// What the chain ordered has taken effect: an epoch began.
+    EpochBegan(EpochStart),
     /// Two certificates contradict each other: more than f seats are faulty. The node must stop.
     SafetyViolated {
         /// Where.

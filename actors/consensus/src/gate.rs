@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use standin_foundation::{Lsn, Writer};
+use standin_foundation::{Epoch, Lsn, Writer};
 
 use crate::effect::Recipient;
 use crate::messages::Body;
@@ -14,6 +14,8 @@ pub struct Held {
     pub after: Lsn,
     /// To whom it goes.
     pub to: Recipient,
+    /// The epoch in which it is said.
+    pub epoch: Epoch,
     /// What it says.
     pub body: Body,
 }
@@ -38,8 +40,8 @@ impl Gate {
     }
 
     /// Hands in a message.
-    pub fn hold(&mut self, to: Recipient, body: Body, after: Lsn) {
-        self.held.push_back(Held { after, to, body });
+    pub fn hold(&mut self, to: Recipient, epoch: Epoch, body: Body, after: Lsn) {
+        self.held.push_back(Held { after, to, epoch, body });
     }
 
     /// The log of `writer` is released up to `lsn`. Never goes back, and counts for nothing if it is of another writer.
@@ -85,8 +87,8 @@ mod tests {
     #[test]
     fn a_message_leaves_only_when_its_record_is_released_and_in_order() {
         let mut gate = Gate::new(writer(1, 1));
-        gate.hold(Recipient::All, body(), 2);
-        gate.hold(Recipient::All, body(), 1);
+        gate.hold(Recipient::All, Epoch(0), body(), 2);
+        gate.hold(Recipient::All, Epoch(0), body(), 1);
         assert!(gate.release().is_none());
         gate.released(writer(1, 1), 1);
         assert!(gate.release().is_none(), "the first still waits, and order is kept");
@@ -101,7 +103,7 @@ mod tests {
     #[test]
     fn l3_what_was_released_for_another_writer_counts_for_nothing() {
         let mut gate = Gate::new(writer(2, 1));
-        gate.hold(Recipient::All, body(), 5);
+        gate.hold(Recipient::All, Epoch(0), body(), 5);
         gate.released(writer(1, 9), 9);
         gate.released(writer(2, 0), 9);
         gate.released(writer(3, 1), 9);

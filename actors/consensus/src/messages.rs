@@ -12,7 +12,7 @@ use standin_ledger::certificate::{
     CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote, VoteKind, VoteTarget,
 };
 use standin_ledger::snapshot::{Chunk, Manifest};
-use standin_ledger::{Proposal, SignedGrant};
+use standin_ledger::{EpochProof, Proposal, SignedGrant};
 
 /// The content of a binding message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,6 +216,8 @@ impl Canonical for NewView {
 /// Where a replica stands, told to all at an interval. It is what makes others send again what was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Status {
+    /// The epoch that it votes in.
+    pub epoch: Epoch,
     /// The view that it is in, or left last.
     pub view: View,
     /// The view that it wants, while it changes views.
@@ -257,6 +259,10 @@ pub enum Note {
     Grant(Box<SignedGrant>),
     /// Asks for the grant of a seat for a term: without it a message of the receiver's cannot be judged.
     WantGrant(Seat, Term),
+    /// Asks for the proof that an epoch has begun.
+    FetchEpoch(Epoch),
+    /// That an epoch has begun.
+    Epoch(Box<EpochProof>),
 }
 
 impl Wire for Note {

@@ -15,6 +15,10 @@ pub enum Mutation {
     ForgetPrepared,
     /// A slot takes a second proposal in one view.
     AcceptTwice,
+    /// A replica votes beyond the boundary of its epoch.
+    VoteBeyondBoundary,
+    /// Votes and view-changes count in a later epoch than their own.
+    CountOtherEpochs,
     /// A replica goes on although its result is not the proven one.
     IgnoreOwnResult,
 }

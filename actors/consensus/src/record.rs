@@ -8,7 +8,7 @@ use standin_foundation::limits::LOG_RECORD_BYTES_MAX;
 use standin_foundation::wire::Wire;
 use standin_foundation::{Digest, Height, Lsn, View};
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate};
-use standin_ledger::{BatchRef, Proposal};
+use standin_ledger::{BatchRef, EpochStart, Proposal};
 
 use crate::messages::{PreparedCertificate, Signed, ViewChange};
 
@@ -42,6 +42,8 @@ pub enum Record {
     /// The replica, if it is the primary, may send this; in any case the view has begun for it. The message as signed
     /// by the primary, or unsigned before its own has come back.
     NewView(Signed),
+    /// The records behind this one are of this epoch: those before it bind nobody any more, but for what is final.
+    Epoch(EpochStart),
     /// All that is live has been logged once more, beginning with this record: what stands before may go.
     Base {
         /// The first record to keep.

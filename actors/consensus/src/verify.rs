@@ -26,14 +26,6 @@ pub enum VerifyError {
         /// Whose link it came over.
         sent: Seat,
     },
-    /// It is of another epoch.
-    #[error("message of epoch {found}, this is epoch {ours}")]
-    WrongEpoch {
-        /// The message's.
-        found: Epoch,
-        /// Ours.
-        ours: Epoch,
-    },
     /// It was sent under a term that has ended: its sender does not know the newest grant.
     #[error("message of seat {seat} under term {found}, its term is {ours}")]
     OldTerm {
@@ -125,8 +117,6 @@ pub fn sign(signer: &impl Signer, epoch: Epoch, body: Body, lsn: Lsn) -> Verifie
 pub struct Verifier<A> {
     /// Who may speak for a seat.
     pub authority: A,
-    /// The epoch.
-    pub epoch: Epoch,
     /// Slots that may be open above a stable checkpoint.
     pub window: u64,
 }
@@ -149,13 +139,14 @@ impl<A: Authority> Verifier<A> {
             return Err(VerifyError::OldTerm { seat: signed, found, ours });
         }
         self.signature(&message)?;
+        let epoch = message.epoch;
         match &message.body {
             Body::PrePrepare { view, proposal } => {
                 proposal.check_limits()?;
-                self.check_primary(*view, signed)?;
+                self.check_primary(epoch, *view, signed)?;
             }
-            Body::ViewChange(body) => self.view_change(body)?,
-            Body::NewView(body) => self.new_view(signed, body)?,
+            Body::ViewChange(body) => self.view_change(epoch, body)?,
+            Body::NewView(body) => self.new_view(epoch, signed, body)?,
             Body::Prepare { .. } | Body::Commit { .. } | Body::Checkpoint(_) => {}
         }
         Ok(Verified(message))
@@ -171,7 +162,6 @@ impl<A: Authority> Verifier<A> {
         if certificate.height != height || certificate.digest != digest {
             return Err(VerifyError::Inconsistent("a block's certificate is for another proposal"));
         }
-        self.check_epoch(certificate.epoch)?;
         certificate.verify(&self.authority)?;
         Ok(Verified(certificate))
     }
@@ -181,38 +171,36 @@ impl<A: Authority> Verifier<A> {
         &self,
         certificate: CheckpointCertificate,
     ) -> Result<Verified<CheckpointCertificate>, VerifyError> {
-        self.check_epoch(certificate.epoch)?;
         certificate.verify(&self.authority)?;
         Ok(Verified(certificate))
     }
 
     /// Checks a manifest's certificate.
     pub fn manifest(&self, manifest: Manifest) -> Result<Verified<Manifest>, VerifyError> {
-        self.check_epoch(manifest.certificate.epoch)?;
         manifest.certificate.verify(&self.authority)?;
         Ok(Verified(manifest))
     }
 
     fn signature(&self, message: &Signed) -> Result<(), VerifyError> {
-        self.check_epoch(message.epoch)?;
+        self.seats(message.epoch)?;
         Ok(self.authority.verify("consensus message", &message.target(), &message.vote)?)
     }
 
-    fn check_epoch(&self, found: Epoch) -> Result<(), VerifyError> {
-        if found == self.epoch { Ok(()) } else { Err(VerifyError::WrongEpoch { found, ours: self.epoch }) }
+    /// Number of seats in an epoch that is known.
+    fn seats(&self, epoch: Epoch) -> Result<usize, LedgerError> {
+        self.authority.seats(epoch).ok_or(LedgerError::UnknownEpoch(epoch))
     }
 
-    fn check_primary(&self, view: View, seat: Seat) -> Result<(), VerifyError> {
-        if primary_of(view, self.authority.seats()) == seat {
+    fn check_primary(&self, epoch: Epoch, view: View, seat: Seat) -> Result<(), VerifyError> {
+        if primary_of(view, self.seats(epoch)?) == seat {
             Ok(())
         } else {
             Err(VerifyError::Inconsistent("only the primary of the view may say this"))
         }
     }
 
-    fn view_change(&self, body: &ViewChange) -> Result<(), VerifyError> {
+    fn view_change(&self, epoch: Epoch, body: &ViewChange) -> Result<(), VerifyError> {
         if let Some(certificate) = &body.stable {
-            self.check_epoch(certificate.epoch)?;
             certificate.verify(&self.authority)?;
         }
         let stable = body.stable_height();
@@ -222,17 +210,17 @@ impl<A: Authority> Verifier<A> {
             if height <= last || height > stable.plus(self.window) || prepared.view >= body.view {
                 return Err(VerifyError::Inconsistent("a prepared certificate is out of place"));
             }
-            self.prepared(prepared)?;
+            self.prepared(epoch, prepared)?;
             last = height;
         }
         Ok(())
     }
 
-    fn prepared(&self, certificate: &PreparedCertificate) -> Result<(), VerifyError> {
-        let primary = primary_of(certificate.view, self.authority.seats());
+    fn prepared(&self, epoch: Epoch, certificate: &PreparedCertificate) -> Result<(), VerifyError> {
+        let primary = primary_of(certificate.view, self.seats(epoch)?);
         let target = VoteTarget {
             kind: VoteKind::Prepare,
-            epoch: self.epoch,
+            epoch,
             view: certificate.view,
             height: certificate.proposal.height,
             digest: certificate.proposal.digest(),
@@ -241,18 +229,19 @@ impl<A: Authority> Verifier<A> {
             true => VoteTarget { kind: VoteKind::PrePrepare, ..target },
             false => target,
         };
-        self.authority.verify_quorum(certificate.votes.iter().map(|vote| (with_kind(vote), vote)))?;
+        self.authority.verify_quorum(epoch, certificate.votes.iter().map(|vote| (with_kind(vote), vote)))?;
         Ok(())
     }
 
-    fn new_view(&self, sender: Seat, body: &NewView) -> Result<(), VerifyError> {
-        self.check_primary(body.view, sender)?;
-        let mut seen = vec![false; self.authority.seats()];
+    fn new_view(&self, epoch: Epoch, sender: Seat, body: &NewView) -> Result<(), VerifyError> {
+        self.check_primary(epoch, body.view, sender)?;
+        let seats = self.seats(epoch)?;
+        let mut seen = vec![false; seats];
         for message in &body.view_changes {
             let Body::ViewChange(view_change) = &message.body else {
                 return Err(VerifyError::Inconsistent("a new-view holds something else than view-changes"));
             };
-            if view_change.view != body.view {
+            if view_change.view != body.view || message.epoch != epoch {
                 return Err(VerifyError::Inconsistent("a new-view holds a view-change for another view"));
             }
             match seen.get_mut(message.seat().index()) {
@@ -260,10 +249,10 @@ impl<A: Authority> Verifier<A> {
                 _ => return Err(LedgerError::BadSeat(message.seat()).into()),
             }
             self.signature(message)?;
-            self.view_change(view_change)?;
+            self.view_change(epoch, view_change)?;
         }
         let found = seen.iter().filter(|seen| **seen).count();
-        let needed = self.authority.quorum();
+        let needed = self.authority.quorum(seats);
         if found < needed {
             return Err(LedgerError::NoQuorum { found, needed }.into());
         }

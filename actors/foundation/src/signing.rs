@@ -25,6 +25,8 @@ pub enum Domain {
     Membership,
     /// An operator's order to an auth node.
     Order,
+    /// An operator's approval of a reconfiguration.
+    Reconfiguration,
     /// A node's hello on a new connection, from the side that dialled.
     HelloDialler,
     /// A node's hello on a new connection, from the side that accepted.
@@ -41,6 +43,7 @@ impl Domain {
             Self::RegisterCount => b"standin/v1/register-count",
             Self::Membership => b"standin/v1/membership",
             Self::Order => b"standin/v1/order",
+            Self::Reconfiguration => b"standin/v1/reconfiguration",
             Self::HelloDialler => b"standin/v1/hello/dialler",
             Self::HelloAcceptor => b"standin/v1/hello/acceptor",
         }

@@ -81,15 +81,18 @@ pub enum Verdict {
     Unknown,
 }
 
-/// Knows who may speak for a seat in a term, and checks that it did.
+/// Knows who may speak for a seat in an epoch and a term, and checks that it did.
 pub trait Authority {
-    /// Number of seats.
-    fn seats(&self) -> usize;
+    /// Number of seats in an epoch; none where the epoch is not known.
+    fn seats(&self, epoch: Epoch) -> Option<usize>;
 
-    /// The highest term of a seat that is known here: only its holder speaks for the seat now.
+    /// The epoch of the block at `height`, as far as is known.
+    fn epoch_at(&self, height: Height) -> Epoch;
+
+    /// The highest term of a seat that is known here, in the newest epoch: only its holder speaks for the seat now.
     fn term(&self, seat: Seat) -> Term;
 
-    /// Whether `vote` is a signature under `target` of who held the seat in the vote's own term.
+    /// Whether `vote` is a signature under `target` of who held the seat in the target's epoch and the vote's own term.
     fn judge(&self, target: &VoteTarget, vote: &SeatVote) -> Verdict;
 
     /// As [`Authority::judge`], with the reason as an error.
@@ -101,22 +104,22 @@ pub trait Authority {
         }
     }
 
-    /// How many seats may be faulty.
-    fn faulty_max(&self) -> usize {
-        faulty_max(self.seats())
+    /// How many of so many seats make a certificate.
+    fn quorum(&self, seats: usize) -> usize {
+        quorum(seats)
     }
 
-    /// How many seats make a certificate.
-    fn quorum(&self) -> usize {
-        quorum(self.seats())
-    }
-
-    /// Checks that `votes` are valid votes of a quorum of distinct seats. Each is judged by the grant of its own term.
-    fn verify_quorum<'a>(&self, votes: impl Iterator<Item = (VoteTarget, &'a SeatVote)>) -> Result<(), LedgerError>
+    /// Checks that `votes` are valid votes of a quorum of distinct seats of this epoch. Each is judged by the grant of its own term.
+    fn verify_quorum<'a>(
+        &self,
+        epoch: Epoch,
+        votes: impl Iterator<Item = (VoteTarget, &'a SeatVote)>,
+    ) -> Result<(), LedgerError>
     where
         Self: Sized,
     {
-        let mut voted = vec![false; self.seats()];
+        let seats = self.seats(epoch).ok_or(LedgerError::UnknownEpoch(epoch))?;
+        let mut voted = vec![false; seats];
         for (target, vote) in votes {
             match voted.get_mut(vote.seat.index()) {
                 Some(seen) if !*seen => *seen = true,
@@ -124,14 +127,28 @@ pub trait Authority {
             }
             self.verify("vote in a certificate", &target, vote)?;
         }
-        let found = voted.iter().filter(|seen| **seen).count();
-        if found >= self.quorum() { Ok(()) } else { Err(LedgerError::NoQuorum { found, needed: self.quorum() }) }
+        let (found, needed) = (voted.iter().filter(|seen| **seen).count(), self.quorum(seats));
+        if found >= needed { Ok(()) } else { Err(LedgerError::NoQuorum { found, needed }) }
+    }
+
+    /// Checks that a certificate for `height` is of that height's epoch: votes of another one are void there (E1).
+    fn check_epoch(&self, epoch: Epoch, height: Height) -> Result<(), LedgerError> {
+        let expected = self.epoch_at(height);
+        match self.seats(epoch) {
+            None => Err(LedgerError::UnknownEpoch(epoch)),
+            Some(_) if epoch != expected => Err(LedgerError::WrongEpoch { height, found: epoch, expected }),
+            Some(_) => Ok(()),
+        }
     }
 }
 
 impl<A: Authority> Authority for std::sync::Arc<A> {
-    fn seats(&self) -> usize {
-        A::seats(self)
+    fn seats(&self, epoch: Epoch) -> Option<usize> {
+        A::seats(self, epoch)
+    }
+
+    fn epoch_at(&self, height: Height) -> Epoch {
+        A::epoch_at(self, height)
     }
 
     fn term(&self, seat: Seat) -> Term {
@@ -140,6 +157,10 @@ impl<A: Authority> Authority for std::sync::Arc<A> {
 
     fn judge(&self, target: &VoteTarget, vote: &SeatVote) -> Verdict {
         A::judge(self, target, vote)
+    }
+
+    fn quorum(&self, seats: usize) -> usize {
+        A::quorum(self, seats)
     }
 }
 
@@ -165,10 +186,11 @@ impl CommitCertificate {
         VoteTarget { kind: VoteKind::Commit, epoch, view, height, digest }
     }
 
-    /// Checks the votes.
+    /// Checks epoch and votes.
     pub fn verify(&self, authority: &impl Authority) -> Result<(), LedgerError> {
         let target = self.target();
-        authority.verify_quorum(self.votes.iter().map(|vote| (target, vote)))
+        authority.check_epoch(self.epoch, self.height)?;
+        authority.verify_quorum(self.epoch, self.votes.iter().map(|vote| (target, vote)))
     }
 }
 
@@ -211,10 +233,11 @@ pub struct CheckpointCertificate {
 }
 
 impl CheckpointCertificate {
-    /// Checks the votes.
+    /// Checks epoch and votes.
     pub fn verify(&self, authority: &impl Authority) -> Result<(), LedgerError> {
         let target = self.result.target(self.epoch);
-        authority.verify_quorum(self.votes.iter().map(|vote| (target, vote)))
+        authority.check_epoch(self.epoch, self.result.height)?;
+        authority.verify_quorum(self.epoch, self.votes.iter().map(|vote| (target, vote)))
     }
 }
 

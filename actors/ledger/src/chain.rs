@@ -7,10 +7,12 @@ use standin_foundation::{Digest, Encoder, Height};
 
 use crate::batch::Batch;
 use crate::block::{Header, Proposal};
-use crate::certificate::CheckpointResult;
+use crate::certificate::{CheckpointCertificate, CheckpointResult};
+use crate::epoch::{self, EpochProof, EpochStart, EpochTable, Epochs, SYSTEM_PREFIX};
 use crate::error::LedgerError;
 use crate::genesis::{Genesis, Parameters};
 use crate::receipt::{Outcome, Receipt, interval_root, receipts_root};
+use crate::reconfiguration::{ApprovedReconfiguration, is_system};
 use crate::snapshot::{RecentIds, Snapshot};
 use crate::state::{State, Write};
 use crate::state_machine::{Context, Reject, StateMachine};
@@ -24,12 +26,21 @@ pub const UNDO_DEPTH: usize = 64;
 #[derive(Clone)]
 pub struct Chain {
     machine: Arc<dyn StateMachine>,
-    parameters: Parameters,
+    rules: Arc<Rules>,
     state: Trie,
     head: Head,
     /// What the last blocks replaced, oldest first, at most [`UNDO_DEPTH`].
     past: VecDeque<Replaced>,
     recent: RecentTransactions,
+}
+
+/// What the genesis says once and for all.
+#[derive(Debug)]
+struct Rules {
+    chain: Digest,
+    parameters: Parameters,
+    /// The table of epoch 0.
+    table: EpochTable,
 }
 
 /// A block as the one after it needs it.
@@ -77,9 +88,10 @@ impl Chain {
     pub fn new(genesis: &Genesis, machine: Arc<dyn StateMachine>) -> Self {
         let header = genesis.header();
         let head = Head { hash: header.hash(), header, interval: Vec::new() };
+        let rules = Rules { chain: genesis.digest(), parameters: genesis.parameters, table: genesis.epoch_table() };
         Self {
             machine,
-            parameters: genesis.parameters,
+            rules: Arc::new(rules),
             state: genesis.state(),
             head,
             past: VecDeque::new(),
@@ -121,7 +133,7 @@ impl Chain {
 
     /// The parameters.
     pub fn parameters(&self) -> &Parameters {
-        &self.parameters
+        &self.rules.parameters
     }
 
     /// Receipts' roots of the blocks since the last checkpoint.
@@ -132,6 +144,26 @@ impl Chain {
     /// Whether a transaction with this id took a place within the replay window.
     pub fn is_recent(&self, id: &TransactionId) -> bool {
         self.recent.contains(id)
+    }
+
+    /// The tables of all epochs that have begun, the genesis' first.
+    pub fn epoch_tables(&self) -> Vec<EpochTable> {
+        std::iter::once(self.rules.table.clone()).chain(epoch::tables(&self.state)).collect()
+    }
+
+    /// Where the epochs begin, with the one that has been ordered.
+    pub fn epochs(&self) -> Epochs {
+        epoch::tables(&self.state).map(|table| table.start).chain(self.ordered_epoch()).collect()
+    }
+
+    /// Where the epoch begins that has been ordered, while it has not begun.
+    pub fn ordered_epoch(&self) -> Option<EpochStart> {
+        epoch::ordered(&self.state).map(|table| table.start)
+    }
+
+    /// The proof that an epoch begins above the head, whose result `certificate` proves; none if none begins there.
+    pub fn prove_epoch(snapshot: &Snapshot, certificate: &CheckpointCertificate) -> Option<EpochProof> {
+        EpochProof::new(certificate.clone(), &snapshot.state, snapshot.recent_root())
     }
 
     /// Answers a question about the state at the head.
@@ -148,7 +180,7 @@ impl Chain {
         let mut receipts = Vec::with_capacity(header.proposal.transaction_count() as usize);
         let (mut writes, mut replaced) = (Vec::new(), Vec::new());
         let mut ids = Vec::with_capacity(receipts.capacity());
-        self.recent.forget(height, self.parameters.replay_window);
+        self.recent.forget(height, self.rules.parameters.replay_window);
         for transaction in batches.iter().flat_map(|batch| batch.transactions()) {
             let outcome = self.apply(&context, transaction, &mut writes, &mut replaced);
             if !matches!(outcome, Outcome::Duplicate | Outcome::Expired) {
@@ -158,7 +190,22 @@ impl Chain {
             receipts.push(Receipt { transaction: transaction.id(), outcome });
         }
         self.recent.close(height, ids.into());
+        if let Some(table) = epoch::ordered(&self.state).filter(|table| table.start.after == height) {
+            let begun = epoch::writes_of_beginning(&table).into_iter().flatten();
+            self.write(begun, &mut writes, &mut replaced);
+        }
         Ok(self.advance(header, receipts, writes, replaced))
+    }
+
+    fn write(&mut self, new: impl IntoIterator<Item = Write>, writes: &mut Vec<Write>, replaced: &mut Vec<Write>) {
+        for (key, value) in new {
+            let before = match &value {
+                Some(value) => self.state.insert(key.clone(), value.clone()),
+                None => self.state.remove(&key),
+            };
+            replaced.push((key.clone(), before));
+            writes.push((key, value));
+        }
     }
 
     /// Goes back to the state right after the block at `height`. Fails if that is further than [`UNDO_DEPTH`] blocks.
@@ -203,27 +250,47 @@ impl Chain {
         replaced: &mut Vec<Write>,
     ) -> Outcome {
         let expires = transaction.expires();
-        if expires < context.height || expires > context.height.plus(self.parameters.replay_window - 1) {
+        if expires < context.height || expires > context.height.plus(self.rules.parameters.replay_window - 1) {
             return Outcome::Expired;
         }
         if self.recent.contains(&transaction.id()) {
             return Outcome::Duplicate;
         }
-        let mut state = State::new(&self.state);
-        match self.machine.apply(context, transaction, &mut state) {
-            Ok(output) => {
-                for (key, value) in state.into_writes() {
-                    let before = match &value {
-                        Some(value) => self.state.insert(key.clone(), value.clone()),
-                        None => self.state.remove(&key),
-                    };
-                    replaced.push((key.clone(), before));
-                    writes.push((key, value));
-                }
+        let applied = match is_system(transaction) {
+            true => self.order(context, transaction).map(|write| (Vec::new(), vec![write])),
+            false => self.apply_user(context, transaction),
+        };
+        match applied {
+            Ok((output, new)) => {
+                self.write(new, writes, replaced);
                 Outcome::Applied(output)
             }
             Err(Reject(reason)) => Outcome::Rejected(reason),
         }
+    }
+
+    fn apply_user(&self, context: &Context, transaction: &Transaction) -> Result<(Vec<u8>, Vec<Write>), Reject> {
+        let mut state = State::new(&self.state);
+        let output = self.machine.apply(context, transaction, &mut state)?;
+        let writes = state.into_writes();
+        match writes.iter().any(|(key, _)| key.first() == Some(&SYSTEM_PREFIX)) {
+            true => Err(Reject::new("keys that begin with the byte 0xff are the chain's own")),
+            false => Ok((output, writes)),
+        }
+    }
+
+    /// Carries out a reconfiguration: from the next epoch on its table holds.
+    fn order(&self, context: &Context, transaction: &Transaction) -> Result<Write, Reject> {
+        let approved = ApprovedReconfiguration::from_payload(transaction.payload())?;
+        let current = epoch::tables(&self.state).last().unwrap_or_else(|| self.rules.table.clone());
+        approved.check(&self.rules.chain, &current.operators)?;
+        if let Some(EpochStart { epoch, after }) = self.ordered_epoch() {
+            return Err(Reject::new(format!(
+                "epoch {epoch} has been ordered and begins above block {after}: order it then"
+            )));
+        }
+        let next = approved.reconfiguration.next_table(&current, &self.rules.parameters, context.height)?;
+        epoch::write_of_order(&next).ok_or_else(|| Reject::new("the table of the next epoch is too large"))
     }
 
     fn advance(
@@ -246,7 +313,7 @@ impl Chain {
         let checkpoint = self.is_checkpoint(&self.head.header).then(|| CheckpointResult {
             height,
             block_hash: self.head.hash,
-            state_root: state_root(&self.state, &self.recent.root()),
+            state_root: state_root(&self.state.root(), &self.recent.root()),
             receipts_root: interval_root(&self.head.interval),
         });
         let (header, hash) = (self.head.header.clone(), self.head.hash);
@@ -254,7 +321,7 @@ impl Chain {
     }
 
     fn is_checkpoint(&self, header: &Header) -> bool {
-        is_checkpoint(&header.proposal, self.parameters.checkpoint_interval)
+        is_checkpoint(&header.proposal, self.rules.parameters.checkpoint_interval)
     }
 }
 
@@ -273,9 +340,9 @@ pub fn apply_writes(trie: &mut Trie, writes: &[Write]) {
     }
 }
 
-/// The state root that checkpoints certify: over the trie and over the ids that are remembered.
-pub(crate) fn state_root(trie: &Trie, recent_root: &Digest) -> Digest {
-    Digest::sha256_of(&[b"standin/v1/state", trie.root().as_bytes(), recent_root.as_bytes()])
+/// The state root that checkpoints certify: over the trie's root and over the ids that are remembered.
+pub(crate) fn state_root(trie_root: &Digest, recent_root: &Digest) -> Digest {
+    Digest::sha256_of(&[b"standin/v1/state", trie_root.as_bytes(), recent_root.as_bytes()])
 }
 
 /// The ids of the transactions of the last heights.
@@ -384,6 +451,7 @@ pub(crate) mod tests {
             chain: "test-chain".parse().unwrap(),
             time_ms: 1_000,
             auth: None,
+            operators: Default::default(),
             parameters: Parameters { replay_window, checkpoint_interval: 4, window: 8, ..Default::default() },
             seats: (1..=4).map(seat).collect(),
             accounts: vec![Account { key: key(1).public(), amount: 1_000 }],

@@ -1,6 +1,6 @@
 //! What can be wrong with a transaction, a batch, a proof or a certificate.
 
-use standin_foundation::{ClusterId, Digest, Height, MalformedBytes, Seat, Term};
+use standin_foundation::{ClusterId, Digest, Epoch, Height, MalformedBytes, Seat, Term};
 
 /// A value of the ledger that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +54,19 @@ pub enum LedgerError {
         seat: Seat,
         /// The term.
         term: Term,
+    },
+    /// Of an epoch that is not known here: it may hold, once the proof of the epoch has been fetched.
+    #[error("epoch {0} is not known here")]
+    UnknownEpoch(Epoch),
+    /// A certificate of an epoch to which its block does not belong.
+    #[error("a certificate of epoch {found} for block {height}, which belongs to epoch {expected}")]
+    WrongEpoch {
+        /// The block.
+        height: Height,
+        /// The certificate's epoch.
+        found: Epoch,
+        /// The block's.
+        expected: Epoch,
     },
     /// A grant that cannot stand.
     #[error("grant of cluster {cluster} for term {term}: {what}")]

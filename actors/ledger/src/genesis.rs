@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::limits::{FRAME_BYTES_MAX, PROPOSAL_BATCHES_MAX, SEATS_MAX, TITLE_BYTES_MAX};
-use standin_foundation::{Canonical, ChainId, ClusterId, Digest, Encoder, Height, NodeId, PublicKey, Seat, View};
+use standin_foundation::{
+    Canonical, ChainId, ClusterId, Digest, Encoder, Epoch, Height, NodeId, PublicKey, Seat, Term, View,
+};
 
 use crate::block::{Header, Proposal};
 use crate::builtin::Builtin;
 use crate::certificate;
+use crate::epoch::{Base, EpochSeat, EpochStart, EpochTable};
 use crate::error::LedgerError;
 use crate::grant::{GrantTable, MEMBERS_MAX};
 use crate::trie::Trie;
@@ -83,6 +86,34 @@ pub struct MemberDescriptor {
     pub site: String,
 }
 
+/// Keys in [`Operators`].
+pub const OPERATORS_MAX: usize = 64;
+
+/// Who approves reconfigurations, and how many of them it takes. A reconfiguration may name others.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operators {
+    /// Their keys. Without any, nothing can be reconfigured.
+    pub keys: Vec<PublicKey>,
+    /// How many of them must approve.
+    pub needed: u16,
+}
+
+impl Operators {
+    /// Says what is wrong with them.
+    pub(crate) fn check(&self, faults: &mut Vec<String>) {
+        let (count, distinct) = (self.keys.len(), self.keys.iter().collect::<BTreeSet<_>>().len());
+        if count > OPERATORS_MAX || distinct < count {
+            faults.push(format!(
+                "operators.keys: {count} found, {distinct} of them different; at most {OPERATORS_MAX} different ones are allowed"
+            ));
+        }
+        if count > 0 && !(1..=count).contains(&usize::from(self.needed)) {
+            faults.push(format!("operators.needed: {} found, 1 to {count} is allowed", self.needed));
+        }
+    }
+}
+
 /// An account that holds something from the beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -107,6 +138,9 @@ pub struct Genesis {
     /// Numbers that must be the same everywhere.
     #[serde(default)]
     pub parameters: Parameters,
+    /// Who approves reconfigurations.
+    #[serde(default)]
+    pub operators: Operators,
     /// The seats, in order.
     pub seats: Vec<SeatDescriptor>,
     /// First accounts.
@@ -123,6 +157,7 @@ impl Genesis {
             faults.push(format!("seats: {} found, 1 to {SEATS_MAX} are allowed", self.seats.len()));
         }
         self.check_seats(&mut faults);
+        self.operators.check(&mut faults);
         if checkpoint_interval == 0 || window < 2 * checkpoint_interval || window > 1_024 {
             faults.push(format!(
                 "parameters.window: {window} found, from twice the checkpoint interval \
@@ -212,10 +247,26 @@ impl Genesis {
 
     /// Who may speak for which seat, as far as the genesis alone tells.
     pub fn grant_table(&self) -> GrantTable {
-        let clusters = self.seats.iter().map(|seat| seat.cluster.clone());
-        match self.auth {
-            Some(auth) => GrantTable::granted(self.digest(), auth, clusters.collect()),
-            None => GrantTable::fixed(self.digest(), self.members().map(|(_, member)| member.key).collect()),
+        GrantTable::new(self.digest(), self.epoch_table())
+    }
+
+    /// The table of epoch 0.
+    pub fn epoch_table(&self) -> EpochTable {
+        let seat = |SeatDescriptor { cluster, members }: &SeatDescriptor| {
+            // Where there is no auth node, the only member holds the seat.
+            let holder = members.first().filter(|_| self.auth.is_none());
+            let base = holder.map(|MemberDescriptor { key, .. }| Base {
+                term: Term(0),
+                holder: *key,
+                in_sync: [key.node_id()].into(),
+            });
+            EpochSeat { cluster: cluster.clone(), since: Epoch(0), base }
+        };
+        EpochTable {
+            start: EpochStart::default(),
+            auth: self.auth,
+            operators: self.operators.clone(),
+            seats: self.seats.iter().map(seat).collect(),
         }
     }
 
@@ -265,6 +316,10 @@ impl Canonical for Genesis {
         if let Some(auth) = &self.auth {
             out.raw(auth.as_bytes());
         }
+        out.length(self.operators.keys.len()).u16(self.operators.needed);
+        for operator in &self.operators.keys {
+            out.raw(operator.as_bytes());
+        }
         out.length(self.seats.len());
         for seat in &self.seats {
             out.bytes(seat.cluster.as_str().as_bytes()).length(seat.members.len());
@@ -291,6 +346,7 @@ mod tests {
             time_ms: 1,
             auth: None,
             parameters: Parameters::default(),
+            operators: Operators::default(),
             seats: (1..=4).map(seat).collect(),
             accounts: vec![],
         }
@@ -333,8 +389,9 @@ mod tests {
         bad.parameters.client_signatures = ClientSignatures::None;
         bad.parameters.window = 3;
         bad.seats[1].members = bad.seats[0].members.clone();
+        bad.operators = Operators { keys: vec![key(8).public(); 2], needed: 3 };
         let text = bad.check().unwrap_err().to_string();
-        for expected in ["client_signatures", "window", "a key of its own"] {
+        for expected in ["client_signatures", "window", "a key of its own", "1 of them different", "operators.needed"] {
             assert!(text.contains(expected), "{text}");
         }
         let mut clusters = genesis("payments");

@@ -4,16 +4,19 @@
 //! table of grants is what votes are judged by: each vote by the grant of its own term.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
 use standin_foundation::{
-    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Incarnation, NodeId, PublicKey, Seat, SecretKey, Signature,
-    Term,
+    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, Incarnation, NodeId, PublicKey, Seat, SecretKey,
+    Signature, Term,
 };
 
 use crate::certificate::{Authority, SeatVote, Verdict, VoteTarget};
+use crate::epoch::{Base, EpochSeat, EpochStart, EpochTable};
 use crate::error::LedgerError;
+use crate::genesis::Operators;
 
 /// Members of one cluster.
 pub const MEMBERS_MAX: usize = 8;
@@ -38,6 +41,8 @@ pub enum Cause {
     Grow = 7,
     /// The register was brought back from a copy, and all nodes have said what they know.
     Recovered = 8,
+    /// The chain ordered it: a seat begins anew, with an empty log.
+    Ordered = 9,
 }
 
 /// Who holds a seat in a term.
@@ -139,38 +144,84 @@ pub enum Noted {
     Contradiction(Box<SignedGrant>),
 }
 
-/// How a seat is held.
+/// The grants of one seat since the chain last ordered who holds it. Gaps are allowed.
 #[derive(Debug, Clone)]
-enum Lineage {
-    /// By one node for ever, in term 0: a chain without an auth node.
-    Fixed(PublicKey),
-    /// By grants.
-    Granted {
-        /// The cluster.
-        cluster: ClusterId,
-        /// Its grants that are known here. Gaps are allowed.
-        grants: BTreeMap<Term, SignedGrant>,
-    },
+struct Lineage {
+    cluster: ClusterId,
+    /// The epoch in which it began.
+    since: Epoch,
+    grants: BTreeMap<Term, SignedGrant>,
 }
 
-/// All that is known of who may speak for which seat.
+/// All that is known of who may speak for which seat, in which epoch.
+///
+/// For a seat that an epoch does not name the lineage of grants goes on; for one that it names a new one begins with the base
+/// that was ordered, and every other grant of that epoch which the base does not stand under is void (E2).
 #[derive(Debug, Clone)]
 pub struct GrantTable {
     chain: Digest,
-    auth: Option<PublicKey>,
-    seats: Vec<Lineage>,
+    /// By epoch, without a gap.
+    epochs: Vec<EpochTable>,
+    lineages: Vec<Lineage>,
 }
 
 impl GrantTable {
+    /// The table of a chain that begins with `genesis`, the table of epoch 0.
+    pub fn new(chain: Digest, genesis: EpochTable) -> Self {
+        let mut table = Self { chain, epochs: Vec::new(), lineages: Vec::new() };
+        table.begin(genesis);
+        table
+    }
+
     /// The table of a chain without an auth node: each seat has one node.
     pub fn fixed(chain: Digest, holders: Vec<PublicKey>) -> Self {
-        Self { chain, auth: None, seats: holders.into_iter().map(Lineage::Fixed).collect() }
+        let base = |holder: PublicKey| Base { term: Term(0), holder, in_sync: [holder.node_id()].into() };
+        let cluster = |seat: usize| ClusterId::from_str(&format!("seat-{seat}")).ok();
+        let seats = holders.into_iter().enumerate().filter_map(|(seat, holder)| {
+            Some(EpochSeat { cluster: cluster(seat)?, since: Epoch(0), base: Some(base(holder)) })
+        });
+        Self::new(
+            chain,
+            EpochTable {
+                start: EpochStart::default(),
+                auth: None,
+                operators: Operators::default(),
+                seats: seats.collect(),
+            },
+        )
     }
 
     /// The table of a chain whose seats are held by clusters, in order, under grants of `auth`.
     pub fn granted(chain: Digest, auth: PublicKey, clusters: Vec<ClusterId>) -> Self {
-        let lineage = |cluster| Lineage::Granted { cluster, grants: BTreeMap::new() };
-        Self { chain, auth: Some(auth), seats: clusters.into_iter().map(lineage).collect() }
+        let seat = |cluster| EpochSeat { cluster, since: Epoch(0), base: None };
+        let seats = clusters.into_iter().map(seat).collect();
+        Self::new(
+            chain,
+            EpochTable { start: EpochStart::default(), auth: Some(auth), operators: Operators::default(), seats },
+        )
+    }
+
+    /// Takes in the table of the next epoch; one that does not follow is left out. It has been proven, or executed.
+    pub fn begin(&mut self, table: EpochTable) {
+        if table.start.epoch.0 != self.epochs.len() as u64 {
+            return;
+        }
+        for seat in table.seats.iter().filter(|seat| seat.since == table.start.epoch) {
+            let base = table.base_grant(&self.chain, seat).map(|base| (base.grant.term, base));
+            let grants = base.into_iter().collect();
+            self.lineages.push(Lineage { cluster: seat.cluster.clone(), since: seat.since, grants });
+        }
+        self.epochs.push(table);
+    }
+
+    /// The newest epoch that is known.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epochs.len() as u64 - 1)
+    }
+
+    /// The table of an epoch.
+    pub fn table(&self, epoch: Epoch) -> Option<&EpochTable> {
+        self.epochs.get(usize::try_from(epoch.0).ok()?)
     }
 
     /// The chain's genesis digest.
@@ -178,65 +229,94 @@ impl GrantTable {
         &self.chain
     }
 
+    /// A seat in an epoch.
+    fn seat(&self, epoch: Epoch, seat: Seat) -> Option<&EpochSeat> {
+        self.table(epoch)?.seats.get(seat.index())
+    }
+
+    /// The grants that count for a seat in an epoch.
+    fn grants(&self, epoch: Epoch, seat: Seat) -> Option<&BTreeMap<Term, SignedGrant>> {
+        let EpochSeat { cluster, since, .. } = self.seat(epoch, seat)?;
+        let lineage = self.lineages.iter().find(|lineage| lineage.since == *since && lineage.cluster == *cluster)?;
+        Some(&lineage.grants)
+    }
+
+    /// The lineage that a grant stands in: the one that its cluster had in its epoch.
+    fn lineage_of(&self, grant: &Grant) -> Option<usize> {
+        let of = |lineage: &&Lineage| lineage.cluster == grant.cluster && lineage.since <= grant.epoch;
+        let newest = self.lineages.iter().filter(of).map(|lineage| lineage.since).max()?;
+        self.lineages.iter().position(|lineage| lineage.cluster == grant.cluster && lineage.since == newest)
+    }
+
+    /// The seat that a lineage holds in the newest epoch.
+    fn seat_of_lineage(&self, place: usize) -> Option<Seat> {
+        let Lineage { cluster, since, .. } = self.lineages.get(place)?;
+        let holds = |seat: &EpochSeat| seat.cluster == *cluster && seat.since == *since;
+        let seats = &self.table(self.epoch())?.seats;
+        seats.iter().position(holds).map(|index| Seat(index as u16))
+    }
+
     /// Whether this very grant is known.
     pub fn knows(&self, grant: &SignedGrant) -> bool {
-        let seat = self.seat_of_cluster(&grant.grant.cluster);
-        seat.and_then(|seat| self.grant(seat, grant.grant.term)) == Some(grant)
+        let lineage = self.lineage_of(&grant.grant).and_then(|place| self.lineages.get(place));
+        lineage.and_then(|lineage| lineage.grants.get(&grant.grant.term)) == Some(grant)
     }
 
     /// Checks a grant and takes it in.
     pub fn note(&mut self, grant: SignedGrant) -> Result<Noted, LedgerError> {
-        let Some(auth) = &self.auth else {
-            let (cluster, term) = (grant.grant.cluster, grant.grant.term);
-            return Err(LedgerError::BadGrant { cluster, term, what: "this chain has no auth node" });
-        };
         if self.knows(&grant) {
             return Ok(Noted::Known);
         }
-        grant.verify(&self.chain, auth)?;
+        let Grant { epoch, cause, .. } = grant.grant;
+        let bad = |grant: SignedGrant, what| {
+            Err(LedgerError::BadGrant { cluster: grant.grant.cluster, term: grant.grant.term, what })
+        };
+        let Some(table) = self.table(epoch) else { return Err(LedgerError::UnknownEpoch(epoch)) };
+        let Some(auth) = table.auth else { return bad(grant, "this chain has no auth node") };
+        if cause == Cause::Ordered {
+            return bad(grant, "the chain has not ordered it");
+        }
+        grant.verify(&self.chain, &auth)?;
         self.note_verified(grant)
     }
 
     /// Takes in a grant whose signature has been checked.
     pub fn note_verified(&mut self, grant: SignedGrant) -> Result<Noted, LedgerError> {
         let term = grant.grant.term;
-        let of =
-            |lineage: &Lineage| matches!(lineage, Lineage::Granted { cluster, .. } if *cluster == grant.grant.cluster);
-        let Some(index) = self.seats.iter().position(of) else {
-            let cluster = grant.grant.cluster;
-            return Err(LedgerError::BadGrant { cluster, term, what: "the cluster holds no seat" });
-        };
-        let Some(Lineage::Granted { grants, .. }) = self.seats.get_mut(index) else { return Ok(Noted::Known) };
-        match grants.get(&term) {
+        let bad = |grant: SignedGrant, what| Err(LedgerError::BadGrant { cluster: grant.grant.cluster, term, what });
+        let Some(place) = self.lineage_of(&grant.grant) else { return bad(grant, "the cluster holds no seat") };
+        let current = self.seat_of_lineage(place);
+        let Some(lineage) = self.lineages.get_mut(place) else { return Ok(Noted::Known) };
+        let base = lineage.grants.first_key_value().filter(|(_, first)| first.grant.cause == Cause::Ordered);
+        if base.is_some_and(|(base, _)| term <= *base) {
+            return bad(grant, "the chain has ordered another holder: it is void");
+        }
+        match lineage.grants.get(&term) {
             Some(known) if known.grant == grant.grant => return Ok(Noted::Known),
             // Whatever an older life of the register granted there, no node of the cluster knows of it any more.
             Some(known) if known.grant.incarnation < grant.grant.incarnation => {}
             Some(known) => return Ok(Noted::Contradiction(Box::new(known.clone()))),
             None => {}
         }
-        let is_newest = grants.last_key_value().is_none_or(|(newest, _)| *newest <= term);
-        grants.insert(term, grant);
-        Ok(if is_newest { Noted::Newest(Seat(index as u16)) } else { Noted::Older })
+        let is_newest = lineage.grants.last_key_value().is_none_or(|(newest, _)| *newest <= term);
+        lineage.grants.insert(term, grant);
+        Ok(current.filter(|_| is_newest).map_or(Noted::Older, Noted::Newest))
     }
 
-    /// All grants, by seat and rising term.
+    /// All grants, by lineage and rising term.
     pub fn all(&self) -> impl Iterator<Item = &SignedGrant> {
-        let granted = self.seats.iter().filter_map(|lineage| match lineage {
-            Lineage::Granted { grants, .. } => Some(grants),
-            Lineage::Fixed(_) => None,
-        });
-        granted.flat_map(BTreeMap::values)
+        self.lineages.iter().flat_map(|lineage| lineage.grants.values())
     }
 
     /// Up to `count` terms below the newest whose grants are not known here, of all seats.
     pub fn missing(&self, count: usize) -> Vec<(Seat, Term)> {
         let mut missing = Vec::new();
-        for (index, lineage) in self.seats.iter().enumerate() {
-            let Lineage::Granted { grants, .. } = lineage else { continue };
-            let mut next = Term(1);
-            for term in grants.keys() {
+        for seat in self.seats_now().filter(|seat| self.is_granted(*seat)) {
+            let base = self.seat(self.epoch(), seat).and_then(|seat| seat.base.as_ref());
+            let mut next = base.map_or(Term(1), |base| base.term);
+            for term in self.grants(self.epoch(), seat).into_iter().flat_map(BTreeMap::keys) {
                 while next < *term && missing.len() < count {
-                    missing.push((Seat(index as u16), next));
+                    missing.push((seat, next));
                     next = next.next();
                 }
                 next = term.next();
@@ -245,45 +325,62 @@ impl GrantTable {
         missing
     }
 
+    fn seats_now(&self) -> impl Iterator<Item = Seat> + use<> {
+        let seats = self.table(self.epoch()).map_or(0, |table| table.seats.len());
+        (0..seats as u16).map(Seat)
+    }
+
     /// Whether a seat is held under grants.
     pub fn is_granted(&self, seat: Seat) -> bool {
-        matches!(self.seats.get(seat.index()), Some(Lineage::Granted { .. }))
+        let table = self.table(self.epoch());
+        table.is_some_and(|table| table.auth.is_some() && seat.index() < table.seats.len())
     }
 
     /// The newest grant of a seat.
     pub fn newest(&self, seat: Seat) -> Option<&SignedGrant> {
-        match self.seats.get(seat.index())? {
-            Lineage::Granted { grants, .. } => grants.last_key_value().map(|(_, grant)| grant),
-            Lineage::Fixed(_) => None,
-        }
+        self.grants(self.epoch(), seat)?.last_key_value().map(|(_, grant)| grant)
     }
 
-    /// The grant of a seat for a term.
+    /// The grant of a seat for a term, in the newest epoch.
     pub fn grant(&self, seat: Seat, term: Term) -> Option<&SignedGrant> {
-        match self.seats.get(seat.index())? {
-            Lineage::Granted { grants, .. } => grants.get(&term),
-            Lineage::Fixed(_) => None,
-        }
+        self.grants(self.epoch(), seat)?.get(&term)
     }
 
-    /// The key that speaks for `seat` in `term`.
+    /// The key that speaks for `seat` in `term` of the newest epoch.
     pub fn holder(&self, seat: Seat, term: Term) -> Option<&PublicKey> {
-        match self.seats.get(seat.index())? {
-            Lineage::Fixed(holder) => (term == Term(0)).then_some(holder),
-            Lineage::Granted { grants, .. } => grants.get(&term).map(|grant| &grant.grant.holder),
-        }
+        self.holder_in(self.epoch(), seat, term)
+    }
+
+    /// The key that speaks for `seat` in `term` of `epoch`.
+    pub fn holder_in(&self, epoch: Epoch, seat: Seat, term: Term) -> Option<&PublicKey> {
+        let base = self.seat(epoch, seat)?.base.as_ref().filter(|base| base.term == term);
+        let granted = || Some(&self.grants(epoch, seat)?.get(&term)?.grant.holder);
+        base.map(|base| &base.holder).or_else(granted)
     }
 
     /// The seat of a cluster.
     pub fn seat_of_cluster(&self, cluster: &ClusterId) -> Option<Seat> {
-        let of = |lineage: &Lineage| matches!(lineage, Lineage::Granted { cluster: own, .. } if own == cluster);
-        self.seats.iter().position(of).map(|index| Seat(index as u16))
+        let seats = &self.table(self.epoch())?.seats;
+        seats.iter().position(|seat| seat.cluster == *cluster).map(|index| Seat(index as u16))
+    }
+
+    /// What can be said of a vote before its signature is looked at: whose it must be.
+    pub fn voter(&self, target: &VoteTarget, vote: &SeatVote) -> Result<&PublicKey, Verdict> {
+        let Some(table) = self.table(target.epoch) else { return Err(Verdict::Unknown) };
+        let has_terms = table.auth.is_some() && vote.seat.index() < table.seats.len() && vote.term > Term(0);
+        let unknown = if has_terms { Verdict::Unknown } else { Verdict::Invalid };
+        self.holder_in(target.epoch, vote.seat, vote.term).ok_or(unknown)
     }
 }
 
 impl Authority for GrantTable {
-    fn seats(&self) -> usize {
-        self.seats.len()
+    fn seats(&self, epoch: Epoch) -> Option<usize> {
+        self.table(epoch).map(|table| table.seats.len())
+    }
+
+    fn epoch_at(&self, height: Height) -> Epoch {
+        let begun = self.epochs.iter().rev().find(|table| table.start.after < height);
+        begun.map(|table| table.start.epoch).unwrap_or_default()
     }
 
     fn term(&self, seat: Seat) -> Term {
@@ -291,12 +388,9 @@ impl Authority for GrantTable {
     }
 
     fn judge(&self, target: &VoteTarget, vote: &SeatVote) -> Verdict {
-        let Some(lineage) = self.seats.get(vote.seat.index()) else { return Verdict::Invalid };
-        let Some(holder) = self.holder(vote.seat, vote.term) else {
-            return match lineage {
-                Lineage::Granted { .. } if vote.term > Term(0) => Verdict::Unknown,
-                _ => Verdict::Invalid,
-            };
+        let holder = match self.voter(target, vote) {
+            Ok(holder) => holder,
+            Err(verdict) => return verdict,
         };
         let content = target.signed_content(&self.chain, vote.seat, vote.term);
         if holder.verify(Domain::Consensus, &content, &vote.signature) { Verdict::Valid } else { Verdict::Invalid }
@@ -305,7 +399,7 @@ impl Authority for GrantTable {
 
 #[cfg(test)]
 mod tests {
-    use standin_foundation::{Height, View};
+    use standin_foundation::View;
 
     use super::*;
     use crate::certificate::VoteKind;

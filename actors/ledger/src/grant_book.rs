@@ -1,15 +1,18 @@
 //! The grants that a node knows, shared by all that judge votes, and kept over restarts.
 //!
-//! Nothing rests on their durability: a grant proves itself, and what was lost with the power is fetched again. So they are
-//! written and not waited for.
+//! Nothing rests on the durability of grants: each proves itself, and what was lost with the power is fetched again. So they are
+//! written and not waited for. Epochs are waited for.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
-use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, NodeId, Seat, Term};
+use serde::{Deserialize, Serialize};
+use standin_foundation::wire::{Wire, WireError};
+use standin_foundation::{Digest, Epoch, Height, NodeId, Seat, Term};
 
 use crate::certificate::{Authority, SeatVote, Verdict, VoteTarget};
+use crate::epoch::{EpochProof, EpochTable};
 use crate::error::LedgerError;
 use crate::grant::{GrantTable, Noted, SignedGrant};
 use crate::log::{Log, LogError, LogOptions};
@@ -21,27 +24,122 @@ const SEGMENT_BYTES: u64 = 64 * 1024;
 #[derive(Debug)]
 pub struct GrantBook {
     table: RwLock<GrantTable>,
+    proofs: RwLock<BTreeMap<Epoch, EpochProof>>,
     log: Option<Mutex<Log>>,
 }
 
+/// Why the proof of an epoch is not taken in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EpochError {
+    /// It proves nothing.
+    #[error(transparent)]
+    Unproven(#[from] LedgerError),
+    /// It cannot be made durable.
+    #[error("the proof of an epoch cannot be kept: {0}")]
+    NotKept(#[from] LogError),
+    /// It has no place in the book's file.
+    #[error("the proof of an epoch cannot be kept: {0}")]
+    TooLarge(WireError),
+}
+
+/// An entry of the book's file.
+#[derive(Debug, Serialize, Deserialize)]
+enum Entry {
+    Grant(Box<SignedGrant>),
+    Epoch(Box<EpochProof>),
+}
+
+impl Wire for Entry {
+    const NAME: &'static str = "grant book's entry";
+    const BYTES_MAX: usize = EpochProof::BYTES_MAX + 64;
+}
+
 impl GrantBook {
-    /// A book that is not kept: of a chain whose seats are fixed, or for one look.
+    /// A book that is not kept, for one look.
     pub fn unkept(table: GrantTable) -> Self {
-        Self { table: RwLock::new(table), log: None }
+        Self { table: RwLock::new(table), proofs: RwLock::default(), log: None }
     }
 
     /// Opens the book in `folder`, or makes a new one, on top of `table`.
     pub fn open(folder: &Path, mut table: GrantTable) -> Result<Self, LogError> {
         let options = LogOptions { segment_bytes: SEGMENT_BYTES, chain: *table.chain() };
         let (log, recovered) = Log::open(folder, options)?;
+        let mut proofs = BTreeMap::new();
         for (_, bytes) in recovered.records {
             // What another version wrote, or for a cluster that is gone, is fetched again when it is needed.
-            let noted = SignedGrant::from_wire(&bytes).map(|grant| table.note(grant));
-            if let Ok(Err(error)) = noted {
+            let noted = match Entry::from_wire(&bytes) {
+                Ok(Entry::Grant(grant)) => table.note(*grant).map(drop),
+                // It was checked when it was taken in, with grants that may stand behind it here.
+                Ok(Entry::Epoch(proof)) => proof.table().map(|begun| {
+                    table.begin(begun);
+                    proofs.insert(proof.epoch(), *proof);
+                }),
+                Err(_) => Ok(()),
+            };
+            if let Err(error) = noted {
                 return Err(LogError::Foreign { path: folder.to_owned(), what: error.to_string() });
             }
         }
-        Ok(Self { table: RwLock::new(table), log: Some(Mutex::new(log)) })
+        Ok(Self { table: RwLock::new(table), proofs: RwLock::new(proofs), log: Some(Mutex::new(log)) })
+    }
+
+    /// Takes in the tables of epochs that this node has executed.
+    pub fn begin(&self, tables: impl IntoIterator<Item = EpochTable>) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        tables.into_iter().for_each(|begun| table.begin(begun));
+    }
+
+    /// Checks the proof of an epoch and takes it in; says whether the epoch was not known here. The proof is durable before the
+    /// epoch counts as known: records of the epoch may be durable before the store has its boundary, and could not be judged.
+    pub fn note_epoch(&self, proof: EpochProof) -> Result<bool, EpochError> {
+        let epoch = proof.epoch();
+        if self.epoch_proof(epoch).is_some() {
+            return Ok(false);
+        }
+        proof.verify(&*self.read())?;
+        self.keep_epoch(proof)
+    }
+
+    /// Takes in the proof of an epoch whose boundary this node has executed itself, with the tables that its chain holds.
+    pub fn keep_own_epoch(&self, proof: EpochProof, tables: Vec<EpochTable>) -> Result<(), EpochError> {
+        self.keep_epoch(proof)?;
+        self.begin(tables);
+        Ok(())
+    }
+
+    fn keep_epoch(&self, proof: EpochProof) -> Result<bool, EpochError> {
+        let (epoch, begun) = (proof.epoch(), proof.table()?);
+        if self.epoch_proof(epoch).is_some() {
+            return Ok(false);
+        }
+        if let Some(log) = &self.log {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes = Entry::Epoch(Box::new(proof.clone())).to_wire().map_err(EpochError::TooLarge)?;
+            log.append(&[&bytes])?;
+            log.sync()?;
+        }
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = table.epoch() < epoch;
+        table.begin(begun);
+        drop(table);
+        self.proofs.write().unwrap_or_else(PoisonError::into_inner).insert(epoch, proof);
+        Ok(is_new)
+    }
+
+    /// The proof that an epoch has begun, if it is kept here.
+    pub fn epoch_proof(&self, epoch: Epoch) -> Option<EpochProof> {
+        self.proofs.read().unwrap_or_else(PoisonError::into_inner).get(&epoch).cloned()
+    }
+
+    /// The proofs of all epochs that are kept here, by rising number.
+    pub fn epoch_proofs(&self) -> Vec<EpochProof> {
+        self.proofs.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The newest epoch that is known.
+    pub fn epoch(&self) -> Epoch {
+        self.read().epoch()
     }
 
     /// Checks a grant and takes it in.
@@ -52,16 +150,16 @@ impl GrantBook {
         }
         let noted = self.table.write().unwrap_or_else(PoisonError::into_inner).note(grant.clone())?;
         if matches!(noted, Noted::Newest(_) | Noted::Older) {
-            self.keep(&grant);
+            self.keep(grant);
         }
         Ok(noted)
     }
 
-    fn keep(&self, grant: &SignedGrant) {
+    fn keep(&self, grant: SignedGrant) {
         let Some(log) = &self.log else { return };
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(bytes) = grant.to_wire() {
-            // A grant that is not kept is fetched again; a full disk is told by those that cannot go on with it.
+        if let Ok(bytes) = Entry::Grant(Box::new(grant)).to_wire() {
+            // What is not kept is fetched again; a full disk is told by those that cannot go on with it.
             let _ = log.append(&[&bytes]).and_then(|_| log.write_out());
         }
     }
@@ -78,6 +176,13 @@ impl GrantBook {
     /// The newest grant of a seat.
     pub fn newest(&self, seat: Seat) -> Option<SignedGrant> {
         self.read().newest(seat).cloned()
+    }
+
+    /// The seat that is held under this grant now, if it is the newest of its seat.
+    pub fn seat_of(&self, grant: &SignedGrant) -> Option<Seat> {
+        let table = self.read();
+        let seat = table.seat_of_cluster(&grant.grant.cluster)?;
+        (table.newest(seat) == Some(grant)).then_some(seat)
     }
 
     /// The grant of a seat for a term.
@@ -112,8 +217,12 @@ impl GrantBook {
 }
 
 impl Authority for GrantBook {
-    fn seats(&self) -> usize {
-        self.read().seats()
+    fn seats(&self, epoch: Epoch) -> Option<usize> {
+        self.read().seats(epoch)
+    }
+
+    fn epoch_at(&self, height: Height) -> Epoch {
+        self.read().epoch_at(height)
     }
 
     fn term(&self, seat: Seat) -> Term {
@@ -129,7 +238,7 @@ impl Authority for GrantBook {
 mod tests {
     use std::collections::BTreeSet;
 
-    use standin_foundation::{ClusterId, Epoch, Incarnation, SecretKey};
+    use standin_foundation::{ClusterId, Incarnation, SecretKey};
 
     use super::*;
     use crate::grant::{Cause, Grant};

@@ -31,6 +31,7 @@ pub mod block;
 pub mod builtin;
 pub mod certificate;
 pub mod chain;
+pub mod epoch;
 pub mod error;
 pub mod genesis;
 pub mod grant;
@@ -44,6 +45,7 @@ pub mod membership;
 pub mod merkle;
 pub mod namespaced;
 pub mod receipt;
+pub mod reconfiguration;
 pub mod seat_log;
 pub mod snapshot;
 pub mod state;
@@ -59,8 +61,9 @@ pub use certificate::{
     Authority, CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote, Verdict, VoteKind, VoteTarget,
 };
 pub use chain::{Chain, ExecutedBlock};
+pub use epoch::{EpochProof, EpochStart, EpochTable, Epochs};
 pub use error::LedgerError;
-pub use genesis::{ClientSignatures, Genesis, MemberDescriptor, Parameters, SeatDescriptor};
+pub use genesis::{ClientSignatures, Genesis, MemberDescriptor, Operators, Parameters, SeatDescriptor};
 pub use grant::{Grant, GrantTable, SignedGrant};
 #[cfg(feature = "store")]
 pub use grant_book::GrantBook;
@@ -68,6 +71,7 @@ pub use grant_book::GrantBook;
 pub use member_book::MemberBook;
 pub use membership::{Member, Membership, SignedMembership};
 pub use receipt::{Outcome, Receipt, ReceiptProof};
+pub use reconfiguration::{ApprovedReconfiguration, Reconfiguration};
 pub use state::State;
 pub use state_machine::{Context, Reject, StateMachine};
 pub use transaction::{Title, Transaction, TransactionId};

@@ -222,6 +222,7 @@ mod tests {
             chain: "test-members".parse().unwrap(),
             time_ms: 1,
             auth: Some(key(9).public()),
+            operators: Default::default(),
             parameters: Default::default(),
             seats: vec![seat("a", 1), seat("b", 2)],
             accounts: Vec::new(),

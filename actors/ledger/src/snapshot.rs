@@ -237,8 +237,13 @@ impl SnapshotBuilder {
 impl Snapshot {
     /// The state root that a checkpoint at this height certifies.
     pub fn state_root(&self) -> Digest {
+        state_root(&self.state.root(), &self.recent_root())
+    }
+
+    /// The part of the state root that covers the ids that are remembered.
+    pub(crate) fn recent_root(&self) -> Digest {
         let roots: Vec<_> = self.recent.iter().map(|(height, ids)| ids_root(*height, ids)).collect();
-        state_root(&self.state, &recent_root(roots.iter()))
+        recent_root(roots.iter())
     }
 }
 

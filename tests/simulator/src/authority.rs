@@ -1,12 +1,12 @@
 //! Signatures that cost a hash: nobody in the simulation can make another's without its secret. And what a node knows of who
 //! holds which seat.
 
-use std::collections::BTreeMap;
-
 use standin_consensus::Signer;
-use standin_foundation::{Digest, Lsn, NodeId, Seat, Signature, Term, Writer};
-use standin_ledger::SignedGrant;
-use standin_ledger::certificate::{Authority, SeatVote, Verdict, VoteTarget};
+use standin_foundation::{Digest, Epoch, Height, Lsn, NodeId, PublicKey, Seat, Signature, Term, Writer};
+use standin_ledger::certificate::{Authority, SeatVote, Verdict, VoteTarget, faulty_max};
+use standin_ledger::error::LedgerError;
+use standin_ledger::grant::Noted;
+use standin_ledger::{GrantTable, SignedGrant};
 
 fn signature_of(node: &NodeId, vote: (Seat, Term), target: &VoteTarget) -> Signature {
     let chain = Digest::sha256(b"simulated chain");
@@ -17,87 +17,60 @@ fn signature_of(node: &NodeId, vote: (Seat, Term), target: &VoteTarget) -> Signa
     Signature(bytes)
 }
 
-/// How a node knows a seat.
-#[derive(Debug, Clone)]
-pub enum KnownSeat {
-    /// Held by one node for ever.
-    Fixed(NodeId),
-    /// Held under grants, as far as they are known.
-    Granted(BTreeMap<Term, SignedGrant>),
-}
-
 /// What one node knows of the seats; judges simulated signatures.
 #[derive(Debug, Clone)]
 pub struct SimulatedAuthority {
-    /// The seats.
-    pub seats: Vec<KnownSeat>,
+    /// Who may speak for which seat.
+    pub table: GrantTable,
     /// Makes 2f votes a quorum: the mutation "quorum too small" reaches into certificates, too.
     pub small_quorum: bool,
     /// Judges every vote by the newest grant: a mutation of V3.
     pub by_newest: bool,
+    /// Does not look at which epoch a certificate is of: a mutation of E1.
+    pub any_epoch: bool,
 }
 
 impl SimulatedAuthority {
-    /// The newest grant of a seat.
-    pub fn newest(&self, seat: Seat) -> Option<&SignedGrant> {
-        match self.seats.get(seat.index())? {
-            KnownSeat::Granted(grants) => grants.last_key_value().map(|(_, grant)| grant),
-            KnownSeat::Fixed(_) => None,
-        }
-    }
-
-    /// The grant of a seat for a term.
-    pub fn grant(&self, seat: Seat, term: Term) -> Option<&SignedGrant> {
-        match self.seats.get(seat.index())? {
-            KnownSeat::Granted(grants) => grants.get(&term),
-            KnownSeat::Fixed(_) => None,
-        }
-    }
-
     /// Takes in a grant; says whether it is the newest of its seat.
-    pub fn note(&mut self, seat: Seat, grant: SignedGrant) -> bool {
-        let Some(KnownSeat::Granted(grants)) = self.seats.get_mut(seat.index()) else { return false };
-        let term = grant.grant.term;
-        let is_newest = grants.last_key_value().is_none_or(|(newest, _)| *newest < term);
-        grants.entry(term).or_insert(grant);
-        is_newest
+    pub fn note(&mut self, grant: SignedGrant) -> bool {
+        // The invariants find contradictions.
+        matches!(self.table.note_verified(grant), Ok(Noted::Newest(_)))
     }
 
     /// The node that speaks for a seat, as far as is known.
     pub fn holder(&self, seat: Seat) -> Option<NodeId> {
-        match self.seats.get(seat.index())? {
-            KnownSeat::Fixed(node) => Some(*node),
-            KnownSeat::Granted(_) => self.newest(seat).map(|grant| grant.grant.holder_id()),
-        }
+        self.table.holder(seat, self.term(seat)).map(PublicKey::node_id)
     }
 }
 
 impl Authority for SimulatedAuthority {
-    fn seats(&self) -> usize {
-        self.seats.len()
+    fn seats(&self, epoch: Epoch) -> Option<usize> {
+        self.table.seats(epoch)
+    }
+
+    fn epoch_at(&self, height: Height) -> Epoch {
+        self.table.epoch_at(height)
     }
 
     fn term(&self, seat: Seat) -> Term {
-        self.newest(seat).map_or(Term(0), |grant| grant.grant.term)
+        self.table.term(seat)
     }
 
-    fn quorum(&self) -> usize {
-        match self.small_quorum {
-            true => 2 * self.faulty_max(),
-            false => (self.seats() + self.faulty_max() + 2) / 2,
-        }
+    fn quorum(&self, seats: usize) -> usize {
+        let faulty = faulty_max(seats);
+        if self.small_quorum { 2 * faulty } else { (seats + faulty + 2) / 2 }
+    }
+
+    fn check_epoch(&self, epoch: Epoch, height: Height) -> Result<(), LedgerError> {
+        if self.any_epoch { Ok(()) } else { self.table.check_epoch(epoch, height) }
     }
 
     fn judge(&self, target: &VoteTarget, vote: &SeatVote) -> Verdict {
-        let holder = match self.seats.get(vote.seat.index()) {
-            Some(KnownSeat::Fixed(node)) if vote.term == Term(0) => *node,
-            Some(KnownSeat::Granted(grants)) if vote.term > Term(0) => match grants.get(&vote.term) {
-                Some(grant) => grant.grant.holder_id(),
-                None => return Verdict::Unknown,
-            },
-            _ => return Verdict::Invalid,
+        let holder = match self.table.voter(target, vote) {
+            Ok(holder) => holder.node_id(),
+            Err(verdict) => return verdict,
         };
-        let is_old = self.by_newest && self.newest(vote.seat).is_some_and(|newest| newest.grant.term > vote.term);
+        let is_old = self.by_newest && self.term(vote.seat) > vote.term;
         let is_valid = !is_old && vote.signature == signature_of(&holder, (vote.seat, vote.term), target);
         if is_valid { Verdict::Valid } else { Verdict::Invalid }
     }

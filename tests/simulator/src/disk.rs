@@ -1,5 +1,6 @@
 //! A node's disk: what survives a crash, and what does not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,10 +9,10 @@ use standin_cluster::NodeRecord;
 use standin_cluster::machine::Found;
 use standin_consensus::Record;
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, Height};
+use standin_foundation::{Digest, Epoch, Height};
 use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate};
 use standin_ledger::snapshot::Snapshot;
-use standin_ledger::{Batch, Proposal};
+use standin_ledger::{Batch, EpochProof, Proposal};
 
 /// A block in the store.
 #[derive(Debug, Clone)]
@@ -49,6 +50,8 @@ pub struct Disk {
     pub refused: bool,
     /// The end of the log was lost: the process may find a torn record there.
     pub torn: bool,
+    /// Proofs of the epochs that have begun.
+    pub epochs: BTreeMap<Epoch, EpochProof>,
     /// What the blocks stand on: none is genesis.
     pub base: Option<(Snapshot, CheckpointCertificate)>,
 }

@@ -57,13 +57,15 @@ const fn asked_and_granted(name: &'static str, member: Member, auth: Auth) -> Ru
 }
 
 /// The rules of consensus among seats of one node.
-pub const CONSENSUS: [Rule; 6] = [
+pub const CONSENSUS: [Rule; 8] = [
     core("quorum-too-small", Core::QuorumTooSmall),
     core("send-before-sync", Core::SendBeforeSync),
     core("resend-ungated", Core::ResendUngated),
     core("forget-prepared", Core::ForgetPrepared),
     core("accept-twice", Core::AcceptTwice),
     core("ignore-own-result", Core::IgnoreOwnResult),
+    core("e1-vote-beyond", Core::VoteBeyondBoundary),
+    core("e1-count-other-epochs", Core::CountOtherEpochs),
 ];
 
 /// The rules of seats that are held by clusters.

@@ -1,17 +1,19 @@
 //! What a seed means, and how a run is judged.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use fastrand::Rng;
 use standin_consensus::config::Config;
-use standin_foundation::{ClusterId, Height, PublicKey, Seat, SecretKey};
+use standin_foundation::wire::Wire;
+use standin_foundation::{ClusterId, Epoch, Height, PublicKey, Seat, SecretKey};
 use standin_ledger::builtin::Operation;
+use standin_ledger::reconfiguration::{Change, SYSTEM_TITLE};
 use standin_ledger::transaction::TransactionBody;
-use standin_ledger::{Genesis, Parameters, SeatDescriptor, Transaction};
+use standin_ledger::{
+    ApprovedReconfiguration, Genesis, Operators, Parameters, Reconfiguration, SeatDescriptor, Transaction,
+};
 
 use crate::auth::AuthHost;
-use crate::authority::KnownSeat;
 use crate::byzantine::{self, Behaviour};
 use crate::faults;
 use crate::invariants::Violation;
@@ -54,6 +56,8 @@ pub struct Report {
     pub height: u64,
     /// Highest view.
     pub view: u64,
+    /// Highest epoch.
+    pub epoch: u64,
     /// What the faulty seat was like; empty for none.
     pub faulty: &'static str,
     /// Grants that were made.
@@ -84,6 +88,7 @@ fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
         world.schedule(at, Event::Fault(fault));
     }
     load(&mut rng, &mut world, storm);
+    orders(&mut rng, &mut world);
     world.run_until(FAULTS_US)?;
     world.heal()?;
     demand_progress(&mut rng, &mut world)?;
@@ -93,6 +98,7 @@ fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
         steps: world.steps,
         height: correct().map(|node| node.chain().height().0).max().unwrap_or(0),
         view: correct().map(|node| node.machine().status().view.0).max().unwrap_or(0),
+        epoch: correct().map(|node| node.machine().epoch().0).max().unwrap_or(0),
         faulty,
         grants: world.auth.as_ref().map_or(0, AuthHost::grants),
     })
@@ -113,7 +119,6 @@ fn build(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
     let genesis = genesis(rng);
     let seats = genesis.seats.len();
     let config = config(rng);
-    let known: Vec<_> = genesis.seats.iter().map(|seat| KnownSeat::Fixed(seat.members[0].key.node_id())).collect();
     let setup = |seat: Seat| {
         let key = genesis.seats[seat.index()].members[0].key;
         let genesis = genesis.clone();
@@ -130,7 +135,7 @@ fn build(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
             unchecked: false,
         }
     };
-    let node = |setup| Node::new(setup, known.clone());
+    let node = Node::new;
     let mut nodes: Vec<(Node, Option<Box<dyn Behaviour>>)> =
         (0..seats as u16).map(|seat| (node(setup(Seat(seat))), None)).collect();
     let mut order: Vec<_> = (0..seats as u16).map(Seat).collect();
@@ -166,6 +171,7 @@ fn build_clusters(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
     let mut genesis = genesis(rng);
     genesis.seats.truncate(rng.choice([1, 4, 4, 4]).unwrap_or(4));
     let seats = genesis.seats.len();
+    genesis.auth = Some(key_of(0));
     let (config, member_config) = (config(rng), member_config(rng));
     let mut next_key = 1;
     let mut clusters = Vec::new();
@@ -176,7 +182,6 @@ fn build_clusters(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
         genesis.seats[seat] = SeatDescriptor::of_one(cluster_name(seat), keys[0]);
         clusters.push((cluster_name(seat), keys));
     }
-    let known: Vec<_> = clusters.iter().map(|_| KnownSeat::Granted(BTreeMap::new())).collect();
     let faulty_seat = (seats > 3 && rng.u8(0..3) == 0).then(|| rng.usize(0..seats));
     let faulty = faulty_seat.and_then(|_| rng.choice(byzantine::NAMES)).unwrap_or("");
     // One node of a cluster computes wrong results.
@@ -199,7 +204,7 @@ fn build_clusters(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
                 Setup { genesis, seat, config, id, key: *key, cluster, rule, wrong_from, excused, unchecked: false };
             let behaviour = faulty_seat.filter(|faulty| *faulty == seat.index());
             let behaviour = behaviour.and_then(|_| byzantine::behaviour(faulty, seats));
-            nodes.push((Node::new(setup, known.clone()), behaviour));
+            nodes.push((Node::new(setup), behaviour));
         }
     }
     let network = match rng.u8(0..3) {
@@ -238,6 +243,7 @@ fn genesis(rng: &mut Rng) -> Genesis {
         auth: None,
         parameters,
         seats: (0..rng.choice([4, 4, 4, 4, 5, 6, 7]).unwrap_or(4)).map(seat).collect(),
+        operators: Operators { keys: vec![operator().public()], needed: 1 },
         accounts: Vec::new(),
     }
 }
@@ -272,10 +278,38 @@ fn load(rng: &mut Rng, world: &mut World, storm: Option<(u64, u64)>) {
 pub(crate) fn transaction(nonce: u64, expires: u64) -> Transaction {
     let value = nonce.to_be_bytes().to_vec();
     let payload = Operation::Put { key: vec![(nonce % 50) as u8], value }.to_payload();
-    let title = "sim".parse().unwrap_or_else(|_| unreachable!("a valid title"));
+    transaction_of("sim", nonce, expires, payload)
+}
+
+fn transaction_of(title: &str, nonce: u64, expires: u64, payload: Vec<u8>) -> Transaction {
+    let title = title.parse().unwrap_or_else(|_| unreachable!("a valid title"));
     let sender = SecretKey::from_bytes(&[9; 32]).unwrap_or_else(|| unreachable!("a valid key")).public();
     let body = TransactionBody { title, nonce, expires: Height(expires), payload };
     Transaction::unsigned(&sender, &body).unwrap_or_else(|_| unreachable!("within all limits"))
+}
+
+/// Operators order new epochs, most of them too early, too late, or while another one has been ordered.
+fn orders(rng: &mut Rng, world: &mut World) {
+    if rng.u8(0..3) == 0 {
+        return;
+    }
+    let genesis = &world.nodes[0].setup.genesis;
+    let (chain, operators) = (genesis.digest(), genesis.operators.clone());
+    for nonce in 0..rng.u64(1..12) {
+        let changes = vec![Change::Operators(operators.clone())];
+        let reconfiguration = Reconfiguration { chain, epoch: Epoch(rng.u64(0..3)), changes };
+        let approvals = vec![reconfiguration.approve(&operator())];
+        let approved = ApprovedReconfiguration { reconfiguration, approvals };
+        let payload = approved.to_wire().unwrap_or_else(|error| panic!("{error}"));
+        let transaction = transaction_of(SYSTEM_TITLE, 2_000_000 + nonce, 450, payload);
+        let node = rng.usize(0..world.nodes.len());
+        world.schedule(rng.u64(0..FAULTS_US), Event::Submit(node, vec![transaction]));
+    }
+}
+
+/// The key of the only operator.
+fn operator() -> SecretKey {
+    SecretKey::from_bytes(&[77; 32]).unwrap_or_else(|| unreachable!("a valid key"))
 }
 
 /// After healing every correct node must commit what it is given, and all must come to the same height and hash.

@@ -1,7 +1,6 @@
 //! Stories: one certain thing goes wrong in a calm network, and what must come of it. Seeds find what nobody thought of; a
 //! story shows what was promised.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -11,7 +10,6 @@ use standin_ledger::grant::Cause;
 use standin_ledger::{Genesis, Parameters, SeatDescriptor};
 
 use crate::auth::AuthHost;
-use crate::authority::KnownSeat;
 use crate::byzantine::Behaviour;
 use crate::faults::Fault;
 use crate::invariants::Violation;
@@ -55,12 +53,12 @@ pub(crate) fn build(
     let genesis = Genesis {
         chain: "test-story".parse().unwrap_or_else(|_| unreachable!("a valid name")),
         time_ms: 1,
-        auth: None,
+        auth: Some(key_of(0)),
         parameters: of.parameters,
         seats: clusters.iter().map(descriptor).collect(),
+        operators: Default::default(),
         accounts: Vec::new(),
     };
-    let known: Vec<_> = clusters.iter().map(|_| KnownSeat::Granted(BTreeMap::new())).collect();
     let mut nodes = Vec::new();
     for (seat, (cluster, keys)) in clusters.iter().enumerate() {
         let priority = |n: usize| 10 - n as u8;
@@ -81,7 +79,7 @@ pub(crate) fn build(
                 unchecked: false,
             };
             tune(seat, n, &mut setup);
-            nodes.push((Node::new(setup, known.clone()), behaviour(seat)));
+            nodes.push((Node::new(setup), behaviour(seat)));
         }
     }
     let mut world = World::new(rng, of.network.clone(), nodes);

@@ -8,6 +8,7 @@ use standin_auth::messages::Request;
 use standin_consensus::Recipient;
 use standin_foundation::{Millis, NodeId, Seat};
 use standin_ledger::Transaction;
+use standin_ledger::certificate::Authority as _;
 
 use crate::auth::{AuthHost, Outbox};
 use crate::byzantine::Behaviour;
@@ -315,7 +316,7 @@ impl World {
         }
         let node = &self.nodes[index];
         if let Observation::Emitted(message) = observation
-            && let Some(grant) = node.known.grant(node.setup.seat, message.vote.term)
+            && let Some(grant) = node.known.table.grant(node.setup.seat, message.vote.term)
         {
             let listed = |other: &&Node| grant.grant.in_sync.contains(&other.setup.id) && !other.is_wiped();
             self.invariants.emitted_by_holder(
@@ -352,8 +353,8 @@ impl World {
             None => (0..self.nodes.len()).collect(),
             Some(_) => {
                 let known = &self.nodes[from].known;
-                let others =
-                    (0..known.seats.len() as u16).map(Seat).filter(|seat| *seat != self.nodes[from].setup.seat);
+                let seats = known.seats(known.table.epoch()).unwrap_or_default() as u16;
+                let others = (0..seats).map(Seat).filter(|seat| *seat != self.nodes[from].setup.seat);
                 others.filter_map(|seat| self.index_of(&known.holder(seat)?)).collect()
             }
         };

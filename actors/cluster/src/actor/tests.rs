@@ -50,6 +50,7 @@ fn genesis() -> Genesis {
         auth: Some(key().public()),
         parameters: Default::default(),
         seats: vec![SeatDescriptor::of_one("a".parse().unwrap(), key().public())],
+        operators: Default::default(),
         accounts: Vec::new(),
     }
 }

@@ -46,7 +46,8 @@ impl Directory {
     /// All other seats.
     pub fn other_seats(&self) -> impl Iterator<Item = Seat> + use<> {
         let own = self.seat;
-        (0..self.book.seats() as u16).map(Seat).filter(move |seat| *seat != own)
+        let seats = self.book.seats(self.book.epoch()).unwrap_or_default();
+        (0..seats as u16).map(Seat).filter(move |seat| *seat != own)
     }
 
     /// The other members of the own cluster.

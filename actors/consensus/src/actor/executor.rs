@@ -7,12 +7,13 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use standin_foundation::Height;
+use standin_foundation::{Epoch, Height};
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate};
 use standin_ledger::error::LedgerError;
+use standin_ledger::grant_book::EpochError;
 use standin_ledger::snapshot::Snapshot;
 use standin_ledger::store::{Store, StoreError, StoredBlock};
-use standin_ledger::{Batch, Chain, Genesis, Proposal, Receipt, StateMachine};
+use standin_ledger::{Batch, Chain, EpochStart, Epochs, Genesis, GrantBook, Proposal, Receipt, StateMachine};
 
 use super::open::Stored;
 use super::served::Served;
@@ -29,6 +30,9 @@ pub enum ExecutionError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The next epoch, which a proven checkpoint begins.
+    #[error(transparent)]
+    Epoch(#[from] EpochError),
     /// A final block cannot be executed: something is damaged.
     #[error("a final block cannot be executed: {0}")]
     Ledger(#[from] LedgerError),
@@ -67,8 +71,18 @@ pub(super) enum Command {
 /// What the executor says.
 #[derive(Debug)]
 pub(super) enum ExecutorReport {
-    Executed { height: Height, checkpoint: Option<CheckpointResult>, receipts: Vec<Receipt> },
-    Installed(CheckpointCertificate),
+    Executed {
+        height: Height,
+        checkpoint: Option<CheckpointResult>,
+        ordered: Option<EpochStart>,
+        receipts: Vec<Receipt>,
+    },
+    Installed {
+        certificate: CheckpointCertificate,
+        epochs: Epochs,
+    },
+    /// The table of an epoch is durable.
+    EpochKnown(Epoch),
     BarrierDone(Height),
     Looked(Stored),
     Failed(ExecutionError),
@@ -122,10 +136,11 @@ impl Executor {
         ledger: Ledger,
         genesis: Genesis,
         machine: Arc<dyn StateMachine>,
+        book: Arc<GrantBook>,
         report: impl Fn(ExecutorReport) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (commands, receiver) = sync_channel(COMMANDS_MAX);
-        let mut worker = Worker { ledger, genesis, machine };
+        let mut worker = Worker { ledger, genesis, machine, book };
         let run = move || worker.run(&receiver, &report);
         let thread = std::thread::Builder::new().name("executor".to_owned()).spawn(run)?;
         let reader = LedgerReader { commands: commands.clone(), waiting: Arc::default() };
@@ -158,6 +173,7 @@ struct Worker {
     ledger: Ledger,
     genesis: Genesis,
     machine: Arc<dyn StateMachine>,
+    book: Arc<GrantBook>,
 }
 
 impl Worker {
@@ -183,13 +199,18 @@ impl Worker {
             Command::Execute { proposal, certificate, batches } => {
                 self.execute(proposal, certificate, &batches).map(Some)
             }
-            Command::Certify(certificate) => self.certify(certificate).map(|()| None),
+            Command::Certify(certificate) => self.certify(certificate),
             Command::Install(snapshot, certificate) => {
                 self.ledger.store.install(&snapshot, &certificate)?;
+                let proof = Chain::prove_epoch(&snapshot, &certificate);
                 self.ledger.served.set_newest((*snapshot).clone(), certificate.clone());
                 self.ledger.snapshots.clear();
                 self.ledger.chain = Chain::from_snapshot(&self.genesis, Arc::clone(&self.machine), *snapshot);
-                Ok(Some(ExecutorReport::Installed(certificate)))
+                if let Some(proof) = proof {
+                    self.book.keep_own_epoch(proof, self.ledger.chain.epoch_tables())?;
+                }
+                let epochs = self.ledger.chain.epochs();
+                Ok(Some(ExecutorReport::Installed { certificate, epochs }))
             }
             Command::Barrier => {
                 let begun = Instant::now();
@@ -197,7 +218,9 @@ impl Worker {
                 tracing::debug!(ms = begun.elapsed().as_millis() as u64, "the store is durable");
                 Ok(Some(ExecutorReport::BarrierDone(self.ledger.store.head())))
             }
-            Command::Look(above) => Ok(Some(ExecutorReport::Looked(Stored::read(&self.ledger.store, above)?))),
+            Command::Look(above) => {
+                Ok(Some(ExecutorReport::Looked(Stored::read(&self.ledger.store, &self.ledger.chain, above)?)))
+            }
             Command::Read(read) => {
                 read(&self.ledger);
                 Ok(None)
@@ -227,16 +250,23 @@ impl Worker {
             self.ledger.store.flush(result)?;
             self.ledger.snapshots.insert(height, self.ledger.chain.snapshot());
         }
-        Ok(ExecutorReport::Executed { height, checkpoint: executed.checkpoint, receipts: block.receipts })
+        let ordered = self.ledger.chain.ordered_epoch();
+        Ok(ExecutorReport::Executed { height, checkpoint: executed.checkpoint, ordered, receipts: block.receipts })
     }
 
-    fn certify(&mut self, certificate: CheckpointCertificate) -> Result<(), ExecutionError> {
+    /// A checkpoint is proven; if an epoch begins above it, that is, too.
+    fn certify(&mut self, certificate: CheckpointCertificate) -> Result<Option<ExecutorReport>, ExecutionError> {
         let height = certificate.result.height;
         self.ledger.store.certify(&certificate)?;
+        let mut known = None;
         if let Some(snapshot) = self.ledger.snapshots.remove(&height) {
+            if let Some(proof) = Chain::prove_epoch(&snapshot, &certificate) {
+                known = Some(ExecutorReport::EpochKnown(proof.epoch()));
+                self.book.keep_own_epoch(proof, self.ledger.chain.epoch_tables())?;
+            }
             self.ledger.served.set_newest(snapshot, certificate);
         }
         self.ledger.snapshots = self.ledger.snapshots.split_off(&height);
-        Ok(())
+        Ok(known)
     }
 }

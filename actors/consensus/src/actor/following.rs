@@ -1,7 +1,8 @@
 //! A replica that follows its seat's holder: records as events, what must wait, and the log that is read anew.
 
 use standin_foundation::wire::Wire;
-use standin_foundation::{Height, Lsn, Millis, NodeId, Seat, Term};
+use standin_foundation::{Epoch, Height, Lsn, Millis, NodeId, Seat, Term};
+use standin_ledger::GrantBook;
 use standin_ledger::error::LedgerError;
 use standin_ledger::seat_log::{FoundLog, LogPiece, SeatLogEvent};
 use standin_stage::Ctx;
@@ -21,26 +22,57 @@ pub(super) enum WaitsFor {
     Store(DecodedLog),
     /// The log has been read, and waits to be judged: at the start of the node, or because of a grant.
     Judgement(Box<(DecodedLog, Stored)>, Option<Missing>),
-    /// A followed certificate cannot be judged before a grant is known.
+    /// A followed certificate cannot be judged before a grant, or an epoch, is known.
     Grant(Missing),
 }
 
-/// A grant that so many were asked for, over so many ms, is one that nobody has.
+/// What so many were asked for, over so many ms, is one that nobody has.
 const GIVEN_UP_AFTER: (usize, u64) = (16, 10_000);
 
-/// A grant that is not known here. Whoever is asked for it is another one each time.
+/// What a certificate cannot be judged without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lacking {
+    Grant(Seat, Term),
+    Epoch(Epoch),
+}
+
+impl Lacking {
+    fn of(error: &LedgerError) -> Option<Self> {
+        match error {
+            LedgerError::UnknownGrant { seat, term } => Some(Self::Grant(*seat, *term)),
+            LedgerError::UnknownEpoch(epoch) => Some(Self::Epoch(*epoch)),
+            _ => None,
+        }
+    }
+
+    fn is_lacking(self, book: &GrantBook) -> bool {
+        match self {
+            Self::Grant(seat, term) => book.lacks(seat, term),
+            Self::Epoch(epoch) => book.epoch() < epoch,
+        }
+    }
+
+    /// How it is asked for: epochs one after the other.
+    fn question(self, book: &GrantBook) -> Note {
+        match self {
+            Self::Grant(seat, term) => Note::WantGrant(seat, term),
+            Self::Epoch(_) => Note::FetchEpoch(book.epoch().next()),
+        }
+    }
+}
+
+/// Something that is not known here. Whoever is asked for it is another one each time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Missing {
-    seat: Seat,
-    term: Term,
+    what: Lacking,
     since: Millis,
     /// How often another node was asked.
     asked: usize,
 }
 
 impl Missing {
-    fn new(seat: Seat, term: Term, since: Millis) -> Self {
-        Self { seat, term, since, asked: 0 }
+    fn new(what: Lacking, since: Millis) -> Self {
+        Self { what, since, asked: 0 }
     }
 }
 
@@ -74,13 +106,15 @@ impl Replica {
             Ok(record) => record,
             Err(error) => return self.fatal(format!("record {lsn} of the seat's log is of no known kind: {error}")),
         };
-        match check_proven(&record, &self.config.directory.book) {
-            Err(LedgerError::UnknownGrant { seat, term }) if !self.may_do_without(&record, seat, term) => {
+        let proven = check_proven(&record, &self.config.directory.book);
+        let lacking = proven.as_ref().err().and_then(Lacking::of);
+        match lacking.filter(|what| !self.may_do_without(&record, *what)) {
+            Some(what) => {
                 self.backlog.push_front(SeatLogEvent::Followed { lsn, piece });
-                self.waits_for = Some(WaitsFor::Grant(Missing::new(seat, term, self.now())));
+                self.waits_for = Some(WaitsFor::Grant(Missing::new(what, self.now())));
                 self.look_for_grant(ctx);
             }
-            proven => {
+            None => {
                 self.payloads.extend(piece.payload.map(|batch| (batch.digest(), batch)));
                 let record = proven.map(|()| record).inspect_err(|error| self.tell_unproven(lsn, error)).ok();
                 self.step(Input::Followed { lsn, record }, ctx);
@@ -98,8 +132,8 @@ impl Replica {
 
     /// A block whose proof needs a grant that nobody has is left out: it comes from others. A stable checkpoint is waited for, since
     /// what the seat has prepared counts from there on.
-    fn may_do_without(&self, record: &Record, seat: Seat, term: Term) -> bool {
-        matches!(record, Record::Committed { .. }) && self.given_up.contains(&(seat, term))
+    fn may_do_without(&self, record: &Record, what: Lacking) -> bool {
+        matches!(record, Record::Committed { .. }) && self.given_up.contains(&what)
     }
 
     /// Goes on where a grant was missing, or asks another node for it.
@@ -107,17 +141,17 @@ impl Replica {
         let now = self.now();
         let Some(missing) = self.waits_for.as_mut().and_then(WaitsFor::missing) else { return };
         let directory = &self.config.directory;
-        if directory.book.lacks(missing.seat, missing.term) {
+        if missing.what.is_lacking(&directory.book) {
             let connected = directory.connected();
             if let Some(remote) = connected.get(missing.asked % connected.len().max(1)) {
                 // Whoever is asked next time is another one.
-                missing.asked += usize::from(remote.tell(&Note::WantGrant(missing.seat, missing.term)).is_ok());
+                missing.asked += usize::from(remote.tell(&missing.what.question(&directory.book)).is_ok());
             }
             let (often, long) = GIVEN_UP_AFTER;
             if missing.asked < often || missing.since + long > now {
                 return;
             }
-            self.given_up.insert((missing.seat, missing.term));
+            self.given_up.insert(missing.what);
         }
         if self.is_rebuilding() {
             self.judge(ctx);
@@ -171,10 +205,10 @@ impl Replica {
         let (mut log, stored) = *read;
         let unproven = log.unproven(&stored, &self.config.directory.book);
         for (place, error) in &unproven {
-            if let LedgerError::UnknownGrant { seat, term } = error
-                && !log.record(*place).is_some_and(|record| self.may_do_without(record, *seat, *term))
+            if let Some(what) = Lacking::of(error)
+                && !log.record(*place).is_some_and(|record| self.may_do_without(record, what))
             {
-                let missing = Missing::new(*seat, *term, self.now());
+                let missing = Missing::new(what, self.now());
                 self.waits_for = Some(WaitsFor::Judgement(Box::new((log, stored)), Some(missing)));
                 return self.look_for_grant(ctx);
             }
@@ -182,12 +216,13 @@ impl Replica {
         for (place, error) in unproven.iter().rev() {
             self.tell_unproven(log.leave_out(*place), error);
         }
-        match self.restoring.restore(log, stored, self.now()) {
+        match self.restoring.restore(log, stored, self.config.directory.book.epoch(), self.now()) {
             Ok(Restored { machine, payloads }) => (self.machine, self.payloads) = (machine, payloads),
             Err(error) => return self.fatal(error.to_string()),
         }
         for result in self.computed.clone().into_values() {
-            self.step(Input::Executed { height: result.height, checkpoint: Some(result) }, ctx);
+            let height = result.height;
+            self.step(Input::Executed { height, checkpoint: Some(result), ordered: None }, ctx);
         }
         self.step(Input::Tick, ctx);
         self.take_backlog(ctx);

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use standin_foundation::{NodeId, Seat, Term};
+use standin_foundation::{Epoch, NodeId, Seat, Term};
 use standin_ledger::error::LedgerError;
+use standin_ledger::grant_book::EpochError;
 use standin_ledger::snapshot::Manifest;
-use standin_ledger::{Batch, ClientSignatures, Genesis, GrantBook, SeatVote, SignedGrant, Transaction};
+use standin_ledger::{Batch, ClientSignatures, EpochProof, Genesis, GrantBook, SeatVote, SignedGrant, Transaction};
 use standin_stage::bridge::Router;
 use standin_stage::{Address, CallError, Handle, Message, Throttle};
 
@@ -15,6 +16,7 @@ use super::Replica;
 use super::directory::Directory;
 use super::peers::{Checked, CheckedBlock, PeerBatch, PeerBlocks, PeerChunk, PeerNote, PeerTransactions, Useless};
 use super::pool::{Urgency, VerifyPool};
+use super::reports::EpochKnown;
 use super::serving::ANSWER_BYTES;
 use crate::effect::Input;
 use crate::messages::{BatchPayload, BlockTransfer, Body, Forward, Note, Signed, Transfer, ViewChange};
@@ -57,11 +59,7 @@ impl Ingress {
     /// Checks for a chain with this genesis.
     pub fn new(genesis: &Genesis, directory: Directory, pool: VerifyPool) -> Self {
         Self {
-            verifier: Verifier {
-                authority: Arc::clone(&directory.book),
-                epoch: standin_foundation::Epoch(0),
-                window: genesis.parameters.window,
-            },
+            verifier: Verifier { authority: Arc::clone(&directory.book), window: genesis.parameters.window },
             signatures: genesis.parameters.client_signatures,
             directory,
             waiting: genesis.seats.iter().map(|_| Waiting::default()).collect(),
@@ -118,9 +116,13 @@ impl Ingress {
             return Err(CallError::Refused("a member of the own cluster speaks through the log".to_owned()));
         }
         let SeatVote { seat, term, .. } = message.vote;
-        if self.directory.book.lacks(seat, term) {
+        let lacking = match self.directory.book.epoch() {
+            known if known < message.epoch => Some(Note::FetchEpoch(known.next())),
+            _ => self.directory.book.lacks(seat, term).then_some(Note::WantGrant(seat, term)),
+        };
+        if let Some(question) = lacking {
             self.park(node, message);
-            self.tell(node, &Note::WantGrant(seat, term));
+            self.tell(node, &question);
             return Ok(());
         }
         let cost = (Urgency::Votes, weight(&message));
@@ -143,6 +145,9 @@ impl Ingress {
             VerifyError::Certificate(LedgerError::UnknownGrant { seat, term }) => {
                 self.tell(node, &Note::WantGrant(*seat, *term));
             }
+            VerifyError::Certificate(LedgerError::UnknownEpoch(_)) => {
+                self.tell(node, &Note::FetchEpoch(self.directory.book.epoch().next()));
+            }
             VerifyError::OldTerm { seat, .. } => {
                 if let Some(newest) = self.directory.book.newest(*seat) {
                     self.tell(node, &Note::Grant(Box::new(newest)));
@@ -154,6 +159,26 @@ impl Ingress {
                 }
             }
         }
+    }
+
+    fn show_epoch(&self, node: NodeId, epoch: Epoch) {
+        if let Some(proof) = self.directory.book.epoch_proof(epoch) {
+            self.tell(node, &Note::Epoch(Box::new(proof)));
+        }
+    }
+
+    /// Checks the proof of an epoch, and with it the certificate of its boundary.
+    fn take_epoch(&self, proof: EpochProof, to: &Address<Replica>, share: Share) -> Result<(), VerifyError> {
+        let (epoch, certificate) = (proof.epoch(), proof.certificate().clone());
+        match self.directory.book.note_epoch(proof) {
+            Ok(true) => drop(to.tell(EpochKnown(epoch))),
+            Ok(false) => {}
+            Err(EpochError::Unproven(error)) => return Err(error.into()),
+            Err(error) => tracing::error!(%error, "epoch not taken in"),
+        }
+        let certificate = self.verifier.checkpoint(certificate)?;
+        tell(to, Checked(Input::StableReceived(certificate), share));
+        Ok(())
     }
 
     fn show_grant(&self, node: NodeId, seat: Seat, term: Term) {
@@ -192,6 +217,15 @@ pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>
                 Note::WantGrant(seat, term) => {
                     note_ingress.show_grant(node, seat, term);
                     Ok(())
+                }
+                Note::FetchEpoch(epoch) => {
+                    note_ingress.show_epoch(node, epoch);
+                    Ok(())
+                }
+                Note::Epoch(proof) => {
+                    check(&note_ingress, &note_to, (Urgency::Votes, 0), (node, from), move |ingress, to, share| {
+                        ingress.take_epoch(*proof, to, share)
+                    })
                 }
                 Note::Offer(names) | Note::FetchBatches(names) if names.len() > NAMES_MAX => {
                     Err(CallError::TooLarge { bytes: names.len(), limit: NAMES_MAX })
@@ -317,8 +351,16 @@ impl Ingress {
     ) -> Result<(), VerifyError> {
         match transfer {
             Transfer::Blocks(blocks) => {
-                let blocks: Result<Vec<_>, _> = blocks.into_iter().map(|block| self.check_block(block)).collect();
-                tell(to, PeerBlocks(from, blocks?, share));
+                let mut checked = Vec::with_capacity(blocks.len());
+                for block in blocks {
+                    match self.check_block(block) {
+                        Ok(block) => checked.push(block),
+                        // What comes before it is of use: the rest may be of an epoch that is not known yet.
+                        Err(_) if !checked.is_empty() => break,
+                        Err(error) => return Err(error),
+                    }
+                }
+                tell(to, PeerBlocks(from, checked, share));
             }
             Transfer::Manifest(manifest) => {
                 let manifest: Verified<Manifest> = self.verifier.manifest(*manifest)?;

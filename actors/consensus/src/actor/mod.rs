@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use actix::SpawnHandle;
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, Height, Lsn, Millis, NodeId, Seat, Term};
+use standin_foundation::{Digest, Height, Lsn, Millis, NodeId, Seat};
 use standin_ledger::seat_log::{FoundLog, LogPiece, SeatFact, SeatLog, SeatLogEvent};
 use standin_ledger::{Batch, CheckpointResult, Genesis, StateMachine};
 use standin_stage::{Address, Alarm, Ctx, Lane, Message, Remote, RemoteMessage, Reports, Role, Throttle};
@@ -50,7 +50,7 @@ use crate::record::Record;
 use crate::verify::{KeySigner, sign};
 use cutting::Barrier;
 use executor::{Command, Executor};
-use following::WaitsFor;
+use following::{Lacking, WaitsFor};
 use mempool::Mempool;
 use misbehaviour::distorted;
 use open::Restoring;
@@ -114,6 +114,8 @@ pub struct ReplicaConfig {
     pub misbehaviour: Option<Misbehaviour>,
     /// Told of each seat whose result differs from a quorum's, with the evidence.
     pub on_wrong_result: Box<dyn Fn(Event) + Send + Sync>,
+    /// Called when an epoch is known that was not: others hold seats in it, and its messages can be judged.
+    pub on_epoch: Box<dyn Fn() + Send + Sync>,
     /// Called once when the replica must not go on; the node stops.
     pub on_fatal: Box<dyn Fn(String) + Send + Sync>,
 }
@@ -131,8 +133,8 @@ pub struct Replica {
     /// Why what the log says has to wait, and what it has said since.
     waits_for: Option<WaitsFor>,
     backlog: VecDeque<SeatLogEvent>,
-    /// Grants that were asked for in vain.
-    given_up: BTreeSet<(Seat, Term)>,
+    /// What was asked for in vain.
+    given_up: BTreeSet<Lacking>,
     gate: Gate,
     config: ReplicaConfig,
     log: Option<Box<dyn SeatLog>>,
@@ -181,7 +183,8 @@ impl Replica {
         let machine = Arc::clone(&config.state_machine);
         let genesis = config.genesis.clone();
         let report = move |report| report_ledger(Report::Ledger(report));
-        let executor = Executor::start(opened.ledger, genesis, machine, report)?;
+        let book = Arc::clone(&config.directory.book);
+        let executor = Executor::start(opened.ledger, genesis, machine, book, report)?;
         Ok(Self {
             machine: restoring.blank(&opened.stored),
             restoring,
@@ -285,7 +288,7 @@ impl Replica {
         match effect {
             // Handed in together, before anything else of the step.
             Effect::Log { .. } => {}
-            Effect::Send { to, body, after } => self.gate.hold(to, body, after),
+            Effect::Send { to, epoch, body, after } => self.gate.hold(to, epoch, body, after),
             Effect::Relay { to, message } => self.send_to(to, &*message),
             Effect::Tell { to, note } => self.tell_note(to, &note),
             Effect::Commit { proposal, certificate } => {
@@ -343,7 +346,7 @@ impl Replica {
                 *result = distorted(*result);
             }
             let lsn = held.after.max(self.config.signer.start);
-            let message = sign(&self.config.signer, standin_foundation::Epoch(0), held.body, lsn);
+            let message = sign(&self.config.signer, held.epoch, held.body, lsn);
             match held.to {
                 Recipient::One(seat) => self.send_to(seat, &*message),
                 Recipient::All => {
@@ -424,6 +427,7 @@ impl Replica {
         self.tell_seats_heard();
         self.tell_log(SeatFact::Executed(self.machine.executed()));
         self.tell_log(SeatFact::Proven(self.machine.stable()));
+        self.step(Input::EpochKnown(self.config.directory.book.epoch()), ctx);
         self.look_for_grant(ctx);
         self.flush_mempool(ctx);
     }

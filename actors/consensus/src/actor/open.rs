@@ -10,12 +10,12 @@ use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult};
 use standin_ledger::error::LedgerError;
 use standin_ledger::seat_log::FoundLog;
 use standin_ledger::store::{Store, StoreError, StoreOptions, StoredBlock};
-use standin_ledger::{Batch, Chain, Genesis, GrantBook, StateMachine};
+use standin_ledger::{Batch, Chain, Epochs, Genesis, GrantBook, StateMachine};
 
 use super::executor::{ExecutionError, Ledger};
 use super::served::Served;
 use crate::config::Config;
-use crate::machine::{Identity, Machine};
+use crate::machine::{Identity, Machine, Remains};
 use crate::record::Record;
 
 /// Where a replica's data lies, and how it is kept.
@@ -75,7 +75,8 @@ pub(super) fn open(
     let mut store = Store::open(options, &genesis.state())?;
     let (chain, results, mut ledger_snapshots) = rebuild_chain(&mut store, genesis, state_machine)?;
     let log = DecodedLog::read(found)?;
-    let stored = Stored::read(&store, log.stable(book))?;
+    book.begin(chain.epoch_tables());
+    let stored = Stored::read(&store, &chain, log.stable(book))?;
     let stable = log.stable_certificate(book).or(stored.base.as_ref());
     let stable_height = stable.map_or(Height(0), |stable| stable.result.height);
     ledger_snapshots.retain(|height, _| *height >= stable_height);
@@ -103,30 +104,39 @@ pub(super) struct Restored {
 
 impl Restoring {
     pub(super) fn new(genesis: &Genesis, seat: Seat, config: Config) -> Self {
-        let identity = Identity { seat, seats: genesis.seats.len(), epoch: Epoch(0), parameters: genesis.parameters };
+        let identity = Identity { seat, seats: genesis.seats.len(), parameters: genesis.parameters };
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self { identity, config, unix_ms_at_zero: now.as_millis() as u64 }
     }
 
     /// A machine that knows nothing but how far the store is, until its log has been judged.
     pub(super) fn blank(&self, stored: &Stored) -> Machine {
-        Machine::restore(self.identity, self.config, Millis(0), [], stored.head, 1, |_| false)
+        let remains = Remains { executed: stored.head, epochs: stored.epochs.clone(), ..Remains::default() };
+        Machine::restore(self.identity, self.config, Millis(0), remains, |_| false)
     }
 
     /// A machine that says nothing yet, from its seat's log and the store. The log has been judged.
-    pub(super) fn restore(&self, log: DecodedLog, stored: Stored, now: Millis) -> Result<Restored, ExecutionError> {
+    /// `known` is the newest epoch whose table is durable.
+    pub(super) fn restore(
+        &self,
+        log: DecodedLog,
+        stored: Stored,
+        known: Epoch,
+        now: Millis,
+    ) -> Result<Restored, ExecutionError> {
         let DecodedLog { records, mut payloads, next, .. } = log;
-        let Stored { head, base, blocks } = stored;
-        let mut all: Vec<_> = base.map(Record::Stable).into_iter().chain(records).collect();
+        let Stored { head, base, blocks, epochs } = stored;
+        let mut stored = Vec::with_capacity(blocks.len());
         for block in blocks {
             for payload in &block.payloads {
                 let batch = Batch::parse(payload.clone())?;
                 payloads.insert(batch.digest(), Arc::new(batch));
             }
-            all.push(Record::Committed { proposal: block.header.proposal, certificate: block.certificate });
+            stored.push((block.header.proposal, block.certificate));
         }
         let holds = |digest: &Digest| payloads.contains_key(digest);
-        let mut machine = Machine::restore(self.identity, self.config, now, all, head, next, holds);
+        let remains = Remains { base, records, blocks: stored, executed: head, epochs, known, next_lsn: next };
+        let mut machine = Machine::restore(self.identity, self.config, now, remains, holds);
         payloads.retain(|digest, _| machine.needs_payload(digest));
         machine.set_unix_ms_at_zero(self.unix_ms_at_zero);
         Ok(Restored { machine, payloads })
@@ -136,9 +146,8 @@ impl Restoring {
 /// A seat's log, read.
 #[derive(Debug)]
 pub(super) struct DecodedLog {
-    records: Vec<Record>,
+    records: Vec<(Lsn, Record)>,
     payloads: BTreeMap<Digest, Arc<Batch>>,
-    first: Lsn,
     next: Lsn,
 }
 
@@ -148,10 +157,10 @@ impl DecodedLog {
         let mut payloads = BTreeMap::new();
         let first = found.next - found.pieces.len() as u64;
         for (lsn, piece) in (first..).zip(found.pieces) {
-            records.push(Record::from_wire(&piece.record).map_err(|_| OpenError::UnknownRecord { lsn })?);
+            records.push((lsn, Record::from_wire(&piece.record).map_err(|_| OpenError::UnknownRecord { lsn })?));
             payloads.extend(piece.payload.map(|batch| (batch.digest(), batch)));
         }
-        Ok(Self { records, payloads, first, next: found.next })
+        Ok(Self { records, payloads, next: found.next })
     }
 
     /// The last stable checkpoint that is logged, and proven by what is known now.
@@ -160,7 +169,7 @@ impl DecodedLog {
     }
 
     fn stable_certificate(&self, book: &GrantBook) -> Option<&CheckpointCertificate> {
-        let stable = self.records.iter().filter_map(|record| match record {
+        let stable = self.records.iter().filter_map(|(_, record)| match record {
             Record::Stable(certificate) => Some(certificate),
             _ => None,
         });
@@ -170,7 +179,7 @@ impl DecodedLog {
 
     /// The record at this place.
     pub(super) fn record(&self, place: usize) -> Option<&Record> {
-        self.records.get(place)
+        self.records.get(place).map(|(_, record)| record)
     }
 
     /// The places of records that say something to be final or stable and do not prove it, and why they do not. What the store has
@@ -180,14 +189,14 @@ impl DecodedLog {
             Record::Committed { proposal, .. } => proposal.height <= stored.head,
             _ => false,
         };
-        let judged = self.records.iter().enumerate().filter(|(_, record)| !is_old(record));
+        let records = self.records.iter().map(|(_, record)| record);
+        let judged = records.enumerate().filter(|(_, record)| !is_old(record));
         judged.filter_map(|(place, record)| Some((place, check_proven(record, book).err()?))).collect()
     }
 
     /// Leaves the record at this place out; gives its number. Those behind it go first.
     pub(super) fn leave_out(&mut self, place: usize) -> Lsn {
-        self.records.remove(place);
-        self.first + place as u64
+        self.records.remove(place).0
     }
 }
 
@@ -199,10 +208,12 @@ pub(super) struct Stored {
     base: Option<CheckpointCertificate>,
     /// Final blocks whose records may not be in the log.
     blocks: Vec<StoredBlock>,
+    /// Where the epochs begin, as the chain at the head says.
+    epochs: Epochs,
 }
 
 impl Stored {
-    pub(super) fn read(store: &Store, above: Height) -> Result<Self, StoreError> {
+    pub(super) fn read(store: &Store, chain: &Chain, above: Height) -> Result<Self, StoreError> {
         let (base, head) = (store.base()?, store.head());
         let certificate = match base {
             Height(0) => None,
@@ -212,7 +223,7 @@ impl Stored {
         for height in above.max(base).0 + 1..=head.0 {
             blocks.extend(store.block(Height(height))?);
         }
-        Ok(Self { head, base: certificate, blocks })
+        Ok(Self { head, base: certificate, blocks, epochs: chain.epochs() })
     }
 }
 
@@ -308,10 +319,10 @@ mod tests {
         let found = FoundLog { pieces: records.iter().map(piece).collect(), next: 12 };
         let mut log = DecodedLog::read(found).unwrap();
         let book = GrantBook::unkept(GrantTable::fixed(Digest::ZERO, (1..=4).map(key).collect()));
-        let stored = Stored { head: Height(3), base: None, blocks: Vec::new() };
+        let stored = Stored { head: Height(3), base: None, blocks: Vec::new(), epochs: Epochs::default() };
         let places: Vec<_> = log.unproven(&stored, &book).into_iter().map(|(place, _)| place).collect();
         assert_eq!(places, [1, 2], "what the store has executed was judged before");
         assert_eq!((log.leave_out(2), log.leave_out(1)), (11, 10));
-        assert_eq!(log.records, [committed(3)]);
+        assert_eq!(log.records, [(9, committed(3))]);
     }
 }

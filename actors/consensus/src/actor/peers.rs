@@ -171,7 +171,12 @@ impl Handle<PeerNote> for Replica {
             Note::FetchManifest => self.serve(node, manifest_of),
             Note::FetchChunk { height, index } => self.serve(node, move |ledger| chunk_of(ledger, height, index)),
             // Not from whoever may say it, or taken care of before it came here.
-            Note::Status(_) | Note::Stable(_) | Note::Grant(_) | Note::WantGrant(..) => {}
+            Note::Status(_)
+            | Note::Stable(_)
+            | Note::Grant(_)
+            | Note::WantGrant(..)
+            | Note::Epoch(_)
+            | Note::FetchEpoch(_) => {}
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use standin_foundation::{Height, Lsn, Seat, Writer};
-use standin_ledger::CheckpointResult;
+use standin_foundation::{Epoch, Height, Lsn, Seat, Writer};
 use standin_ledger::seat_log::{SeatFact, SeatLogEvent};
+use standin_ledger::{CheckpointResult, EpochStart};
 use standin_stage::{Address, Ctx, Handle, Lane, Message, Reply, Reports};
 
 use super::Replica;
@@ -66,6 +66,22 @@ impl Handle<HolderChanged> for Replica {
         } else {
             self.step(Input::HolderChanged(seat), ctx);
         }
+    }
+}
+
+/// An epoch is known that was not.
+#[derive(Debug)]
+pub struct EpochKnown(pub Epoch);
+
+impl Message for EpochKnown {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<EpochKnown> for Replica {
+    fn handle(&mut self, EpochKnown(epoch): EpochKnown, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.take_reports(ctx);
+        self.epoch_known(epoch, ctx);
     }
 }
 
@@ -148,32 +164,46 @@ impl Replica {
     }
 
     /// A result is voted for when all members have computed the same.
-    pub(super) fn note_result(&mut self, height: Height, checkpoint: Option<CheckpointResult>, ctx: &mut Ctx<Self>) {
-        self.step(Input::Executed { height, checkpoint }, ctx);
+    pub(super) fn note_result(
+        &mut self,
+        height: Height,
+        checkpoint: Option<CheckpointResult>,
+        ordered: Option<EpochStart>,
+        ctx: &mut Ctx<Self>,
+    ) {
+        self.step(Input::Executed { height, checkpoint, ordered }, ctx);
         if let Some(result) = checkpoint {
             self.tell_log(SeatFact::Computed(height, result.digest()));
         }
     }
 
+    /// What waits for the epoch can be judged.
+    fn epoch_known(&mut self, epoch: Epoch, ctx: &mut Ctx<Self>) {
+        self.step(Input::EpochKnown(epoch), ctx);
+        (self.config.on_epoch)();
+        self.look_for_grant(ctx);
+    }
+
     fn ledger_reported(&mut self, report: ExecutorReport, ctx: &mut Ctx<Self>) {
         match report {
-            ExecutorReport::Executed { height, checkpoint, receipts } => {
+            ExecutorReport::Executed { height, checkpoint, ordered, receipts } => {
                 self.counters.blocks += 1;
                 self.counters.transactions += receipts.len() as u64;
                 self.mempool.executed(height, receipts);
                 let wrong = self.config.misbehaviour == Some(Misbehaviour::WrongResult) && self.speaks();
                 let checkpoint = if wrong { checkpoint.map(distorted) } else { checkpoint };
                 self.computed.extend(checkpoint.map(|result| (height, result)));
-                self.note_result(height, checkpoint, ctx);
+                self.note_result(height, checkpoint, ordered, ctx);
                 self.consider_storing();
                 self.flush_mempool(ctx);
             }
-            ExecutorReport::Installed(certificate) => {
+            ExecutorReport::Installed { certificate, epochs } => {
                 self.mempool.skipped_to(certificate.result.height);
-                self.step(Input::SnapshotInstalled(certificate), ctx);
+                self.step(Input::SnapshotInstalled { certificate, epochs }, ctx);
                 self.consider_storing();
                 self.flush_mempool(ctx);
             }
+            ExecutorReport::EpochKnown(epoch) => self.epoch_known(epoch, ctx),
             ExecutorReport::BarrierDone(height) => self.barrier_done(height, ctx),
             ExecutorReport::Looked(stored) => self.looked(stored, ctx),
             ExecutorReport::Failed(error) => self.fatal(error.to_string()),

@@ -1,6 +1,6 @@
 //! Checkpoints: results are compared, and what is proven makes room.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use standin_foundation::{Height, Seat};
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, SeatVote};
@@ -21,6 +21,8 @@ pub(super) struct Checkpoints {
     /// What this node has computed above the stable checkpoint.
     computed: BTreeMap<Height, CheckpointResult>,
     last_taken: Height,
+    /// Results that were agreed on, of blocks beyond the current epoch.
+    postponed: BTreeSet<Height>,
     votes: BTreeMap<Seat, BTreeMap<Height, (CheckpointResult, SeatVote)>>,
     /// Proven, but not reached by execution.
     ahead: Option<CheckpointCertificate>,
@@ -71,6 +73,17 @@ impl Checkpoints {
         self.stable = Some(certificate);
     }
 
+    /// Forgets what seats have said in an epoch that has ended.
+    pub(super) fn leave_epoch(&mut self) {
+        self.votes.clear();
+        self.own.clear();
+    }
+
+    /// Results that could not be voted for before their epoch began.
+    pub(super) fn take_postponed(&mut self) -> BTreeSet<Height> {
+        std::mem::take(&mut self.postponed)
+    }
+
     fn note(&mut self, result: CheckpointResult, vote: SeatVote) {
         let votes = self.votes.entry(vote.seat).or_default();
         votes.entry(result.height).or_insert((result, vote));
@@ -88,8 +101,19 @@ impl Checkpoints {
 }
 
 impl Machine {
-    pub(super) fn on_executed(&mut self, height: Height, checkpoint: Option<CheckpointResult>) {
+    pub(super) fn on_executed(
+        &mut self,
+        height: Height,
+        checkpoint: Option<CheckpointResult>,
+        ordered: Option<EpochStart>,
+    ) {
+        ordered.into_iter().for_each(|start| self.epochs.note(start));
+        let was_behind = self.executed < self.stable();
         self.executed = self.executed.max(height);
+        if was_behind && self.is_normal() {
+            self.assign_required(self.required_proposals());
+            self.consider_all_parked();
+        }
         match (checkpoint, self.checkpoints.certificate(height).cloned()) {
             (Some(result), Some(certificate)) if !self.agrees(&result, &certificate) => return,
             // Executed again after a restart, behind what is proven.
@@ -106,7 +130,9 @@ impl Machine {
     }
 
     pub(super) fn on_result_agreed(&mut self, height: Height) {
-        if let Some(result) = self.checkpoints.computed.get(&height).copied() {
+        if self.is_beyond(height) {
+            self.checkpoints.postponed.insert(height);
+        } else if let Some(result) = self.checkpoints.computed.get(&height).copied() {
             self.vote_for_result(result);
         }
     }
@@ -137,7 +163,7 @@ impl Machine {
             return;
         }
         let highest = self.stable().plus(2 * self.identity.parameters.window);
-        if result.height <= self.stable() || result.height > highest {
+        if result.height <= self.stable() || result.height > highest || self.is_beyond(result.height) {
             return;
         }
         let own = vote.seat == self.identity.seat;
@@ -148,7 +174,7 @@ impl Machine {
             self.effects.push(Effect::ResultBacked(result));
         }
         if votes.len() >= self.quorum() {
-            self.proven(CheckpointCertificate { epoch: self.identity.epoch, result, votes });
+            self.proven(CheckpointCertificate { epoch: self.start.epoch, result, votes });
         }
     }
 
@@ -221,6 +247,7 @@ impl Machine {
         if !dropped.is_empty() {
             self.effects.push(Effect::ForgetBatches(dropped));
         }
+        self.begin_due_epochs();
         self.consider_all_parked();
     }
 
@@ -232,7 +259,8 @@ impl Machine {
         self.deliver();
     }
 
-    pub(super) fn on_snapshot_installed(&mut self, certificate: CheckpointCertificate) {
+    pub(super) fn on_snapshot_installed(&mut self, certificate: CheckpointCertificate, epochs: &Epochs) {
+        self.note_epochs(epochs);
         self.catch_up = CatchUp::default();
         // What a shadow holds stands in its seat's log, which may name it in the next record.
         if self.role == Role::Active {

@@ -7,6 +7,7 @@
 
 mod catch_up;
 mod checkpoint;
+mod epochs;
 mod ordering;
 mod pool;
 mod proposing;
@@ -24,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, Seat, View, Writer};
 use standin_ledger::Parameters;
 use standin_ledger::certificate::{self, CheckpointCertificate};
+use standin_ledger::epoch::{EpochStart, Epochs};
 
 use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient};
@@ -37,6 +39,8 @@ use checkpoint::Checkpoints;
 use pool::Pool;
 use slot::Slot;
 
+pub use recovery::Remains;
+
 /// What a machine must know of its chain.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity {
@@ -44,8 +48,6 @@ pub struct Identity {
     pub seat: Seat,
     /// Number of seats.
     pub seats: usize,
-    /// The epoch.
-    pub epoch: Epoch,
     /// The chain's parameters.
     pub parameters: Parameters,
 }
@@ -90,6 +92,16 @@ pub struct Machine {
     mutation: Option<Mutation>,
     role: Role,
 
+    /// Where the epoch began that this replica votes in.
+    start: EpochStart,
+    /// The newest epoch that the log says its records are of.
+    logged_epoch: Epoch,
+    /// Where epochs begin, as far as has been executed.
+    epochs: Epochs,
+    /// The newest epoch whose table is durable here.
+    known: Epoch,
+    /// Messages of the next epoch.
+    early: Vec<Signed>,
     view: View,
     mode: Mode,
     /// The message that began the current view; none in view 0.
@@ -108,6 +120,8 @@ pub struct Machine {
     own_view_change: Option<ViewChange>,
 
     slots: BTreeMap<Height, Slot>,
+    /// Final blocks that the store has and the log has not.
+    unlogged: BTreeSet<Height>,
     /// Up to here commits went out to execution, without a gap.
     delivered: Height,
     executed: Height,
@@ -154,6 +168,11 @@ impl Machine {
             config,
             mutation: None,
             role: Role::Active,
+            start: EpochStart::default(),
+            logged_epoch: Epoch(0),
+            epochs: Epochs::default(),
+            known: Epoch(0),
+            early: Vec::new(),
             view: View(0),
             mode: Mode::Normal,
             new_view: None,
@@ -164,6 +183,7 @@ impl Machine {
             rejoined_at: BTreeMap::new(),
             own_view_change: None,
             slots: BTreeMap::new(),
+            unlogged: BTreeSet::new(),
             delivered: Height(0),
             executed: Height(0),
             checkpoints: Checkpoints::default(),
@@ -230,6 +250,7 @@ impl Machine {
     /// Where the replica stands.
     pub fn status(&self) -> Status {
         Status {
+            epoch: self.start.epoch,
             view: self.view,
             changing_to: match self.mode {
                 Mode::Normal => None,
@@ -297,9 +318,10 @@ impl Machine {
             Input::StableReceived(certificate) => self.on_stable_certificate(certificate.into_inner()),
             Input::ManifestReceived(from, manifest) => self.on_manifest(from, manifest.into_inner()),
             Input::ChunkReceived { from, height, index, chunk } => self.on_chunk(from, height, index, chunk),
-            Input::Executed { height, checkpoint } => self.on_executed(height, checkpoint),
+            Input::Executed { height, checkpoint, ordered } => self.on_executed(height, checkpoint, ordered),
             Input::ResultAgreed(height) => self.on_result_agreed(height),
-            Input::SnapshotInstalled(certificate) => self.on_snapshot_installed(certificate),
+            Input::SnapshotInstalled { certificate, epochs } => self.on_snapshot_installed(certificate, &epochs),
+            Input::EpochKnown(epoch) => self.on_epoch_known(epoch),
             Input::LogFull => self.on_log_full(),
             Input::Rebased => self.send_all_again(),
             Input::HolderChanged(seat) => self.on_holder_changed(seat),
@@ -308,7 +330,9 @@ impl Machine {
     }
 
     fn on_message(&mut self, message: Signed) {
-        if message.epoch != self.identity.epoch || !self.is_whole(&message) {
+        let is_void = message.epoch != self.start.epoch && self.mutation != Some(Mutation::CountOtherEpochs);
+        if is_void || !self.is_whole(&message) {
+            self.keep_early(&message);
             return;
         }
         let Signed { epoch: _, place: _, vote, body } = message.clone();
@@ -364,9 +388,16 @@ impl Machine {
         self.mode == Mode::Normal
     }
 
-    /// Whether votes may be cast for a slot.
+    /// Whether votes may be cast for a slot. A new holder may know a checkpoint to be stable that it has not executed itself: what
+    /// lies a window above its execution may be beyond a boundary that it has yet to learn of.
+    fn may_vote(&self, height: Height) -> bool {
+        self.in_window(height) && height <= self.executed.plus(self.identity.parameters.window)
+    }
+
+    /// Whether others' votes for a slot are kept.
     fn in_window(&self, height: Height) -> bool {
-        height > self.stable() && height <= self.stable().plus(self.identity.parameters.window)
+        let floor = self.stable().max(self.start.after);
+        height > floor && height <= self.stable().plus(self.identity.parameters.window) && !self.is_beyond(height)
     }
 
     fn other_seats(&self) -> impl Iterator<Item = Seat> + use<> {
@@ -399,7 +430,7 @@ impl Machine {
 
     fn send(&mut self, to: Recipient, body: Body, after: Lsn) {
         let after = if self.mutation == Some(Mutation::SendBeforeSync) { 0 } else { after };
-        self.effects.push(Effect::Send { to, body, after });
+        self.effects.push(Effect::Send { to, epoch: self.start.epoch, body, after });
     }
 
     fn tell(&mut self, to: Recipient, note: Note) {

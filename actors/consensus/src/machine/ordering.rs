@@ -73,7 +73,7 @@ impl Machine {
             Noted::New => slot.touched = self.now,
             Noted::Known => {}
             Noted::Conflict(known) => {
-                let epoch = self.identity.epoch;
+                let epoch = self.start.epoch;
                 let evidence = |vote: &PhaseVote| {
                     let PhaseVote { kind, view, digest, .. } = *vote;
                     (VoteTarget { kind, epoch, view, height, digest }, vote.vote.clone())
@@ -113,7 +113,7 @@ impl Machine {
 
     /// Whether a backup may accept this assignment, payloads aside.
     fn is_acceptable(&self, view: View, proposal: &Proposal) -> bool {
-        if !self.in_window(proposal.height) || proposal.height <= self.view_floor {
+        if !self.may_vote(proposal.height) || proposal.height <= self.view_floor {
             return false;
         }
         let digest = proposal.digest();
@@ -126,9 +126,9 @@ impl Machine {
             None if self.required.last_key_value().is_some_and(|(last, _)| proposal.height < *last) => false,
             None => {
                 proposal.view == view
-                    && proposal.epoch == self.identity.epoch
+                    && proposal.epoch == self.start.epoch
                     && proposal.proposer == primary_of(view, self.identity.seats)
-                    && proposal.checkpoint == proposal.batches.is_empty()
+                    && (!proposal.checkpoint || proposal.batches.is_empty())
                     && proposal.check_limits().is_ok()
             }
         }
@@ -206,7 +206,7 @@ impl Machine {
     }
 
     fn check_committed(&mut self, height: Height, view: View, digest: Digest) {
-        let (epoch, quorum) = (self.identity.epoch, self.quorum());
+        let (epoch, quorum) = (self.start.epoch, self.quorum());
         let Some(slot) = self.slots.get(&height) else { return };
         let mut votes = slot.commits_for(view, digest);
         if votes.len() < quorum {

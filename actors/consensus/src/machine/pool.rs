@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use standin_foundation::limits::{PROPOSAL_BATCHES_MAX, PROPOSAL_BYTES_MAX};
-use standin_foundation::{Digest, Height, Millis, Seat};
+use standin_foundation::{Digest, Height, Lsn, Millis, Seat};
 use standin_ledger::BatchRef;
 
 /// A batch that waits.
@@ -13,6 +13,8 @@ struct Pending {
     from: Seat,
     arrival: u64,
     since: Millis,
+    /// Where the seat's log has it last; none if it was fetched and is not in the log.
+    logged: Option<Lsn>,
 }
 
 /// A batch that has a final place.
@@ -113,7 +115,7 @@ impl Pool {
         self.wanted.contains(digest)
     }
 
-    pub(super) fn add(&mut self, reference: BatchRef, from: Seat, now: Millis) {
+    pub(super) fn add(&mut self, reference: BatchRef, from: Seat, now: Millis, logged: Option<Lsn>) {
         let digest = reference.digest();
         self.wanted.remove(&digest);
         let arrival = self.next_arrival;
@@ -121,10 +123,34 @@ impl Pool {
         if self.ordered.contains_key(&digest) {
             self.again.insert(digest);
         }
-        self.pending.insert(digest, Pending { reference, from, arrival, since: now });
+        self.pending.insert(digest, Pending { reference, from, arrival, since: now, logged });
         self.by_arrival.insert(arrival, digest);
         self.bytes += reference.bytes as usize;
         *self.bytes_by_seat.entry(from).or_default() += reference.bytes as usize;
+    }
+
+    /// The log has a batch once more.
+    pub(super) fn note_logged(&mut self, digest: &Digest, lsn: Lsn) {
+        if let Some(pending) = self.pending.get_mut(digest) {
+            pending.logged = Some(lsn);
+        }
+    }
+
+    /// Batches that wait and are not in the log.
+    pub(super) fn unlogged(&self) -> Vec<BatchRef> {
+        self.pending.values().filter(|pending| pending.logged.is_none()).map(|pending| pending.reference).collect()
+    }
+
+    /// Forgets what waits and stands before the place where the log was cut, those aside that a slot names: whoever cut it wrote
+    /// everything that waits once more. Gives the names of those whose payloads nobody needs.
+    pub(super) fn forget_cut(&mut self, before: Lsn, named: &BTreeSet<Digest>) -> Vec<Digest> {
+        let is_cut = |pending: &Pending| pending.logged.is_none_or(|lsn| lsn < before);
+        let cut = self.pending.iter().filter(|(digest, pending)| is_cut(pending) && !named.contains(*digest));
+        let cut: Vec<_> = cut.map(|(digest, _)| *digest).collect();
+        for digest in &cut {
+            self.remove(digest);
+        }
+        cut.into_iter().filter(|digest| !self.ordered.contains_key(digest)).collect()
     }
 
     /// The batch has its final place.

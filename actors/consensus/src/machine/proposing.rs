@@ -25,8 +25,8 @@ impl Machine {
             self.report(Event::BatchRefused { seat: from });
             return;
         }
-        self.pool.add(batch, from, self.now);
-        self.log(Record::Batch(batch));
+        let lsn = self.log(Record::Batch(batch));
+        self.pool.add(batch, from, self.now, Some(lsn).filter(|_| self.role == Role::Active));
         if again && !self.is_primary() {
             // The primary dropped its copy as late.
             self.tell(Recipient::One(self.primary()), Note::Offer(vec![digest]));
@@ -61,8 +61,8 @@ impl Machine {
         self.again_at.insert(from, self.now);
         for batch in late {
             if self.pool.bytes_of(from) + batch.bytes as usize <= self.config.pending_bytes_max {
-                self.pool.add(batch, from, self.now);
-                self.log(Record::Batch(batch));
+                let lsn = self.log(Record::Batch(batch));
+                self.pool.add(batch, from, self.now, Some(lsn));
             }
         }
     }
@@ -114,7 +114,7 @@ impl Machine {
             && self.is_normal()
             && self.is_primary()
             && self.required_are_assigned()
-            && self.in_window(self.next_height())
+            && self.may_vote(self.next_height())
             && self.open_slots() < self.config.in_flight_max
     }
 
@@ -155,9 +155,9 @@ impl Machine {
         let batches = if open == 0 || waited || self.pool.is_plenty() { self.pool.next() } else { Vec::new() };
         let silent = self.idle_since + self.config.idle_checkpoint_ms <= self.now;
         let checkpoint = batches.is_empty() && silent && self.wants_checkpoint();
-        (checkpoint || !batches.is_empty()).then(|| Proposal {
+        (checkpoint || !batches.is_empty() || self.hurries()).then(|| Proposal {
             height: self.next_height(),
-            epoch: self.identity.epoch,
+            epoch: self.start.epoch,
             view: self.view,
             proposer: self.identity.seat,
             time_ms: self.unix_ms_at_zero + self.now.0,

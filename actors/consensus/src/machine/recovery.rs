@@ -1,31 +1,57 @@
 //! From the log back to a replica, and the shortest log that would give the same replica.
 
 use standin_foundation::{Height, Millis};
-use standin_ledger::BatchRef;
-use standin_ledger::certificate::CheckpointResult;
+use standin_ledger::certificate::{CheckpointResult, CommitCertificate};
+use standin_ledger::{BatchRef, Proposal};
 
 use super::slot::Accepted;
 use super::*;
 
+/// What is left of a replica's earlier lives.
+#[derive(Debug, Default)]
+pub struct Remains {
+    /// The proof of the snapshot that the store began with, if it did.
+    pub base: Option<CheckpointCertificate>,
+    /// The records of the seat's log, with their numbers.
+    pub records: Vec<(Lsn, Record)>,
+    /// The store's final blocks above the log's last stable checkpoint: their records may not be in the log.
+    pub blocks: Vec<(Proposal, CommitCertificate)>,
+    /// The height up to which the store has executed blocks.
+    pub executed: Height,
+    /// Where the epochs begin, as the chain at that height says.
+    pub epochs: Epochs,
+    /// The newest epoch whose table is durable.
+    pub known: Epoch,
+    /// Number of the next record; at least 1.
+    pub next_lsn: Lsn,
+}
+
 impl Machine {
-    /// A replica as its log and its store say it was, as a shadow: [`Input::Activated`] makes it speak. `executed` is the height up to which the store has executed blocks;
-    /// `records` are the log's, followed by a [`Record::Committed`] for each block of the store above the log's last stable
-    /// checkpoint, since the store may know of blocks whose record was not durable. Final blocks above `executed` come out
-    /// as effects of the first step. `next_lsn` is the number of the next record; `has_payload` says which batches' payloads
-    /// were found.
+    /// A replica as its log and its store say it was, as a shadow: [`Input::Activated`] makes it speak. Final blocks above what
+    /// was executed come out as effects of the first step. `has_payload` says which batches' payloads were found.
     pub fn restore(
         identity: Identity,
         config: Config,
         now: Millis,
-        records: impl IntoIterator<Item = Record>,
-        executed: Height,
-        next_lsn: Lsn,
+        remains: Remains,
         has_payload: impl Fn(&Digest) -> bool,
     ) -> Self {
+        let Remains { base, records, blocks, executed, epochs, known, next_lsn } = remains;
         let mut machine = Self::shadow(identity, config, now);
         machine.next_lsn = next_lsn.max(1);
-        for record in records {
-            machine.merge(record);
+        (machine.epochs, machine.known) = (epochs, known);
+        base.into_iter().for_each(|certificate| machine.checkpoints.set_stable(certificate));
+        for (lsn, record) in records {
+            machine.merge(lsn, record);
+        }
+        // What happened in an earlier life was told then.
+        machine.effects.clear();
+        for (proposal, certificate) in blocks {
+            let slot = machine.slots.entry(proposal.height).or_default();
+            if slot.committed.is_none() {
+                machine.unlogged.insert(proposal.height);
+                slot.committed = Some((proposal, certificate));
+            }
         }
         machine.executed = executed;
         machine.delivered = executed;
@@ -33,11 +59,40 @@ impl Machine {
         machine
     }
 
-    pub(super) fn merge(&mut self, record: Record) {
+    /// Blocks that this node has executed and that its seat's log does not have, since they became final under a holder whose last
+    /// records were cut: a store that loses its end with the power must find them in the log, as all others.
+    fn log_unlogged(&mut self) {
+        // What waits may be proposed, and whoever keeps the proposal must find the payload.
+        for batch in self.pool.unlogged() {
+            let lsn = self.log(Record::Batch(batch));
+            self.pool.note_logged(&batch.digest(), lsn);
+        }
+        for height in std::mem::take(&mut self.unlogged) {
+            let committed = self.slots.get(&height).and_then(|slot| slot.committed.clone());
+            if let Some((proposal, certificate)) = committed {
+                for batch in &proposal.batches {
+                    self.log(Record::Batch(*batch));
+                }
+                self.log(Record::Committed { proposal, certificate });
+            }
+        }
+    }
+
+    pub(super) fn merge(&mut self, lsn: Lsn, record: Record) {
+        // A shadow that took a snapshot may be in a later epoch than its holder.
+        let is_void = self.logged_epoch < self.start.epoch;
         match record {
+            Record::Epoch(start) => self.merge_epoch(start),
+            Record::Accepted { .. }
+            | Record::Prepared(_)
+            | Record::Checkpoint(_)
+            | Record::ViewChange(_)
+            | Record::NewView(_)
+                if is_void => {}
             Record::Batch(batch) => {
+                self.pool.note_logged(&batch.digest(), lsn);
                 if !self.pool.holds(&batch.digest()) {
-                    self.pool.add(batch, self.identity.seat, self.now);
+                    self.pool.add(batch, self.identity.seat, self.now, Some(lsn));
                 }
             }
             Record::Accepted { view, proposal } => {
@@ -53,9 +108,11 @@ impl Machine {
                 }
             }
             Record::Committed { proposal, certificate } => {
+                self.unlogged.remove(&proposal.height);
                 let slot = self.slots.entry(proposal.height).or_default();
                 slot.committed = Some((proposal, certificate));
             }
+            Record::Checkpoint(result) if result.height <= self.stable() => {}
             Record::Checkpoint(result) => self.checkpoints.restore_own(result),
             Record::Stable(certificate) => {
                 if certificate.result.height > self.stable() {
@@ -69,7 +126,13 @@ impl Machine {
                 }
             }
             Record::NewView(message) => self.merge_new_view(message),
-            Record::Base { .. } => {}
+            Record::Base { from, .. } => {
+                let named = self.named_batches().into_iter().map(|batch| batch.digest()).collect();
+                let dropped = self.pool.forget_cut(from, &named);
+                if !dropped.is_empty() {
+                    self.effects.push(Effect::ForgetBatches(dropped));
+                }
+            }
         }
     }
 
@@ -101,6 +164,7 @@ impl Machine {
         self.slots = self.slots.split_off(&kept.next());
         self.required = self.required.split_off(&self.stable().next());
         self.forget_ordered(kept);
+        self.begin_due_epochs();
         self.deliver();
     }
 
@@ -112,6 +176,9 @@ impl Machine {
             self.catch_up = CatchUp::of_new_holder();
         }
         self.adopt_logged_stable();
+        self.begin_due_epochs();
+        self.log_epoch();
+        self.log_unlogged();
         let current = |slot: &Slot| slot.accepted.as_ref().filter(|accepted| accepted.view == self.view).cloned();
         let open = self.slots.range(self.delivered.next()..).map(|(_, slot)| slot);
         let accepted: Vec<_> = open.filter_map(current).collect();
@@ -192,7 +259,8 @@ impl Machine {
 
     /// The shortest log that gives this replica: all that it may still be asked about, or must not contradict.
     fn live_records(&self) -> Vec<Record> {
-        let mut records: Vec<_> = self.pool.all().map(Record::Batch).collect();
+        let epoch = Some(self.start).filter(|start| start.epoch > Epoch(0)).map(Record::Epoch);
+        let mut records: Vec<_> = epoch.into_iter().chain(self.pool.all().map(Record::Batch)).collect();
         // Payloads that execution may have to see again after a restart.
         let named = self.named_batches().into_iter().filter_map(|batch| self.pool.ordered(&batch.digest()));
         let ordered: BTreeMap<_, _> = named.map(|batch| (batch.digest(), batch)).collect();

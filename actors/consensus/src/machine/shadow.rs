@@ -30,7 +30,8 @@ impl Machine {
             | Input::UnavailableReceived(_)
             | Input::ManifestReceived(..)
             | Input::ChunkReceived { .. }
-            | Input::SnapshotInstalled(_) => self.take(input),
+            | Input::SnapshotInstalled { .. }
+            | Input::EpochKnown(_) => self.take(input),
             Input::MessageReceived(_)
             | Input::StatusReceived(..)
             | Input::OfferReceived(..)
@@ -46,7 +47,7 @@ impl Machine {
         self.next_lsn = lsn + 1;
         match record {
             Some(Record::Stable(certificate)) => self.on_stable_certificate(certificate),
-            Some(record) => self.merge(record),
+            Some(record) => self.merge(lsn, record),
             None => {}
         }
         self.deliver();

@@ -92,6 +92,11 @@ impl Slot {
             .or_else(|| parked().filter(|proposal| proposal.digest() == digest))
     }
 
+    /// Forgets everything but what is final.
+    pub(super) fn keep_final(&mut self) {
+        *self = Self { committed: self.committed.take(), touched: self.touched, ..Self::default() };
+    }
+
     /// Whether something was assigned in this view and nothing is final.
     pub(super) fn is_open(&self, view: View) -> bool {
         let accepted = self.accepted.as_ref().is_some_and(|accepted| accepted.view == view);

@@ -24,9 +24,12 @@ impl Machine {
         }
         let fresh = self.fresh_holders.remove(&from);
         if self.may_help(from) || fresh {
-            self.help_into_view(from, &status);
-            if self.is_normal() && status.view == self.view && status.changing_to.is_none() {
-                self.send_votes_again(from, &status, fresh);
+            self.ask_for_epoch(from, &status);
+            if status.epoch == self.start.epoch {
+                self.help_into_view(from, &status);
+                if self.is_normal() && status.view == self.view && status.changing_to.is_none() {
+                    self.send_votes_again(from, &status, fresh);
+                }
             }
             self.send_checkpoints_again(from, &status);
         }

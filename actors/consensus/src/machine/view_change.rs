@@ -10,7 +10,7 @@ use crate::messages::PreparedCertificate;
 impl Machine {
     /// Whether something waits to be committed.
     fn has_work(&self) -> bool {
-        self.pool.has_new() || self.slots.values().any(|slot| slot.is_open(self.view))
+        self.hurries() || self.pool.has_new() || self.slots.values().any(|slot| slot.is_open(self.view))
     }
 
     /// Starts the view's timer where there is something to wait for, and stops it where there is not.
@@ -146,7 +146,7 @@ impl Machine {
         let view_changes: Vec<_> = supporters.into_iter().take(self.quorum()).cloned().collect();
         let body = Body::NewView(NewView { view, view_changes });
         let unsigned = Signed::new(
-            self.identity.epoch,
+            self.start.epoch,
             self.identity.seat,
             standin_foundation::Term(0),
             standin_foundation::Signature::NONE,
@@ -171,7 +171,7 @@ impl Machine {
 
     /// Enters a view: what its new-view requires is assigned again, the rest of the slots is open.
     fn enter_view(&mut self, message: Signed, body: &NewView) {
-        let outcome = outcome_of(body, self.identity.epoch, self.identity.seats);
+        let outcome = outcome_of(body, self.start.epoch, self.identity.seats);
         self.view = body.view;
         self.mode = Mode::Normal;
         self.new_view = Some(message);
@@ -200,7 +200,7 @@ impl Machine {
             }
             let assigned = self.slots.get(&height).and_then(|slot| slot.accepted.as_ref());
             let is_open = assigned.is_none_or(|accepted| accepted.view < self.view);
-            if self.is_primary() && self.in_window(height) && is_open && !is_superseded {
+            if self.is_primary() && self.may_vote(height) && is_open && !is_superseded {
                 // The primary may lack a payload that a quorum holds: it proposes by name, and fetches.
                 self.want_missing(&proposal, self.someone_else());
                 self.accept(self.view, proposal);
@@ -235,7 +235,7 @@ impl Machine {
 
     /// Puts the machine into the view that a new-view from its log began.
     pub(super) fn restore_view(&mut self, message: Signed, body: &NewView) {
-        let outcome = outcome_of(body, self.identity.epoch, self.identity.seats);
+        let outcome = outcome_of(body, self.start.epoch, self.identity.seats);
         self.view = body.view;
         self.new_view = Some(message);
         self.view_floor = outcome.floor();
@@ -249,7 +249,7 @@ impl Machine {
     pub(super) fn required_proposals(&self) -> BTreeMap<Height, Proposal> {
         match self.new_view.as_ref().map(|message| &message.body) {
             Some(Body::NewView(body)) if body.view == self.view => {
-                outcome_of(body, self.identity.epoch, self.identity.seats).proposals
+                outcome_of(body, self.start.epoch, self.identity.seats).proposals
             }
             _ => BTreeMap::new(),
         }

@@ -72,6 +72,7 @@ struct Found {
     steps: u64,
     blocks: u64,
     grants: u64,
+    epochs: u64,
     faulty: BTreeMap<&'static str, u64>,
 }
 
@@ -100,8 +101,8 @@ fn main() -> ExitCode {
     match &found.violation {
         None => {
             println!(
-                "{} seeds, {} events, {} blocks, {} grants: no violation",
-                arguments.seeds, found.steps, found.blocks, found.grants
+                "{} seeds, {} events, {} blocks, {} grants, {} epochs: no violation",
+                arguments.seeds, found.steps, found.blocks, found.grants, found.epochs
             );
             ExitCode::SUCCESS
         }
@@ -182,6 +183,7 @@ fn note(found: &Mutex<Found>, seed: u64, outcome: Result<Report, Violation>) {
             found.steps += report.steps;
             found.blocks += report.height;
             found.grants += report.grants;
+            found.epochs += report.epoch;
             *found.faulty.entry(report.faulty).or_default() += 1;
         }
         Err(violation) => {

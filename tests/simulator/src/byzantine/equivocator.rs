@@ -36,8 +36,8 @@ impl Behaviour for Equivocator {
         };
         let side = (to.0 + message.body.view().0 as u16).is_multiple_of(2);
         match other {
-            Some(body) if side => vec![signed_as(own, body)],
-            Some(body) if rng.u8(0..4) == 0 => vec![envelope.clone(), signed_as(own, body)],
+            Some(body) if side => vec![signed_as(own, message.epoch, body)],
+            Some(body) if rng.u8(0..4) == 0 => vec![envelope.clone(), signed_as(own, message.epoch, body)],
             _ => vec![envelope.clone()],
         }
     }

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use standin_consensus::messages::ViewChange;
 use standin_consensus::{Body, Note};
-use standin_foundation::{Digest, Height, Seat, View};
+use standin_foundation::{Digest, Epoch, Height, Seat, View};
 
 use super::{Behaviour, signed_as};
 use crate::authority::SimulatedSigner;
@@ -22,10 +22,11 @@ impl Behaviour for Flooder {
         let digest = Digest::sha256(&rng.u64(..).to_be_bytes());
         let height = Height(rng.u64(0..300));
         let view = View(rng.u64(0..40));
+        let epoch = Epoch(rng.u64(0..3));
         let extra = match rng.u8(0..14) {
-            0 => signed_as(own, Body::ViewChange(ViewChange { view, stable: None, prepared: Vec::new() })),
-            1 => signed_as(own, Body::Commit { view, height, digest }),
-            2 => signed_as(own, Body::Prepare { view, height, digest }),
+            0 => signed_as(own, epoch, Body::ViewChange(ViewChange { view, stable: None, prepared: Vec::new() })),
+            1 => signed_as(own, epoch, Body::Commit { view, height, digest }),
+            2 => signed_as(own, epoch, Body::Prepare { view, height, digest }),
             3 => Envelope::Note(Note::FetchBatches(vec![digest; 8])),
             4 => Envelope::Note(Note::Offer(vec![digest; 8])),
             5 => Envelope::Note(Note::FetchBlocks { from: height }),

@@ -24,7 +24,7 @@ impl Behaviour for Forger {
         if rng.u8(0..3) > 0 {
             return vec![envelope.clone()];
         }
-        let forged = signed_as(own, forge(rng, message.body.clone()));
+        let forged = signed_as(own, message.epoch, forge(rng, message.body.clone()));
         let mut in_anothers_name = message.clone();
         in_anothers_name.vote.seat = Seat(rng.u16(0..self.seats as u16));
         match rng.u8(0..3) {

@@ -32,12 +32,12 @@ impl Behaviour for Liar {
                 Body::Checkpoint(result) => {
                     let mut result = *result;
                     result.state_root = Digest::sha256(b"a lie");
-                    vec![signed_as(own, Body::Checkpoint(result))]
+                    vec![signed_as(own, message.epoch, Body::Checkpoint(result))]
                 }
                 Body::ViewChange(body) => {
                     let mut body = body.clone();
                     body.prepared.clear();
-                    vec![signed_as(own, Body::ViewChange(body))]
+                    vec![signed_as(own, message.epoch, Body::ViewChange(body))]
                 }
                 _ => vec![envelope.clone()],
             },

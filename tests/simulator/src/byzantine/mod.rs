@@ -13,7 +13,7 @@ mod usurper;
 use std::fmt;
 
 use fastrand::Rng;
-use standin_foundation::Seat;
+use standin_foundation::{Epoch, Seat};
 
 use crate::authority::SimulatedSigner;
 use crate::network::Envelope;
@@ -46,7 +46,7 @@ pub fn behaviour(name: &str, seats: usize) -> Option<Box<dyn Behaviour>> {
 }
 
 /// Signs a changed body.
-fn signed_as(own: SimulatedSigner, body: standin_consensus::Body) -> Envelope {
-    let message = standin_consensus::verify::sign(&own, standin_foundation::Epoch(0), body, own.start);
+fn signed_as(own: SimulatedSigner, epoch: Epoch, body: standin_consensus::Body) -> Envelope {
+    let message = standin_consensus::verify::sign(&own, epoch, body, own.start);
     Envelope::Signed(message.into_inner())
 }

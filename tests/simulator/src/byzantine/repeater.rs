@@ -55,7 +55,7 @@ impl Behaviour for Repeater {
         if let Some(old) = self.old(far).filter(|_| proposal.height.0.is_multiple_of(5)) {
             self.ahead.insert((*view, far));
             let repeated = Proposal { height: far, checkpoint: false, batches: vec![old], ..proposal.clone() };
-            sent.push(signed_as(own, Body::PrePrepare { view: *view, proposal: repeated }));
+            sent.push(signed_as(own, proposal.epoch, Body::PrePrepare { view: *view, proposal: repeated }));
         }
         sent
     }

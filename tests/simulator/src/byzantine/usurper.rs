@@ -13,13 +13,14 @@ use crate::network::Envelope;
 #[derive(Debug)]
 pub(super) struct Usurper {
     seats: u64,
+    epoch: Epoch,
     view: View,
     committed: Height,
 }
 
 impl Usurper {
     pub(super) fn new(seats: usize) -> Self {
-        Self { seats: seats as u64, view: View(0), committed: Height(0) }
+        Self { seats: seats as u64, epoch: Epoch(0), view: View(0), committed: Height(0) }
     }
 }
 
@@ -30,7 +31,7 @@ impl Behaviour for Usurper {
 
     fn send(&mut self, rng: &mut Rng, own: SimulatedSigner, _: Seat, envelope: &Envelope) -> Vec<Envelope> {
         if let Envelope::Note(Note::Status(status)) = envelope {
-            (self.view, self.committed) = (status.view, status.committed);
+            (self.epoch, self.view, self.committed) = (status.epoch, status.view, status.committed);
         }
         let mut sent = vec![envelope.clone()];
         let extra = match rng.u8(0..8) {
@@ -41,7 +42,7 @@ impl Behaviour for Usurper {
                 let proposal = Proposal {
                     checkpoint: true,
                     time_ms: rng.u64(0..1_000),
-                    ..Proposal::null(height, Epoch(0), View(next), own.seat)
+                    ..Proposal::null(height, self.epoch, View(next), own.seat)
                 };
                 Body::PrePrepare { view: View(next), proposal }
             }
@@ -51,7 +52,7 @@ impl Behaviour for Usurper {
             }
             _ => return sent,
         };
-        sent.push(signed_as(own, extra));
+        sent.push(signed_as(own, self.epoch, extra));
         sent
     }
 }

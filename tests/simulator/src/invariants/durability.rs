@@ -31,6 +31,8 @@ pub(super) fn check(disk: &Disk, message: &Signed) -> Result<(), Violation> {
         let stable = |record: &Record| matches!(record, Record::Stable(stable) if stable.result.height >= *height);
         disk.base_height() >= *height || disk.has_durable(stable)
     };
+    // What was said in an epoch binds nobody in the next.
+    let is_void = disk.has_durable(|record| matches!(record, Record::Epoch(start) if start.epoch > message.epoch));
     // Whoever has left a view, or entered a later one, never speaks about how it began again.
     let left = |view: View| {
         disk.has_durable(|record| match record {
@@ -54,7 +56,7 @@ pub(super) fn check(disk: &Disk, message: &Signed) -> Result<(), Violation> {
         Body::ViewChange(said) => left(said.view),
         Body::NewView(said) => left(said.view),
     };
-    if found || behind {
+    if found || behind || is_void {
         return Ok(());
     }
     let what = format!("seat {} sent {:?} before it was durable", message.seat(), message.target());

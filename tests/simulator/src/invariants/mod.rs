@@ -3,6 +3,7 @@
 mod agreement;
 mod durability;
 mod no_loss;
+mod one_epoch;
 mod one_log;
 mod one_vote;
 mod validity;
@@ -50,6 +51,7 @@ pub struct Invariants {
     one_vote: one_vote::OneVote,
     no_loss: no_loss::NoLoss,
     one_log: one_log::OneLog,
+    one_epoch: one_epoch::OneEpoch,
 }
 
 impl Invariants {
@@ -61,6 +63,7 @@ impl Invariants {
             one_vote: one_vote::OneVote::default(),
             no_loss: no_loss::NoLoss::new(seats),
             one_log: one_log::OneLog::default(),
+            one_epoch: one_epoch::OneEpoch::default(),
         }
     }
 
@@ -105,14 +108,17 @@ impl Invariants {
         match observation {
             Observation::Emitted(message) => {
                 durability::check(disk, message)?;
+                self.one_epoch.said(message)?;
                 self.one_vote.check(message)
             }
             Observation::Executed { proposal, certificate, hash, applied } => {
                 self.agreement.executed(seat, proposal.height, *hash)?;
                 self.no_loss.committed(proposal.height, certificate, proposal)?;
+                self.one_epoch.executed(proposal.height, certificate)?;
                 self.validity.executed(proposal.height, applied)
             }
             Observation::Installed(result) => self.agreement.executed(seat, result.height, result.block_hash),
+            Observation::Event(Event::EpochBegan(start)) => self.one_epoch.begun(*start),
             Observation::Event(event) => judge(seat, event),
             Observation::Member(_) | Observation::Released(..) | Observation::Activated(_) => Ok(()),
         }

@@ -14,8 +14,8 @@ type Place = (u64, u16, VoteKind, u64, u64);
 #[derive(Debug, Default)]
 pub(super) struct OneVote {
     said: BTreeMap<Place, Digest>,
-    /// By seat: the views that its view-changes named, each with the first place in its log from which it said so.
-    left: BTreeMap<u16, BTreeMap<u64, Lsn>>,
+    /// By epoch and seat: the views that its view-changes named, each with the first place in its log from which it said so.
+    left: BTreeMap<(u64, u16), BTreeMap<u64, Lsn>>,
 }
 
 impl OneVote {
@@ -34,7 +34,7 @@ impl OneVote {
     /// In the order of the seat's log: what a frozen holder still had to say may come late.
     fn no_vote_in_a_view_that_was_left(&mut self, message: &Signed) -> Result<(), Violation> {
         let (seat, lsn) = (message.seat().0, message.place.lsn);
-        let left = self.left.entry(seat).or_default();
+        let left = self.left.entry((message.epoch.0, seat)).or_default();
         match &message.body {
             Body::ViewChange(body) => {
                 let first = left.entry(body.view.0).or_insert(lsn);

@@ -47,6 +47,10 @@ impl Node {
         for input in std::mem::take(&mut self.for_member) {
             self.step_member(now, input);
         }
+        for proof in std::mem::take(&mut self.begun) {
+            self.chain.epoch_tables().into_iter().for_each(|table| self.known.table.begin(table));
+            self.keep_epoch(now, proof);
+        }
         self.sync_more();
     }
 
@@ -78,7 +82,8 @@ impl Node {
                 self.rebuild(now);
                 let results: Vec<_> = self.computed.values().copied().collect();
                 for result in results {
-                    self.step_core(now, Input::Executed { height: result.height, checkpoint: Some(result) });
+                    let ordered = self.chain.ordered_epoch();
+                    self.step_core(now, Input::Executed { height: result.height, checkpoint: Some(result), ordered });
                 }
             }
             Of::Activate { writer, start } => {
@@ -126,10 +131,10 @@ impl Node {
         match effect {
             Effect::Log { .. } => {}
             // The gate keeps order, which would hide this mutation: what does not wait overtakes what does.
-            Effect::Send { to, body, after: 0 } if self.setup.core_rule() == Some(Mutation::ResendUngated) => {
-                self.emit(to, body, 0);
+            Effect::Send { to, epoch, body, after: 0 } if self.setup.core_rule() == Some(Mutation::ResendUngated) => {
+                self.emit(to, epoch, body, 0);
             }
-            Effect::Send { to, body, after } => self.gate.hold(to, body, after),
+            Effect::Send { to, epoch, body, after } => self.gate.hold(to, epoch, body, after),
             Effect::Relay { to, message } => {
                 self.actions.push(Action::Deliver(Recipient::One(to), Envelope::Signed(*message)));
             }
@@ -158,6 +163,8 @@ impl Node {
                 let height = certificate.result.height;
                 self.for_member.push(standin_cluster::Input::Proven(height));
                 if let Some(snapshot) = self.snapshots.get(&height) {
+                    let proof = Chain::prove_epoch(snapshot, &certificate);
+                    self.begun.extend(proof);
                     self.served = Some(ServedSnapshot::new(snapshot, certificate));
                 }
                 self.snapshots = self.snapshots.split_off(&height.next());
@@ -202,6 +209,7 @@ impl Node {
     pub(super) fn install(&mut self, snapshot: Snapshot, certificate: standin_ledger::CheckpointCertificate) {
         self.actions.push(Action::Observe(Observation::Installed(certificate.result)));
         self.chain = Chain::from_snapshot(&self.setup.genesis, Arc::new(Builtin), snapshot.clone());
+        self.begun.extend(Chain::prove_epoch(&snapshot, &certificate));
         self.served = Some(ServedSnapshot::new(&snapshot, certificate.clone()));
         self.disk.install(snapshot, certificate.clone());
         self.to_execute.clear();
@@ -229,18 +237,32 @@ impl Node {
 
     pub(super) fn release(&mut self, now: Millis) {
         while let Some(held) = self.gate.release() {
-            let message = self.emit(held.to, held.body, held.after);
+            let message = self.emit(held.to, held.epoch, held.body, held.after);
             if held.to == Recipient::All {
                 self.step_core(now, Input::MessageReceived(message));
             }
         }
     }
 
-    pub(super) fn emit(&mut self, to: Recipient, body: Body, lsn: Lsn) -> Verified<Signed> {
-        let message = sign(&self.signer, Epoch(0), body, lsn.max(self.signer.start));
+    pub(super) fn emit(&mut self, to: Recipient, epoch: Epoch, body: Body, lsn: Lsn) -> Verified<Signed> {
+        let message = sign(&self.signer, epoch, body, lsn.max(self.signer.start));
         self.actions.push(Action::Observe(Observation::Emitted(Box::new(Signed::clone(&message)))));
         self.actions.push(Action::Deliver(to, Envelope::Signed(Signed::clone(&message))));
         message
+    }
+
+    /// Takes in that an epoch has begun: durable before anything of it is logged.
+    pub(super) fn keep_epoch(&mut self, now: Millis, proof: EpochProof) {
+        let epoch = proof.epoch();
+        if self.disk.epochs.contains_key(&epoch) {
+            return;
+        }
+        if let Ok(table) = proof.table() {
+            self.known.table.begin(table);
+            self.disk.epochs.entry(epoch).or_insert(proof);
+            self.step(now, Input::EpochKnown(epoch));
+            self.look_at_parked(now);
+        }
     }
 
     pub(super) fn sync_more(&mut self) {

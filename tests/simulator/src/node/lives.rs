@@ -1,5 +1,7 @@
 //! How a node ends, and how it starts from its disk.
 
+use standin_consensus::machine::Remains;
+
 use super::*;
 
 impl Node {
@@ -49,6 +51,7 @@ impl Node {
             self.chain = Chain::from_snapshot(&self.setup.genesis, Arc::new(Builtin), snapshot);
         }
         let results = self.execute_stored();
+        self.chain.epoch_tables().into_iter().for_each(|table| self.known.table.begin(table));
         self.payloads = self.disk.payloads().map(|batch| (batch.digest(), Arc::clone(batch))).collect();
         self.own_batches.clear();
         self.again.clear();
@@ -72,24 +75,23 @@ impl Node {
         if !self.setup.breaks(Driver::GateByNumber) {
             self.gate = Gate::default();
         }
-        let records: Vec<_> = self.member.entries().map(|entry| decode(&entry.record)).collect();
+        let records: Vec<_> = self.member.entries().map(|entry| (entry.lsn, decode(&entry.record))).collect();
         let stable = logged_stable(&records).max(self.disk.base_height());
-        let committed = |block: &StoredBlock| Record::Committed {
-            proposal: block.proposal.clone(),
-            certificate: block.certificate.clone(),
-        };
         let above: Vec<_> = self.disk.blocks.iter().filter(|block| block.proposal.height > stable).collect();
         for block in &above {
             self.payloads.extend(block.batches.iter().map(|batch| (batch.digest(), Arc::clone(batch))));
         }
-        let base = self.disk.base.iter().map(|(_, certificate)| Record::Stable(certificate.clone()));
-        let records: Vec<_> = base.chain(records).chain(above.into_iter().map(committed)).collect();
-        let next = self.member.head().lsn + 1;
-        let executed = self.chain.height();
-        self.machine =
-            Machine::restore(identity(&self.setup), self.setup.config, now, records, executed, next, |digest| {
-                self.payloads.contains_key(digest)
-            });
+        let remains = Remains {
+            base: self.disk.base.as_ref().map(|(_, certificate)| certificate.clone()),
+            records,
+            blocks: above.into_iter().map(|block| (block.proposal.clone(), block.certificate.clone())).collect(),
+            executed: self.chain.height(),
+            epochs: self.chain.epochs(),
+            known: self.known.table.epoch(),
+            next_lsn: self.member.head().lsn + 1,
+        };
+        let holds = |digest: &Digest| self.payloads.contains_key(digest);
+        self.machine = Machine::restore(identity(&self.setup), self.setup.config, now, remains, holds);
         self.apply_mutation();
     }
 
@@ -118,16 +120,11 @@ impl Node {
 }
 
 pub(super) fn identity(setup: &Setup) -> Identity {
-    Identity {
-        seat: setup.seat,
-        seats: setup.genesis.seats.len(),
-        epoch: Epoch(0),
-        parameters: setup.genesis.parameters,
-    }
+    Identity { seat: setup.seat, seats: setup.genesis.seats.len(), parameters: setup.genesis.parameters }
 }
 
-pub(super) fn logged_stable(records: &[Record]) -> Height {
-    let stable = |record: &Record| match record {
+pub(super) fn logged_stable(records: &[(Lsn, Record)]) -> Height {
+    let stable = |(_, record): &(Lsn, Record)| match record {
         Record::Stable(certificate) => Some(certificate.result.height),
         _ => None,
     };

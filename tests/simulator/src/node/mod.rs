@@ -28,9 +28,9 @@ use standin_ledger::builtin::Builtin;
 use standin_ledger::certificate::{CheckpointResult, CommitCertificate};
 use standin_ledger::error::LedgerError;
 use standin_ledger::snapshot::{ServedSnapshot, Snapshot};
-use standin_ledger::{Batch, Chain, Genesis, Proposal, SignedGrant, Transaction};
+use standin_ledger::{Batch, Chain, EpochProof, Genesis, Proposal, SignedGrant, Transaction};
 
-use crate::authority::{KnownSeat, SimulatedAuthority, SimulatedSigner};
+use crate::authority::{SimulatedAuthority, SimulatedSigner};
 use crate::disk::{Disk, StoredBlock, decode};
 use crate::network::Envelope;
 use crate::rules::{Driver, Rule};
@@ -177,6 +177,8 @@ pub struct Node {
     todo: VecDeque<standin_cluster::Effect>,
     /// What the replica's machine has found out for the member machine.
     for_member: Vec<standin_cluster::Input>,
+    /// Epochs that have begun, and are not taken in yet.
+    begun: Vec<EpochProof>,
     /// The life before which the disk was lost.
     wiped_in: Option<u64>,
     actions: Vec<Action>,
@@ -184,13 +186,14 @@ pub struct Node {
 
 impl Node {
     /// A node of a new chain.
-    pub fn new(setup: Setup, seats: Vec<KnownSeat>) -> Self {
+    pub fn new(setup: Setup) -> Self {
         let chain = Chain::new(&setup.genesis, Arc::new(Builtin));
         let machine = Machine::shadow(identity(&setup), setup.config, Millis(0));
         let known = SimulatedAuthority {
-            seats,
+            table: setup.genesis.grant_table(),
             small_quorum: setup.core_rule() == Some(Mutation::QuorumTooSmall),
             by_newest: setup.breaks(Driver::JudgeByNewestTerm),
+            any_epoch: setup.core_rule() == Some(Mutation::CountOtherEpochs),
         };
         let mut disk = Disk::default();
         let member = open_member(&setup, &mut disk, 1, Millis(0));
@@ -222,6 +225,7 @@ impl Node {
             wrong_result: None,
             todo: VecDeque::new(),
             for_member: Vec::new(),
+            begun: Vec::new(),
             wiped_in: None,
             actions: Vec::new(),
         };
@@ -380,7 +384,8 @@ impl Node {
 
     /// A result is voted for when the cluster's members have agreed on it.
     fn note_executed(&mut self, now: Millis, height: Height, checkpoint: Option<CheckpointResult>) {
-        self.step(now, Input::Executed { height, checkpoint });
+        let ordered = self.chain.ordered_epoch();
+        self.step(now, Input::Executed { height, checkpoint, ordered });
         if let Some(result) = checkpoint {
             self.step_member(now, standin_cluster::Input::Computed(height, result.digest()));
             if self.setup.unchecked {
@@ -394,7 +399,8 @@ impl Node {
         // Outcomes below are not known here: clients are told so.
         self.waiting.clear();
         if let Some(certificate) = self.installing.take() {
-            self.step(now, Input::SnapshotInstalled(certificate));
+            let epochs = self.chain.epochs();
+            self.step(now, Input::SnapshotInstalled { certificate, epochs });
         }
         std::mem::take(&mut self.actions)
     }

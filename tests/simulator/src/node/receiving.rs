@@ -24,7 +24,7 @@ impl Node {
             Envelope::Answer(answer) => self.take_answer(now, *answer),
             Envelope::Grant(grant) => self.note_grant(now, *grant),
             Envelope::WantGrant(seat, term) => {
-                if let Some(grant) = self.known.grant(seat, term).cloned() {
+                if let Some(grant) = self.known.table.grant(seat, term).cloned() {
                     self.actions.push(Action::DeliverTo(from, Envelope::Grant(Box::new(grant))));
                 }
             }
@@ -40,14 +40,14 @@ impl Node {
                 self.heard.insert(seat, now);
                 self.step(now, Input::MessageReceived(message));
             }
-            Err(error @ VerifyError::Certificate(LedgerError::UnknownGrant { .. })) => {
+            Err(error @ VerifyError::Certificate(LedgerError::UnknownGrant { .. } | LedgerError::UnknownEpoch(_))) => {
                 if self.parked.len() < PARKED_MAX {
                     self.parked.push((from, seat, message));
                 }
                 self.want_grant(from, &error);
             }
             Err(VerifyError::OldTerm { seat: of, .. }) => {
-                if let Some(newest) = self.known.newest(of).cloned() {
+                if let Some(newest) = self.known.table.newest(of).cloned() {
                     self.actions.push(Action::DeliverTo(from, Envelope::Grant(Box::new(newest))));
                 }
             }
@@ -57,8 +57,20 @@ impl Node {
 
     /// What cannot be judged for want of a grant comes again; the grant is asked for.
     pub(super) fn want_grant(&mut self, from: NodeId, error: &VerifyError) {
-        if let VerifyError::Certificate(LedgerError::UnknownGrant { seat, term }) = error {
-            self.actions.push(Action::DeliverTo(from, Envelope::WantGrant(*seat, *term)));
+        let question = match error {
+            VerifyError::Certificate(LedgerError::UnknownGrant { seat, term }) => Envelope::WantGrant(*seat, *term),
+            VerifyError::Certificate(LedgerError::UnknownEpoch(_)) => {
+                Envelope::Note(Note::FetchEpoch(self.known.table.epoch().next()))
+            }
+            _ => return,
+        };
+        self.actions.push(Action::DeliverTo(from, question));
+    }
+
+    /// A grant or an epoch is known that was not.
+    pub(super) fn look_at_parked(&mut self, now: Millis) {
+        for (from, seat, message) in std::mem::take(&mut self.parked) {
+            self.take_signed(now, from, seat, message);
         }
     }
 
@@ -83,19 +95,17 @@ impl Node {
         let of_cluster = |seat: &standin_ledger::SeatDescriptor| seat.cluster == grant.grant.cluster;
         let Some(index) = self.setup.genesis.seats.iter().position(of_cluster) else { return };
         let seat = Seat(index as u16);
-        let is_newest = self.known.note(seat, grant.clone());
+        let is_newest = self.known.note(grant.clone());
         if seat == self.setup.seat {
             self.step_member(now, standin_cluster::Input::Granted(grant));
         } else if is_newest {
             self.step(now, Input::HolderChanged(seat));
         }
-        for (from, seat, message) in std::mem::take(&mut self.parked) {
-            self.take_signed(now, from, seat, message);
-        }
+        self.look_at_parked(now);
     }
 
     pub(super) fn verifier(&self) -> Verifier<SimulatedAuthority> {
-        Verifier { authority: self.known.clone(), epoch: Epoch(0), window: self.setup.genesis.parameters.window }
+        Verifier { authority: self.known.clone(), window: self.setup.genesis.parameters.window }
     }
 
     pub(super) fn take_note(&mut self, now: Millis, node: NodeId, from: Seat, note: Note) {
@@ -108,6 +118,23 @@ impl Node {
                 match self.verifier().checkpoint(certificate) {
                     Ok(certificate) => self.step(now, Input::StableReceived(certificate)),
                     Err(error) => self.want_grant(node, &error),
+                }
+                return;
+            }
+            Note::Epoch(proof) => {
+                let certificate = proof.certificate().clone();
+                match proof.verify(&self.known) {
+                    Ok(_) => self.keep_epoch(now, *proof),
+                    Err(error) => return self.want_grant(node, &error.into()),
+                }
+                if let Ok(certificate) = self.verifier().checkpoint(certificate) {
+                    self.step(now, Input::StableReceived(certificate));
+                }
+                return;
+            }
+            Note::FetchEpoch(epoch) => {
+                if let Some(proof) = self.disk.epochs.get(&epoch).cloned() {
+                    self.actions.push(Action::DeliverTo(node, Envelope::Note(Note::Epoch(Box::new(proof)))));
                 }
                 return;
             }

@@ -1,5 +1,6 @@
 //! Rules of the machine, one by one. What many replicas do together is the simulator's.
 
+mod epochs;
 mod succession;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use standin_ledger::{Batch, BatchRef, Chain, Genesis, Parameters, Proposal, Seat
 
 use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient, ViewChangeCause};
-use crate::machine::{Identity, Machine};
+use crate::machine::{Identity, Machine, Remains};
 use crate::messages::{Body, Note, Signed, Status};
 use crate::record::Record;
 use crate::verify::{KeySigner, Verified, Verifier, sign};
@@ -31,7 +32,7 @@ fn said(seat: u16, body: Body) -> Input {
 
 fn machine(seat: u16) -> Machine {
     let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    Machine::new(Identity { seat: Seat(seat), seats: 4, epoch: Epoch(0), parameters }, Config::default(), Millis(0))
+    Machine::new(Identity { seat: Seat(seat), seats: 4, parameters }, Config::default(), Millis(0))
 }
 
 fn batch(nonce: u64) -> BatchRef {
@@ -181,7 +182,7 @@ fn a_replica_whose_own_result_is_wrong_stops() {
         receipts_root: Digest::ZERO,
     };
     let mut machine = machine(1);
-    machine.step(Millis(1), Input::Executed { height: Height(4), checkpoint: Some(result(b"wrong")) });
+    machine.step(Millis(1), Input::Executed { height: Height(4), checkpoint: Some(result(b"wrong")), ordered: None });
     for seat in [0, 2, 3] {
         machine.step(Millis(1), said(seat, Body::Checkpoint(result(b"right"))));
     }
@@ -243,7 +244,7 @@ fn a_batch_that_a_later_slot_names_again_keeps_its_payload() {
     let mut machine = machine(1);
     machine.step(Millis(1), arrives(1));
     commit(&mut machine, &proposal(1, 1));
-    machine.step(Millis(1), Input::Executed { height: Height(1), checkpoint: None });
+    machine.step(Millis(1), Input::Executed { height: Height(1), checkpoint: None, ordered: None });
     // High in the window, the primary names the same batch once more.
     let again = proposal(8, 1);
     machine.step(Millis(1), said(0, Body::PrePrepare { view: View(0), proposal: again }));
@@ -269,7 +270,7 @@ fn clients_that_ask_again_for_what_was_ordered_get_a_second_place_and_strangers_
     assert!(own.iter().any(offered), "the primary dropped its copy as late, and must know");
     // The primary gives it a second place.
     let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    let identity = Identity { seat: Seat(0), seats: 4, epoch: Epoch(0), parameters };
+    let identity = Identity { seat: Seat(0), seats: 4, parameters };
     let mut primary = Machine::new(identity, Config::default(), Millis(0));
     let proposed = primary.step(Millis(1), Input::BatchReceived { from: Seat(0), batch: batch(1), needed: false });
     let first = sent(&proposed).into_iter().find_map(|(body, _)| match body {
@@ -324,7 +325,7 @@ fn results_are_sent_again_from_the_highest() {
             state_root: Digest::ZERO,
             receipts_root: Digest::ZERO,
         };
-        machine.step(Millis(1), Input::Executed { height: Height(height), checkpoint: Some(result) });
+        machine.step(Millis(1), Input::Executed { height: Height(height), checkpoint: Some(result), ordered: None });
         machine.step(Millis(1), Input::ResultAgreed(Height(height)));
     }
     let status = Status { committed: Height(7), ..Status::default() };
@@ -357,7 +358,7 @@ fn a_batch_with_a_second_place_is_in_the_log_again_before_the_vote_for_it() {
     let mut machine = machine(1);
     machine.step(Millis(1), arrives(1));
     commit(&mut machine, &proposal(1, 1));
-    machine.step(Millis(1), Input::Executed { height: Height(1), checkpoint: None });
+    machine.step(Millis(1), Input::Executed { height: Height(1), checkpoint: None, ordered: None });
     let again = proposal(2, 1);
     let effects = machine.step(Millis(1), said(0, Body::PrePrepare { view: View(0), proposal: again }));
     let records: Vec<_> = effects
@@ -416,8 +417,12 @@ fn one_seat_that_has_nothing_yet_is_no_reason_for_a_snapshot() {
 struct Anyone(Term);
 
 impl Authority for Anyone {
-    fn seats(&self) -> usize {
-        4
+    fn seats(&self, _: Epoch) -> Option<usize> {
+        Some(4)
+    }
+
+    fn epoch_at(&self, _: Height) -> Epoch {
+        Epoch(0)
     }
 
     fn term(&self, _: Seat) -> Term {
@@ -440,6 +445,7 @@ fn manifest() -> Verified<Manifest> {
         auth: None,
         parameters: Parameters::default(),
         seats: (0..4).map(seat).collect(),
+        operators: Default::default(),
         accounts: vec![Account { key: seat(8).members[0].key, amount: 5 }],
     };
     let mut chain = Chain::new(&genesis, Arc::new(Builtin));
@@ -448,7 +454,7 @@ fn manifest() -> Verified<Manifest> {
     let vote = |seat| SeatVote { seat: Seat(seat), term: Term(0), signature: Signature([1; 64]) };
     let certificate = CheckpointCertificate { epoch: Epoch(0), result, votes: (0..3).map(vote).collect() };
     let manifest = ServedSnapshot::new(&chain.snapshot(), certificate).manifest().clone();
-    Verifier { authority: Anyone(Term(0)), epoch: Epoch(0), window: 8 }.manifest(manifest).unwrap()
+    Verifier { authority: Anyone(Term(0)), window: 8 }.manifest(manifest).unwrap()
 }
 
 #[test]

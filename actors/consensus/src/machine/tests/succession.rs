@@ -1,5 +1,7 @@
 //! A seat that changes hands: the new holder goes on from the log, and from nothing else. The names are those of the traps.
 
+use standin_ledger::CommitCertificate;
+
 use super::*;
 use crate::messages::Place;
 
@@ -15,7 +17,7 @@ fn logged(effects: &[Effect], log: &mut Vec<(u64, Record)>) {
 /// A node of the same seat that has followed these records, and now speaks for the seat.
 fn successor(seat: u16, log: &[(u64, Record)]) -> (Machine, Vec<Effect>) {
     let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    let identity = Identity { seat: Seat(seat), seats: 4, epoch: Epoch(0), parameters };
+    let identity = Identity { seat: Seat(seat), seats: 4, parameters };
     let mut shadow = Machine::shadow(identity, Config::default(), Millis(0));
     for (lsn, record) in log {
         let effects = shadow.step(Millis(5), Input::Followed { lsn: *lsn, record: Some(record.clone()) });
@@ -120,7 +122,7 @@ fn t5_a_checkpoint_vote_of_the_old_holder_is_not_contradicted() {
     let log = vec![(1, Record::Checkpoint(result(b"x")))];
     let (mut next, effects) = successor(1, &log);
     assert_eq!(bodies(&effects), [Body::Checkpoint(result(b"x"))]);
-    next.step(Millis(7), Input::Executed { height: Height(4), checkpoint: Some(result(b"y")) });
+    next.step(Millis(7), Input::Executed { height: Height(4), checkpoint: Some(result(b"y")), ordered: None });
     let effects = next.step(Millis(7), Input::ResultAgreed(Height(4)));
     assert!(sent(&effects).is_empty());
     assert!(matches!(events(&effects).first(), Some(Event::Disputed { .. })));
@@ -200,7 +202,7 @@ fn l9_a_log_that_has_lost_its_end_is_not_counted() {
 /// V1: a live message is taken for the highest known term only; what is passed on is judged by its own.
 #[test]
 fn v1_a_live_message_of_an_ended_term_is_refused() {
-    let verifier = Verifier { authority: Anyone(Term(2)), epoch: Epoch(0), window: 8 };
+    let verifier = Verifier { authority: Anyone(Term(2)), window: 8 };
     let of = |term| {
         let body = Body::Prepare { view: View(0), height: Height(1), digest: Digest::ZERO };
         let Input::MessageReceived(message) = under(term, 0, 1, 2, body) else { panic!("a message") };
@@ -280,4 +282,40 @@ fn a_new_holder_that_waits_shortly_still_asks_for_blocks() {
     };
     assert_eq!(told(|note| matches!(note, Note::FetchManifest)), 0);
     assert_eq!(told(|note| matches!(note, Note::FetchBlocks { .. })), 5);
+}
+
+/// A block that this node has executed and that is not in its seat's log would be lost with the power.
+#[test]
+fn a_new_holder_logs_the_final_blocks_that_the_log_does_not_have() {
+    let block = proposal(1, 1);
+    let certificate = CommitCertificate {
+        epoch: Epoch(0),
+        view: View(0),
+        height: Height(1),
+        digest: block.digest(),
+        votes: Vec::new(),
+    };
+    let blocks = vec![(block.clone(), certificate.clone())];
+    let remains = Remains { blocks, executed: Height(1), next_lsn: 1, ..Remains::default() };
+    let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
+    let identity = Identity { seat: Seat(1), seats: 4, parameters };
+    let mut next = Machine::restore(identity, Config::default(), Millis(0), remains, |_| true);
+    let mut log = Vec::new();
+    logged(&next.step(Millis(1), Input::Activated), &mut log);
+    let expected = [Record::Batch(batch(1)), Record::Committed { proposal: block, certificate }];
+    assert_eq!(log.into_iter().map(|(_, record)| record).collect::<Vec<_>>(), expected);
+}
+
+/// What waits and stands before the place where the log was cut is not in the log any more: to propose it by name would leave
+/// nobody with its payload.
+#[test]
+fn a_shadow_forgets_what_its_holder_did_not_write_once_more() {
+    let records = [
+        (1, Record::Batch(batch(1))),
+        (2, Record::Batch(batch(2))),
+        (3, Record::Batch(batch(2))),
+        (4, Record::Base { from: 3, stable: Height(0) }),
+    ];
+    let (next, _) = successor(1, &records);
+    assert!(next.needs_payload(&batch(2).digest()) && !next.needs_payload(&batch(1).digest()));
 }

@@ -1,0 +1,125 @@
+//! Reconfiguration ordered by the chain: where one epoch ends, and how the next begins.
+//!
+//! What was ordered is executed long before its boundary, and nobody votes beyond the boundary in the epoch before. When the
+//! boundary's checkpoint is stable, everything at or below it is decided; as soon as the table of the next epoch is durable
+//! here, with its proof, that epoch begins: with view 0, and without slots, votes or view-changes.
+
+use standin_foundation::{Epoch, Height};
+use standin_ledger::epoch::{EpochStart, Epochs};
+
+use super::*;
+
+/// Messages of the next epoch that are kept: what is lost is sent again.
+const EARLY_MAX: usize = 512;
+
+impl Machine {
+    /// The epoch that this replica votes in.
+    pub fn epoch(&self) -> Epoch {
+        self.start.epoch
+    }
+
+    /// The last block of the current epoch, as soon as an order for the next one has been executed.
+    pub(super) fn boundary(&self) -> Option<Height> {
+        self.epochs.end_of(self.start.epoch).filter(|_| self.mutation != Some(Mutation::VoteBeyondBoundary))
+    }
+
+    /// Whether the boundary is known and blocks are missing up to there: they are proposed even if they are empty.
+    pub(super) fn hurries(&self) -> bool {
+        self.boundary().is_some_and(|boundary| self.delivered < boundary)
+    }
+
+    /// Whether a block lies beyond the current epoch.
+    pub(super) fn is_beyond(&self, height: Height) -> bool {
+        self.boundary().is_some_and(|boundary| height > boundary)
+    }
+
+    /// The table of an epoch is durable here.
+    pub(super) fn on_epoch_known(&mut self, epoch: Epoch) {
+        self.known = self.known.max(epoch);
+        self.begin_due_epochs();
+    }
+
+    /// Begins the epochs that are known and whose boundary is stable.
+    pub(super) fn begin_due_epochs(&mut self) {
+        while self.start.epoch < self.known
+            && let Some(after) = self.epochs.end_of(self.start.epoch).filter(|boundary| *boundary <= self.stable())
+        {
+            let start = EpochStart { epoch: self.start.epoch.next(), after };
+            self.begin_epoch(start);
+            self.log_epoch();
+            self.deliver();
+            self.take_early();
+        }
+    }
+
+    /// A message of the next epoch may come before that has begun here.
+    pub(super) fn keep_early(&mut self, message: &Signed) {
+        let is_next = message.epoch == self.start.epoch.next() && self.boundary().is_some();
+        if is_next && self.early.len() < EARLY_MAX {
+            self.early.push(message.clone());
+        }
+    }
+
+    fn take_early(&mut self) {
+        for message in std::mem::take(&mut self.early) {
+            self.on_message(message);
+        }
+    }
+
+    /// Writes which epoch the records behind it are of, where the log does not say so yet.
+    pub(super) fn log_epoch(&mut self) {
+        if self.role == Role::Active && self.logged_epoch < self.start.epoch {
+            self.log(Record::Epoch(self.start));
+            self.logged_epoch = self.start.epoch;
+        }
+    }
+
+    /// A record of the log says that those behind it are of this epoch.
+    pub(super) fn merge_epoch(&mut self, start: EpochStart) {
+        self.epochs.note(start);
+        self.logged_epoch = self.logged_epoch.max(start.epoch);
+        if start.epoch > self.start.epoch {
+            self.begin_epoch(start);
+        }
+    }
+
+    /// Leaves the epoch: of it there remains what is final.
+    fn begin_epoch(&mut self, start: EpochStart) {
+        self.start = start;
+        self.view = View(0);
+        self.mode = Mode::Normal;
+        self.new_view = None;
+        self.required.clear();
+        self.view_floor = start.after;
+        self.view_changes.clear();
+        self.waiting_since.clear();
+        self.rejoined_at.clear();
+        self.own_view_change = None;
+        self.slots.values_mut().for_each(Slot::keep_final);
+        self.slots.retain(|_, slot| slot.committed.is_some());
+        self.checkpoints.leave_epoch();
+        self.pool.unassign_all(self.now);
+        // What a log had said in the epoch before is void: where it began anew does not matter any more.
+        self.seen.clear();
+        self.spared_view = None;
+        self.failed_views = 0;
+        self.view_deadline = None;
+        self.idle_since = self.now;
+        self.report(Event::EpochBegan(start));
+        for result in self.checkpoints.take_postponed() {
+            self.on_result_agreed(result);
+        }
+    }
+
+    /// Takes in what a snapshot's state says of the epochs.
+    pub(super) fn note_epochs(&mut self, epochs: &Epochs) {
+        epochs.iter().for_each(|start| self.epochs.note(start));
+    }
+
+    /// A seat that is in a later epoch has the proof that this one has ended.
+    pub(super) fn ask_for_epoch(&mut self, from: Seat, status: &Status) {
+        if status.epoch > self.start.epoch {
+            self.tell(Recipient::One(from), Note::FetchEpoch(self.start.epoch.next()));
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Epochs: from which height on who holds the seats, as the chain itself has ordered it.
+//!
+//! Epoch 0 is the genesis'. Each later one begins above a checkpoint, the **boundary**: the last block of the epoch before. Its
+//! table is part of the state from the boundary on, so that the checkpoint's certificate, which the epoch before signed,
+//! proves it to anyone.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use standin_foundation::limits::SEATS_MAX;
+use standin_foundation::wire::Wire;
+use standin_foundation::{ClusterId, Digest, Epoch, Height, NodeId, PublicKey, Signature, Term};
+
+use crate::certificate::{Authority, CheckpointCertificate};
+use crate::chain::state_root;
+use crate::error::LedgerError;
+use crate::genesis::{OPERATORS_MAX, Operators};
+use crate::grant::{Cause, Grant, MEMBERS_MAX, SignedGrant};
+use crate::state::Write;
+use crate::trie::{StateProof, Trie};
+
+/// Keys of the state that begin with this byte are the chain's own: no state machine writes them.
+pub const SYSTEM_PREFIX: u8 = 0xff;
+
+/// Where an epoch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EpochStart {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The boundary: the last block of the epoch before.
+    pub after: Height,
+}
+
+/// Where the epochs begin that are known, the first of them at genesis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Epochs(Vec<EpochStart>);
+
+impl Default for Epochs {
+    fn default() -> Self {
+        Self(vec![EpochStart::default()])
+    }
+}
+
+impl FromIterator<EpochStart> for Epochs {
+    fn from_iter<I: IntoIterator<Item = EpochStart>>(starts: I) -> Self {
+        let mut epochs = Self::default();
+        starts.into_iter().for_each(|start| epochs.note(start));
+        epochs
+    }
+}
+
+impl Epochs {
+    /// Takes in where an epoch begins; an order of the chain is never changed, so the first word stands.
+    pub fn note(&mut self, start: EpochStart) {
+        if let Err(place) = self.0.binary_search_by_key(&start.epoch, |known| known.epoch) {
+            self.0.insert(place, start);
+        }
+    }
+
+    /// The epoch of the block at `height`, as far as is known.
+    pub fn at(&self, height: Height) -> EpochStart {
+        self.0.iter().rev().find(|start| start.after < height).copied().unwrap_or_default()
+    }
+
+    /// The last block of an epoch, if it is known.
+    pub fn end_of(&self, epoch: Epoch) -> Option<Height> {
+        self.0.iter().find(|start| start.epoch == epoch.next()).map(|next| next.after)
+    }
+
+    /// All of them, by rising number.
+    pub fn iter(&self) -> impl Iterator<Item = EpochStart> {
+        self.0.iter().copied()
+    }
+}
+
+/// What the chain has ordered for a seat: who holds it from the boundary on, with a log that begins empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// The term in which it begins; 0 where there is no auth node.
+    pub term: Term,
+    /// The node that speaks for the seat.
+    pub holder: PublicKey,
+    /// The nodes, the holder among them, that hold its log.
+    pub in_sync: BTreeSet<NodeId>,
+}
+
+/// A seat in one epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochSeat {
+    /// The cluster that holds it.
+    pub cluster: ClusterId,
+    /// The epoch in which its line of grants began: grants of earlier ones are void.
+    pub since: Epoch,
+    /// What was ordered then; none where the line began with the register's first grant.
+    pub base: Option<Base>,
+}
+
+/// Who holds the seats in one epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochTable {
+    /// Where it begins.
+    pub start: EpochStart,
+    /// The key with which grants of this epoch are signed; none where each seat is held by one node.
+    pub auth: Option<PublicKey>,
+    /// Who approves reconfigurations in this epoch.
+    pub operators: Operators,
+    /// The seats, in order.
+    pub seats: Vec<EpochSeat>,
+}
+
+impl Wire for EpochTable {
+    const NAME: &'static str = "epoch";
+    const BYTES_MAX: usize = 256 + OPERATORS_MAX * 40 + SEATS_MAX * (160 + MEMBERS_MAX * 40);
+}
+
+impl EpochTable {
+    /// The base of a seat as a grant. Nobody signs it: whoever has the table knows it.
+    pub fn base_grant(&self, chain: &Digest, seat: &EpochSeat) -> Option<SignedGrant> {
+        let Base { term, holder, in_sync } = seat.base.clone().filter(|base| base.term > Term(0))?;
+        let grant = Grant {
+            chain: *chain,
+            epoch: seat.since,
+            cluster: seat.cluster.clone(),
+            term,
+            holder,
+            in_sync,
+            previous: Digest::ZERO,
+            cause: Cause::Ordered,
+            incarnation: Default::default(),
+            request: Digest::ZERO,
+        };
+        Some(SignedGrant { grant, signature: Signature::NONE })
+    }
+
+    /// Where it stands in the state.
+    pub fn state_key(epoch: Epoch) -> Vec<u8> {
+        [&[SYSTEM_PREFIX, b'e'][..], &epoch.0.to_be_bytes()].concat()
+    }
+}
+
+/// Where the table stands that has been ordered and has not begun.
+const ORDERED_KEY: [u8; 2] = [SYSTEM_PREFIX, b'o'];
+
+/// The epoch that has been ordered and has not begun.
+pub(crate) fn ordered(state: &Trie) -> Option<EpochTable> {
+    EpochTable::from_wire(state.get(&ORDERED_KEY)?).ok()
+}
+
+/// The table of an epoch that has begun; none for epoch 0, which is the genesis'.
+pub(crate) fn table(state: &Trie, epoch: Epoch) -> Option<EpochTable> {
+    EpochTable::from_wire(state.get(&EpochTable::state_key(epoch))?).ok()
+}
+
+/// The tables of all epochs that have begun, but the genesis'.
+pub(crate) fn tables(state: &Trie) -> impl Iterator<Item = EpochTable> {
+    (1..).map_while(|epoch| table(state, Epoch(epoch)))
+}
+
+/// What orders a table.
+pub(crate) fn write_of_order(table: &EpochTable) -> Option<Write> {
+    Some((ORDERED_KEY.to_vec().into(), Some(table.to_wire().ok()?.into())))
+}
+
+/// What begins the ordered epoch.
+pub(crate) fn writes_of_beginning(table: &EpochTable) -> Option<[Write; 2]> {
+    let begun = (EpochTable::state_key(table.start.epoch).into(), Some(table.to_wire().ok()?.into()));
+    Some([begun, (ORDERED_KEY.to_vec().into(), None)])
+}
+
+/// That an epoch has begun, and who holds its seats: a proof for anyone who knows the epoch before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochProof {
+    /// The word of the epoch before for the state at the boundary.
+    certificate: CheckpointCertificate,
+    /// Root of the trie in the state root.
+    root: Digest,
+    /// The other part of the state root: over the ids that are remembered.
+    recent: Digest,
+    /// That the table stands in the trie.
+    proof: StateProof,
+}
+
+impl Wire for EpochProof {
+    const NAME: &'static str = "epoch.proof";
+    const BYTES_MAX: usize = EpochTable::BYTES_MAX + 16 * 1024;
+}
+
+impl EpochProof {
+    /// The proof for the epoch that begins above the checkpoint of `certificate`, from the state there; none if none begins there.
+    pub(crate) fn new(certificate: CheckpointCertificate, state: &Trie, recent: Digest) -> Option<Self> {
+        let epoch = certificate.epoch.next();
+        table(state, epoch).filter(|table| table.start.after == certificate.result.height)?;
+        let (root, proof) = (state.root(), state.prove(&EpochTable::state_key(epoch)));
+        Some(Self { certificate, root, recent, proof })
+    }
+
+    /// The epoch that it is about.
+    pub fn epoch(&self) -> Epoch {
+        self.certificate.epoch.next()
+    }
+
+    /// The certificate of the boundary.
+    pub fn certificate(&self) -> &CheckpointCertificate {
+        &self.certificate
+    }
+
+    /// Checks it with what is known of the epoch before; gives the table.
+    pub fn verify(&self, authority: &impl Authority) -> Result<EpochTable, LedgerError> {
+        self.certificate.verify(authority)?;
+        self.table()
+    }
+
+    /// The table, if it stands in the state that the certificate is for. The certificate itself is not checked.
+    pub fn table(&self) -> Result<EpochTable, LedgerError> {
+        let Self { certificate, root, recent, proof } = self;
+        let is_certified = state_root(root, recent) == certificate.result.state_root;
+        let bytes = proof.verify(root, &EpochTable::state_key(self.epoch())).flatten().filter(|_| is_certified);
+        let start = EpochStart { epoch: self.epoch(), after: certificate.result.height };
+        let table = bytes.and_then(|bytes| EpochTable::from_wire(bytes).ok()).filter(|table| table.start == start);
+        table.ok_or(LedgerError::BadProof { what: "the table of an epoch", root: *root })
+    }
+}

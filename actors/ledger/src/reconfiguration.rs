@@ -1,0 +1,424 @@
+//! Reconfiguration: what operators order through the chain, since nobody may grant it. It takes effect with the next epoch.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use standin_foundation::wire::Wire;
+use standin_foundation::{
+    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, PublicKey, SecretKey, Signature, Term,
+};
+
+use crate::epoch::{Base, EpochSeat, EpochStart, EpochTable};
+use crate::genesis::{OPERATORS_MAX, Operators, Parameters};
+use crate::grant::MEMBERS_MAX;
+use crate::state_machine::Reject;
+use crate::transaction::Transaction;
+
+/// The title of transactions that the chain itself carries out.
+pub const SYSTEM_TITLE: &str = "standin";
+/// Changes in one reconfiguration.
+const CHANGES_MAX: usize = 16;
+
+/// One change of who holds the seats.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// A seat is held by this node from the boundary on, and its log begins empty: nobody who held it before speaks for it any
+    /// more. For a seat whose logs are all lost.
+    Hold {
+        /// The cluster that holds the seat.
+        cluster: ClusterId,
+        /// What is held from then on.
+        base: Base,
+    },
+    /// Others approve reconfigurations from the next epoch on.
+    Operators(Operators),
+}
+
+/// What is ordered. It is carried out in one epoch only, so it cannot be ordered a second time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reconfiguration {
+    /// The chain.
+    pub chain: Digest,
+    /// The epoch in which it is ordered.
+    pub epoch: Epoch,
+    /// What changes with the next one.
+    pub changes: Vec<Change>,
+}
+
+impl Canonical for Reconfiguration {
+    fn encode(&self, out: &mut Encoder) {
+        out.digest(&self.chain).u64(self.epoch.0).length(self.changes.len());
+        for change in &self.changes {
+            match change {
+                Change::Hold { cluster, base: Base { term, holder, in_sync } } => {
+                    out.u8(1).bytes(cluster.as_str().as_bytes()).u64(term.0).raw(holder.as_bytes());
+                    out.length(in_sync.len());
+                    for node in in_sync {
+                        out.raw(node.as_bytes());
+                    }
+                }
+                Change::Operators(Operators { keys, needed }) => {
+                    out.u8(2).u16(*needed).length(keys.len());
+                    for key in keys {
+                        out.raw(key.as_bytes());
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Reconfiguration {
+    /// An operator's approval.
+    pub fn approve(&self, key: &SecretKey) -> Approval {
+        Approval { operator: key.public(), signature: key.sign(Domain::Reconfiguration, &self.canonical_bytes()) }
+    }
+
+    /// The table of the next epoch, if this is ordered at `height` of an epoch with `current` as its table. What is refused is
+    /// refused by all: it depends on genesis and state alone.
+    pub(crate) fn next_table(
+        &self,
+        current: &EpochTable,
+        parameters: &Parameters,
+        height: Height,
+    ) -> Result<EpochTable, Reject> {
+        let epoch = current.start.epoch;
+        if self.epoch != epoch {
+            return Err(Reject::new(format!("ordered for epoch {}, this is epoch {epoch}", self.epoch)));
+        }
+        if self.changes.is_empty() || self.changes.len() > CHANGES_MAX {
+            return Err(Reject::new(format!("{} changes, 1 to {CHANGES_MAX} are allowed", self.changes.len())));
+        }
+        let mut next = current.clone();
+        next.start = EpochStart { epoch: epoch.next(), after: boundary(height, parameters) };
+        for change in &self.changes {
+            change.apply(&mut next)?;
+        }
+        let mut holders = BTreeSet::new();
+        let bases = next.seats.iter().filter_map(|seat| seat.base.as_ref());
+        if !bases.map(|base| base.holder).all(|holder| holders.insert(holder)) {
+            return Err(Reject::new("a node would hold two seats"));
+        }
+        Ok(next)
+    }
+}
+
+impl Change {
+    fn apply(&self, table: &mut EpochTable) -> Result<(), Reject> {
+        let (since, has_auth) = (table.start.epoch, table.auth.is_some());
+        match self {
+            Self::Hold { cluster, base } => {
+                let named = table.seats.iter_mut().find(|seat| seat.cluster == *cluster);
+                let seat = named.ok_or_else(|| Reject::new(format!("cluster {cluster} holds no seat")))?;
+                if seat.since == since {
+                    return Err(Reject::new(format!("cluster {cluster} is named twice")));
+                }
+                base.check(seat, has_auth)?;
+                *seat = EpochSeat { cluster: cluster.clone(), since, base: Some(base.clone()) };
+            }
+            Self::Operators(operators) => {
+                let mut faults = Vec::new();
+                operators.check(&mut faults);
+                if operators.keys.is_empty() {
+                    faults.push("operators.keys: without any, nothing could be reconfigured any more".to_owned());
+                }
+                if !faults.is_empty() {
+                    return Err(Reject::new(faults.join("; ")));
+                }
+                table.operators = operators.clone();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Base {
+    fn check(&self, before: &EpochSeat, has_auth: bool) -> Result<(), Reject> {
+        let cluster = &before.cluster;
+        let lowest = before.base.as_ref().map_or(Term(0), |base| base.term);
+        if has_auth && self.term <= lowest {
+            return Err(Reject::new(format!("cluster {cluster}: term {} is not above {lowest}", self.term)));
+        }
+        if !has_auth && (self.term != Term(0) || self.in_sync.len() != 1) {
+            return Err(Reject::new(format!(
+                "cluster {cluster}: without an auth node a seat has one node and no terms"
+            )));
+        }
+        if self.in_sync.len() > MEMBERS_MAX || !self.in_sync.contains(&self.holder.node_id()) {
+            return Err(Reject::new(format!(
+                "cluster {cluster}: the in-sync set holds the holder and at most {MEMBERS_MAX} nodes"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The last block of the epoch in which something was ordered at `height`: the first regular checkpoint at least a window behind.
+/// Nobody can have voted beyond it without having executed the order: votes lie at most a window above what one has executed.
+pub(crate) fn boundary(height: Height, parameters: &Parameters) -> Height {
+    let interval = parameters.checkpoint_interval.max(1);
+    Height(height.plus(parameters.window).0.div_ceil(interval).saturating_mul(interval))
+}
+
+/// An operator's signature under a reconfiguration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The operator's key.
+    pub operator: PublicKey,
+    /// Its signature.
+    pub signature: Signature,
+}
+
+/// A reconfiguration with its approvals: the payload of a transaction under [`SYSTEM_TITLE`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovedReconfiguration {
+    /// What is ordered.
+    pub reconfiguration: Reconfiguration,
+    /// Who approves.
+    pub approvals: Vec<Approval>,
+}
+
+impl Wire for ApprovedReconfiguration {
+    const NAME: &'static str = "reconfiguration";
+    const BYTES_MAX: usize = 256 + CHANGES_MAX * (256 + MEMBERS_MAX * 40) + OPERATORS_MAX * 128;
+}
+
+impl ApprovedReconfiguration {
+    /// Reads a transaction's payload.
+    pub fn from_payload(payload: &[u8]) -> Result<Self, Reject> {
+        Self::from_wire(payload).map_err(|error| Reject::new(format!("payload: {error}")))
+    }
+
+    /// Whether it is of this chain, and approved by as many operators as are needed.
+    pub fn check(&self, chain: &Digest, operators: &Operators) -> Result<(), Reject> {
+        if self.reconfiguration.chain != *chain {
+            return Err(Reject::new("ordered for another chain"));
+        }
+        if operators.keys.is_empty() {
+            return Err(Reject::new("the genesis names no operators, so nobody can approve it"));
+        }
+        let content = self.reconfiguration.canonical_bytes();
+        let mut approved = BTreeSet::new();
+        for Approval { operator, signature } in self.approvals.iter().take(OPERATORS_MAX) {
+            if operators.keys.contains(operator) && operator.verify(Domain::Reconfiguration, &content, signature) {
+                approved.insert(*operator);
+            }
+        }
+        let (found, needed) = (approved.len(), usize::from(operators.needed));
+        if found >= needed {
+            Ok(())
+        } else {
+            Err(Reject::new(format!("approved by {found} operators, {needed} are needed")))
+        }
+    }
+}
+
+/// Whether the chain itself carries a transaction out.
+pub fn is_system(transaction: &Transaction) -> bool {
+    transaction.title().as_str() == SYSTEM_TITLE
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use standin_foundation::{Seat, View};
+
+    use super::*;
+    use crate::batch::Batch;
+    use crate::block::Proposal;
+    use crate::builtin::Builtin;
+    use crate::certificate::{Authority, CheckpointCertificate, SeatVote, VoteKind, VoteTarget};
+    use crate::chain::tests::{genesis, step};
+    use crate::chain::{Chain, ExecutedBlock};
+    use crate::genesis::Genesis;
+    use crate::receipt::Outcome;
+    use crate::transaction::TransactionBody;
+    use crate::transaction::tests::key;
+
+    /// Checkpoints every 4 blocks, a window of 8; two of three operators must approve.
+    fn operated() -> Genesis {
+        let keys = (21..24).map(|n| key(n).public()).collect();
+        Genesis { operators: Operators { keys, needed: 2 }, ..genesis(100) }
+    }
+
+    fn hold(genesis: &Genesis, epoch: u64, holder: u8) -> Reconfiguration {
+        let holder = key(holder).public();
+        let base = Base { term: Term(0), holder, in_sync: [holder.node_id()].into() };
+        let change = Change::Hold { cluster: "c2".parse().unwrap(), base };
+        Reconfiguration { chain: genesis.digest(), epoch: Epoch(epoch), changes: vec![change] }
+    }
+
+    fn transaction(reconfiguration: &Reconfiguration, operators: &[u8], nonce: u64) -> Transaction {
+        let approvals = operators.iter().map(|n| reconfiguration.approve(&key(*n))).collect();
+        let approved = ApprovedReconfiguration { reconfiguration: reconfiguration.clone(), approvals };
+        let payload = approved.to_wire().unwrap();
+        let body = TransactionBody { title: SYSTEM_TITLE.parse().unwrap(), nonce, expires: Height(90), payload };
+        Transaction::unsigned(&key(1).public(), &body).unwrap()
+    }
+
+    fn rejected(block: &ExecutedBlock) -> &str {
+        match &block.receipts[0].outcome {
+            Outcome::Rejected(reason) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn empty(chain: &mut Chain) -> ExecutedBlock {
+        step(chain, vec![])
+    }
+
+    /// E1: ordered at s, effective at the first checkpoint at or after s + window, once.
+    #[test]
+    fn e1_a_reconfiguration_begins_at_the_first_checkpoint_a_window_behind_its_order() {
+        let genesis = operated();
+        let mut chain = Chain::new(&genesis, Arc::new(Builtin));
+        empty(&mut chain);
+        let order = hold(&genesis, 0, 31);
+        let block = step(&mut chain, vec![transaction(&order, &[21, 23], 1)]);
+        assert!(block.receipts[0].outcome.is_applied(), "{:?}", block.receipts);
+        let start = EpochStart { epoch: Epoch(1), after: Height(12) };
+        assert_eq!(
+            (chain.ordered_epoch(), chain.epoch_tables().len()),
+            (Some(start), 1),
+            "2 + 8, at the next checkpoint"
+        );
+        let again = step(&mut chain, vec![transaction(&hold(&genesis, 0, 32), &[21, 23], 2)]);
+        assert!(
+            rejected(&again).contains("epoch 1 has been ordered and begins above block 12"),
+            "{}",
+            rejected(&again)
+        );
+        while chain.height() < Height(12) {
+            assert_eq!(chain.ordered_epoch(), Some(start));
+            empty(&mut chain);
+        }
+        assert_eq!((chain.ordered_epoch(), chain.epochs().end_of(Epoch(0))), (None, Some(Height(12))));
+        let tables = chain.epoch_tables();
+        assert_eq!(tables[1].seats[1].base.as_ref().unwrap().holder, key(31).public());
+        assert_eq!((tables[1].seats[1].since, tables[1].seats[0].since), (Epoch(1), Epoch(0)));
+        let old = step(&mut chain, vec![transaction(&hold(&genesis, 0, 33), &[21, 23], 3)]);
+        assert!(rejected(&old).contains("ordered for epoch 0, this is epoch 1"));
+        chain.undo_to(Height(11)).unwrap();
+        assert_eq!((chain.ordered_epoch(), chain.epoch_tables().len()), (Some(start), 1), "undone with its block");
+    }
+
+    #[test]
+    fn a_reconfiguration_needs_its_approvals_and_must_make_sense() {
+        let genesis = operated();
+        let mut chain = Chain::new(&genesis, Arc::new(Builtin));
+        let mut refuse = |order: &Reconfiguration, operators: &[u8], nonce| {
+            let block = step(&mut chain, vec![transaction(order, operators, nonce)]);
+            assert!(block.writes.is_empty());
+            rejected(&block).to_owned()
+        };
+        let sound = hold(&genesis, 0, 31);
+        assert!(refuse(&sound, &[21], 1).contains("approved by 1 operators, 2 are needed"));
+        assert!(refuse(&sound, &[21, 21, 9], 2).contains("approved by 1"), "one twice, and a stranger");
+        assert!(refuse(&hold(&genesis, 0, 1), &[21, 22], 3).contains("would hold two seats"));
+        let mut unknown = sound.clone();
+        if let Change::Hold { cluster, .. } = &mut unknown.changes[0] {
+            *cluster = "z".parse().unwrap();
+        }
+        assert!(refuse(&unknown, &[21, 22], 4).contains("cluster z holds no seat"));
+        let mut terms = sound.clone();
+        if let Change::Hold { base, .. } = &mut terms.changes[0] {
+            base.term = Term(3);
+        }
+        assert!(refuse(&terms, &[21, 22], 5).contains("no terms"));
+        let twice =
+            Reconfiguration { changes: [sound.changes.clone(), sound.changes.clone()].concat(), ..sound.clone() };
+        assert!(refuse(&twice, &[21, 22], 6).contains("named twice"));
+        let foreign = Reconfiguration { chain: Digest::ZERO, ..sound.clone() };
+        assert!(refuse(&foreign, &[21, 22], 7).contains("another chain"));
+        let nobody = Reconfiguration { changes: vec![Change::Operators(Operators::default())], ..sound.clone() };
+        assert!(refuse(&nobody, &[21, 22], 9).contains("nothing could be reconfigured"));
+        assert!(refuse(&Reconfiguration { changes: vec![], ..sound }, &[21, 22], 8).contains("0 changes"));
+    }
+
+    #[test]
+    fn other_operators_approve_from_the_next_epoch_on() {
+        let genesis = operated();
+        let mut chain = Chain::new(&genesis, Arc::new(Builtin));
+        let next = Operators { keys: vec![key(24).public()], needed: 1 };
+        let order = Reconfiguration { changes: vec![Change::Operators(next)], ..hold(&genesis, 0, 31) };
+        step(&mut chain, vec![transaction(&order, &[21, 22], 1)]);
+        while chain.height() < Height(12) {
+            empty(&mut chain);
+        }
+        let old = step(&mut chain, vec![transaction(&hold(&genesis, 1, 31), &[21, 22], 2)]);
+        assert!(rejected(&old).contains("approved by 0"));
+        let new = step(&mut chain, vec![transaction(&hold(&genesis, 1, 31), &[24], 3)]);
+        assert!(new.receipts[0].outcome.is_applied());
+    }
+
+    /// Without operators in the genesis the title is closed, and no state machine reaches the chain's own keys.
+    #[test]
+    fn the_chains_own_keys_are_out_of_reach() {
+        struct Writer;
+        impl crate::StateMachine for Writer {
+            fn apply(
+                &self,
+                _: &crate::Context,
+                _: &Transaction,
+                state: &mut crate::State<'_>,
+            ) -> Result<Vec<u8>, Reject> {
+                state.put(EpochTable::state_key(Epoch(1)), vec![1]);
+                Ok(vec![])
+            }
+            fn query(&self, _: &crate::trie::Trie, _: &[u8]) -> Result<Vec<u8>, Reject> {
+                Ok(vec![])
+            }
+        }
+        let mut chain = Chain::new(&genesis(100), Arc::new(Writer));
+        let reached = step(&mut chain, vec![crate::chain::tests::put(1, 50)]);
+        assert!(rejected(&reached).contains("chain's own") && reached.writes.is_empty());
+        let closed = transaction(&hold(&genesis(100), 0, 31), &[21, 22], 2);
+        assert!(rejected(&step(&mut chain, vec![closed])).contains("names no operators"));
+    }
+
+    /// E2: a vote is judged by the table of its own epoch, and a certificate's epoch is that of its block.
+    #[test]
+    fn e2_each_epoch_has_its_own_holders_and_proves_itself_to_who_knows_the_one_before() {
+        let genesis = operated();
+        let mut chain = Chain::new(&genesis, Arc::new(Builtin));
+        step(&mut chain, vec![transaction(&hold(&genesis, 0, 31), &[21, 22], 1)]);
+        let mut result = None;
+        while chain.height() < Height(12) {
+            result = empty(&mut chain).checkpoint;
+        }
+        let sign = |target: &VoteTarget, seat: u16, signer: u8| {
+            let content = target.signed_content(&genesis.digest(), Seat(seat), Term(0));
+            SeatVote { seat: Seat(seat), term: Term(0), signature: key(signer).sign(Domain::Consensus, &content) }
+        };
+        let result = result.unwrap();
+        let votes = [(0, 1), (1, 2), (2, 3)].map(|(seat, signer)| sign(&result.target(Epoch(0)), seat, signer));
+        let certificate = CheckpointCertificate { epoch: Epoch(0), result, votes: votes.to_vec() };
+        let proof = Chain::prove_epoch(&chain.snapshot(), &certificate).unwrap();
+        let mut table = genesis.grant_table();
+        let target = |epoch, height| VoteTarget {
+            kind: VoteKind::Commit,
+            epoch: Epoch(epoch),
+            view: View(0),
+            height: Height(height),
+            digest: Digest::ZERO,
+        };
+        assert_eq!(table.verify_quorum(Epoch(1), [].into_iter()), Err(crate::LedgerError::UnknownEpoch(Epoch(1))));
+        table.begin(proof.verify(&table).unwrap());
+        let judge = |epoch, signer| {
+            table.judge(&target(epoch, 13), &sign(&target(epoch, 13), 1, signer)) == crate::Verdict::Valid
+        };
+        assert_eq!([judge(0, 2), judge(0, 31), judge(1, 2), judge(1, 31)], [true, false, false, true]);
+        assert_eq!([12, 13].map(|height| table.epoch_at(Height(height))), [Epoch(0), Epoch(1)]);
+        assert!(table.check_epoch(Epoch(0), Height(13)).is_err() && table.check_epoch(Epoch(1), Height(13)).is_ok());
+        // Neither another state nor another certificate proves it.
+        let mut forged = certificate.clone();
+        forged.result.state_root = Digest::ZERO;
+        assert!(Chain::prove_epoch(&chain.snapshot(), &forged).unwrap().verify(&genesis.grant_table()).is_err());
+        let elsewhere = Proposal::null(Height(13), Epoch(1), View(0), Seat(0));
+        chain.execute(elsewhere, &[] as &[Arc<Batch>]).unwrap();
+        let other =
+            CheckpointCertificate { result: crate::CheckpointResult { height: Height(13), ..result }, ..certificate };
+        assert!(Chain::prove_epoch(&chain.snapshot(), &other).is_none());
+    }
+}
