@@ -25,6 +25,7 @@ pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
     gauge("height", "Up to here blocks have been executed", status.executed.0);
     gauge("committed_height", "Up to here blocks have been committed", status.status.committed.0);
     gauge("stable_height", "The last stable checkpoint", status.status.stable.0);
+    gauge("epoch", "The epoch: the number of the configuration of seats", status.status.epoch.0);
     gauge("view", "The view", status.status.view.0);
     gauge("is_primary", "1 while this seat leads the view", u64::from(status.primary == node.seat));
     gauge("is_changing_views", "1 between two views", u64::from(status.status.changing_to.is_some()));

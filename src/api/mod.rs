@@ -20,10 +20,13 @@ use serde::{Deserialize, Serialize};
 use standin_consensus::actor::{Finished, Ledger, ReplicaStatus, Submit, SubmitError, Urgency};
 use standin_foundation::limits::{BATCH_TRANSACTIONS_MAX, HTTP_BODY_BYTES_MAX, QUERY_BYTES_MAX};
 use standin_foundation::{Height, PublicKey};
-use standin_ledger::builtin::Question;
+use standin_ledger::builtin::{Builtin, Question};
 use standin_ledger::certificate::{self, CheckpointCertificate};
 use standin_ledger::store::StoreError;
-use standin_ledger::{Batch, ClientSignatures, Outcome, Receipt, ReceiptProof, Title, Transaction, TransactionId};
+use standin_ledger::{
+    Batch, ClientSignatures, Outcome, Receipt, ReceiptProof, Reject, StateMachine, Title, Transaction, TransactionId,
+    reconfiguration,
+};
 use tokio::sync::oneshot;
 
 use crate::node::NodeHandle;
@@ -106,6 +109,8 @@ fn view_of(node: &NodeHandle, status: &ReplicaStatus) -> StatusView {
         active: status.speaks,
         cluster: cluster.unwrap_or_default(),
         seat: node.seat.0,
+        epoch: status.status.epoch.0,
+        epoch_ends: status.epoch_ends,
         view: status.status.view.0,
         changing_to: status.status.changing_to.map(|view| view.0),
         primary: status.primary.0,
@@ -192,12 +197,11 @@ async fn check(node: &NodeHandle, transactions: Vec<Transaction>) -> Result<Chec
     let signed = node.genesis.parameters.client_signatures == ClientSignatures::Required;
     let job = move || {
         let check = |transaction: Transaction| {
-            use standin_ledger::StateMachine;
             let id = transaction.id();
             if signed && let Err(error) = transaction.verify(&chain) {
                 return Err((id, error.to_string()));
             }
-            match standin_ledger::builtin::Builtin.check(&transaction) {
+            match can_apply(&transaction) {
                 Ok(()) => Ok(transaction),
                 Err(reject) => Err((id, reject.to_string())),
             }
@@ -484,4 +488,12 @@ fn bad(error: String) -> HttpResponse {
 
 fn unavailable(error: String) -> HttpResponse {
     HttpResponse::ServiceUnavailable().json(ErrorView { error })
+}
+
+/// Refuses a transaction that can never be applied, before it is ordered.
+fn can_apply(transaction: &Transaction) -> Result<(), Reject> {
+    match reconfiguration::is_system(transaction) {
+        true => reconfiguration::check(transaction),
+        false => Builtin.check(transaction),
+    }
 }

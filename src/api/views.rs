@@ -39,6 +39,10 @@ pub struct StatusView {
     pub cluster: String,
     /// Its seat.
     pub seat: u16,
+    /// The epoch: the number of the configuration of seats.
+    pub epoch: u64,
+    /// The last block of the epoch, once the next one has been ordered.
+    pub epoch_ends: Option<Height>,
     /// The view.
     pub view: u64,
     /// The view that it wants, while it changes views.

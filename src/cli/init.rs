@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use standin::config::{NodeConfig, NodeRole};
 use standin_foundation::{ClusterId, PublicKey, SecretKey};
 use standin_ledger::genesis::Account;
-use standin_ledger::{ClientSignatures, Genesis, MemberDescriptor, Parameters, SeatDescriptor};
+use standin_ledger::{ClientSignatures, Genesis, MemberDescriptor, Operators, Parameters, SeatDescriptor};
 use standin_stage::bridge::tls::make_certificate;
 
 use super::Failure;
@@ -125,7 +125,7 @@ pub(super) struct WrittenNetwork {
     pub(super) genesis: Genesis,
     /// A client's key with funds.
     pub(super) client_key: PathBuf,
-    /// The key of an operator, where there are auth nodes.
+    /// The key of an operator.
     pub(super) operator_key: PathBuf,
     /// The relays that the nodes dial, if they do not dial each other.
     pub(super) links: Vec<Link>,
@@ -175,10 +175,10 @@ pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork
     }
     let grants = grants_key(folder, &plan.layout)?;
     let operator_key = folder.join("operator.key");
-    let operator = grants.map(|_| new_key(&operator_key)).transpose()?;
+    let operator = new_key(&operator_key)?;
     let client_key = folder.join("client.key");
     let client = new_key(&client_key)?;
-    let genesis = genesis(plan, &keys, grants, client)?;
+    let genesis = genesis(plan, &keys, grants, (client, operator))?;
     for warning in genesis.warnings() {
         eprintln!("warning: {warning}");
     }
@@ -209,7 +209,12 @@ fn grants_key(folder: &Path, layout: &Layout) -> Result<Option<PublicKey>, Failu
     Ok(Some(key.public()))
 }
 
-fn genesis(plan: &Plan, keys: &[PublicKey], auth: Option<PublicKey>, client: PublicKey) -> Result<Genesis, Failure> {
+fn genesis(
+    plan: &Plan,
+    keys: &[PublicKey],
+    auth: Option<PublicKey>,
+    (client, operator): (PublicKey, PublicKey),
+) -> Result<Genesis, Failure> {
     let configuration = |what: String| Failure::new(78, what);
     let members = |cluster: &ClusterId| {
         let nodes = plan.layout.nodes.iter().zip(keys).filter(|(node, _)| node.cluster == *cluster);
@@ -227,7 +232,7 @@ fn genesis(plan: &Plan, keys: &[PublicKey], auth: Option<PublicKey>, client: Pub
         auth,
         parameters: Parameters { client_signatures: plan.signatures, ..Parameters::default() },
         seats,
-        operators: Default::default(),
+        operators: Operators { keys: vec![operator], needed: 1 },
         accounts: vec![Account { key: client, amount: 1_000_000_000 }],
     };
     genesis.check().map_err(|error| configuration(error.to_string()))?;
@@ -341,7 +346,7 @@ fn node_config(
     keys: &[PublicKey],
     ports: &Ports,
     links: &[Link],
-    operator: Option<PublicKey>,
+    operator: PublicKey,
     plan: &Plan,
 ) -> String {
     let mut text = String::new();
@@ -364,7 +369,7 @@ fn node_config(
         (false, true) => "",
         (false, false) => CLUSTER_SECTION,
     };
-    if let Some(operator) = operator.filter(|_| is_auth(index)) {
+    if is_auth(index) {
         let _ = writeln!(text, "operators = \"{operator}\"    # may admit and remove members");
     }
     match (is_auth(index), layout.register) {

@@ -9,6 +9,7 @@
 use serde::Deserialize;
 use standin_foundation::{Height, PublicKey, SecretKey};
 use standin_ledger::builtin::Operation;
+use standin_ledger::reconfiguration::SYSTEM_TITLE;
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{Genesis, Title, Transaction};
 
@@ -43,7 +44,13 @@ pub(super) enum Line {
 
 /// Reads one line; the error says what is wrong with it.
 pub(super) fn parse_line(text: &str) -> Result<Line, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
+    let line = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    match &line {
+        Line::Put { title, .. } | Line::Delete { title, .. } if title.as_str() == SYSTEM_TITLE => {
+            Err(format!("the title `{SYSTEM_TITLE}` is the chain's own: see `standin reconfigure`"))
+        }
+        _ => Ok(line),
+    }
 }
 
 impl Line {
@@ -86,6 +93,7 @@ mod tests {
             (r#"{"putt":{}}"#, "unknown variant"),
             (r#"{"put":{"title":"Not A Title","key":"k","value":"v"}}"#, "not valid"),
             (r#"{"put":{"title":"t","key":"k"}}"#, "missing field"),
+            (r#"{"delete":{"title":"standin","key":"k"}}"#, "the chain's own"),
             (r#"{"transfer":{"to":"zz","amount":1}}"#, "public key"),
             (r#"{"transfer":{"to":"zz","amount":-1}}"#, "public key"),
         ] {

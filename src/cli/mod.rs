@@ -14,6 +14,7 @@ mod member;
 mod network;
 mod ports;
 mod read;
+mod reconfigure;
 mod run;
 mod submit;
 mod verify;
@@ -70,6 +71,8 @@ enum Command {
     Auth(cluster::AuthArguments),
     /// Show, admit, add or remove the members of clusters.
     Member(member::MemberArguments),
+    /// Show, draft, approve or submit what operators order through the chain.
+    Reconfigure(reconfigure::ReconfigureArguments),
     /// Submit transactions: one, or a JSON-lines file, or stdin.
     Submit(submit::SubmitArguments),
     /// Ask for a record or a balance.
@@ -229,6 +232,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Switch(arguments) => cluster::switch(arguments).await,
         Command::Auth(arguments) => cluster::auth(arguments).await,
         Command::Member(arguments) => member::member(arguments).await,
+        Command::Reconfigure(arguments) => reconfigure::reconfigure(arguments).await,
         Command::Submit(arguments) => submit::submit(arguments).await,
         Command::Query(arguments) => read::query(arguments).await,
         Command::Tx(arguments) => read::transaction(arguments).await,

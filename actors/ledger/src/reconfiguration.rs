@@ -213,6 +213,11 @@ impl ApprovedReconfiguration {
     }
 }
 
+/// Refuses what can never be carried out, before it is ordered.
+pub fn check(transaction: &Transaction) -> Result<(), Reject> {
+    ApprovedReconfiguration::from_payload(transaction.payload()).map(drop)
+}
+
 /// Whether the chain itself carries a transaction out.
 pub fn is_system(transaction: &Transaction) -> bool {
     transaction.title().as_str() == SYSTEM_TITLE

@@ -3,6 +3,7 @@
 
 mod clusters;
 mod disks;
+mod epochs;
 mod forger;
 mod grow;
 mod replicas;
@@ -66,6 +67,7 @@ struct Kind {
 }
 
 const SEATS: &[&str] = &["four-seats"];
+const ALL: &[&str] = &["four-sites", "two-sites", "four-sites-plus", "four-seats"];
 const CLUSTERS: &[&str] = &["four-sites", "two-sites", "four-sites-plus"];
 const WIDE: &[&str] = &["four-sites", "four-sites-plus"];
 const FOUR: &[&str] = &["four-sites"];
@@ -104,6 +106,12 @@ const DRILLS: &[Kind] = &[
         SEATS,
         "two of four are killed: the chain stops, and resumes by itself when they are back",
         |drill| Box::pin(replicas::two_killed_then_back(drill)),
+    ),
+    kind(
+        "operators-replaced",
+        ALL,
+        "operators order through the chain that others take their place, while nodes and a disk are lost",
+        |drill| Box::pin(epochs::operators_replaced(drill)),
     ),
     kind("log-torn", SEATS, "a replica is killed and its log gets a torn tail, then damage in the middle", |drill| {
         Box::pin(disks::log_torn(drill))

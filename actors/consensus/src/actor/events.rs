@@ -1,5 +1,7 @@
 //! What the machine reports, in the node's log and counters.
 
+use standin_ledger::EpochStart;
+
 use super::Replica;
 use crate::effect::Event;
 
@@ -9,6 +11,9 @@ impl Replica {
             Event::ViewChangeStarted { to, cause } => {
                 self.counters.view_changes += 1;
                 tracing::warn!(view = to.0, ?cause, "left the view");
+            }
+            Event::EpochBegan(EpochStart { epoch, after }) => {
+                tracing::info!(epoch = epoch.0, after = after.0, "epoch began");
             }
             Event::ViewEntered { view, primary } => {
                 tracing::info!(view = view.0, primary = primary.0, "view began");

@@ -36,6 +36,8 @@ pub struct ReplicaStatus {
     pub speaks: bool,
     /// Where it stands.
     pub status: Status,
+    /// The last block of its epoch, once the next one has been ordered.
+    pub epoch_ends: Option<Height>,
     /// The seat that leads its view.
     pub primary: Seat,
     /// Up to here blocks have been executed.
@@ -66,6 +68,7 @@ impl Replica {
             seat: self.config.signer.seat,
             speaks: self.speaks(),
             status: self.machine.status(),
+            epoch_ends: self.machine.epoch_ends(),
             primary: self.machine.primary(),
             executed: self.machine.executed(),
             pending: self.machine.pending(),

@@ -18,9 +18,14 @@ impl Machine {
         self.start.epoch
     }
 
+    /// The last block of the epoch that this replica votes in, once the next one has been ordered.
+    pub fn epoch_ends(&self) -> Option<Height> {
+        self.epochs.end_of(self.start.epoch)
+    }
+
     /// The last block of the current epoch, as soon as an order for the next one has been executed.
     pub(super) fn boundary(&self) -> Option<Height> {
-        self.epochs.end_of(self.start.epoch).filter(|_| self.mutation != Some(Mutation::VoteBeyondBoundary))
+        self.epoch_ends().filter(|_| self.mutation != Some(Mutation::VoteBeyondBoundary))
     }
 
     /// Whether the boundary is known and blocks are missing up to there: they are proposed even if they are empty.

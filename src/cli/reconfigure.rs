@@ -1,0 +1,225 @@
+//! `reconfigure`: what operators order through the chain, and what has taken effect.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use standin::api::StatusView;
+use standin::client::Client;
+use standin_foundation::wire::Wire;
+use standin_foundation::{Epoch, PublicKey, SecretKey};
+use standin_ledger::epoch::EpochTable;
+use standin_ledger::reconfiguration::{Approval, Change, SYSTEM_TITLE};
+use standin_ledger::transaction::TransactionBody;
+use standin_ledger::{ApprovedReconfiguration, Genesis, Operators, Outcome, Reconfiguration, Transaction};
+
+use super::read::json;
+use super::submit::unique_nonce;
+use super::{ClientArguments, Failure, Output};
+
+/// How often a condition is looked at again.
+const POLL: Duration = Duration::from_millis(20);
+/// How long an outcome is waited for.
+const OUTCOME_WAIT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Args)]
+pub(super) struct ReconfigureArguments {
+    #[command(subcommand)]
+    command: ReconfigureCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ReconfigureCommand {
+    /// Show the epoch, who holds the seats in it, and who approves what comes next.
+    Show {
+        #[command(flatten)]
+        client: ClientArguments,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Write down that others are to approve reconfigurations; nobody is asked yet.
+    Operators {
+        #[command(flatten)]
+        client: ClientArguments,
+        /// The operators' public keys, separated by commas.
+        #[arg(long, value_delimiter = ',', required = true)]
+        keys: Vec<PublicKey>,
+        /// How many of them must approve.
+        #[arg(long, default_value_t = 1)]
+        needed: u16,
+        /// The file to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Add an operator's approval to a file, after showing what it approves.
+    Approve {
+        /// The file.
+        file: PathBuf,
+        /// The operator's key file.
+        #[arg(long, env = "STANDIN_KEY")]
+        key: PathBuf,
+    },
+    /// Submit what operators have approved, and wait until it has taken effect.
+    Submit {
+        #[command(flatten)]
+        client: ClientArguments,
+        /// The file.
+        file: PathBuf,
+        /// The key that signs the transaction: any.
+        #[arg(long, env = "STANDIN_KEY")]
+        key: PathBuf,
+        /// How long to wait for the next epoch, in s.
+        #[arg(long, default_value_t = 60)]
+        within: u64,
+    },
+}
+
+pub(super) async fn reconfigure(arguments: ReconfigureArguments) -> Result<(), Failure> {
+    match arguments.command {
+        ReconfigureCommand::Show { client, output } => show(&client.first()?, output).await,
+        ReconfigureCommand::Operators { client, keys, needed, out } => {
+            let draft = draft(&client.first()?, vec![Change::Operators(Operators { keys, needed })]).await?;
+            if out.exists() {
+                return Err(Failure::new(6, format!("{} exists: nothing is overwritten", out.display())));
+            }
+            write(&out, &draft)?;
+            println!("{} is to be approved with `standin reconfigure approve`", out.display());
+            Ok(())
+        }
+        ReconfigureCommand::Approve { file, key } => approve(&file, &key),
+        ReconfigureCommand::Submit { client, file, key, within } => {
+            let (client, approved) = (client.first()?, read(&file)?);
+            let begins = approved.reconfiguration.epoch.next();
+            let status = submit(&client, &read_key(&key)?, &approved).await?;
+            if let Some(after) = status.epoch_ends {
+                println!("ordered: epoch {begins} begins above block {after}");
+            }
+            wait_for_epoch(&client, begins, Duration::from_secs(within)).await?;
+            println!("epoch {begins} has begun");
+            Ok(())
+        }
+    }
+}
+
+fn read_key(path: &Path) -> Result<SecretKey, Failure> {
+    SecretKey::read(path).map_err(|error| Failure::new(78, error.to_string()))
+}
+
+fn read(path: &Path) -> Result<ApprovedReconfiguration, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| Failure::new(1, format!("{}: {error}", path.display())))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::new(78, format!("{}: no reconfiguration: {error}", path.display())))
+}
+
+fn write(path: &Path, approved: &ApprovedReconfiguration) -> Result<(), Failure> {
+    Ok(fs::write(path, format!("{}\n", json(approved)))?)
+}
+
+fn approve(file: &Path, key: &Path) -> Result<(), Failure> {
+    let (mut approved, key) = (read(file)?, read_key(key)?);
+    let Reconfiguration { epoch, changes, .. } = &approved.reconfiguration;
+    println!("ordered in epoch {epoch}:");
+    changes.iter().for_each(|change| println!("  {}", told(change)));
+    let approval = approved.reconfiguration.approve(&key);
+    approved.approvals.retain(|known| known.operator != approval.operator);
+    approved.approvals.push(approval);
+    write(file, &approved)?;
+    println!("approved by {} operators", approved.approvals.len());
+    Ok(())
+}
+
+fn told(change: &Change) -> String {
+    match change {
+        Change::Hold { cluster, base } => {
+            let node = base.holder.node_id().short();
+            format!("cluster {cluster}: {node} holds the seat in term {} with an empty log", base.term)
+        }
+        Change::Operators(Operators { keys, needed }) => {
+            let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+            format!("{needed} of these operators must approve: {}", keys.join(", "))
+        }
+    }
+}
+
+/// A reconfiguration for the epoch that the node is in.
+pub(super) async fn draft(client: &Client, changes: Vec<Change>) -> Result<ApprovedReconfiguration, Failure> {
+    let (genesis, status) = (client.genesis().await?, client.status().await?);
+    let reconfiguration = Reconfiguration { chain: genesis.digest(), epoch: Epoch(status.epoch), changes };
+    Ok(ApprovedReconfiguration { reconfiguration, approvals: Vec::<Approval>::new() })
+}
+
+/// Has the chain carry it out; gives the status of the node once it has.
+pub(super) async fn submit(
+    client: &Client,
+    key: &SecretKey,
+    approved: &ApprovedReconfiguration,
+) -> Result<StatusView, Failure> {
+    let (genesis, status) = (client.genesis().await?, client.status().await?);
+    let transaction = transaction(&genesis, key, approved, &status)?;
+    let results = client.submit(&[transaction], OUTCOME_WAIT).await?;
+    match results.into_iter().next() {
+        Some(result) => match (result.outcome, result.refused) {
+            (Some(Outcome::Applied(_) | Outcome::Duplicate), _) => Ok(client.status().await?),
+            (Some(Outcome::Rejected(reason)), _) | (None, Some(reason)) => Err(Failure::new(6, reason)),
+            (Some(outcome), _) => Err(Failure::new(6, format!("{outcome:?}"))),
+            (None, None) => Err(Failure::new(5, format!("no outcome within {} s", OUTCOME_WAIT.as_secs()))),
+        },
+        None => Err(Failure::new(1, "the node says nothing of the transaction")),
+    }
+}
+
+fn transaction(
+    genesis: &Genesis,
+    key: &SecretKey,
+    approved: &ApprovedReconfiguration,
+    status: &StatusView,
+) -> Result<Transaction, Failure> {
+    let told = |error: &dyn std::fmt::Display| Failure::new(6, error.to_string());
+    let title = SYSTEM_TITLE.parse().map_err(|error| told(&error))?;
+    let payload = approved.to_wire().map_err(|error| told(&error))?;
+    let expires = status.height.plus(genesis.parameters.replay_window / 2);
+    let body = TransactionBody { title, nonce: unique_nonce(), expires, payload };
+    Transaction::sign(&genesis.digest(), key, &body).map_err(|error| told(&error))
+}
+
+/// Waits until a node votes in an epoch.
+pub(super) async fn wait_for_epoch(client: &Client, epoch: Epoch, within: Duration) -> Result<(), Failure> {
+    let begun = Instant::now();
+    loop {
+        let status = client.status().await;
+        if status.as_ref().is_ok_and(|status| status.epoch >= epoch.0) {
+            return Ok(());
+        }
+        if begun.elapsed() > within {
+            let ends = status.ok().and_then(|status| status.epoch_ends);
+            let ends = ends.map(|height| format!(": the epoch before ends with block {height}")).unwrap_or_default();
+            return Err(Failure::new(5, format!("epoch {epoch} has not begun within {} s{ends}", within.as_secs())));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn show(client: &Client, output: Output) -> Result<(), Failure> {
+    let (genesis, status) = (client.genesis().await?, client.status().await?);
+    let proven = client.grant_table(&genesis).await?;
+    let table = proven.table(Epoch(status.epoch)).cloned();
+    let table =
+        table.ok_or_else(|| Failure::new(5, format!("the proof of epoch {} is not there yet", status.epoch)))?;
+    if !matches!(output, Output::Table) {
+        println!("{}", json(&table));
+        return Ok(());
+    }
+    let EpochTable { start, operators, seats, .. } = table;
+    println!("epoch {} since block {}", start.epoch, start.after.next());
+    if let Some(after) = status.epoch_ends {
+        println!("the next one has been ordered: it begins above block {after}");
+    }
+    println!("{} of these operators must approve what changes:", operators.needed);
+    operators.keys.iter().for_each(|key| println!("  {key}"));
+    for (number, seat) in seats.iter().enumerate() {
+        println!("seat {number}: cluster {}, since epoch {}", seat.cluster, seat.since);
+    }
+    Ok(())
+}
