@@ -132,10 +132,6 @@ fn approve(file: &Path, key: &Path) -> Result<(), Failure> {
 
 fn told(change: &Change) -> String {
     match change {
-        Change::Hold { cluster, base } => {
-            let node = base.holder.node_id().short();
-            format!("cluster {cluster}: {node} holds the seat in term {} with an empty log", base.term)
-        }
         Change::Operators(Operators { keys, needed }) => {
             let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
             format!("{needed} of these operators must approve: {}", keys.join(", "))

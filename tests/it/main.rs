@@ -7,4 +7,5 @@ mod demo;
 mod drills;
 mod network;
 mod real_input;
+mod reconfigure;
 mod simulator;

@@ -17,8 +17,8 @@ pub enum Mutation {
     AcceptTwice,
     /// A replica votes beyond the boundary of its epoch.
     VoteBeyondBoundary,
-    /// Votes and view-changes count in a later epoch than their own.
-    CountOtherEpochs,
+    /// Views and view-changes of an epoch go on in the next.
+    CarryViewsOver,
     /// A replica goes on although its result is not the proven one.
     IgnoreOwnResult,
 }

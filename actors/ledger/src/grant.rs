@@ -490,4 +490,48 @@ mod tests {
         assert!(matches!(other, Noted::Contradiction(known) if known.grant.holder == key(1).public()));
         assert_eq!(table.holder(Seat(0), Term(1)), Some(&key(1).public()), "the first stands");
     }
+
+    /// E2: for a seat that an epoch names its base stands, and what was granted before, or is not under the base, is void; for one
+    /// that it does not name the lineage goes on.
+    #[test]
+    fn e2_a_named_seat_begins_with_its_base_and_the_lineage_of_the_others_goes_on() {
+        let mut table = table();
+        table.note(grant(1, 1, Digest::ZERO).sign(&key(9))).unwrap();
+        let other =
+            |term, epoch| Grant { cluster: "b".parse().unwrap(), epoch: Epoch(epoch), ..grant(term, 2, Digest::ZERO) };
+        table.note(other(1, 0).sign(&key(9))).unwrap();
+        let start = EpochStart { epoch: Epoch(1), after: Height(64) };
+        let mut next = EpochTable { start, ..table.table(Epoch(0)).unwrap().clone() };
+        let holder = key(3).public();
+        let base = Base { term: Term(5), holder, in_sync: [holder.node_id()].into() };
+        next.seats[0] = EpochSeat { cluster: "a".parse().unwrap(), since: Epoch(1), base: Some(base) };
+        assert!(matches!(
+            table.note(Grant { epoch: Epoch(1), ..grant(6, 1, Digest::ZERO) }.sign(&key(9))),
+            Err(LedgerError::UnknownEpoch(Epoch(1)))
+        ));
+        table.begin(next);
+        assert_eq!((table.term(Seat(0)), table.holder(Seat(0), Term(5))), (Term(5), Some(&holder)));
+        assert_eq!(table.term(Seat(1)), Term(1), "not named");
+        let voted = |epoch, seat: u16, term, signer| {
+            let target = VoteTarget { epoch: Epoch(epoch), ..vote(1, 1).0 };
+            let content = target.signed_content(&Digest::sha256(CHAIN), Seat(seat), Term(term));
+            let signature = key(signer).sign(Domain::Consensus, &content);
+            (target, SeatVote { seat: Seat(seat), term: Term(term), signature })
+        };
+        let judge = |table: &GrantTable, (target, vote)| table.judge(&target, &vote);
+        assert_eq!(judge(&table, voted(0, 0, 1, 1)), Verdict::Valid, "in its own epoch");
+        assert_eq!(judge(&table, voted(1, 0, 1, 1)), Verdict::Unknown, "not in the next");
+        assert_eq!(judge(&table, voted(1, 0, 5, 3)), Verdict::Valid);
+        assert_eq!(judge(&table, voted(1, 1, 1, 2)), Verdict::Valid);
+        // Granted in the epoch before, whenever it comes: void for the one, newest for the other.
+        assert_eq!(table.note(grant(7, 1, Digest::ZERO).sign(&key(9))).unwrap(), Noted::Older);
+        assert_eq!(table.term(Seat(0)), Term(5));
+        assert_eq!(table.note(other(2, 0).sign(&key(9))).unwrap(), Noted::Newest(Seat(1)));
+        let below = Grant { epoch: Epoch(1), ..grant(4, 1, Digest::ZERO) };
+        assert!(table.note(below.sign(&key(9))).unwrap_err().to_string().contains("void"));
+        let under = Grant { epoch: Epoch(1), ..grant(6, 1, Digest::ZERO) };
+        assert_eq!(table.note(under.sign(&key(9))).unwrap(), Noted::Newest(Seat(0)));
+        let forged = Grant { epoch: Epoch(1), cause: Cause::Ordered, ..grant(9, 1, Digest::ZERO) };
+        assert!(table.note(forged.sign(&key(9))).unwrap_err().to_string().contains("has not ordered"));
+    }
 }

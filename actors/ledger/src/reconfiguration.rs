@@ -4,13 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
-use standin_foundation::{
-    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, PublicKey, SecretKey, Signature, Term,
-};
+use standin_foundation::{Canonical, Digest, Domain, Encoder, Epoch, Height, PublicKey, SecretKey, Signature};
 
-use crate::epoch::{Base, EpochSeat, EpochStart, EpochTable};
+use crate::epoch::{EpochStart, EpochTable};
 use crate::genesis::{OPERATORS_MAX, Operators, Parameters};
-use crate::grant::MEMBERS_MAX;
 use crate::state_machine::Reject;
 use crate::transaction::Transaction;
 
@@ -22,14 +19,6 @@ const CHANGES_MAX: usize = 16;
 /// One change of who holds the seats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// A seat is held by this node from the boundary on, and its log begins empty: nobody who held it before speaks for it any
-    /// more. For a seat whose logs are all lost.
-    Hold {
-        /// The cluster that holds the seat.
-        cluster: ClusterId,
-        /// What is held from then on.
-        base: Base,
-    },
     /// Others approve reconfigurations from the next epoch on.
     Operators(Operators),
 }
@@ -50,15 +39,8 @@ impl Canonical for Reconfiguration {
         out.digest(&self.chain).u64(self.epoch.0).length(self.changes.len());
         for change in &self.changes {
             match change {
-                Change::Hold { cluster, base: Base { term, holder, in_sync } } => {
-                    out.u8(1).bytes(cluster.as_str().as_bytes()).u64(term.0).raw(holder.as_bytes());
-                    out.length(in_sync.len());
-                    for node in in_sync {
-                        out.raw(node.as_bytes());
-                    }
-                }
                 Change::Operators(Operators { keys, needed }) => {
-                    out.u8(2).u16(*needed).length(keys.len());
+                    out.u8(1).u16(*needed).length(keys.len());
                     for key in keys {
                         out.raw(key.as_bytes());
                     }
@@ -94,28 +76,13 @@ impl Reconfiguration {
         for change in &self.changes {
             change.apply(&mut next)?;
         }
-        let mut holders = BTreeSet::new();
-        let bases = next.seats.iter().filter_map(|seat| seat.base.as_ref());
-        if !bases.map(|base| base.holder).all(|holder| holders.insert(holder)) {
-            return Err(Reject::new("a node would hold two seats"));
-        }
         Ok(next)
     }
 }
 
 impl Change {
     fn apply(&self, table: &mut EpochTable) -> Result<(), Reject> {
-        let (since, has_auth) = (table.start.epoch, table.auth.is_some());
         match self {
-            Self::Hold { cluster, base } => {
-                let named = table.seats.iter_mut().find(|seat| seat.cluster == *cluster);
-                let seat = named.ok_or_else(|| Reject::new(format!("cluster {cluster} holds no seat")))?;
-                if seat.since == since {
-                    return Err(Reject::new(format!("cluster {cluster} is named twice")));
-                }
-                base.check(seat, has_auth)?;
-                *seat = EpochSeat { cluster: cluster.clone(), since, base: Some(base.clone()) };
-            }
             Self::Operators(operators) => {
                 let mut faults = Vec::new();
                 operators.check(&mut faults);
@@ -127,27 +94,6 @@ impl Change {
                 }
                 table.operators = operators.clone();
             }
-        }
-        Ok(())
-    }
-}
-
-impl Base {
-    fn check(&self, before: &EpochSeat, has_auth: bool) -> Result<(), Reject> {
-        let cluster = &before.cluster;
-        let lowest = before.base.as_ref().map_or(Term(0), |base| base.term);
-        if has_auth && self.term <= lowest {
-            return Err(Reject::new(format!("cluster {cluster}: term {} is not above {lowest}", self.term)));
-        }
-        if !has_auth && (self.term != Term(0) || self.in_sync.len() != 1) {
-            return Err(Reject::new(format!(
-                "cluster {cluster}: without an auth node a seat has one node and no terms"
-            )));
-        }
-        if self.in_sync.len() > MEMBERS_MAX || !self.in_sync.contains(&self.holder.node_id()) {
-            return Err(Reject::new(format!(
-                "cluster {cluster}: the in-sync set holds the holder and at most {MEMBERS_MAX} nodes"
-            )));
         }
         Ok(())
     }
@@ -180,7 +126,7 @@ pub struct ApprovedReconfiguration {
 
 impl Wire for ApprovedReconfiguration {
     const NAME: &'static str = "reconfiguration";
-    const BYTES_MAX: usize = 256 + CHANGES_MAX * (256 + MEMBERS_MAX * 40) + OPERATORS_MAX * 128;
+    const BYTES_MAX: usize = 256 + CHANGES_MAX * (64 + OPERATORS_MAX * 40) + OPERATORS_MAX * 128;
 }
 
 impl ApprovedReconfiguration {
@@ -227,13 +173,13 @@ pub fn is_system(transaction: &Transaction) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use standin_foundation::{Seat, View};
+    use standin_foundation::{Seat, Term, View};
 
     use super::*;
     use crate::batch::Batch;
     use crate::block::Proposal;
     use crate::builtin::Builtin;
-    use crate::certificate::{Authority, CheckpointCertificate, SeatVote, VoteKind, VoteTarget};
+    use crate::certificate::{Authority, CheckpointCertificate, SeatVote, VoteTarget};
     use crate::chain::tests::{genesis, step};
     use crate::chain::{Chain, ExecutedBlock};
     use crate::genesis::Genesis;
@@ -247,11 +193,11 @@ mod tests {
         Genesis { operators: Operators { keys, needed: 2 }, ..genesis(100) }
     }
 
-    fn hold(genesis: &Genesis, epoch: u64, holder: u8) -> Reconfiguration {
-        let holder = key(holder).public();
-        let base = Base { term: Term(0), holder, in_sync: [holder.node_id()].into() };
-        let change = Change::Hold { cluster: "c2".parse().unwrap(), base };
-        Reconfiguration { chain: genesis.digest(), epoch: Epoch(epoch), changes: vec![change] }
+    /// One operator is to be enough from the next epoch on.
+    fn order(genesis: &Genesis, epoch: u64, operator: u8) -> Reconfiguration {
+        let operators = Operators { keys: vec![key(operator).public()], needed: 1 };
+        let changes = vec![Change::Operators(operators)];
+        Reconfiguration { chain: genesis.digest(), epoch: Epoch(epoch), changes }
     }
 
     fn transaction(reconfiguration: &Reconfiguration, operators: &[u8], nonce: u64) -> Transaction {
@@ -279,8 +225,8 @@ mod tests {
         let genesis = operated();
         let mut chain = Chain::new(&genesis, Arc::new(Builtin));
         empty(&mut chain);
-        let order = hold(&genesis, 0, 31);
-        let block = step(&mut chain, vec![transaction(&order, &[21, 23], 1)]);
+        let ordered = order(&genesis, 0, 31);
+        let block = step(&mut chain, vec![transaction(&ordered, &[21, 23], 1)]);
         assert!(block.receipts[0].outcome.is_applied(), "{:?}", block.receipts);
         let start = EpochStart { epoch: Epoch(1), after: Height(12) };
         assert_eq!(
@@ -288,7 +234,7 @@ mod tests {
             (Some(start), 1),
             "2 + 8, at the next checkpoint"
         );
-        let again = step(&mut chain, vec![transaction(&hold(&genesis, 0, 32), &[21, 23], 2)]);
+        let again = step(&mut chain, vec![transaction(&order(&genesis, 0, 32), &[21, 23], 2)]);
         assert!(
             rejected(&again).contains("epoch 1 has been ordered and begins above block 12"),
             "{}",
@@ -300,9 +246,9 @@ mod tests {
         }
         assert_eq!((chain.ordered_epoch(), chain.epochs().end_of(Epoch(0))), (None, Some(Height(12))));
         let tables = chain.epoch_tables();
-        assert_eq!(tables[1].seats[1].base.as_ref().unwrap().holder, key(31).public());
-        assert_eq!((tables[1].seats[1].since, tables[1].seats[0].since), (Epoch(1), Epoch(0)));
-        let old = step(&mut chain, vec![transaction(&hold(&genesis, 0, 33), &[21, 23], 3)]);
+        assert_eq!(tables[1].operators.keys, [key(31).public()]);
+        assert_eq!(tables[1].seats, tables[0].seats, "who is not named goes on");
+        let old = step(&mut chain, vec![transaction(&order(&genesis, 0, 33), &[31], 3)]);
         assert!(rejected(&old).contains("ordered for epoch 0, this is epoch 1"));
         chain.undo_to(Height(11)).unwrap();
         assert_eq!((chain.ordered_epoch(), chain.epoch_tables().len()), (Some(start), 1), "undone with its block");
@@ -312,48 +258,35 @@ mod tests {
     fn a_reconfiguration_needs_its_approvals_and_must_make_sense() {
         let genesis = operated();
         let mut chain = Chain::new(&genesis, Arc::new(Builtin));
-        let mut refuse = |order: &Reconfiguration, operators: &[u8], nonce| {
-            let block = step(&mut chain, vec![transaction(order, operators, nonce)]);
+        let mut refuse = |ordered: &Reconfiguration, operators: &[u8], nonce| {
+            let block = step(&mut chain, vec![transaction(ordered, operators, nonce)]);
             assert!(block.writes.is_empty());
             rejected(&block).to_owned()
         };
-        let sound = hold(&genesis, 0, 31);
+        let sound = order(&genesis, 0, 31);
         assert!(refuse(&sound, &[21], 1).contains("approved by 1 operators, 2 are needed"));
         assert!(refuse(&sound, &[21, 21, 9], 2).contains("approved by 1"), "one twice, and a stranger");
-        assert!(refuse(&hold(&genesis, 0, 1), &[21, 22], 3).contains("would hold two seats"));
-        let mut unknown = sound.clone();
-        if let Change::Hold { cluster, .. } = &mut unknown.changes[0] {
-            *cluster = "z".parse().unwrap();
-        }
-        assert!(refuse(&unknown, &[21, 22], 4).contains("cluster z holds no seat"));
-        let mut terms = sound.clone();
-        if let Change::Hold { base, .. } = &mut terms.changes[0] {
-            base.term = Term(3);
-        }
-        assert!(refuse(&terms, &[21, 22], 5).contains("no terms"));
-        let twice =
-            Reconfiguration { changes: [sound.changes.clone(), sound.changes.clone()].concat(), ..sound.clone() };
-        assert!(refuse(&twice, &[21, 22], 6).contains("named twice"));
         let foreign = Reconfiguration { chain: Digest::ZERO, ..sound.clone() };
-        assert!(refuse(&foreign, &[21, 22], 7).contains("another chain"));
+        assert!(refuse(&foreign, &[21, 22], 3).contains("another chain"));
         let nobody = Reconfiguration { changes: vec![Change::Operators(Operators::default())], ..sound.clone() };
-        assert!(refuse(&nobody, &[21, 22], 9).contains("nothing could be reconfigured"));
-        assert!(refuse(&Reconfiguration { changes: vec![], ..sound }, &[21, 22], 8).contains("0 changes"));
+        assert!(refuse(&nobody, &[21, 22], 4).contains("nothing could be reconfigured"));
+        let twice = Operators { keys: vec![key(5).public(); 2], needed: 3 };
+        let twice = Reconfiguration { changes: vec![Change::Operators(twice)], ..sound.clone() };
+        assert!(refuse(&twice, &[21, 22], 5).contains("1 to 2 is allowed"));
+        assert!(refuse(&Reconfiguration { changes: vec![], ..sound }, &[21, 22], 6).contains("0 changes"));
     }
 
     #[test]
     fn other_operators_approve_from_the_next_epoch_on() {
         let genesis = operated();
         let mut chain = Chain::new(&genesis, Arc::new(Builtin));
-        let next = Operators { keys: vec![key(24).public()], needed: 1 };
-        let order = Reconfiguration { changes: vec![Change::Operators(next)], ..hold(&genesis, 0, 31) };
-        step(&mut chain, vec![transaction(&order, &[21, 22], 1)]);
+        step(&mut chain, vec![transaction(&order(&genesis, 0, 24), &[21, 22], 1)]);
         while chain.height() < Height(12) {
             empty(&mut chain);
         }
-        let old = step(&mut chain, vec![transaction(&hold(&genesis, 1, 31), &[21, 22], 2)]);
+        let old = step(&mut chain, vec![transaction(&order(&genesis, 1, 31), &[21, 22], 2)]);
         assert!(rejected(&old).contains("approved by 0"));
-        let new = step(&mut chain, vec![transaction(&hold(&genesis, 1, 31), &[24], 3)]);
+        let new = step(&mut chain, vec![transaction(&order(&genesis, 1, 31), &[24], 3)]);
         assert!(new.receipts[0].outcome.is_applied());
     }
 
@@ -378,16 +311,16 @@ mod tests {
         let mut chain = Chain::new(&genesis(100), Arc::new(Writer));
         let reached = step(&mut chain, vec![crate::chain::tests::put(1, 50)]);
         assert!(rejected(&reached).contains("chain's own") && reached.writes.is_empty());
-        let closed = transaction(&hold(&genesis(100), 0, 31), &[21, 22], 2);
+        let closed = transaction(&order(&genesis(100), 0, 31), &[21, 22], 2);
         assert!(rejected(&step(&mut chain, vec![closed])).contains("names no operators"));
     }
 
-    /// E2: a vote is judged by the table of its own epoch, and a certificate's epoch is that of its block.
+    /// E1: a certificate's epoch is that of its block, and an epoch proves itself to whoever knows the one before.
     #[test]
-    fn e2_each_epoch_has_its_own_holders_and_proves_itself_to_who_knows_the_one_before() {
+    fn e1_an_epoch_proves_itself_and_votes_of_another_are_void_in_it() {
         let genesis = operated();
         let mut chain = Chain::new(&genesis, Arc::new(Builtin));
-        step(&mut chain, vec![transaction(&hold(&genesis, 0, 31), &[21, 22], 1)]);
+        step(&mut chain, vec![transaction(&order(&genesis, 0, 31), &[21, 22], 1)]);
         let mut result = None;
         while chain.height() < Height(12) {
             result = empty(&mut chain).checkpoint;
@@ -401,19 +334,8 @@ mod tests {
         let certificate = CheckpointCertificate { epoch: Epoch(0), result, votes: votes.to_vec() };
         let proof = Chain::prove_epoch(&chain.snapshot(), &certificate).unwrap();
         let mut table = genesis.grant_table();
-        let target = |epoch, height| VoteTarget {
-            kind: VoteKind::Commit,
-            epoch: Epoch(epoch),
-            view: View(0),
-            height: Height(height),
-            digest: Digest::ZERO,
-        };
         assert_eq!(table.verify_quorum(Epoch(1), [].into_iter()), Err(crate::LedgerError::UnknownEpoch(Epoch(1))));
         table.begin(proof.verify(&table).unwrap());
-        let judge = |epoch, signer| {
-            table.judge(&target(epoch, 13), &sign(&target(epoch, 13), 1, signer)) == crate::Verdict::Valid
-        };
-        assert_eq!([judge(0, 2), judge(0, 31), judge(1, 2), judge(1, 31)], [true, false, false, true]);
         assert_eq!([12, 13].map(|height| table.epoch_at(Height(height))), [Epoch(0), Epoch(1)]);
         assert!(table.check_epoch(Epoch(0), Height(13)).is_err() && table.check_epoch(Epoch(1), Height(13)).is_ok());
         // Neither another state nor another certificate proves it.

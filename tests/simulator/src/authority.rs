@@ -4,7 +4,6 @@
 use standin_consensus::Signer;
 use standin_foundation::{Digest, Epoch, Height, Lsn, NodeId, PublicKey, Seat, Signature, Term, Writer};
 use standin_ledger::certificate::{Authority, SeatVote, Verdict, VoteTarget, faulty_max};
-use standin_ledger::error::LedgerError;
 use standin_ledger::grant::Noted;
 use standin_ledger::{GrantTable, SignedGrant};
 
@@ -26,8 +25,6 @@ pub struct SimulatedAuthority {
     pub small_quorum: bool,
     /// Judges every vote by the newest grant: a mutation of V3.
     pub by_newest: bool,
-    /// Does not look at which epoch a certificate is of: a mutation of E1.
-    pub any_epoch: bool,
 }
 
 impl SimulatedAuthority {
@@ -59,10 +56,6 @@ impl Authority for SimulatedAuthority {
     fn quorum(&self, seats: usize) -> usize {
         let faulty = faulty_max(seats);
         if self.small_quorum { 2 * faulty } else { (seats + faulty + 2) / 2 }
-    }
-
-    fn check_epoch(&self, epoch: Epoch, height: Height) -> Result<(), LedgerError> {
-        if self.any_epoch { Ok(()) } else { self.table.check_epoch(epoch, height) }
     }
 
     fn judge(&self, target: &VoteTarget, vote: &SeatVote) -> Verdict {

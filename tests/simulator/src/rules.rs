@@ -65,7 +65,7 @@ pub const CONSENSUS: [Rule; 8] = [
     core("accept-twice", Core::AcceptTwice),
     core("ignore-own-result", Core::IgnoreOwnResult),
     core("e1-vote-beyond", Core::VoteBeyondBoundary),
-    core("e1-count-other-epochs", Core::CountOtherEpochs),
+    core("e1-carry-views-over", Core::CarryViewsOver),
 ];
 
 /// The rules of seats that are held by clusters.

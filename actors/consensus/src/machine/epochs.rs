@@ -91,15 +91,13 @@ impl Machine {
     /// Leaves the epoch: of it there remains what is final.
     fn begin_epoch(&mut self, start: EpochStart) {
         self.start = start;
-        self.view = View(0);
-        self.mode = Mode::Normal;
-        self.new_view = None;
+        if self.mutation != Some(Mutation::CarryViewsOver) {
+            self.leave_views();
+        }
         self.required.clear();
         self.view_floor = start.after;
-        self.view_changes.clear();
         self.waiting_since.clear();
         self.rejoined_at.clear();
-        self.own_view_change = None;
         self.slots.values_mut().for_each(Slot::keep_final);
         self.slots.retain(|_, slot| slot.committed.is_some());
         self.checkpoints.leave_epoch();
@@ -114,6 +112,14 @@ impl Machine {
         for result in self.checkpoints.take_postponed() {
             self.on_result_agreed(result);
         }
+    }
+
+    fn leave_views(&mut self) {
+        self.view = View(0);
+        self.mode = Mode::Normal;
+        self.new_view = None;
+        self.view_changes.clear();
+        self.own_view_change = None;
     }
 
     /// Takes in what a snapshot's state says of the epochs.

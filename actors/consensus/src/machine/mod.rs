@@ -330,8 +330,7 @@ impl Machine {
     }
 
     fn on_message(&mut self, message: Signed) {
-        let is_void = message.epoch != self.start.epoch && self.mutation != Some(Mutation::CountOtherEpochs);
-        if is_void || !self.is_whole(&message) {
+        if message.epoch != self.start.epoch || !self.is_whole(&message) {
             self.keep_early(&message);
             return;
         }

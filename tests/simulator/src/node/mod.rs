@@ -193,7 +193,6 @@ impl Node {
             table: setup.genesis.grant_table(),
             small_quorum: setup.core_rule() == Some(Mutation::QuorumTooSmall),
             by_newest: setup.breaks(Driver::JudgeByNewestTerm),
-            any_epoch: setup.core_rule() == Some(Mutation::CountOtherEpochs),
         };
         let mut disk = Disk::default();
         let member = open_member(&setup, &mut disk, 1, Millis(0));
