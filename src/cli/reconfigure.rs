@@ -119,14 +119,14 @@ fn write(path: &Path, approved: &ApprovedReconfiguration) -> Result<(), Failure>
 
 fn approve(file: &Path, key: &Path) -> Result<(), Failure> {
     let (mut approved, key) = (read(file)?, read_key(key)?);
-    let Reconfiguration { epoch, changes, .. } = &approved.reconfiguration;
-    println!("ordered in epoch {epoch}:");
+    let Reconfiguration { chain, epoch, changes } = &approved.reconfiguration;
+    println!("ordered in epoch {epoch} of the chain {chain}:");
     changes.iter().for_each(|change| println!("  {}", told(change)));
     let approval = approved.reconfiguration.approve(&key);
     approved.approvals.retain(|known| known.operator != approval.operator);
     approved.approvals.push(approval);
     write(file, &approved)?;
-    println!("approved by {} operators", approved.approvals.len());
+    println!("approved by {} operators", approved.approved_by());
     Ok(())
 }
 

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use standin_auth::messages::BegunEpoch;
 use standin_auth::{Answer, Request};
 use standin_cluster::actor::{Auths, Granted, MemberActor};
 use standin_consensus::Note;
 use standin_consensus::actor::{Directory, GrantKnown, HolderChanged, Ingress, Replica};
+use standin_foundation::Epoch;
 use standin_ledger::SignedGrant;
 use standin_ledger::grant::{Cause, Noted};
 use standin_stage::Address;
@@ -82,7 +84,8 @@ impl Grants {
         while !self.member.has_ended() {
             interval.tick().await;
             match auths.ask(Request::LookUp { cluster: None }).await {
-                Some(Answer::Actives { grants, memberships }) => {
+                Some(Answer::Actives { grants, memberships, epoch }) => {
+                    self.tell_epoch(&auths, epoch).await;
                     memberships.into_iter().for_each(|membership| self.members.take(membership));
                     for grant in grants {
                         self.take(grant);
@@ -93,6 +96,26 @@ impl Grants {
             }
             self.members.tell_own();
             self.fill_gaps();
+            self.ask_for_epoch();
+        }
+    }
+
+    /// An auth node that does not know the epoch could not judge what is said in it.
+    async fn tell_epoch(&self, auths: &Auths, known: Epoch) {
+        let book = &self.directory.book;
+        let Some(proof) = book.epoch_proof(known.next()) else { return };
+        let votes = proof.certificate().votes.iter();
+        let grants = votes.filter_map(|vote| book.grant_in(known, vote.seat, vote.term)).collect();
+        // Told again, if need be, after the next look.
+        drop(auths.ask(Request::Epoch(Box::new(BegunEpoch { proof, grants }))).await);
+    }
+
+    /// The proof of the next epoch, or of one that is known from the chain alone, is asked for of one node after the other.
+    fn ask_for_epoch(&self) {
+        let connected = self.directory.connected();
+        if let Some(remote) = connected.get(fastrand::usize(..connected.len().max(1))) {
+            // What does not get through is asked for again.
+            let _ = remote.tell(&Note::FetchEpoch(self.directory.book.unproven_epoch()));
         }
     }
 

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::wire::Wire;
 use standin_foundation::{
-    ClusterId, Digest, Domain, Encoder, Incarnation, Lsn, NodeId, PublicKey, SecretKey, Signature, Term,
+    ClusterId, Digest, Domain, Encoder, Epoch, Incarnation, Lsn, NodeId, PublicKey, SecretKey, Signature, Term,
 };
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, SeatVote};
-use standin_ledger::{Member, SignedGrant, SignedMembership};
+use standin_ledger::{EpochProof, Member, SignedGrant, SignedMembership};
 
 /// What a node states about its cluster's holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -104,6 +104,8 @@ pub enum Request {
     KeepAlive(KeepAlive),
     /// The holder of another seat signed a wrong result.
     ReportWrong(Box<WrongResult>),
+    /// An epoch has begun that the auth node does not know: what it judges may be of it.
+    Epoch(Box<BegunEpoch>),
     /// Who holds this cluster's seat, or every seat.
     LookUp {
         /// The cluster; none for all.
@@ -120,6 +122,15 @@ pub enum Request {
         /// It refuses grants of registers older than this one.
         promised: Incarnation,
     },
+}
+
+/// That an epoch has begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BegunEpoch {
+    /// The proof.
+    pub proof: EpochProof,
+    /// The grants that the votes in it are judged by: an auth node need not have made them itself.
+    pub grants: Vec<SignedGrant>,
 }
 
 /// Asks for the first grant.
@@ -204,6 +215,7 @@ impl Request {
             | Self::Recall { cluster, .. } => Some(cluster),
             Self::ReportWrong(report) => Some(&report.cluster),
             Self::LookUp { cluster } => cluster.as_ref(),
+            Self::Epoch(_) => None,
         }
     }
 }
@@ -353,6 +365,8 @@ pub enum Answer {
         grants: Vec<SignedGrant>,
         /// The memberships.
         memberships: Vec<SignedMembership>,
+        /// The newest epoch that the auth node knows.
+        epoch: Epoch,
     },
 }
 
@@ -417,7 +431,7 @@ impl SignedOrder {
 
 impl Wire for Request {
     const NAME: &'static str = "auth.request";
-    const BYTES_MAX: usize = 16 * 1024;
+    const BYTES_MAX: usize = 1024 + EpochProof::BYTES_MAX + SEATS_MAX * SignedGrant::BYTES_MAX;
 }
 
 impl Wire for Answer {

@@ -1,7 +1,8 @@
 //! What a replica writes to its durable log.
 //!
-//! Records merge: reading one twice, or an older one after a newer one, changes nothing. So the log is cut by writing the
-//! live records once more at its end and then dropping everything before them.
+//! Records of one epoch merge: reading one twice, or an older one after a newer one, changes nothing. So the log is cut by writing
+//! the live records once more at its end and then dropping everything before them. What stands before the record of an epoch
+//! binds nobody any more.
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::limits::LOG_RECORD_BYTES_MAX;

@@ -282,13 +282,14 @@ impl Chain {
     /// Carries out a reconfiguration: from the next epoch on its table holds.
     fn order(&self, context: &Context, transaction: &Transaction) -> Result<Write, Reject> {
         let approved = ApprovedReconfiguration::from_payload(transaction.payload())?;
-        let current = epoch::tables(&self.state).last().unwrap_or_else(|| self.rules.table.clone());
-        approved.check(&self.rules.chain, &current.operators)?;
         if let Some(EpochStart { epoch, after }) = self.ordered_epoch() {
             return Err(Reject::new(format!(
                 "epoch {epoch} has been ordered and begins above block {after}: order it then"
             )));
         }
+        let current = epoch::newest(&self.state).unwrap_or_else(|| self.rules.table.clone());
+        approved.reconfiguration.check_epoch(&current)?;
+        approved.check(&self.rules.chain, &current.operators)?;
         let next = approved.reconfiguration.next_table(&current, &self.rules.parameters, context.height)?;
         epoch::write_of_order(&next).ok_or_else(|| Reject::new("the table of the next epoch is too large"))
     }

@@ -151,6 +151,13 @@ pub(crate) fn table(state: &Trie, epoch: Epoch) -> Option<EpochTable> {
     EpochTable::from_wire(state.get(&EpochTable::state_key(epoch))?).ok()
 }
 
+/// The table of the newest epoch that has begun; none if that is the genesis'.
+pub(crate) fn newest(state: &Trie) -> Option<EpochTable> {
+    let has_begun = |epoch: &Epoch| state.get(&EpochTable::state_key(*epoch)).is_some();
+    let newest = (1..).map(Epoch).take_while(has_begun).last()?;
+    table(state, newest)
+}
+
 /// The tables of all epochs that have begun, but the genesis'.
 pub(crate) fn tables(state: &Trie) -> impl Iterator<Item = EpochTable> {
     (1..).map_while(|epoch| table(state, Epoch(epoch)))

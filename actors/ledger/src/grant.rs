@@ -343,7 +343,12 @@ impl GrantTable {
 
     /// The grant of a seat for a term, in the newest epoch.
     pub fn grant(&self, seat: Seat, term: Term) -> Option<&SignedGrant> {
-        self.grants(self.epoch(), seat)?.get(&term)
+        self.grant_in(self.epoch(), seat, term)
+    }
+
+    /// The grant of a seat for a term, in an epoch.
+    pub fn grant_in(&self, epoch: Epoch, seat: Seat, term: Term) -> Option<&SignedGrant> {
+        self.grants(epoch, seat)?.get(&term)
     }
 
     /// The key that speaks for `seat` in `term` of the newest epoch.

@@ -12,7 +12,7 @@ use standin_foundation::wire::{Wire, WireError};
 use standin_foundation::{Digest, Epoch, Height, NodeId, Seat, Term};
 
 use crate::certificate::{Authority, SeatVote, Verdict, VoteTarget};
-use crate::epoch::{EpochProof, EpochTable};
+use crate::epoch::{EpochProof, EpochStart, EpochTable};
 use crate::error::LedgerError;
 use crate::grant::{GrantTable, Noted, SignedGrant};
 use crate::log::{Log, LogError, LogOptions};
@@ -67,7 +67,7 @@ impl GrantBook {
         let (log, recovered) = Log::open(folder, options)?;
         let mut proofs = BTreeMap::new();
         for (_, bytes) in recovered.records {
-            // What another version wrote, or for a cluster that is gone, is fetched again when it is needed.
+            // What another version wrote, or an epoch that is not known here any more, is fetched again when it is needed.
             let noted = match Entry::from_wire(&bytes) {
                 Ok(Entry::Grant(grant)) => table.note(*grant).map(drop),
                 // It was checked when it was taken in, with grants that may stand behind it here.
@@ -77,7 +77,10 @@ impl GrantBook {
                 }),
                 Err(_) => Ok(()),
             };
-            if let Err(error) = noted {
+            if let Err(error) = noted.or_else(|error| match error {
+                LedgerError::UnknownEpoch(_) => Ok(()),
+                error => Err(error),
+            }) {
                 return Err(LogError::Foreign { path: folder.to_owned(), what: error.to_string() });
             }
         }
@@ -125,6 +128,17 @@ impl GrantBook {
         drop(table);
         self.proofs.write().unwrap_or_else(PoisonError::into_inner).insert(epoch, proof);
         Ok(is_new)
+    }
+
+    /// Where an epoch begins, if it is known.
+    pub fn epoch_start(&self, epoch: Epoch) -> Option<EpochStart> {
+        self.read().table(epoch).map(|table| table.start)
+    }
+
+    /// The lowest epoch whose proof is not kept here.
+    pub fn unproven_epoch(&self) -> Epoch {
+        let proofs = self.proofs.read().unwrap_or_else(PoisonError::into_inner);
+        (1..).map(Epoch).find(|epoch| !proofs.contains_key(epoch)).unwrap_or_default()
     }
 
     /// The proof that an epoch has begun, if it is kept here.
@@ -188,6 +202,11 @@ impl GrantBook {
     /// The grant of a seat for a term.
     pub fn grant(&self, seat: Seat, term: Term) -> Option<SignedGrant> {
         self.read().grant(seat, term).cloned()
+    }
+
+    /// The grant of a seat for a term, in an epoch.
+    pub fn grant_in(&self, epoch: Epoch, seat: Seat, term: Term) -> Option<SignedGrant> {
+        self.read().grant_in(epoch, seat, term).cloned()
     }
 
     /// All grants that are known, by seat and rising term.

@@ -15,14 +15,14 @@ use standin_foundation::{Digest, SecretKey};
 use standin_ledger::builtin::Operation;
 use standin_ledger::snapshot::{Chunk, Manifest};
 use standin_ledger::store::{StoredBlock, StoredCheckpoint};
-use standin_ledger::{Batch, SignedGrant, Transaction};
+use standin_ledger::{ApprovedReconfiguration, Batch, EpochTable, SignedGrant, Transaction};
 use standin_stage::bridge::frame::Frame;
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// All targets with their names, which are their folders in the corpus.
-pub const TARGETS: [(&str, Target); 22] = [
+pub const TARGETS: [(&str, Target); 24] = [
     ("frame", frame),
     ("transaction", transaction),
     ("batch", batch),
@@ -45,6 +45,8 @@ pub const TARGETS: [(&str, Target); 22] = [
     ("auth_notice", wire::<Notice>),
     ("forward", wire::<Forward>),
     ("ticket", ticket),
+    ("reconfiguration", wire::<ApprovedReconfiguration>),
+    ("epoch_table", wire::<EpochTable>),
 ];
 
 fn frame(data: &[u8]) {

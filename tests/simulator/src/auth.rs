@@ -113,7 +113,8 @@ impl AuthHost {
     pub fn handle(&mut self, now: Millis, from: NodeId, request: &Request) -> Option<Outbox> {
         if let Request::LookUp { cluster: None } = request {
             let grants = self.register.values().filter_map(|record| record.grant.clone());
-            let answer = Answer::Actives { grants: grants.map(signed).collect(), memberships: Vec::new() };
+            let answer =
+                Answer::Actives { grants: grants.map(signed).collect(), memberships: Vec::new(), epoch: Epoch(0) };
             return Some(Outbox { to: from, answer, granted: None, register: self.register.clone() });
         }
         let cluster = request.cluster()?.clone();

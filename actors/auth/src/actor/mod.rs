@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use actix::fut::wrap_future;
 use actix::{ActorFutureExt, AsyncContext};
 use bytes::Bytes;
+use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::{ClusterId, Digest, Millis, NodeId, PublicKey, SecretKey, Term};
 use standin_ledger::grant::MEMBERS_MAX;
+use standin_ledger::grant_book::EpochError;
 use standin_ledger::{
     Authority, Genesis, Grant, GrantBook, Member, Membership, SeatDescriptor, SignedGrant, SignedMembership,
 };
@@ -23,7 +25,7 @@ pub use orders::Ordered;
 pub use telling::{AskClusters, ClusterView, MembershipNotice, Notice, WantMembers};
 
 use crate::machine::Presented;
-use crate::messages::{Refusal, RegisterCount, WrongResult};
+use crate::messages::{BegunEpoch, Refusal, RegisterCount, WrongResult};
 use crate::register::{Counted, Register, RegisterError, Stored};
 use crate::{Answer, Auth, Claim, Config, Decision, Record, Request, ticket};
 use telling::Told;
@@ -174,6 +176,29 @@ impl AuthActor {
         (differs && signed && certificate.verify(&self.setup.book).is_ok()).then_some(vote.term)
     }
 
+    /// Takes in that an epoch has begun. Grants prove themselves, and the epoch by those.
+    fn take_epoch(&self, begun: &BegunEpoch, from: NodeId) {
+        let (book, epoch) = (&self.setup.book, begun.proof.epoch());
+        if epoch <= book.epoch() {
+            return;
+        }
+        for grant in begun.grants.iter().take(SEATS_MAX) {
+            if let Err(error) = book.note(grant.clone()) {
+                tracing::debug!(%error, from = %from.short(), "grant refused");
+            }
+        }
+        match book.note_epoch(begun.proof.clone()) {
+            Ok(true) => tracing::info!(epoch = epoch.0, "epoch began"),
+            Ok(false) => {}
+            Err(EpochError::Unproven(error)) => {
+                if let Some(suppressed) = self.refusals.pass() {
+                    tracing::warn!(%error, epoch = epoch.0, from = %from.short(), suppressed, "epoch refused");
+                }
+            }
+            Err(error) => self.fatal(error.to_string()),
+        }
+    }
+
     /// Whether what a node tells a recalled register of its cluster was signed with this key.
     fn holds(&self, cluster: &ClusterId, newest: Option<&SignedGrant>, membership: Option<&SignedMembership>) -> bool {
         let (key, chain) = (self.setup.key.public(), &self.chain);
@@ -184,6 +209,9 @@ impl AuthActor {
     }
 
     fn decide(&mut self, asked: Asked, attempt: usize, reply: Reply<Answer>, ctx: &mut Ctx<Self>) {
+        if let Request::Epoch(begun) = &asked.request {
+            self.take_epoch(begun, asked.from);
+        }
         let Some(cluster) = asked.request.cluster().cloned() else {
             return self.look_up(None, reply, ctx);
         };

@@ -170,7 +170,7 @@ impl AuthActor {
             grants.extend(told.grant);
             memberships.extend(told.membership);
         }
-        Answer::Actives { grants, memberships }
+        Answer::Actives { grants, memberships, epoch: self.setup.book.epoch() }
     }
 
     /// What is told of a cluster whose record was read. Signatures cost time: what has not changed keeps its own. A record that was

@@ -22,7 +22,7 @@ impl Auth {
                 Ok(Decision::RolledBack { seen: presented.told_count })
             }
             Request::KeepAlive(keep_alive) => self.keep_alive(now, cluster, record, &presented.from, keep_alive),
-            Request::LookUp { .. } | Request::ReportWrong(_) => Ok(Decision::Alive),
+            Request::LookUp { .. } | Request::ReportWrong(_) | Request::Epoch(_) => Ok(Decision::Alive),
             Request::Recall { newest, membership, promised, .. } => {
                 Ok(self.recall(record, &presented.from, (newest.as_ref(), membership.as_ref()), *promised))
             }

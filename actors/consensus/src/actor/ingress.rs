@@ -219,8 +219,10 @@ pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>
                     Ok(())
                 }
                 Note::FetchEpoch(epoch) => {
-                    note_ingress.show_epoch(node, epoch);
-                    Ok(())
+                    check(&note_ingress, &note_to, (Urgency::Payloads, 0), (node, from), move |ingress, _, _share| {
+                        ingress.show_epoch(node, epoch);
+                        Ok(())
+                    })
                 }
                 Note::Epoch(proof) => {
                     check(&note_ingress, &note_to, (Urgency::Votes, 0), (node, from), move |ingress, to, share| {

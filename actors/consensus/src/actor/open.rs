@@ -75,7 +75,8 @@ pub(super) fn open(
     let mut store = Store::open(options, &genesis.state())?;
     let (chain, results, mut ledger_snapshots) = rebuild_chain(&mut store, genesis, state_machine)?;
     let log = DecodedLog::read(found)?;
-    book.begin(chain.epoch_tables());
+    // An epoch whose boundary was executed and is not proven yet has not begun.
+    book.begin(chain.epoch_tables().into_iter().filter(|table| table.start.after < chain.height()));
     let stored = Stored::read(&store, &chain, log.stable(book))?;
     let stable = log.stable_certificate(book).or(stored.base.as_ref());
     let stable_height = stable.map_or(Height(0), |stable| stable.result.height);
@@ -280,6 +281,13 @@ pub(super) fn check_proven(record: &Record, book: &GrantBook) -> Result<(), Ledg
             certificate.verify(book)
         }
         Record::Stable(certificate) => certificate.verify(book),
+        Record::Epoch(start) => match book.epoch_start(start.epoch) {
+            Some(known) if known == *start => Ok(()),
+            Some(known) => {
+                Err(LedgerError::WrongEpoch { height: start.after, found: start.epoch, expected: known.epoch })
+            }
+            None => Err(LedgerError::UnknownEpoch(start.epoch)),
+        },
         _ => Ok(()),
     }
 }
@@ -288,7 +296,7 @@ pub(super) fn check_proven(record: &Record, book: &GrantBook) -> Result<(), Ledg
 mod tests {
     use standin_foundation::{Epoch, PublicKey, SecretKey, View};
     use standin_ledger::seat_log::LogPiece;
-    use standin_ledger::{CommitCertificate, GrantTable, Proposal};
+    use standin_ledger::{CommitCertificate, EpochStart, GrantTable, Proposal};
 
     use super::*;
 
@@ -324,5 +332,17 @@ mod tests {
         assert_eq!(places, [1, 2], "what the store has executed was judged before");
         assert_eq!((log.leave_out(2), log.leave_out(1)), (11, 10));
         assert_eq!(log.records, [(9, committed(3))]);
+    }
+
+    /// A member takes its holder's word for what the seat has said, not for where an epoch begins.
+    #[test]
+    fn where_an_epoch_begins_is_proven_or_waited_for() {
+        let book = GrantBook::unkept(GrantTable::fixed(Digest::ZERO, (1..=4).map(key).collect()));
+        let begins = |epoch, after| {
+            check_proven(&Record::Epoch(EpochStart { epoch: Epoch(epoch), after: Height(after) }), &book)
+        };
+        assert_eq!(begins(0, 0), Ok(()));
+        assert!(matches!(begins(0, 7), Err(LedgerError::WrongEpoch { .. })), "left out");
+        assert_eq!(begins(1, 64), Err(LedgerError::UnknownEpoch(Epoch(1))), "asked for");
     }
 }

@@ -200,6 +200,7 @@ impl Replica {
             ExecutorReport::Installed { certificate, epochs } => {
                 self.mempool.skipped_to(certificate.result.height);
                 self.step(Input::SnapshotInstalled { certificate, epochs }, ctx);
+                self.epoch_known(self.config.directory.book.epoch(), ctx);
                 self.consider_storing();
                 self.flush_mempool(ctx);
             }

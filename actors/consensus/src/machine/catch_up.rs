@@ -200,7 +200,8 @@ impl Machine {
         let before = self.delivered;
         for (proposal, certificate) in blocks {
             let height = proposal.height;
-            if height <= self.delivered || self.contradicts(height, &proposal) {
+            let is_void = certificate.epoch < self.epochs.at(height).epoch;
+            if is_void || height <= self.delivered || self.contradicts(height, &proposal) {
                 continue;
             }
             if self.slots.get(&height).is_none_or(|slot| slot.committed.is_none()) {

@@ -107,7 +107,10 @@ impl Machine {
         checkpoint: Option<CheckpointResult>,
         ordered: Option<EpochStart>,
     ) {
-        ordered.into_iter().for_each(|start| self.epochs.note(start));
+        if let Some(start) = ordered {
+            self.epochs.note(start);
+            self.begin_due_epochs();
+        }
         let was_behind = self.executed < self.stable();
         self.executed = self.executed.max(height);
         if was_behind && self.is_normal() {
@@ -130,7 +133,9 @@ impl Machine {
     }
 
     pub(super) fn on_result_agreed(&mut self, height: Height) {
-        if self.is_beyond(height) {
+        if height <= self.start.after {
+            // Of an epoch that has ended.
+        } else if self.is_beyond(height) {
             self.checkpoints.postponed.insert(height);
         } else if let Some(result) = self.checkpoints.computed.get(&height).copied() {
             self.vote_for_result(result);
@@ -237,9 +242,18 @@ impl Machine {
         }
     }
 
+    /// Logs that a checkpoint is stable, unless the log says so of a later one.
+    pub(super) fn log_stable(&mut self, certificate: &CheckpointCertificate) {
+        let height = certificate.result.height;
+        if self.role == Role::Active && height > self.logged_stable {
+            self.log(Record::Stable(certificate.clone()));
+            self.logged_stable = height;
+        }
+    }
+
     pub(super) fn stabilize(&mut self, certificate: CheckpointCertificate) {
         let height = certificate.result.height;
-        self.log(Record::Stable(certificate.clone()));
+        self.log_stable(&certificate);
         self.checkpoints.set_stable(certificate.clone());
         self.forget_below(height);
         self.effects.push(Effect::Stabilize(certificate));

@@ -9,8 +9,8 @@ use standin_ledger::epoch::{EpochStart, Epochs};
 
 use super::*;
 
-/// Messages of the next epoch that are kept: what is lost is sent again.
-const EARLY_MAX: usize = 512;
+/// Messages of the next epoch that are kept of one seat: what is lost is sent again.
+const EARLY_PER_SEAT_MAX: usize = 128;
 
 impl Machine {
     /// The epoch that this replica votes in.
@@ -51,7 +51,11 @@ impl Machine {
         {
             let start = EpochStart { epoch: self.start.epoch.next(), after };
             self.begin_epoch(start);
+            // Before anything that is said in it.
             self.log_epoch();
+            for result in self.checkpoints.take_postponed() {
+                self.on_result_agreed(result);
+            }
             self.deliver();
             self.take_early();
         }
@@ -60,7 +64,8 @@ impl Machine {
     /// A message of the next epoch may come before that has begun here.
     pub(super) fn keep_early(&mut self, message: &Signed) {
         let is_next = message.epoch == self.start.epoch.next() && self.boundary().is_some();
-        if is_next && self.early.len() < EARLY_MAX {
+        let of_seat = self.early.iter().filter(|early| early.seat() == message.seat()).count();
+        if is_next && of_seat < EARLY_PER_SEAT_MAX {
             self.early.push(message.clone());
         }
     }
@@ -109,9 +114,6 @@ impl Machine {
         self.view_deadline = None;
         self.idle_since = self.now;
         self.report(Event::EpochBegan(start));
-        for result in self.checkpoints.take_postponed() {
-            self.on_result_agreed(result);
-        }
     }
 
     fn leave_views(&mut self) {

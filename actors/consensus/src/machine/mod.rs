@@ -84,7 +84,7 @@ enum Mode {
 ///
 /// Invariants, each checked by the simulator after every event: a slot gets at most one accepted proposal a view; a commit
 /// is sent only with a prepared certificate in the log; no vote is cast in a view below one that a view-change named;
-/// `stable ≤ executed ≤ delivered`.
+/// `executed ≤ delivered`; and `stable ≤ executed`, but at a new holder whose log is ahead of its store.
 #[derive(Debug)]
 pub struct Machine {
     identity: Identity,
@@ -96,6 +96,8 @@ pub struct Machine {
     start: EpochStart,
     /// The newest epoch that the log says its records are of.
     logged_epoch: Epoch,
+    /// The newest checkpoint that the log says to be stable.
+    logged_stable: Height,
     /// Where epochs begin, as far as has been executed.
     epochs: Epochs,
     /// The newest epoch whose table is durable here.
@@ -170,6 +172,7 @@ impl Machine {
             role: Role::Active,
             start: EpochStart::default(),
             logged_epoch: Epoch(0),
+            logged_stable: Height(0),
             epochs: Epochs::default(),
             known: Epoch(0),
             early: Vec::new(),

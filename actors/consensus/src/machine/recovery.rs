@@ -115,6 +115,7 @@ impl Machine {
             Record::Checkpoint(result) if result.height <= self.stable() => {}
             Record::Checkpoint(result) => self.checkpoints.restore_own(result),
             Record::Stable(certificate) => {
+                self.logged_stable = self.logged_stable.max(certificate.result.height);
                 if certificate.result.height > self.stable() {
                     self.checkpoints.set_stable(certificate);
                 }
@@ -176,6 +177,10 @@ impl Machine {
             self.catch_up = CatchUp::of_new_holder();
         }
         self.adopt_logged_stable();
+        // It may have come with a snapshot: those who follow this log need it as much as the votes above it.
+        if let Some(stable) = self.checkpoints.stable().cloned() {
+            self.log_stable(&stable);
+        }
         self.begin_due_epochs();
         self.log_epoch();
         self.log_unlogged();

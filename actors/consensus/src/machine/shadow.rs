@@ -46,7 +46,10 @@ impl Machine {
     fn follow(&mut self, lsn: Lsn, record: Option<Record>) {
         self.next_lsn = lsn + 1;
         match record {
-            Some(Record::Stable(certificate)) => self.on_stable_certificate(certificate),
+            Some(Record::Stable(certificate)) => {
+                self.logged_stable = self.logged_stable.max(certificate.result.height);
+                self.on_stable_certificate(certificate);
+            }
             Some(record) => self.merge(lsn, record),
             None => {}
         }

@@ -19,10 +19,13 @@ use standin_foundation::{
 use standin_ledger::builtin::Operation;
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote};
 use standin_ledger::grant::Cause;
+use standin_ledger::reconfiguration::Change;
 use standin_ledger::snapshot::{Chunk, Manifest};
 use standin_ledger::store::{StoredBlock, StoredCheckpoint};
 use standin_ledger::transaction::TransactionBody;
-use standin_ledger::{Batch, Grant, Header, Proposal, Transaction};
+use standin_ledger::{
+    ApprovedReconfiguration, Batch, Grant, GrantTable, Header, Operators, Proposal, Reconfiguration, Transaction,
+};
 use standin_stage::bridge::frame::{Frame, FrameKind, type_of};
 
 fn main() {
@@ -148,6 +151,14 @@ fn clusters(key: &SecretKey, stable: CheckpointCertificate) {
     wire("auth_request", "update", &Request::Update(update));
     let vote = SeatVote { seat: Seat(0), term: Term(3), signature: Signature([9; 64]) };
     let report = WrongResult { cluster, result: stable.result, vote, certificate: stable };
+    let operators = Operators { keys: vec![key.public()], needed: 1 };
+    let changes = vec![Change::Operators(operators)];
+    let reconfiguration = Reconfiguration { chain: Digest::ZERO, epoch: Epoch(0), changes };
+    let approvals = vec![reconfiguration.approve(&key)];
+    wire("reconfiguration", "operators", &ApprovedReconfiguration { reconfiguration, approvals });
+    let table = GrantTable::fixed(Digest::ZERO, vec![key.public()]);
+    wire("epoch_table", "fixed", table.table(Epoch(0)).expect("the table of epoch 0"));
+    wire("note", "fetch-epoch", &Note::FetchEpoch(Epoch(1)));
     wire("auth_request", "report-wrong", &Request::ReportWrong(Box::new(report)));
     wire("auth_answer", "granted", &Answer::Granted { grant: grant.clone(), ticket });
     let refused = Answer::Refused { why: Refusal::NoGround { missing: 2 }, current: Some(grant.clone()) };

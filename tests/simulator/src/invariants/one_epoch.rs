@@ -58,6 +58,10 @@ impl OneEpoch {
     }
 
     pub(super) fn executed(&mut self, height: Height, certificate: &CommitCertificate) -> Result<(), Violation> {
+        let begun = self.begins.iter().rev().find(|(_, after)| **after < height);
+        if let Some((expected, _)) = begun.filter(|(expected, _)| certificate.epoch < **expected) {
+            return violation(format!("block {height} of epoch {expected} was proven in epoch {}", certificate.epoch));
+        }
         let first = *self.proven.entry(height).or_insert(certificate.epoch);
         if first != certificate.epoch {
             return violation(format!("block {height} was proven in epoch {first} and in epoch {}", certificate.epoch));

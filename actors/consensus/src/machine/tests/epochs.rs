@@ -199,3 +199,47 @@ fn e1_a_restart_goes_on_in_the_epoch_of_the_log() {
     };
     assert!(said.iter().any(repeats), "{said:?}");
 }
+
+/// Results of the next epoch may be agreed on before it has begun here: they are voted for in it, and stand behind its record.
+#[test]
+fn e1_a_result_beyond_the_boundary_is_voted_for_when_its_epoch_has_begun() {
+    let mut machine = ordered(1);
+    executes_the_boundary(&mut machine);
+    let beyond = CheckpointResult { height: Height(8), ..result() };
+    for height in 5..=8 {
+        let (height, checkpoint) = (Height(height), (height == 8).then_some(beyond));
+        machine.step(Millis(2), Input::Executed { height, checkpoint, ordered: None });
+    }
+    assert!(sent(&machine.step(Millis(2), Input::ResultAgreed(Height(8)))).is_empty());
+    machine.step(Millis(3), stable());
+    let effects = machine.step(Millis(3), Input::EpochKnown(Epoch(1)));
+    let logged: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| if let Effect::Log { record, .. } = effect { Some(record) } else { None })
+        .collect();
+    assert_eq!(logged, [&Record::Epoch(NEXT), &Record::Checkpoint(beyond)]);
+    assert!(matches!(sent(&effects)[..], [(Body::Checkpoint(said), _)] if *said == beyond));
+    let late = machine.step(Millis(4), Input::ResultAgreed(Height(4)));
+    assert!(sent(&late).is_empty(), "nothing is said in an epoch about a block of the one before");
+}
+
+/// A checkpoint that came with a snapshot is not in the log: those who follow it need it as much as the votes above it.
+#[test]
+fn l1_a_new_holder_logs_the_stable_checkpoint_that_its_log_does_not_have() {
+    let Input::StableReceived(certificate) = stable() else { return };
+    let base = Some(certificate.into_inner());
+    let remains = Remains { base: base.clone(), executed: Height(4), next_lsn: 1, ..Remains::default() };
+    let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
+    let identity = Identity { seat: Seat(1), seats: 4, parameters };
+    let mut next = Machine::restore(identity, Config::default(), Millis(0), remains, |_| true);
+    let effects = next.step(Millis(1), Input::Activated);
+    let logged = effects
+        .iter()
+        .find_map(|effect| if let Effect::Log { record, .. } = effect { Some(record.clone()) } else { None });
+    assert_eq!(logged, base.map(Record::Stable));
+    let followed =
+        Remains { records: vec![(1, logged.unwrap())], executed: Height(4), next_lsn: 2, ..Remains::default() };
+    let mut again = Machine::restore(identity, Config::default(), Millis(0), followed, |_| true);
+    let effects = again.step(Millis(1), Input::Activated);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Log { .. })), "once: {effects:?}");
+}
