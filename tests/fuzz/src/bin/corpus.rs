@@ -154,7 +154,7 @@ fn clusters(key: &SecretKey, stable: CheckpointCertificate) {
     let operators = Operators { keys: vec![key.public()], needed: 1 };
     let changes = vec![Change::Operators(operators)];
     let reconfiguration = Reconfiguration { chain: Digest::ZERO, epoch: Epoch(0), changes };
-    let approvals = vec![reconfiguration.approve(&key)];
+    let approvals = vec![reconfiguration.approve(key)];
     wire("reconfiguration", "operators", &ApprovedReconfiguration { reconfiguration, approvals });
     let table = GrantTable::fixed(Digest::ZERO, vec![key.public()]);
     wire("epoch_table", "fixed", table.table(Epoch(0)).expect("the table of epoch 0"));
