@@ -23,10 +23,11 @@ fn pass(arguments: &[&str], count: usize) {
 
 #[test]
 fn all_drills_of_seats_that_one_node_holds_pass() {
-    pass(&["all", "--layout", "four-seats"], 7);
+    pass(&["all", "--layout", "four-seats"], 8);
 }
 
-/// One of each kind: a death, a pause, a start, a lost site, a fault, a forgery, a partition, a lost disk, a register of old, growth.
+/// One of each kind: a death, a pause, a start, a lost site, a fault, a forgery, a partition, a lost disk, a register of old, growth,
+/// another epoch.
 #[test]
 fn drills_of_clusters_pass() {
     let kinds = [
@@ -41,6 +42,7 @@ fn drills_of_clusters_pass() {
         "lost-disk",
         "auth-restarted-from-backup",
         "grow",
+        "operators-replaced",
     ];
     pass(&[&kinds[..], &["--layout", "four-sites"]].concat(), kinds.len());
     pass(&["site-lost", "--layout", "two-sites"], 1);
@@ -55,5 +57,5 @@ fn an_unknown_drill_or_layout_is_wrong_usage() {
     assert!(code == 2 && talk.contains("no-such-layout"), "{talk}");
     let (code, talk) = told(&run(&["drill", "run", "site-lost", "--layout", "four-seats"]));
     assert!(code == 2 && talk.contains("runs on four-sites, two-sites"), "{talk}");
-    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 25);
+    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 26);
 }

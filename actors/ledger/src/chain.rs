@@ -151,6 +151,12 @@ impl Chain {
         std::iter::once(self.rules.table.clone()).chain(epoch::tables(&self.state)).collect()
     }
 
+    /// Those of the epochs that a block up to the head belongs to. One whose boundary is the head has not been proven by that.
+    pub fn entered_epochs(&self) -> Vec<EpochTable> {
+        let height = self.height();
+        self.epoch_tables().into_iter().filter(|table| table.start.after < height).collect()
+    }
+
     /// Where the epochs begin, with the one that has been ordered.
     pub fn epochs(&self) -> Epochs {
         epoch::tables(&self.state).map(|table| table.start).chain(self.ordered_epoch()).collect()

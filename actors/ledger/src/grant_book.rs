@@ -104,11 +104,11 @@ impl GrantBook {
         self.keep_epoch(proof)
     }
 
-    /// Takes in the proof of an epoch whose boundary this node has executed itself, with the tables that its chain holds.
-    pub fn keep_own_epoch(&self, proof: EpochProof, tables: Vec<EpochTable>) -> Result<(), EpochError> {
-        self.keep_epoch(proof)?;
-        self.begin(tables);
-        Ok(())
+    /// Takes in the proof of an epoch whose boundary this node has executed itself; `before` are the tables of the epochs that it
+    /// has been in, some of which it may know from a snapshot alone.
+    pub fn keep_own_epoch(&self, proof: EpochProof, before: Vec<EpochTable>) -> Result<(), EpochError> {
+        self.begin(before);
+        self.keep_epoch(proof).map(drop)
     }
 
     fn keep_epoch(&self, proof: EpochProof) -> Result<bool, EpochError> {

@@ -207,7 +207,7 @@ impl Worker {
                 self.ledger.snapshots.clear();
                 self.ledger.chain = Chain::from_snapshot(&self.genesis, Arc::clone(&self.machine), *snapshot);
                 if let Some(proof) = proof {
-                    self.book.keep_own_epoch(proof, self.ledger.chain.epoch_tables())?;
+                    self.book.keep_own_epoch(proof, self.ledger.chain.entered_epochs())?;
                 }
                 let epochs = self.ledger.chain.epochs();
                 Ok(Some(ExecutorReport::Installed { certificate, epochs }))
@@ -262,7 +262,7 @@ impl Worker {
         if let Some(snapshot) = self.ledger.snapshots.remove(&height) {
             if let Some(proof) = Chain::prove_epoch(&snapshot, &certificate) {
                 known = Some(ExecutorReport::EpochKnown(proof.epoch()));
-                self.book.keep_own_epoch(proof, self.ledger.chain.epoch_tables())?;
+                self.book.keep_own_epoch(proof, self.ledger.chain.entered_epochs())?;
             }
             self.ledger.served.set_newest(snapshot, certificate);
         }

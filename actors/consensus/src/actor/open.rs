@@ -75,8 +75,7 @@ pub(super) fn open(
     let mut store = Store::open(options, &genesis.state())?;
     let (chain, results, mut ledger_snapshots) = rebuild_chain(&mut store, genesis, state_machine)?;
     let log = DecodedLog::read(found)?;
-    // An epoch whose boundary was executed and is not proven yet has not begun.
-    book.begin(chain.epoch_tables().into_iter().filter(|table| table.start.after < chain.height()));
+    book.begin(chain.entered_epochs());
     let stored = Stored::read(&store, &chain, log.stable(book))?;
     let stable = log.stable_certificate(book).or(stored.base.as_ref());
     let stable_height = stable.map_or(Height(0), |stable| stable.result.height);

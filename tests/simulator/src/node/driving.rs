@@ -48,7 +48,7 @@ impl Node {
             self.step_member(now, input);
         }
         for proof in std::mem::take(&mut self.begun) {
-            self.chain.epoch_tables().into_iter().for_each(|table| self.known.table.begin(table));
+            self.chain.entered_epochs().into_iter().for_each(|table| self.known.table.begin(table));
             self.keep_epoch(now, proof);
         }
         self.sync_more();

@@ -51,7 +51,7 @@ impl Node {
             self.chain = Chain::from_snapshot(&self.setup.genesis, Arc::new(Builtin), snapshot);
         }
         let results = self.execute_stored();
-        self.chain.epoch_tables().into_iter().for_each(|table| self.known.table.begin(table));
+        self.chain.entered_epochs().into_iter().for_each(|table| self.known.table.begin(table));
         self.payloads = self.disk.payloads().map(|batch| (batch.digest(), Arc::clone(batch))).collect();
         self.own_batches.clear();
         self.again.clear();
