@@ -155,6 +155,20 @@ impl Drill {
         }
     }
 
+    /// Waits until an auth node that has just started has heard every holder: before that a member that asks for a seat may find
+    /// nobody to ask.
+    pub(super) async fn heard(&mut self, auth: usize) -> Result<(), Failure> {
+        let (begun, client) = (Instant::now(), self.network.client(auth)?.clone());
+        while begun.elapsed() < SOON {
+            let clusters = client.auth().await?;
+            if clusters.iter().all(|cluster| cluster.age_ms.is_some_and(|age| age < 500)) {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Err(Failure::new(5, "the auth node does not hear every holder"))
+    }
+
     pub(super) async fn kill_all(&mut self, nodes: &[usize]) -> Result<(), Failure> {
         for node in nodes {
             self.network.kill(*node).await?;
