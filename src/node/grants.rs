@@ -10,7 +10,7 @@ use standin_consensus::Note;
 use standin_consensus::actor::{Directory, GrantKnown, HolderChanged, Ingress, Replica};
 use standin_foundation::Epoch;
 use standin_ledger::SignedGrant;
-use standin_ledger::grant::{Cause, Noted};
+use standin_ledger::grant::Noted;
 use standin_stage::Address;
 
 use super::members::Members;
@@ -65,16 +65,8 @@ impl Grants {
         }
     }
 
-    /// An epoch is known that was not: what waits for it is looked at, and who holds a seat because of it is told.
+    /// An epoch is known that was not: what waits for it is looked at.
     pub(super) fn epoch_known(&self) {
-        let (own, book) = (self.directory.seat, &self.directory.book);
-        for base in book.all().into_iter().filter(|grant| grant.grant.cause == Cause::Ordered) {
-            match book.seat_of(&base) {
-                Some(seat) if seat == own => drop(self.member.tell(Granted(base))),
-                Some(seat) => drop(self.replica.tell(HolderChanged(seat))),
-                None => {}
-            }
-        }
         self.ingress.unpark(&self.replica);
     }
 
@@ -96,7 +88,6 @@ impl Grants {
             }
             self.members.tell_own();
             self.fill_gaps();
-            self.ask_for_epoch();
         }
     }
 
@@ -108,15 +99,6 @@ impl Grants {
         let grants = votes.filter_map(|vote| book.grant_in(known, vote.seat, vote.term)).collect();
         // Told again, if need be, after the next look.
         drop(auths.ask(Request::Epoch(Box::new(BegunEpoch { proof, grants }))).await);
-    }
-
-    /// The proof of the next epoch, or of one that is known from the chain alone, is asked for of one node after the other.
-    fn ask_for_epoch(&self) {
-        let connected = self.directory.connected();
-        if let Some(remote) = connected.get(fastrand::usize(..connected.len().max(1))) {
-            // What does not get through is asked for again.
-            let _ = remote.tell(&Note::FetchEpoch(self.directory.book.unproven_epoch()));
-        }
     }
 
     /// Old blocks are judged by old grants: whoever was away for a while asks one node after the other for what it missed.

@@ -7,8 +7,8 @@ use standin_foundation::{Digest, Encoder, Height};
 
 use crate::batch::Batch;
 use crate::block::{Header, Proposal};
-use crate::certificate::{CheckpointCertificate, CheckpointResult};
-use crate::epoch::{self, EpochProof, EpochStart, EpochTable, Epochs, SYSTEM_PREFIX};
+use crate::certificate::CheckpointResult;
+use crate::epoch::{self, EpochStart, EpochTable, Epochs, SYSTEM_PREFIX};
 use crate::error::LedgerError;
 use crate::genesis::{Genesis, Parameters};
 use crate::receipt::{Outcome, Receipt, interval_root, receipts_root};
@@ -165,11 +165,6 @@ impl Chain {
     /// Where the epoch begins that has been ordered, while it has not begun.
     pub fn ordered_epoch(&self) -> Option<EpochStart> {
         epoch::ordered(&self.state).map(|table| table.start)
-    }
-
-    /// The proof that an epoch begins above the head, whose result `certificate` proves; none if none begins there.
-    pub fn prove_epoch(snapshot: &Snapshot, certificate: &CheckpointCertificate) -> Option<EpochProof> {
-        EpochProof::new(certificate.clone(), &snapshot.state, snapshot.recent_root())
     }
 
     /// Answers a question about the state at the head.

@@ -16,6 +16,7 @@ use crate::chain::state_root;
 use crate::error::LedgerError;
 use crate::genesis::{OPERATORS_MAX, Operators};
 use crate::grant::{Cause, Grant, MEMBERS_MAX, SignedGrant};
+use crate::snapshot::Snapshot;
 use crate::state::Write;
 use crate::trie::{StateProof, Trie};
 
@@ -193,8 +194,9 @@ impl Wire for EpochProof {
 }
 
 impl EpochProof {
-    /// The proof for the epoch that begins above the checkpoint of `certificate`, from the state there; none if none begins there.
-    pub(crate) fn new(certificate: CheckpointCertificate, state: &Trie, recent: Digest) -> Option<Self> {
+    /// The proof for the epoch that begins above a snapshot, whose result `certificate` proves; none if none begins there.
+    pub fn new(snapshot: &Snapshot, certificate: &CheckpointCertificate) -> Option<Self> {
+        let (state, certificate, recent) = (&snapshot.state, certificate.clone(), snapshot.recent_root());
         let epoch = certificate.epoch.next();
         table(state, epoch).filter(|table| table.start.after == certificate.result.height)?;
         let (root, proof) = (state.root(), state.prove(&EpochTable::state_key(epoch)));

@@ -135,10 +135,11 @@ impl GrantBook {
         self.read().table(epoch).map(|table| table.start)
     }
 
-    /// The lowest epoch whose proof is not kept here.
-    pub fn unproven_epoch(&self) -> Epoch {
+    /// The lowest epoch that is known here, from the chain alone, and whose proof is not kept for others.
+    pub fn unproven_epoch(&self) -> Option<Epoch> {
+        let newest = self.epoch();
         let proofs = self.proofs.read().unwrap_or_else(PoisonError::into_inner);
-        (1..).map(Epoch).find(|epoch| !proofs.contains_key(epoch)).unwrap_or_default()
+        (1..=newest.0).map(Epoch).find(|epoch| !proofs.contains_key(epoch))
     }
 
     /// The proof that an epoch has begun, if it is kept here.
@@ -190,13 +191,6 @@ impl GrantBook {
     /// The newest grant of a seat.
     pub fn newest(&self, seat: Seat) -> Option<SignedGrant> {
         self.read().newest(seat).cloned()
-    }
-
-    /// The seat that is held under this grant now, if it is the newest of its seat.
-    pub fn seat_of(&self, grant: &SignedGrant) -> Option<Seat> {
-        let table = self.read();
-        let seat = table.seat_of_cluster(&grant.grant.cluster)?;
-        (table.newest(seat) == Some(grant)).then_some(seat)
     }
 
     /// The grant of a seat for a term.

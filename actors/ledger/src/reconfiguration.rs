@@ -202,6 +202,7 @@ mod tests {
     use crate::certificate::{Authority, CheckpointCertificate, SeatVote, VoteTarget};
     use crate::chain::tests::{genesis, step};
     use crate::chain::{Chain, ExecutedBlock};
+    use crate::epoch::EpochProof;
     use crate::genesis::Genesis;
     use crate::receipt::Outcome;
     use crate::transaction::TransactionBody;
@@ -353,7 +354,7 @@ mod tests {
         let result = result.unwrap();
         let votes = [(0, 1), (1, 2), (2, 3)].map(|(seat, signer)| sign(&result.target(Epoch(0)), seat, signer));
         let certificate = CheckpointCertificate { epoch: Epoch(0), result, votes: votes.to_vec() };
-        let proof = Chain::prove_epoch(&chain.snapshot(), &certificate).unwrap();
+        let proof = EpochProof::new(&chain.snapshot(), &certificate).unwrap();
         let mut table = genesis.grant_table();
         assert_eq!(table.verify_quorum(Epoch(1), [].into_iter()), Err(crate::LedgerError::UnknownEpoch(Epoch(1))));
         table.begin(proof.verify(&table).unwrap());
@@ -362,11 +363,11 @@ mod tests {
         // Neither another state nor another certificate proves it.
         let mut forged = certificate.clone();
         forged.result.state_root = Digest::ZERO;
-        assert!(Chain::prove_epoch(&chain.snapshot(), &forged).unwrap().verify(&genesis.grant_table()).is_err());
+        assert!(EpochProof::new(&chain.snapshot(), &forged).unwrap().verify(&genesis.grant_table()).is_err());
         let elsewhere = Proposal::null(Height(13), Epoch(1), View(0), Seat(0));
         chain.execute(elsewhere, &[] as &[Arc<Batch>]).unwrap();
         let other =
             CheckpointCertificate { result: crate::CheckpointResult { height: Height(13), ..result }, ..certificate };
-        assert!(Chain::prove_epoch(&chain.snapshot(), &other).is_none());
+        assert!(EpochProof::new(&chain.snapshot(), &other).is_none());
     }
 }

@@ -179,7 +179,7 @@ pub(super) async fn auth_restarted_from_backup(drill: &mut Drill) -> Result<(), 
     copy_folder(&register, &copy)?;
     drill.network.start_node(auth)?;
     drill.network.wait_ready(SOON).await?;
-    drill.heard(auth).await?;
+    drill.hears_clusters(auth).await?;
     // Grants that the copy does not know of.
     let lost = drill.primary().await?;
     drill.network.kill(lost.node).await?;

@@ -9,7 +9,7 @@ use standin_ledger::reconfiguration::Change;
 
 use super::super::reconfigure::{draft, submit, wait_for_epoch};
 use super::seats::SOON;
-use super::{Drill, Failure};
+use super::{Drill, Failure, replicas};
 
 /// How long an epoch may take to begin, with a view change on the way.
 const EPOCH_SOON: Duration = Duration::from_secs(30);
@@ -17,8 +17,7 @@ const EPOCH_SOON: Duration = Duration::from_secs(30);
 /// The operators are replaced by others, twice: the first time the primary's node is lost as soon as the order is executed, the
 /// second time a node that has lost its disk comes back; in the end all nodes are killed and start again.
 pub(super) async fn operators_replaced(drill: &mut Drill) -> Result<(), Failure> {
-    let first =
-        SecretKey::read(&drill.network.files().operator_key).map_err(|error| Failure::new(78, error.to_string()))?;
+    let first = drill.operator_key()?;
     let second = SecretKey::generate().map_err(|error| Failure::new(1, error.to_string()))?;
     let begun = Instant::now();
     replace(drill, &first, &second).await?;
@@ -50,8 +49,7 @@ pub(super) async fn operators_replaced(drill: &mut Drill) -> Result<(), Failure>
 
 /// The operators order a new epoch in which nothing has changed, and all nodes enter it.
 pub(super) async fn another_epoch(drill: &mut Drill) -> Result<(), Failure> {
-    let key =
-        SecretKey::read(&drill.network.files().operator_key).map_err(|error| Failure::new(78, error.to_string()))?;
+    let key = drill.operator_key()?;
     let next = Epoch(anyone(drill)?.status().await?.epoch).next();
     replace(drill, &key, &key).await?;
     in_epoch(drill, next, None).await
@@ -60,7 +58,7 @@ pub(super) async fn another_epoch(drill: &mut Drill) -> Result<(), Failure> {
 /// The node that leads the view now.
 async fn leader(drill: &mut Drill) -> Result<usize, Failure> {
     if drill.layout.auth.is_empty() {
-        return Ok(usize::from(drill.network.client(0)?.status().await?.primary));
+        return replicas::primary(drill).await;
     }
     Ok(drill.primary().await?.node)
 }

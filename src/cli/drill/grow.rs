@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use standin_auth::actor::ClusterView;
 use standin_auth::messages::Action;
-use standin_foundation::{ClusterId, NodeId, Seat, SecretKey};
+use standin_foundation::{ClusterId, NodeId, Seat};
 use standin_ledger::Member;
 
 use super::super::init::write_newcomer;
@@ -86,8 +86,7 @@ async fn join(drill: &mut Drill, cluster: ClusterId, site: String) -> Result<Joi
 }
 
 async fn ordered(drill: &Drill, cluster: &ClusterId, action: Action) -> Result<(), Failure> {
-    let key = &drill.network.files().operator_key;
-    let key = SecretKey::read(key).map_err(|error| Failure::new(78, error.to_string()))?;
+    let key = drill.operator_key()?;
     order(drill.network.client(drill.auth()?)?, &key, cluster.clone(), action).await
 }
 

@@ -7,7 +7,7 @@ use super::{Drill, Failure};
 const SOON: Duration = Duration::from_secs(20);
 
 /// The primary, as a node tells it.
-async fn primary(drill: &Drill) -> Result<usize, Failure> {
+pub(super) async fn primary(drill: &Drill) -> Result<usize, Failure> {
     let status = drill.network.client(0)?.status().await?;
     Ok(usize::from(status.primary))
 }

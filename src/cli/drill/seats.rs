@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use standin::api::{ClusterView, RoleView};
 use standin::client::Client;
-use standin_foundation::{Height, Seat, Term};
+use standin_foundation::{Height, Seat, SecretKey, Term};
 use standin_ledger::SeatVote;
 use standin_ledger::grant::Cause;
 
@@ -155,18 +155,23 @@ impl Drill {
         }
     }
 
-    /// Waits until an auth node that has just started has heard every holder: before that a member that asks for a seat may find
-    /// nobody to ask.
-    pub(super) async fn heard(&mut self, auth: usize) -> Result<(), Failure> {
+    /// Waits until an auth node that has just started has heard somebody of every cluster: before that it knows of nobody whether
+    /// it lives, and may not have been found again.
+    pub(super) async fn hears_clusters(&mut self, auth: usize) -> Result<(), Failure> {
         let (begun, client) = (Instant::now(), self.network.client(auth)?.clone());
         while begun.elapsed() < SOON {
             let clusters = client.auth().await?;
-            if clusters.iter().all(|cluster| cluster.age_ms.is_some_and(|age| age < 500)) {
+            if clusters.iter().all(|cluster| cluster.age_ms.is_some()) {
                 return Ok(());
             }
             tokio::time::sleep(POLL).await;
         }
-        Err(Failure::new(5, "the auth node does not hear every holder"))
+        Err(Failure::new(5, "the auth node does not hear every cluster"))
+    }
+
+    /// The key of an operator.
+    pub(super) fn operator_key(&self) -> Result<SecretKey, Failure> {
+        SecretKey::read(&self.network.files().operator_key).map_err(|error| Failure::new(78, error.to_string()))
     }
 
     pub(super) async fn kill_all(&mut self, nodes: &[usize]) -> Result<(), Failure> {

@@ -13,7 +13,9 @@ use standin_ledger::error::LedgerError;
 use standin_ledger::grant_book::EpochError;
 use standin_ledger::snapshot::Snapshot;
 use standin_ledger::store::{Store, StoreError, StoredBlock};
-use standin_ledger::{Batch, Chain, EpochStart, Epochs, Genesis, GrantBook, Proposal, Receipt, StateMachine};
+use standin_ledger::{
+    Batch, Chain, EpochProof, EpochStart, Epochs, Genesis, GrantBook, Proposal, Receipt, StateMachine,
+};
 
 use super::open::Stored;
 use super::served::Served;
@@ -202,7 +204,7 @@ impl Worker {
             Command::Certify(certificate) => self.certify(certificate),
             Command::Install(snapshot, certificate) => {
                 self.ledger.store.install(&snapshot, &certificate)?;
-                let proof = Chain::prove_epoch(&snapshot, &certificate);
+                let proof = EpochProof::new(&snapshot, &certificate);
                 self.ledger.served.set_newest((*snapshot).clone(), certificate.clone());
                 self.ledger.snapshots.clear();
                 self.ledger.chain = Chain::from_snapshot(&self.genesis, Arc::clone(&self.machine), *snapshot);
@@ -260,7 +262,7 @@ impl Worker {
         self.ledger.store.certify(&certificate)?;
         let mut known = None;
         if let Some(snapshot) = self.ledger.snapshots.remove(&height) {
-            if let Some(proof) = Chain::prove_epoch(&snapshot, &certificate) {
+            if let Some(proof) = EpochProof::new(&snapshot, &certificate) {
                 known = Some(ExecutorReport::EpochKnown(proof.epoch()));
                 self.book.keep_own_epoch(proof, self.ledger.chain.entered_epochs())?;
             }

@@ -418,6 +418,18 @@ impl Replica {
         });
     }
 
+    /// The proof of an epoch that is known from the chain alone is asked for, of one node after the other: others may need it.
+    fn ask_for_proof(&self) {
+        let directory = &self.config.directory;
+        let Some(epoch) = directory.book.unproven_epoch() else { return };
+        let (connected, round) =
+            (directory.connected(), self.now().0 / self.config.consensus.status_interval_ms.max(1));
+        if let Some(remote) = connected.get(round as usize % connected.len().max(1)) {
+            // What does not get through is asked for again.
+            let _ = remote.tell(&Note::FetchEpoch(epoch));
+        }
+    }
+
     /// At an interval the log is told what it may have missed, and what waits is passed on again.
     fn tell_where_it_stands(&mut self, ctx: &mut Ctx<Self>) {
         if self.now() < self.status_due {
@@ -427,7 +439,9 @@ impl Replica {
         self.tell_seats_heard();
         self.tell_log(SeatFact::Executed(self.machine.executed()));
         self.tell_log(SeatFact::Proven(self.machine.stable()));
+        // Word of it may have found the mailbox full.
         self.step(Input::EpochKnown(self.config.directory.book.epoch()), ctx);
+        self.ask_for_proof();
         self.look_for_grant(ctx);
         self.flush_mempool(ctx);
     }

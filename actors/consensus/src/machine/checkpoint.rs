@@ -135,7 +135,9 @@ impl Machine {
     pub(super) fn on_result_agreed(&mut self, height: Height) {
         if height <= self.start.after {
             // Of an epoch that has ended.
-        } else if self.is_beyond(height) {
+            return;
+        }
+        if self.is_beyond(height) {
             self.checkpoints.postponed.insert(height);
         } else if let Some(result) = self.checkpoints.computed.get(&height).copied() {
             self.vote_for_result(result);

@@ -163,8 +163,7 @@ impl Node {
                 let height = certificate.result.height;
                 self.for_member.push(standin_cluster::Input::Proven(height));
                 if let Some(snapshot) = self.snapshots.get(&height) {
-                    let proof = Chain::prove_epoch(snapshot, &certificate);
-                    self.begun.extend(proof);
+                    self.begun.extend(EpochProof::new(snapshot, &certificate));
                     self.served = Some(ServedSnapshot::new(snapshot, certificate));
                 }
                 self.snapshots = self.snapshots.split_off(&height.next());
@@ -209,7 +208,7 @@ impl Node {
     pub(super) fn install(&mut self, snapshot: Snapshot, certificate: standin_ledger::CheckpointCertificate) {
         self.actions.push(Action::Observe(Observation::Installed(certificate.result)));
         self.chain = Chain::from_snapshot(&self.setup.genesis, Arc::new(Builtin), snapshot.clone());
-        self.begun.extend(Chain::prove_epoch(&snapshot, &certificate));
+        self.begun.extend(EpochProof::new(&snapshot, &certificate));
         self.served = Some(ServedSnapshot::new(&snapshot, certificate.clone()));
         self.disk.install(snapshot, certificate.clone());
         self.to_execute.clear();
@@ -259,7 +258,7 @@ impl Node {
         }
         if let Ok(table) = proof.table() {
             self.known.table.begin(table);
-            self.disk.epochs.entry(epoch).or_insert(proof);
+            self.disk.epochs.insert(epoch, proof);
             self.step(now, Input::EpochKnown(epoch));
             self.look_at_parked(now);
         }
