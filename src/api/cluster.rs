@@ -3,7 +3,7 @@
 use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use standin_cluster::actor::{MemberStatus, Resign};
-use standin_foundation::{Height, NodeId};
+use standin_foundation::{Height, NodeId, PublicKey};
 
 use super::{ErrorView, bad, unavailable};
 use crate::node::NodeHandle;
@@ -31,6 +31,11 @@ pub struct ClusterView {
     pub name: String,
     /// The node.
     pub node: NodeId,
+    /// Its key.
+    pub key: PublicKey,
+    /// Names its disk, in hexadecimal digits: another one has another name. An order that is to make the node begin a seat's log
+    /// names it.
+    pub disk: String,
     /// Where it stands.
     pub site: String,
     /// What it is to the seat.
@@ -110,6 +115,8 @@ fn view_of(node: &NodeHandle, MemberStatus { view, took_over }: MemberStatus) ->
         seat: node.seat.0,
         name: node.name.clone(),
         node: node.node,
+        key: node.key,
+        disk: format!("{:016x}", view.disk),
         site: member.map(|member| member.site.clone()).unwrap_or_default(),
         role,
         term: view.term.0,

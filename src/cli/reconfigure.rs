@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 use standin::api::StatusView;
 use standin::client::Client;
 use standin_foundation::wire::Wire;
-use standin_foundation::{Epoch, PublicKey, SecretKey};
-use standin_ledger::epoch::EpochTable;
+use standin_foundation::{ClusterId, Epoch, PublicKey, SecretKey};
+use standin_ledger::epoch::{Base, EpochTable};
 use standin_ledger::reconfiguration::{Approval, Change, SYSTEM_TITLE};
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{ApprovedReconfiguration, Genesis, Operators, Outcome, Reconfiguration, Transaction};
@@ -53,6 +53,20 @@ enum ReconfigureCommand {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Write down that a node is to hold a seat that nobody can take over: with its nodes the seat's logs are lost, or nobody who is
+    /// left may be elected. Its log begins anew, and whoever held it before speaks for it no more. Nobody is asked yet.
+    Hold {
+        #[command(flatten)]
+        client: ClientArguments,
+        /// The cluster that holds the seat.
+        cluster: ClusterId,
+        /// Address of the node that is to hold it: a member of the cluster that runs, on the disk that it is to go on with.
+        #[arg(long)]
+        holder: String,
+        /// The file to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Add an operator's approval to a file, after showing what it approves.
     Approve {
         /// The file.
@@ -80,13 +94,11 @@ pub(super) async fn reconfigure(arguments: ReconfigureArguments) -> Result<(), F
     match arguments.command {
         ReconfigureCommand::Show { client, output } => show(&client.first()?, output).await,
         ReconfigureCommand::Operators { client, keys, needed, out } => {
-            let draft = draft(&client.first()?, vec![Change::Operators(Operators { keys, needed })]).await?;
-            if out.exists() {
-                return Err(Failure::new(6, format!("{} exists: nothing is overwritten", out.display())));
-            }
-            write(&out, &draft)?;
-            println!("{} is to be approved with `standin reconfigure approve`", out.display());
-            Ok(())
+            write_draft(&client.first()?, Change::Operators(Operators { keys, needed }), &out).await
+        }
+        ReconfigureCommand::Hold { client, cluster, holder, out } => {
+            let change = hold(&Client::new(&holder, Duration::from_secs(10)), cluster).await?;
+            write_draft(&client.first()?, change, &out).await
         }
         ReconfigureCommand::Approve { file, key } => approve(&file, &key),
         ReconfigureCommand::Submit { client, file, key, within } => {
@@ -101,6 +113,25 @@ pub(super) async fn reconfigure(arguments: ReconfigureArguments) -> Result<(), F
             Ok(())
         }
     }
+}
+
+async fn write_draft(client: &Client, change: Change, out: &Path) -> Result<(), Failure> {
+    if out.exists() {
+        return Err(Failure::new(6, format!("{} exists: nothing is overwritten", out.display())));
+    }
+    write(out, &draft(client, vec![change]).await?)?;
+    println!("{} is to be approved with `standin reconfigure approve`", out.display());
+    Ok(())
+}
+
+/// That this node is to hold the seat of its cluster, with the disk that it has now.
+pub(super) async fn hold(node: &Client, cluster: ClusterId) -> Result<Change, Failure> {
+    let view = node.cluster().await?;
+    if view.cluster != cluster.as_str() {
+        return Err(Failure::new(6, format!("{} is a node of cluster {}, not of {cluster}", view.name, view.cluster)));
+    }
+    let disk = u64::from_str_radix(&view.disk, 16).map_err(|error| Failure::new(1, error.to_string()))?;
+    Ok(Change::Hold { cluster, base: Base { holder: view.key, disk } })
 }
 
 fn read_key(path: &Path) -> Result<SecretKey, Failure> {
@@ -132,6 +163,12 @@ fn approve(file: &Path, key: &Path) -> Result<(), Failure> {
 
 fn told(change: &Change) -> String {
     match change {
+        Change::Hold { cluster, base: Base { holder, disk } } => {
+            let node = holder.node_id().short();
+            format!(
+                "node {node} ({holder}), on disk {disk:016x}, holds the seat of cluster {cluster}, with an empty log"
+            )
+        }
         Change::Operators(Operators { keys, needed }) => {
             let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
             format!("{needed} of these operators must approve: {}", keys.join(", "))
@@ -207,7 +244,7 @@ async fn show(client: &Client, output: Output) -> Result<(), Failure> {
         println!("{}", json(&table));
         return Ok(());
     }
-    let EpochTable { start, operators, seats, .. } = table;
+    let EpochTable { start, auth, operators, seats } = table;
     println!("epoch {} since block {}", start.epoch, start.after.next());
     if let Some(after) = status.epoch_ends {
         println!("the next one has been ordered: it begins above block {after}");
@@ -215,7 +252,9 @@ async fn show(client: &Client, output: Output) -> Result<(), Failure> {
     println!("{} of these operators must approve what changes:", operators.needed);
     operators.keys.iter().for_each(|key| println!("  {key}"));
     for (number, seat) in seats.iter().enumerate() {
-        println!("seat {number}: cluster {}, since epoch {}", seat.cluster, seat.since);
+        let base = seat.base.filter(|_| auth.is_some());
+        let base = base.map(|base| format!(", begun by node {}", base.holder.node_id().short())).unwrap_or_default();
+        println!("seat {number}: cluster {}, since epoch {}{base}", seat.cluster, seat.since);
     }
     Ok(())
 }

@@ -10,7 +10,8 @@ use standin_consensus::Note;
 use standin_consensus::actor::{Directory, GrantKnown, HolderChanged, Ingress, Replica};
 use standin_foundation::Epoch;
 use standin_ledger::SignedGrant;
-use standin_ledger::grant::Noted;
+use standin_ledger::error::LedgerError;
+use standin_ledger::grant::{Cause, Noted};
 use standin_stage::Address;
 
 use super::members::Members;
@@ -58,6 +59,11 @@ impl Grants {
                 tracing::error!(?known, ?grant, "two grants for one term: the auth node, or its key, is faulty");
                 false
             }
+            Err(LedgerError::UnknownEpoch(epoch)) => {
+                // Whoever sent it, or another, has the proof, and is asked for it.
+                tracing::debug!(%epoch, "a grant of an epoch that is not known yet");
+                false
+            }
             Err(error) => {
                 tracing::warn!(%error, "grant refused");
                 false
@@ -65,8 +71,17 @@ impl Grants {
         }
     }
 
-    /// An epoch is known that was not: what waits for it is looked at.
+    /// An epoch is known that was not: what waits for it is looked at, and whoever holds a seat by it is told.
     pub(super) fn epoch_known(&self) {
+        let Directory { seat: own, book, .. } = &self.directory;
+        for seat in book.named_seats() {
+            let Some(newest) = book.newest(seat) else { continue };
+            // Full mailboxes: the member hears of it again at the next look, the replica with the next status.
+            if seat == *own {
+                drop(self.member.tell(Granted(newest)));
+            }
+            drop(self.replica.tell(HolderChanged(seat)));
+        }
         self.ingress.unpark(&self.replica);
     }
 
@@ -87,8 +102,16 @@ impl Grants {
                 _ => self.members.ask_anyone(),
             }
             self.members.tell_own();
+            self.tell_own_base();
             self.fill_gaps();
         }
+    }
+
+    /// The member may not have been told what the chain has ordered for its seat.
+    fn tell_own_base(&self) {
+        let Directory { seat, book, .. } = &self.directory;
+        let base = book.newest(*seat).filter(|newest| newest.grant.cause == Cause::Ordered);
+        base.map(|base| self.member.tell(Granted(base)));
     }
 
     /// An auth node that does not know the epoch could not judge what is said in it.
@@ -96,7 +119,7 @@ impl Grants {
         let book = &self.directory.book;
         let Some(proof) = book.epoch_proof(known.next()) else { return };
         let votes = proof.certificate().votes.iter();
-        let grants = votes.filter_map(|vote| book.grant_in(known, vote.seat, vote.term)).collect();
+        let grants = votes.filter_map(|vote| book.grant(vote.seat, vote.term)).collect();
         // Told again, if need be, after the next look.
         drop(auths.ask(Request::Epoch(Box::new(BegunEpoch { proof, grants }))).await);
     }

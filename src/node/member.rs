@@ -16,7 +16,7 @@ use standin_consensus::actor::{
 };
 use standin_consensus::{Event, KeySigner, Record};
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, NodeId, Seat, SecretKey, Writer};
+use standin_foundation::{ClusterId, NodeId, PublicKey, Seat, SecretKey, Writer};
 use standin_ledger::builtin::Builtin;
 use standin_ledger::seat_log::FoundLog;
 use standin_ledger::{Genesis, GrantBook, MemberBook, SeatDescriptor, StateMachine};
@@ -39,6 +39,8 @@ pub struct NodeHandle {
     pub name: String,
     /// Its id.
     pub node: NodeId,
+    /// Its key.
+    pub key: PublicKey,
     /// The chain's beginning.
     pub genesis: Arc<Genesis>,
     /// The seat of the node's cluster.
@@ -108,7 +110,8 @@ impl Node {
             return Err(NodeError::NoDrill(genesis.chain.to_string()));
         }
         let key = SecretKey::read(&config.key_file)?;
-        let node = key.public().node_id();
+        let public = key.public();
+        let node = public.node_id();
         let (seat, descriptor) = seat_of(config, &genesis, &node)?;
         let place = Place { genesis: Arc::clone(&genesis), node, seat, descriptor };
         let (bridge, transport) = bridge_of(config, genesis.digest())?;
@@ -189,6 +192,7 @@ impl Node {
         let handle = NodeHandle {
             name: config.name.clone(),
             node,
+            key: public,
             genesis,
             seat,
             replica: replica.address().clone(),

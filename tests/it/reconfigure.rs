@@ -51,6 +51,9 @@ fn operators_hand_over_to_others_who_must_then_approve() {
     assert_eq!(reconfigure(&["approve", &back, "--key", &path("third.key")]).0, 0);
     assert_eq!(reconfigure(&submit).0, 0);
 
+    let hold = path("hold.json");
+    let (code, _, talk) = reconfigure(&["hold", "nowhere", "--holder", node, "--node", node, "--out", &hold]);
+    assert!(code == 6 && talk.contains("not of nowhere"), "{talk}");
     let (code, _, talk) = reconfigure(&["approve", &client, "--key", &first]);
     assert!(code == 78 && talk.contains("no reconfiguration"), "{talk}");
     let (code, _, talk) = reconfigure(&["show", "--node", "http://127.0.0.1:1"]);

@@ -220,20 +220,6 @@ impl Request {
     }
 }
 
-/// Names what a grant answers: the same request, however often it comes, has the same digest.
-pub fn request_digest(from: &NodeId, term: Term, in_sync: &BTreeSet<NodeId>, session: Option<u64>) -> Digest {
-    let mut out = Encoder::default();
-    out.raw(from.as_bytes()).u64(term.0).length(in_sync.len());
-    for node in in_sync {
-        out.raw(node.as_bytes());
-    }
-    match session {
-        None => out.u8(0),
-        Some(session) => out.u8(1).u64(session),
-    };
-    Digest::sha256(&out.into_bytes())
-}
-
 /// Why a request was refused. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {

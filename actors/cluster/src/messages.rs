@@ -165,6 +165,16 @@ pub enum NodeRecord {
     BeginAt(Mark),
     /// A fact about the node.
     Fact(Fact),
+    /// It accepted this grant, the first of a lineage that it knows: the log of the lineage before is deleted, and a new one begins.
+    /// One record, since half of it would be a log that counts for what it is not.
+    Founded {
+        /// The grant.
+        grant: Box<SignedGrant>,
+        /// The session of the new log.
+        session: u64,
+        /// The lineage begins with it.
+        complete: bool,
+    },
     /// All facts at one moment, written when the log is cut at the front. Everything that was said before about them is void.
     Facts(Box<Facts>),
 }
@@ -210,6 +220,8 @@ pub enum Fact {
 pub struct Facts {
     /// The newest grant that it accepted.
     pub grant: Option<SignedGrant>,
+    /// Names the disk: the first session of a log on it. Another disk of the same node has another.
+    pub disk: u64,
     /// The session of its log; zero before the first.
     pub session: u64,
     /// Everything that was released is in its log.
@@ -241,6 +253,9 @@ impl Facts {
                 self.asked.clear();
             }
             Fact::Session { session, complete } => {
+                if self.session == 0 {
+                    self.disk = *session;
+                }
                 (self.session, self.complete, self.doubtful) = (*session, *complete, false);
             }
             Fact::Doubtful => self.doubtful = true,
@@ -250,6 +265,13 @@ impl Facts {
             Fact::Promised(incarnation) => self.promised = *incarnation,
             Fact::Ticket(ticket) => self.ticket = ticket.clone(),
         }
+    }
+
+    /// Takes in that a new lineage has begun: its log is empty.
+    pub fn found(&mut self, grant: &SignedGrant, session: u64, complete: bool) {
+        self.note(&Fact::Granted(Box::new(grant.clone())));
+        self.note(&Fact::Session { session, complete });
+        self.base = Mark::default();
     }
 
     /// The newest term that was accepted.

@@ -25,6 +25,8 @@ pub enum Mutation {
     ForgetAsked,
     /// G3: a candidate lists whomever it reaches.
     CandidateAdds,
+    /// E2: the node that the chain has named begins its seat's log, whatever disk it has.
+    FoundAgain,
     /// T8: whoever follows takes over, with whatever log it has.
     AnyoneTakesOver,
     /// A log is cut at the front before the new base is released.

@@ -85,6 +85,22 @@ impl Height {
     }
 }
 
+/// Terms of a cluster in one lineage: more than an auth node can grant in a year of a grant in each 30 ms.
+const TERMS_PER_LINEAGE: u64 = 1_000_000_000;
+
+impl Term {
+    /// The term in which a cluster begins that the chain has named in this epoch: above every term of the epochs before. In epoch 0
+    /// it is zero, and nobody speaks in it: the first grant is for term 1.
+    pub fn first_of(lineage: Epoch) -> Self {
+        Self(lineage.0.saturating_mul(TERMS_PER_LINEAGE))
+    }
+
+    /// The epoch in which the cluster's line of grants began that this term belongs to: a seat has one log in each lineage.
+    pub fn lineage(self) -> Epoch {
+        Epoch(self.0 / TERMS_PER_LINEAGE)
+    }
+}
+
 impl Seat {
     /// The seat as an index into a table of seats.
     pub fn index(self) -> usize {

@@ -4,18 +4,16 @@
 //! table is part of the state from the boundary on, so that the checkpoint's certificate, which the epoch before signed,
 //! proves it to anyone.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, Digest, Epoch, Height, NodeId, PublicKey, Signature, Term};
+use standin_foundation::{ClusterId, Digest, Epoch, Height, PublicKey, Signature, Term};
 
 use crate::certificate::{Authority, CheckpointCertificate};
 use crate::chain::state_root;
 use crate::error::LedgerError;
 use crate::genesis::{OPERATORS_MAX, Operators};
-use crate::grant::{Cause, Grant, MEMBERS_MAX, SignedGrant};
+use crate::grant::{Cause, Grant, SignedGrant, request_digest};
 use crate::snapshot::Snapshot;
 use crate::state::Write;
 use crate::trie::{StateProof, Trie};
@@ -74,15 +72,14 @@ impl Epochs {
     }
 }
 
-/// What the chain has ordered for a seat: who holds it from the boundary on, with a log that begins empty.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What the chain has ordered for a seat: who holds it from the boundary on, alone at first, with a log that begins empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
-    /// The term in which it begins; 0 where there is no auth node.
-    pub term: Term,
     /// The node that speaks for the seat.
     pub holder: PublicKey,
-    /// The nodes, the holder among them, that hold its log.
-    pub in_sync: BTreeSet<NodeId>,
+    /// Names the holder's disk. A disk begins once: whoever has lost it since may have lost what was said, and does not begin
+    /// again. Zero where there is no auth node.
+    pub disk: u64,
 }
 
 /// A seat in one epoch.
@@ -90,7 +87,7 @@ pub struct Base {
 pub struct EpochSeat {
     /// The cluster that holds it.
     pub cluster: ClusterId,
-    /// The epoch in which its line of grants began: grants of earlier ones are void.
+    /// The epoch in which its line of grants began, its lineage: grants of earlier ones are void.
     pub since: Epoch,
     /// What was ordered then; none where the line began with the register's first grant.
     pub base: Option<Base>,
@@ -111,13 +108,16 @@ pub struct EpochTable {
 
 impl Wire for EpochTable {
     const NAME: &'static str = "epoch";
-    const BYTES_MAX: usize = 256 + OPERATORS_MAX * 40 + SEATS_MAX * (160 + MEMBERS_MAX * 40);
+    const BYTES_MAX: usize = 256 + OPERATORS_MAX * 40 + SEATS_MAX * 192;
 }
 
 impl EpochTable {
     /// The base of a seat as a grant. Nobody signs it: whoever has the table knows it.
     pub fn base_grant(&self, chain: &Digest, seat: &EpochSeat) -> Option<SignedGrant> {
-        let Base { term, holder, in_sync } = seat.base.clone().filter(|base| base.term > Term(0))?;
+        let Base { holder, disk } = seat.base.filter(|_| self.auth.is_some())?;
+        let (node, term) = (holder.node_id(), Term::first_of(seat.since));
+        let in_sync = [node].into();
+        let request = request_digest(&node, Term(0), &in_sync, Some(disk));
         let grant = Grant {
             chain: *chain,
             epoch: seat.since,
@@ -128,7 +128,7 @@ impl EpochTable {
             previous: Digest::ZERO,
             cause: Cause::Ordered,
             incarnation: Default::default(),
-            request: Digest::ZERO,
+            request,
         };
         Some(SignedGrant { grant, signature: Signature::NONE })
     }

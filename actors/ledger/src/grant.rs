@@ -99,6 +99,21 @@ impl Grant {
     }
 }
 
+/// Names what a grant answers: the same request, however often it comes, has the same digest. `session` is that of the sender's log,
+/// where the grant may begin it.
+pub fn request_digest(from: &NodeId, term: Term, in_sync: &BTreeSet<NodeId>, session: Option<u64>) -> Digest {
+    let mut out = Encoder::default();
+    out.raw(from.as_bytes()).u64(term.0).length(in_sync.len());
+    for node in in_sync {
+        out.raw(node.as_bytes());
+    }
+    match session {
+        None => out.u8(0),
+        Some(session) => out.u8(1).u64(session),
+    };
+    Digest::sha256(&out.into_bytes())
+}
+
 /// A grant with the auth node's signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedGrant {
@@ -175,7 +190,7 @@ impl GrantTable {
 
     /// The table of a chain without an auth node: each seat has one node.
     pub fn fixed(chain: Digest, holders: Vec<PublicKey>) -> Self {
-        let base = |holder: PublicKey| Base { term: Term(0), holder, in_sync: [holder.node_id()].into() };
+        let base = |holder: PublicKey| Base { holder, disk: 0 };
         let cluster = |seat: usize| ClusterId::from_str(&format!("seat-{seat}")).ok();
         let seats = holders.into_iter().enumerate().filter_map(|(seat, holder)| {
             Some(EpochSeat { cluster: cluster(seat)?, since: Epoch(0), base: Some(base(holder)) })
@@ -287,8 +302,7 @@ impl GrantTable {
         let Some(place) = self.lineage_of(&grant.grant) else { return bad(grant, "the cluster holds no seat") };
         let current = self.seat_of_lineage(place);
         let Some(lineage) = self.lineages.get_mut(place) else { return Ok(Noted::Known) };
-        let base = lineage.grants.first_key_value().filter(|(_, first)| first.grant.cause == Cause::Ordered);
-        if base.is_some_and(|(base, _)| term <= *base) {
+        if term.lineage() != lineage.since || term == Term::first_of(lineage.since) {
             return bad(grant, "the chain has ordered another holder: it is void");
         }
         match lineage.grants.get(&term) {
@@ -312,8 +326,8 @@ impl GrantTable {
     pub fn missing(&self, count: usize) -> Vec<(Seat, Term)> {
         let mut missing = Vec::new();
         for seat in self.seats_now().filter(|seat| self.is_granted(*seat)) {
-            let base = self.seat(self.epoch(), seat).and_then(|seat| seat.base.as_ref());
-            let mut next = base.map_or(Term(1), |base| base.term);
+            let since = self.seat(self.epoch(), seat).map(|seat| seat.since);
+            let mut next = Term::first_of(since.unwrap_or_default()).next();
             for term in self.grants(self.epoch(), seat).into_iter().flat_map(BTreeMap::keys) {
                 while next < *term && missing.len() < count {
                     missing.push((seat, next));
@@ -341,14 +355,9 @@ impl GrantTable {
         self.grants(self.epoch(), seat)?.last_key_value().map(|(_, grant)| grant)
     }
 
-    /// The grant of a seat for a term, in the newest epoch.
+    /// The grant of a seat for a term, of whatever lineage.
     pub fn grant(&self, seat: Seat, term: Term) -> Option<&SignedGrant> {
-        self.grant_in(self.epoch(), seat, term)
-    }
-
-    /// The grant of a seat for a term, in an epoch.
-    pub fn grant_in(&self, epoch: Epoch, seat: Seat, term: Term) -> Option<&SignedGrant> {
-        self.grants(epoch, seat)?.get(&term)
+        self.grants(term.lineage(), seat)?.get(&term)
     }
 
     /// The key that speaks for `seat` in `term` of the newest epoch.
@@ -358,9 +367,33 @@ impl GrantTable {
 
     /// The key that speaks for `seat` in `term` of `epoch`.
     pub fn holder_in(&self, epoch: Epoch, seat: Seat, term: Term) -> Option<&PublicKey> {
-        let base = self.seat(epoch, seat)?.base.as_ref().filter(|base| base.term == term);
+        let EpochSeat { since, base, .. } = self.seat(epoch, seat)?;
+        let base = base.as_ref().filter(|_| Term::first_of(*since) == term);
         let granted = || Some(&self.grants(epoch, seat)?.get(&term)?.grant.holder);
         base.map(|base| &base.holder).or_else(granted)
+    }
+
+    /// Whether a term of a seat is of the lineage that counts in an epoch. In any other its holder speaks for nobody (E2): it was
+    /// named for a later epoch and has not come there yet, or another has been named since.
+    pub fn counts_in(&self, epoch: Epoch, seat: Seat, term: Term) -> bool {
+        self.seat(epoch, seat).is_some_and(|seat| seat.since == term.lineage())
+    }
+
+    /// The seats that the newest epoch has named.
+    pub fn named_seats(&self) -> Vec<Seat> {
+        let Some(table) = self.table(self.epoch()) else { return Vec::new() };
+        let is_named = |seat: &&EpochSeat| seat.since == table.start.epoch && seat.base.is_some();
+        let named = table.seats.iter().enumerate().filter(|(_, seat)| is_named(seat));
+        named.map(|(index, _)| Seat(index as u16)).collect()
+    }
+
+    /// The bases that stand now: what the chain has ordered for the seats that it has named.
+    pub fn bases(&self) -> impl Iterator<Item = SignedGrant> + '_ {
+        let table = self.table(self.epoch());
+        let of = |table: &'_ EpochTable| {
+            table.seats.iter().filter_map(|seat| table.base_grant(&self.chain, seat)).collect::<Vec<_>>()
+        };
+        table.map(of).into_iter().flatten()
     }
 
     /// The seat of a cluster.
@@ -372,8 +405,9 @@ impl GrantTable {
     /// What can be said of a vote before its signature is looked at: whose it must be.
     pub fn voter(&self, target: &VoteTarget, vote: &SeatVote) -> Result<&PublicKey, Verdict> {
         let Some(table) = self.table(target.epoch) else { return Err(Verdict::Unknown) };
-        let has_terms = table.auth.is_some() && vote.seat.index() < table.seats.len() && vote.term > Term(0);
-        let unknown = if has_terms { Verdict::Unknown } else { Verdict::Invalid };
+        let has_terms = table.auth.is_some() && vote.term > Term(0);
+        let may_come = has_terms && self.counts_in(target.epoch, vote.seat, vote.term);
+        let unknown = if may_come { Verdict::Unknown } else { Verdict::Invalid };
         self.holder_in(target.epoch, vote.seat, vote.term).ok_or(unknown)
     }
 }
@@ -508,14 +542,15 @@ mod tests {
         let start = EpochStart { epoch: Epoch(1), after: Height(64) };
         let mut next = EpochTable { start, ..table.table(Epoch(0)).unwrap().clone() };
         let holder = key(3).public();
-        let base = Base { term: Term(5), holder, in_sync: [holder.node_id()].into() };
+        let base = Base { holder, disk: 7 };
+        let first = Term::first_of(Epoch(1));
         next.seats[0] = EpochSeat { cluster: "a".parse().unwrap(), since: Epoch(1), base: Some(base) };
         assert!(matches!(
-            table.note(Grant { epoch: Epoch(1), ..grant(6, 1, Digest::ZERO) }.sign(&key(9))),
+            table.note(Grant { epoch: Epoch(1), ..grant(first.0 + 1, 1, Digest::ZERO) }.sign(&key(9))),
             Err(LedgerError::UnknownEpoch(Epoch(1)))
         ));
         table.begin(next);
-        assert_eq!((table.term(Seat(0)), table.holder(Seat(0), Term(5))), (Term(5), Some(&holder)));
+        assert_eq!((table.term(Seat(0)), table.holder(Seat(0), first)), (first, Some(&holder)));
         assert_eq!(table.term(Seat(1)), Term(1), "not named");
         let voted = |epoch, seat: u16, term, signer| {
             let target = VoteTarget { epoch: Epoch(epoch), ..vote(1, 1).0 };
@@ -525,18 +560,30 @@ mod tests {
         };
         let judge = |table: &GrantTable, (target, vote)| table.judge(&target, &vote);
         assert_eq!(judge(&table, voted(0, 0, 1, 1)), Verdict::Valid, "in its own epoch");
-        assert_eq!(judge(&table, voted(1, 0, 1, 1)), Verdict::Unknown, "not in the next");
-        assert_eq!(judge(&table, voted(1, 0, 5, 3)), Verdict::Valid);
+        assert_eq!(judge(&table, voted(1, 0, 1, 1)), Verdict::Invalid, "not in the next");
+        assert_eq!(judge(&table, voted(1, 0, first.0, 3)), Verdict::Valid);
+        let counts = |epoch, term| table.counts_in(Epoch(epoch), Seat(0), term);
+        assert_eq!(
+            [counts(0, Term(1)), counts(1, Term(1)), counts(0, first), counts(1, first)],
+            [true, false, false, true]
+        );
         assert_eq!(judge(&table, voted(1, 1, 1, 2)), Verdict::Valid);
         // Granted in the epoch before, whenever it comes: void for the one, newest for the other.
         assert_eq!(table.note(grant(7, 1, Digest::ZERO).sign(&key(9))).unwrap(), Noted::Older);
-        assert_eq!(table.term(Seat(0)), Term(5));
+        assert_eq!(table.term(Seat(0)), first);
         assert_eq!(table.note(other(2, 0).sign(&key(9))).unwrap(), Noted::Newest(Seat(1)));
-        let below = Grant { epoch: Epoch(1), ..grant(4, 1, Digest::ZERO) };
-        assert!(table.note(below.sign(&key(9))).unwrap_err().to_string().contains("void"));
-        let under = Grant { epoch: Epoch(1), ..grant(6, 1, Digest::ZERO) };
+        for void in [8, first.0, Term::first_of(Epoch(2)).0 + 1] {
+            let void = Grant { epoch: Epoch(1), ..grant(void, 1, Digest::ZERO) };
+            assert!(table.note(void.sign(&key(9))).unwrap_err().to_string().contains("void"));
+        }
+        let early = Grant { epoch: Epoch(0), ..grant(first.0 + 2, 1, Digest::ZERO) };
+        assert!(
+            table.note(early.sign(&key(9))).unwrap_err().to_string().contains("void"),
+            "not of that epoch's lineage"
+        );
+        let under = Grant { epoch: Epoch(1), ..grant(first.0 + 1, 1, Digest::ZERO) };
         assert_eq!(table.note(under.sign(&key(9))).unwrap(), Noted::Newest(Seat(0)));
-        let forged = Grant { epoch: Epoch(1), cause: Cause::Ordered, ..grant(9, 1, Digest::ZERO) };
+        let forged = Grant { epoch: Epoch(1), cause: Cause::Ordered, ..grant(first.0 + 2, 1, Digest::ZERO) };
         assert!(table.note(forged.sign(&key(9))).unwrap_err().to_string().contains("has not ordered"));
     }
 }

@@ -14,7 +14,7 @@ use standin_foundation::{Digest, Epoch, Height, NodeId, Seat, Term};
 use crate::certificate::{Authority, SeatVote, Verdict, VoteTarget};
 use crate::epoch::{EpochProof, EpochStart, EpochTable};
 use crate::error::LedgerError;
-use crate::grant::{GrantTable, Noted, SignedGrant};
+use crate::grant::{Grant, GrantTable, Noted, SignedGrant};
 use crate::log::{Log, LogError, LogOptions};
 
 /// Size of a segment of the grants' log, in bytes.
@@ -135,11 +135,10 @@ impl GrantBook {
         self.read().table(epoch).map(|table| table.start)
     }
 
-    /// The lowest epoch that is known here, from the chain alone, and whose proof is not kept for others.
-    pub fn unproven_epoch(&self) -> Option<Epoch> {
-        let newest = self.epoch();
+    /// The lowest epoch whose proof is not kept here: it may not have begun yet, or be known from the chain alone.
+    pub fn unproven_epoch(&self) -> Epoch {
         let proofs = self.proofs.read().unwrap_or_else(PoisonError::into_inner);
-        (1..=newest.0).map(Epoch).find(|epoch| !proofs.contains_key(epoch))
+        (1..).map(Epoch).find(|epoch| !proofs.contains_key(epoch)).unwrap_or_default()
     }
 
     /// The proof that an epoch has begun, if it is kept here.
@@ -193,14 +192,29 @@ impl GrantBook {
         self.read().newest(seat).cloned()
     }
 
+    /// Whether this very grant is known.
+    pub fn knows(&self, grant: &SignedGrant) -> bool {
+        self.read().knows(grant)
+    }
+
+    /// What the chain has ordered, in the newest epoch, for the seats that it has named.
+    pub fn bases(&self) -> Vec<Grant> {
+        self.read().bases().map(|base| base.grant).collect()
+    }
+
+    /// Whether a term of a seat counts in an epoch: see [`GrantTable::counts_in`].
+    pub fn counts_in(&self, epoch: Epoch, seat: Seat, term: Term) -> bool {
+        self.read().counts_in(epoch, seat, term)
+    }
+
+    /// The seats that the newest epoch has named.
+    pub fn named_seats(&self) -> Vec<Seat> {
+        self.read().named_seats()
+    }
+
     /// The grant of a seat for a term.
     pub fn grant(&self, seat: Seat, term: Term) -> Option<SignedGrant> {
         self.read().grant(seat, term).cloned()
-    }
-
-    /// The grant of a seat for a term, in an epoch.
-    pub fn grant_in(&self, epoch: Epoch, seat: Seat, term: Term) -> Option<SignedGrant> {
-        self.read().grant_in(epoch, seat, term).cloned()
     }
 
     /// All grants that are known, by seat and rising term.

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
-use standin_foundation::{Canonical, Digest, Domain, Encoder, Epoch, Height, PublicKey, SecretKey, Signature};
+use standin_foundation::{
+    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, PublicKey, SecretKey, Signature,
+};
 
-use crate::epoch::{EpochStart, EpochTable};
+use crate::epoch::{Base, EpochSeat, EpochStart, EpochTable};
 use crate::genesis::{OPERATORS_MAX, Operators, Parameters};
 use crate::state_machine::Reject;
 use crate::transaction::Transaction;
@@ -19,6 +21,14 @@ const CHANGES_MAX: usize = 16;
 /// One change of who holds the seats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
+    /// A seat is held by this node from the boundary on, with an empty log, and whoever held it before speaks for it no more. For
+    /// a seat that nobody can take over: its logs are lost, or nobody who is left may be elected.
+    Hold {
+        /// The cluster that holds the seat.
+        cluster: ClusterId,
+        /// What it begins with.
+        base: Base,
+    },
     /// Others approve reconfigurations from the next epoch on.
     Operators(Operators),
 }
@@ -39,6 +49,9 @@ impl Canonical for Reconfiguration {
         out.digest(&self.chain).u64(self.epoch.0).length(self.changes.len());
         for change in &self.changes {
             match change {
+                Change::Hold { cluster, base: Base { holder, disk } } => {
+                    out.u8(2).bytes(cluster.as_str().as_bytes()).raw(holder.as_bytes()).u64(*disk);
+                }
                 Change::Operators(Operators { keys, needed }) => {
                     out.u8(1).u16(*needed).length(keys.len());
                     for key in keys {
@@ -82,6 +95,11 @@ impl Reconfiguration {
         for change in &self.changes {
             change.apply(&mut next)?;
         }
+        let mut holders = BTreeSet::new();
+        let bases = next.seats.iter().filter_map(|seat| seat.base.as_ref().filter(|_| seat.since == next.start.epoch));
+        if !bases.map(|base| base.holder).all(|holder| holders.insert(holder)) {
+            return Err(Reject::new("a node would hold two seats"));
+        }
         Ok(next)
     }
 }
@@ -89,6 +107,18 @@ impl Reconfiguration {
 impl Change {
     fn apply(&self, table: &mut EpochTable) -> Result<(), Reject> {
         match self {
+            Self::Hold { cluster, base } => {
+                if table.auth.is_none() {
+                    return Err(Reject::new("a chain without an auth node has one node for each seat, for ever"));
+                }
+                let since = table.start.epoch;
+                let named = table.seats.iter_mut().find(|seat| seat.cluster == *cluster);
+                let seat = named.ok_or_else(|| Reject::new(format!("cluster {cluster} holds no seat")))?;
+                if seat.since == since {
+                    return Err(Reject::new(format!("cluster {cluster} is named twice")));
+                }
+                *seat = EpochSeat { cluster: cluster.clone(), since, base: Some(*base) };
+            }
             Self::Operators(operators) => {
                 let mut faults = Vec::new();
                 operators.check(&mut faults);
@@ -296,6 +326,39 @@ mod tests {
         let twice = Reconfiguration { changes: vec![Change::Operators(twice)], ..sound.clone() };
         assert!(refuse(&twice, &[21, 22], 5).contains("1 to 2 is allowed"));
         assert!(refuse(&Reconfiguration { changes: vec![], ..sound }, &[21, 22], 6).contains("0 changes"));
+    }
+
+    /// E2: a named seat begins with what was ordered for it, and the others go on.
+    #[test]
+    fn e2_a_seat_that_is_named_begins_anew_with_the_epoch() {
+        let genesis = Genesis { auth: Some(key(9).public()), ..operated() };
+        let mut chain = Chain::new(&genesis, Arc::new(Builtin));
+        let hold = |cluster: &str, holder: u8| Change::Hold {
+            cluster: cluster.parse().unwrap(),
+            base: Base { holder: key(holder).public(), disk: 5 },
+        };
+        let mut nonce = 0;
+        let mut refuse = |changes: Vec<Change>, chain: &mut Chain, genesis: &Genesis| {
+            nonce += 1;
+            let ordered = Reconfiguration { changes, ..order(genesis, 0, 31) };
+            rejected(&step(chain, vec![transaction(&ordered, &[21, 22], nonce)])).to_owned()
+        };
+        assert!(refuse(vec![hold("z", 31)], &mut chain, &genesis).contains("cluster z holds no seat"));
+        assert!(refuse(vec![hold("c2", 31), hold("c2", 32)], &mut chain, &genesis).contains("named twice"));
+        assert!(refuse(vec![hold("c2", 31), hold("c3", 31)], &mut chain, &genesis).contains("would hold two seats"));
+        let mut fixed = Chain::new(&operated(), Arc::new(Builtin));
+        assert!(refuse(vec![hold("c2", 31)], &mut fixed, &operated()).contains("without an auth node"));
+        let ordered = Reconfiguration { changes: vec![hold("c2", 31)], ..order(&genesis, 0, 31) };
+        step(&mut chain, vec![transaction(&ordered, &[21, 22], 90)]);
+        while chain.epoch_tables().len() < 2 {
+            empty(&mut chain);
+        }
+        let tables = chain.epoch_tables();
+        let named = &tables[1].seats[1];
+        assert_eq!((named.since, named.base), (Epoch(1), Some(Base { holder: key(31).public(), disk: 5 })));
+        assert_eq!(tables[1].seats[0], tables[0].seats[0]);
+        let base = tables[1].base_grant(&genesis.digest(), named).unwrap();
+        assert_eq!((base.grant.term, base.grant.in_sync.len()), (Term::first_of(Epoch(1)), 1));
     }
 
     #[test]

@@ -389,6 +389,19 @@ impl Store {
         self.decode(found.map(|(_, value)| value))
     }
 
+    /// The newest proof of a checkpoint at or below the head.
+    pub fn newest_certificate(&self) -> Result<Option<CheckpointCertificate>, StoreError> {
+        let mut height = self.head.next();
+        while height > Height(0) {
+            height = self.checkpoint_before(height)?;
+            let checkpoint = self.checkpoint_covering(height)?.filter(|found| found.result.height == height);
+            if let Some(certificate) = checkpoint.and_then(|checkpoint| checkpoint.certificate) {
+                return Ok(Some(certificate));
+            }
+        }
+        Ok(None)
+    }
+
     /// Height of the last checkpoint below `height`; genesis if there is none.
     pub fn checkpoint_before(&self, height: Height) -> Result<Height, StoreError> {
         let database = self.database()?;

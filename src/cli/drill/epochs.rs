@@ -7,8 +7,9 @@ use standin_foundation::{Epoch, SecretKey};
 use standin_ledger::Operators;
 use standin_ledger::reconfiguration::Change;
 
-use super::super::reconfigure::{draft, submit, wait_for_epoch};
-use super::seats::SOON;
+use super::super::reconfigure::{draft, hold, submit, wait_for_epoch};
+use super::grow::{all_in_sync, join};
+use super::seats::{Holder, SOON};
 use super::{Drill, Failure, replicas};
 
 /// How long an epoch may take to begin, with a view change on the way.
@@ -47,6 +48,47 @@ pub(super) async fn operators_replaced(drill: &mut Drill) -> Result<(), Failure>
     in_epoch(drill, Epoch(2), None).await
 }
 
+/// All nodes of a cluster are lost with their disks. A spare takes the seat by the chain's order; then it is killed and comes back,
+/// and the lost nodes come back with empty disks and follow it; last, one that comes back takes the seat over.
+pub(super) async fn cold_spare(drill: &mut Drill) -> Result<(), Failure> {
+    let (operator, lost) = (drill.operator_key()?, drill.primary().await?);
+    let nodes: Vec<_> = drill.mates_of(lost).into_iter().chain([lost.node]).collect();
+    let described = drill.layout.nodes.get(lost.node).map(|node| (node.cluster.clone(), node.site.clone()));
+    let (cluster, site) = described.ok_or_else(|| Failure::new(2, "the layout has no such node"))?;
+    drill.kill_all(&nodes).await?;
+    for node in &nodes {
+        std::fs::remove_dir_all(drill.network.data(*node))?;
+    }
+    drill.progress("of the others, with a view change", 300, EPOCH_SOON).await;
+
+    let spare = join(drill, cluster.clone(), format!("{site}-spare")).await?;
+    drill.network.wait_ready(SOON).await?;
+    let begun = Instant::now();
+    let change = hold(drill.network.client(spare.index)?, cluster.clone()).await?;
+    order(drill, &operator, change).await?;
+    let was = Holder { node: spare.index, ..lost };
+    drill.recovery_ms = drill.seen_voting(&[spare.index], was, begun).await?;
+    drill.progress("with the spare", 300, SOON).await;
+    drill.caught_up(spare.index, SOON).await?;
+
+    drill.network.kill(spare.index).await?;
+    drill.start_all(&[spare.index]).await?;
+    drill.held_by(lost.seat, spare.index).await?;
+    drill.start_all(&nodes).await?;
+    let members = nodes.len() + 1;
+    all_in_sync(drill, "the lost nodes follow the spare", |view| {
+        if view.cluster == cluster { members } else { view.in_sync.len() }
+    })
+    .await?;
+    let held = drill.holder_of(lost.seat).await?;
+    let begun = Instant::now();
+    drill.network.kill(spare.index).await?;
+    drill.seen_voting(&nodes, held, begun).await?;
+    drill.start_all(&[spare.index]).await?;
+    drill.progress("without what was lost", 300, SOON).await;
+    Ok(())
+}
+
 /// The operators order a new epoch in which nothing has changed, and all nodes enter it.
 pub(super) async fn another_epoch(drill: &mut Drill) -> Result<(), Failure> {
     let key = drill.operator_key()?;
@@ -65,11 +107,15 @@ async fn leader(drill: &mut Drill) -> Result<usize, Failure> {
 
 /// One operator orders that another takes its place.
 async fn replace(drill: &mut Drill, from: &SecretKey, to: &SecretKey) -> Result<(), Failure> {
+    order(drill, from, Change::Operators(Operators { keys: vec![to.public()], needed: 1 })).await
+}
+
+/// The only operator has the chain carry out a change.
+async fn order(drill: &mut Drill, operator: &SecretKey, change: Change) -> Result<(), Failure> {
     let client = anyone(drill)?;
-    let operators = Operators { keys: vec![to.public()], needed: 1 };
-    let mut approved = draft(&client, vec![Change::Operators(operators)]).await?;
-    approved.approvals.push(approved.reconfiguration.approve(from));
-    submit(&client, from, &approved).await.map(drop)
+    let mut approved = draft(&client, vec![change]).await?;
+    approved.approvals.push(approved.reconfiguration.approve(operator));
+    submit(&client, operator, &approved).await.map(drop)
 }
 
 fn anyone(drill: &mut Drill) -> Result<Client, Failure> {

@@ -13,8 +13,8 @@ use super::seats::{POLL, SOON};
 use super::{Drill, Failure};
 
 /// A member that joined.
-struct Joined {
-    index: usize,
+pub(super) struct Joined {
+    pub(super) index: usize,
     node: NodeId,
     cluster: ClusterId,
     site: String,
@@ -72,7 +72,8 @@ pub(super) async fn grow(drill: &mut Drill) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn join(drill: &mut Drill, cluster: ClusterId, site: String) -> Result<Joined, Failure> {
+/// A new node is admitted to a cluster, and starts.
+pub(super) async fn join(drill: &mut Drill, cluster: ClusterId, site: String) -> Result<Joined, Failure> {
     let name = format!("{cluster}-{site}");
     let like = drill.network.config(0);
     let folder = like.parent().and_then(|folder| folder.parent()).map(|network| network.join(&name));
@@ -91,7 +92,11 @@ async fn ordered(drill: &Drill, cluster: &ClusterId, action: Action) -> Result<(
 }
 
 /// Waits until each cluster's in-sync set has so many members.
-async fn all_in_sync(drill: &mut Drill, what: &str, wanted: impl Fn(&ClusterView) -> usize) -> Result<(), Failure> {
+pub(super) async fn all_in_sync(
+    drill: &mut Drill,
+    what: &str,
+    wanted: impl Fn(&ClusterView) -> usize,
+) -> Result<(), Failure> {
     let client = drill.network.client(drill.auth()?)?.clone();
     let begun = Instant::now();
     loop {

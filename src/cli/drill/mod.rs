@@ -113,6 +113,12 @@ const DRILLS: &[Kind] = &[
         "operators order through the chain that others take their place, while nodes and a disk are lost",
         |drill| Box::pin(epochs::operators_replaced(drill)),
     ),
+    kind(
+        "cold-spare",
+        CLUSTERS,
+        "all nodes of a cluster are lost with their disks: a spare takes the seat by the chain's order",
+        |drill| Box::pin(epochs::cold_spare(drill)),
+    ),
     kind("log-torn", SEATS, "a replica is killed and its log gets a torn tail, then damage in the middle", |drill| {
         Box::pin(disks::log_torn(drill))
     }),

@@ -67,6 +67,16 @@ impl Drill {
         // A certificate holds the first votes of a quorum, and those differ from node to node: the seat's own members see its
         // vote first.
         let mates: Vec<_> = self.mates_of(lost).into_iter().filter(|node| self.network.answers(*node)).collect();
+        self.seen_voting(&mates, lost, begun).await
+    }
+
+    /// Waits until one of these nodes has a block that carries a vote of the seat under a later term; in ms since `begun`.
+    pub(super) async fn seen_voting(
+        &mut self,
+        mates: &[usize],
+        lost: Holder,
+        begun: Instant,
+    ) -> Result<Option<u64>, Failure> {
         let clients: Result<Vec<_>, _> = mates.iter().map(|mate| self.network.client(*mate).cloned()).collect();
         let clients = clients?;
         let mut seen = vec![lost.height; clients.len()];

@@ -7,8 +7,8 @@ use standin_auth::machine::Presented;
 use standin_auth::messages::{Answer, RegisterCount, Request};
 use standin_auth::mutation::Mutation;
 use standin_auth::{Auth, Claim, Config, Decision, Record};
-use standin_foundation::{ClusterId, Digest, Epoch, Incarnation, Millis, NodeId, PublicKey, Seat, Signature};
-use standin_ledger::{Grant, SignedGrant};
+use standin_foundation::{ClusterId, Digest, Incarnation, Millis, NodeId, PublicKey, Seat, Signature, Term};
+use standin_ledger::{EpochProof, Genesis, Grant, GrantTable, SignedGrant};
 
 /// Copies of the register that a backup may have kept.
 const BACKUPS_MAX: usize = 64;
@@ -41,18 +41,26 @@ pub struct AuthHost {
     durable: BTreeMap<ClusterId, Record>,
     backups: Vec<BTreeMap<ClusterId, Record>>,
     incarnation: Incarnation,
+    /// What it knows of epochs, durably.
+    table: GrantTable,
+    genesis: GrantTable,
 }
 
 impl AuthHost {
     /// An auth node for these clusters, by seat, with their admitted nodes.
-    pub fn new(clusters: Vec<(ClusterId, Vec<PublicKey>)>, config: Config, mutation: Option<Mutation>) -> Self {
+    pub fn new(
+        genesis: &Genesis,
+        clusters: Vec<(ClusterId, Vec<PublicKey>)>,
+        config: Config,
+        mutation: Option<Mutation>,
+    ) -> Self {
         let record = |(cluster, keys): (ClusterId, Vec<PublicKey>)| (cluster.clone(), Record::new(cluster, keys));
         let names = clusters.iter().map(|(cluster, _)| cluster.clone()).collect();
         let register: BTreeMap<_, _> = clusters.into_iter().map(record).collect();
         let mut host = Self {
             up: true,
             life: 0,
-            auth: Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), config),
+            auth: Auth::new(Digest::ZERO, Incarnation(1), config),
             config,
             mutation,
             clusters: names,
@@ -60,13 +68,16 @@ impl AuthHost {
             backups: vec![register.clone()],
             register,
             incarnation: Incarnation(1),
+            table: genesis.grant_table(),
+            genesis: genesis.grant_table(),
         };
         host.start();
         host
     }
 
     fn start(&mut self) {
-        self.auth = Auth::new(Digest::ZERO, Epoch(0), self.incarnation, self.config);
+        self.auth = Auth::new(Digest::ZERO, self.incarnation, self.config);
+        self.auth.begin(self.table.epoch(), self.table.bases().map(|base| base.grant));
         if let Some(mutation) = self.mutation {
             self.auth.mutate(mutation);
         }
@@ -79,7 +90,8 @@ impl AuthHost {
 
     /// Grants that were made.
     pub fn grants(&self) -> u64 {
-        self.register.values().map(|record| record.term().0).sum()
+        let granted = |record: &Record| record.term().0 - Term::first_of(record.term().lineage()).0;
+        self.register.values().map(granted).sum()
     }
 
     /// What is not durable is lost.
@@ -102,6 +114,7 @@ impl AuthHost {
         self.incarnation = self.incarnation.next();
         let old = self.backups.len() / 2;
         self.register = self.backups[old].clone();
+        self.table = self.genesis.clone();
         for record in self.register.values_mut() {
             record.recalling = Some(BTreeSet::new());
         }
@@ -111,13 +124,19 @@ impl AuthHost {
 
     /// Decides a request. What comes of it leaves when it is durable.
     pub fn handle(&mut self, now: Millis, from: NodeId, request: &Request) -> Option<Outbox> {
-        if let Request::LookUp { cluster: None } = request {
+        if let Request::Epoch(begun) = request {
+            self.take_epoch(&begun.proof);
+        }
+        if let Request::LookUp { cluster: None } | Request::Epoch(_) = request {
             let grants = self.register.values().filter_map(|record| record.grant.clone());
-            let answer =
-                Answer::Actives { grants: grants.map(signed).collect(), memberships: Vec::new(), epoch: Epoch(0) };
+            let (grants, epoch) = (grants.map(signed).collect(), self.table.epoch());
+            let answer = Answer::Actives { grants, memberships: Vec::new(), epoch };
             return Some(Outbox { to: from, answer, granted: None, register: self.register.clone() });
         }
         let cluster = request.cluster()?.clone();
+        if let Some(named) = self.auth.named(self.register.get(&cluster)?) {
+            self.register.insert(cluster.clone(), named);
+        }
         let record = self.register.get(&cluster)?.clone();
         let holds = |record: &&Record| record.grant.as_ref().is_some_and(|grant| grant.holder_id() == from);
         let speaks_for = self.register.values().find(holds).map(|record| record.cluster.clone());
@@ -127,7 +146,7 @@ impl AuthHost {
         let ticket = Bytes::copy_from_slice(cluster.as_str().as_bytes());
         let answer = match decision {
             // Copies are brought back by an operator who says so, and nobody was told of any count.
-            Decision::RolledBack { .. } => return None,
+            Decision::RolledBack { .. } | Decision::Named(_) => return None,
             Decision::Refused(why) => Answer::Refused { why, current: record.grant.clone().map(signed) },
             Decision::Repeated(grant) => Answer::Granted { grant: signed(grant), ticket },
             Decision::Alive => self.alive(&record, request),
@@ -145,6 +164,13 @@ impl AuthHost {
             }
         };
         Some(Outbox { to: from, answer, granted, register: self.register.clone() })
+    }
+
+    /// Votes were checked by whoever keeps the proof: nobody shows the simulated auth node a false one.
+    fn take_epoch(&mut self, proof: &EpochProof) {
+        let Ok(table) = proof.table() else { return };
+        self.table.begin(table);
+        self.auth.begin(self.table.epoch(), self.table.bases().map(|base| base.grant));
     }
 
     fn alive(&self, record: &Record, request: &Request) -> Answer {

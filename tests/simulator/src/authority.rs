@@ -28,10 +28,16 @@ pub struct SimulatedAuthority {
 }
 
 impl SimulatedAuthority {
-    /// Takes in a grant; says whether it is the newest of its seat.
-    pub fn note(&mut self, grant: SignedGrant) -> bool {
+    /// Takes in a grant; nothing if it does not count here.
+    pub fn note(&mut self, grant: SignedGrant) -> Option<Noted> {
+        if self.table.knows(&grant) {
+            return Some(Noted::Known);
+        }
+        if self.table.epoch() < grant.grant.epoch {
+            return None;
+        }
         // The invariants find contradictions.
-        matches!(self.table.note_verified(grant), Ok(Noted::Newest(_)))
+        self.table.note_verified(grant).ok()
     }
 
     /// The node that speaks for a seat, as far as is known.

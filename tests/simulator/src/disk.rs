@@ -50,6 +50,8 @@ pub struct Disk {
     pub refused: bool,
     /// The end of the log was lost: the process may find a torn record there.
     pub torn: bool,
+    /// Proofs of checkpoints, above the base.
+    certified: BTreeMap<Height, CheckpointCertificate>,
     /// Proofs of the epochs that have begun.
     pub epochs: BTreeMap<Epoch, EpochProof>,
     /// What the blocks stand on: none is genesis.
@@ -118,13 +120,31 @@ impl Disk {
         (self.durable, self.last) = (survives, survives);
         let blocks = rng.usize(self.blocks_durable.min(self.blocks.len())..=self.blocks.len());
         self.blocks.truncate(blocks);
+        let head = self.head();
+        self.certified.retain(|height, _| *height <= head);
     }
 
     /// A snapshot takes the place of all blocks.
     pub fn install(&mut self, snapshot: Snapshot, certificate: CheckpointCertificate) {
         self.base = Some((snapshot, certificate));
         self.blocks.clear();
+        self.certified.clear();
         self.blocks_durable = 0;
+    }
+
+    /// Adds the proof of a checkpoint.
+    pub fn certify(&mut self, certificate: CheckpointCertificate) {
+        self.certified.insert(certificate.result.height, certificate);
+    }
+
+    fn head(&self) -> Height {
+        self.base_height().plus(self.blocks.len() as u64)
+    }
+
+    /// The newest proof of a checkpoint at or below the head.
+    pub fn newest_certificate(&self) -> Option<&CheckpointCertificate> {
+        let certified = self.certified.range(..=self.head()).next_back().map(|(_, certificate)| certificate);
+        certified.or(self.base.as_ref().map(|(_, certificate)| certificate))
     }
 
     /// Height of the base.

@@ -69,7 +69,7 @@ pub const CONSENSUS: [Rule; 8] = [
 ];
 
 /// The rules of seats that are held by clusters.
-pub const CLUSTERS: [Rule; 17] = [
+pub const CLUSTERS: [Rule; 18] = [
     auth("g1-swap-without-compare", Auth::SwapWithoutCompare),
     auth("g2-forget-aged", Auth::ForgetAged),
     asked_and_granted("g3-candidate-adds", Member::CandidateAdds, Auth::CandidateAdds),
@@ -87,4 +87,5 @@ pub const CLUSTERS: [Rule; 17] = [
     member("l7-always-complete", Member::AlwaysComplete),
     member("l8-forget-asked", Member::ForgetAsked),
     driver("v3-judge-by-newest", Driver::JudgeByNewestTerm),
+    member("e2-found-again", Member::FoundAgain),
 ];

@@ -7,6 +7,7 @@ use standin_consensus::config::Config;
 use standin_foundation::wire::Wire;
 use standin_foundation::{ClusterId, Epoch, Height, PublicKey, Seat, SecretKey};
 use standin_ledger::builtin::Operation;
+use standin_ledger::certificate::Authority as _;
 use standin_ledger::reconfiguration::{Change, SYSTEM_TITLE};
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{
@@ -215,7 +216,7 @@ fn build_clusters(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
     let auth_config =
         standin_auth::Config { age_max_ms: rng.choice([500, 3_000]).unwrap_or(500), ..standin_auth::Config::default() };
     let mut world = World::new(rng.fork(), network, nodes);
-    world.auth = Some(AuthHost::new(clusters, auth_config, mutation));
+    world.auth = Some(AuthHost::new(&genesis, clusters, auth_config, mutation));
     (world, faulty)
 }
 
@@ -293,22 +294,34 @@ fn orders(rng: &mut Rng, world: &mut World) {
     if rng.u8(0..3) == 0 {
         return;
     }
-    let genesis = &world.nodes[0].setup.genesis;
-    let (chain, operators) = (genesis.digest(), genesis.operators.clone());
+    let genesis = world.nodes[0].setup.genesis.clone();
     for nonce in 0..rng.u64(1..12) {
-        let changes = vec![Change::Operators(operators.clone())];
-        let reconfiguration = Reconfiguration { chain, epoch: Epoch(rng.u64(0..3)), changes };
-        let approvals = vec![reconfiguration.approve(&operator())];
-        let approved = ApprovedReconfiguration { reconfiguration, approvals };
-        let payload = approved.to_wire().unwrap_or_else(|error| panic!("{error}"));
-        let transaction = transaction_of(SYSTEM_TITLE, 2_000_000 + nonce, 450, payload);
-        let node = rng.usize(0..world.nodes.len());
-        world.schedule(rng.u64(0..FAULTS_US), Event::Submit(node, vec![transaction]));
+        let (node, epoch, nonce) = (rng.usize(0..world.nodes.len()), Epoch(rng.u64(0..3)), ORDERS_FROM + nonce);
+        let event = match genesis.auth.is_some() && rng.u8(0..2) == 0 {
+            true => Event::Name(node, epoch, nonce),
+            false => {
+                let change = Change::Operators(genesis.operators.clone());
+                Event::Submit(node, vec![order(&genesis, epoch, change, nonce)])
+            }
+        };
+        world.schedule(rng.u64(0..FAULTS_US), event);
     }
 }
 
+/// What the operator orders, approved.
+pub(crate) fn order(genesis: &Genesis, epoch: Epoch, change: Change, nonce: u64) -> Transaction {
+    let reconfiguration = Reconfiguration { chain: genesis.digest(), epoch, changes: vec![change] };
+    let approvals = vec![reconfiguration.approve(&operator())];
+    let approved = ApprovedReconfiguration { reconfiguration, approvals };
+    let payload = approved.to_wire().unwrap_or_else(|error| panic!("{error}"));
+    transaction_of(SYSTEM_TITLE, nonce, 450, payload)
+}
+
+/// Nonces of orders begin here.
+const ORDERS_FROM: u64 = 2_000_000;
+
 /// The key of the only operator.
-fn operator() -> SecretKey {
+pub(crate) fn operator() -> SecretKey {
     SecretKey::from_bytes(&[77; 32]).unwrap_or_else(|| unreachable!("a valid key"))
 }
 
@@ -330,8 +343,15 @@ fn demand_progress(rng: &mut Rng, world: &mut World) -> Result<(), Violation> {
     }
     world.run_until(world.now_us + 2_000_000)?;
     let end = world.now_us + LIVENESS_US;
+    let mut nonce = ORDERS_FROM + 1_000;
     while world.now_us < end {
         world.run_until(world.now_us + 250_000)?;
+        // The operator names a seat again whose holder has another disk than was named.
+        if let Some(stranded) = world.stranded() {
+            nonce += 1;
+            let epoch = correct.iter().map(|index| world.nodes[*index].machine().epoch()).max().unwrap_or_default();
+            world.schedule(0, Event::Name(stranded, epoch, nonce));
+        }
         let is_served = |index: &usize| {
             let node = &world.nodes[*index];
             // A client that waits at a node which has lost its seat asks elsewhere.
@@ -351,9 +371,11 @@ fn demand_progress(rng: &mut Rng, world: &mut World) -> Result<(), Violation> {
             let (term, complete, head) = (facts.term(), facts.complete, node.member().head().lsn);
             format!(
                 "{index} (seat {}): {status:?} executed {height} missing {missing} waiting {waiting}; active {active} \
-                 term {term} complete {complete} head {head} released {}",
+                 term {term} complete {complete} head {head} released {} knows {} of {:?}",
                 node.setup.seat,
-                node.member().released()
+                node.member().released(),
+                node.known.term(node.setup.seat),
+                node.known.table.epoch(),
             )
         })
         .collect();

@@ -84,7 +84,7 @@ pub(crate) fn build(
     }
     let mut world = World::new(rng, of.network.clone(), nodes);
     let mutation = of.rule.and_then(|rule| rule.auth);
-    world.auth = Some(AuthHost::new(clusters, standin_auth::Config::default(), mutation));
+    world.auth = Some(AuthHost::new(&genesis, clusters, standin_auth::Config::default(), mutation));
     world
 }
 

@@ -1,14 +1,17 @@
 //! Time, events and delivery: one queue, one source of randomness.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use fastrand::Rng;
 use standin_auth::messages::Request;
 use standin_consensus::Recipient;
-use standin_foundation::{Millis, NodeId, Seat};
-use standin_ledger::Transaction;
+use standin_foundation::{Epoch, Millis, NodeId, Seat};
 use standin_ledger::certificate::Authority as _;
+use standin_ledger::epoch::Base;
+use standin_ledger::grant::Cause;
+use standin_ledger::reconfiguration::Change;
+use standin_ledger::{Grant, Transaction};
 
 use crate::auth::{AuthHost, Outbox};
 use crate::byzantine::Behaviour;
@@ -17,7 +20,7 @@ use crate::invariants::{Invariants, Violation};
 use crate::model::{Directed, Director};
 use crate::network::{Envelope, Network, NodeIndex};
 use crate::node::{Action, Node, Observation};
-use crate::scenario::key_of;
+use crate::scenario::{key_of, order};
 
 /// No run of a seed needs more events than this: more are a storm.
 const STEPS_MAX: u64 = 400_000;
@@ -42,6 +45,8 @@ pub enum Event {
     Fault(Fault),
     /// A client hands transactions to a node, or to the active of its cluster.
     Submit(NodeIndex, Vec<Transaction>),
+    /// The operator orders that this node holds its seat from the epoch after this one on, by a transaction with this nonce.
+    Name(NodeIndex, Epoch, u64),
     /// A node sees that another has closed their connection.
     LinkDown(NodeIndex, NodeIndex),
     /// A request reaches the auth node.
@@ -69,6 +74,10 @@ struct Place {
 pub struct World {
     /// The nodes.
     pub nodes: Vec<Node>,
+    /// Nodes whose disks must not be lost.
+    irreplaceable: BTreeSet<NodeIndex>,
+    /// The seat whose only log has been lost.
+    lost_all: Option<Seat>,
     /// The auth node, where there is one.
     pub auth: Option<AuthHost>,
     /// The links.
@@ -98,6 +107,8 @@ impl World {
         let seats = nodes.first().map_or(1, |(node, _)| node.setup.genesis.seats.len());
         let mut world = Self {
             nodes: Vec::new(),
+            irreplaceable: BTreeSet::new(),
+            lost_all: None,
             auth: None,
             network,
             invariants: Invariants::new(seats),
@@ -217,6 +228,10 @@ impl World {
                 return Ok(());
             }
             Event::Decided(life, outbox) => return self.auth_decided(*life, outbox),
+            Event::Name(index, epoch, nonce) => {
+                self.name(*index, *epoch, *nonce);
+                return Ok(());
+            }
             Event::Submit(index, transactions) if self.nodes[*index].setup.cluster.is_some() => {
                 return self.submit_to_cluster(*index, transactions);
             }
@@ -272,7 +287,7 @@ impl World {
                 }
                 node.submit(now, transactions)
             }
-            Event::Fault(_) | Event::Asked(..) | Event::Decided(..) => Vec::new(),
+            Event::Fault(_) | Event::Asked(..) | Event::Decided(..) | Event::Name(..) => Vec::new(),
         };
         self.act(index, actions)
     }
@@ -423,6 +438,33 @@ impl World {
         Ok(())
     }
 
+    /// A node that lives is named, with the disk that it has.
+    fn name(&mut self, index: NodeIndex, epoch: Epoch, nonce: u64) {
+        let node = &self.nodes[index];
+        if !node.up || self.places[index].behaviour.is_some() {
+            return;
+        }
+        if node.setup.genesis.seats.len() == 1 {
+            // With its disk the chain would be lost.
+            self.irreplaceable.insert(index);
+        }
+        let cluster = node.setup.genesis.seats[node.setup.seat.index()].cluster.clone();
+        let base = Base { holder: node.setup.key, disk: node.member().facts().disk };
+        let order = order(&node.setup.genesis, epoch, Change::Hold { cluster, base }, nonce);
+        let anyone = self.rng.usize(0..self.nodes.len());
+        self.schedule(1, Event::Submit(anyone, vec![order]));
+    }
+
+    /// A node that the chain has named and that cannot begin: it has another disk since.
+    pub fn stranded(&self) -> Option<NodeIndex> {
+        let is_stranded = |node: &Node| {
+            let facts = node.member().facts();
+            let is_named = facts.grant.as_ref().is_some_and(|grant| grant.grant.cause == Cause::Ordered);
+            node.up && is_named && node.member().holder() == Some(node.setup.id) && !facts.complete
+        };
+        self.nodes.iter().position(is_stranded)
+    }
+
     /// A client tries the nodes of a cluster until one takes its transactions.
     fn submit_to_cluster(&mut self, index: NodeIndex, transactions: &[Transaction]) -> Result<(), Violation> {
         let seat = self.nodes[index].setup.seat;
@@ -496,6 +538,10 @@ impl World {
                 self.act(index, actions)?;
             }
             Fault::Wipe(index) if self.may_wipe(index) => {
+                let node = &self.nodes[index];
+                if node.member().facts().grant.as_ref().is_some_and(|grant| grant.grant.cause == Cause::Ordered) {
+                    self.lost_all = Some(node.setup.seat);
+                }
                 self.fault(Fault::Kill(index))?;
                 self.nodes[index].wipe();
             }
@@ -593,7 +639,19 @@ impl World {
         let in_flight = self.places[index].asked_us.is_some_and(|at| at + REQUEST_LIFE_US > self.now_us);
         node.up
             && !in_flight
+            && !self.irreplaceable.contains(&index)
             && !node.member().is_asking()
-            && self.nodes.iter().any(|other| is_whole(other) && knows_newest(other))
+            && (self.nodes.iter().any(|other| is_whole(other) && knows_newest(other))
+                || self.may_lose_all(index, grant))
+    }
+
+    /// The only log of a seat that the chain has named may be lost as long as that is the only faulty seat.
+    fn may_lose_all(&self, index: NodeIndex, grant: &Grant) -> bool {
+        let seat = self.nodes[index].setup.seat;
+        let is_first = self.lost_all.is_none_or(|lost| lost == seat);
+        let are_correct = (0..self.nodes.len()).all(|other| self.is_correct(other));
+        let seats = self.nodes[index].setup.genesis.seats.len();
+        let holds = grant.cause == Cause::Ordered && grant.holder_id() == self.nodes[index].setup.id;
+        holds && is_first && are_correct && seats > 3
     }
 }

@@ -12,8 +12,8 @@ use actix::fut::wrap_future;
 use actix::{ActorFutureExt, AsyncContext};
 use bytes::Bytes;
 use standin_foundation::limits::SEATS_MAX;
-use standin_foundation::{ClusterId, Digest, Millis, NodeId, PublicKey, SecretKey, Term};
-use standin_ledger::grant::MEMBERS_MAX;
+use standin_foundation::{ClusterId, Digest, Millis, NodeId, PublicKey, SecretKey, Signature, Term};
+use standin_ledger::grant::{Cause, MEMBERS_MAX};
 use standin_ledger::grant_book::EpochError;
 use standin_ledger::{
     Authority, Genesis, Grant, GrantBook, Member, Membership, SeatDescriptor, SignedGrant, SignedMembership,
@@ -116,8 +116,8 @@ impl AuthActor {
     /// An auth node that starts now: every entry gets one full maximum age.
     pub fn new(setup: AuthConfig) -> Self {
         let chain = setup.genesis.digest();
-        let epoch = standin_foundation::Epoch(0);
-        let machine = Auth::new(chain, epoch, setup.register.incarnation(), setup.config);
+        let mut machine = Auth::new(chain, setup.register.incarnation(), setup.config);
+        machine.begin(setup.book.epoch(), setup.book.bases());
         let (started, refusals) = (Instant::now(), Throttle::default());
         let (counted, told) = (std::cell::Cell::default(), BTreeMap::new());
         Self { machine, setup, chain, started, refusals, counted, told }
@@ -177,7 +177,7 @@ impl AuthActor {
     }
 
     /// Takes in that an epoch has begun. Grants prove themselves, and the epoch by those.
-    fn take_epoch(&self, begun: &BegunEpoch, from: NodeId) {
+    fn take_epoch(&mut self, begun: &BegunEpoch, from: NodeId) {
         let (book, epoch) = (&self.setup.book, begun.proof.epoch());
         if epoch <= book.epoch() {
             return;
@@ -188,7 +188,10 @@ impl AuthActor {
             }
         }
         match book.note_epoch(begun.proof.clone()) {
-            Ok(true) => tracing::info!(epoch = epoch.0, "epoch began"),
+            Ok(true) => {
+                tracing::info!(epoch = epoch.0, "epoch began");
+                self.machine.begin(epoch, book.bases());
+            }
             Ok(false) => {}
             Err(EpochError::Unproven(error)) => {
                 if let Some(suppressed) = self.refusals.pass() {
@@ -202,7 +205,8 @@ impl AuthActor {
     /// Whether what a node tells a recalled register of its cluster was signed with this key.
     fn holds(&self, cluster: &ClusterId, newest: Option<&SignedGrant>, membership: Option<&SignedMembership>) -> bool {
         let (key, chain) = (self.setup.key.public(), &self.chain);
-        let grant_holds = |signed: &SignedGrant| signed.grant.cluster == *cluster && signed.verify(chain, &key).is_ok();
+        let is_proven = |signed: &SignedGrant| self.setup.book.knows(signed) || signed.verify(chain, &key).is_ok();
+        let grant_holds = |signed: &SignedGrant| signed.grant.cluster == *cluster && is_proven(signed);
         let list_holds =
             |signed: &SignedMembership| signed.membership.cluster == *cluster && signed.verify(chain, &key).is_ok();
         newest.is_none_or(grant_holds) && membership.is_none_or(list_holds)
@@ -251,7 +255,7 @@ impl AuthActor {
                 }
                 reply.send(Answer::Refused { why, current });
             }
-            Decision::Repeated(grant) => self.answer_granted(grant.sign(&self.setup.key), reply),
+            Decision::Repeated(grant) => self.answer_granted(self.signed(grant), reply),
             Decision::Alive => reply.send(self.alive(&record, current, &asked.request, count)),
             Decision::RolledBack { seen } => {
                 self.fatal(format!(
@@ -261,8 +265,33 @@ impl AuthActor {
                 ));
                 reply.refuse(CallError::Stopped);
             }
+            Decision::Named(next) => self.name(asked, (mark, *next), attempt, reply, ctx),
             Decision::Swap(next) => self.swap(asked, Stored { record, mark }, *next, attempt, reply, ctx),
         }
+    }
+
+    /// A cluster goes on from what the chain has ordered for it; then the request is looked at.
+    fn name(
+        &mut self,
+        asked: Asked,
+        (mark, next): (u64, Record),
+        attempt: usize,
+        reply: Reply<Answer>,
+        ctx: &mut Ctx<Self>,
+    ) {
+        let swapped = wrap_future(self.setup.register.swap(mark, next.clone()));
+        ctx.spawn(swapped.map(move |swapped, shell: &mut Shell<Self>, ctx| match swapped {
+            Err(error) => shell.role.register_failed(error, reply),
+            Ok(_) if attempt >= ATTEMPTS_MAX => {
+                reply.refuse(CallError::Overloaded { queued: attempt, limit: ATTEMPTS_MAX });
+            }
+            Ok(Counted { content: is_in, .. }) => {
+                if is_in {
+                    tracing::warn!(cluster = %next.cluster, term = next.term().0, "goes on as the chain has ordered");
+                }
+                shell.role.decide(asked, attempt + 1, reply, ctx);
+            }
+        }));
     }
 
     fn swap(
@@ -303,6 +332,14 @@ impl AuthActor {
             _ => self.answer_granted(granted.clone(), reply),
         }
         self.tell_all(&Notice(granted.clone()));
+    }
+
+    /// A grant of the register, signed. What the chain has ordered is nobody's word.
+    fn signed(&self, grant: Grant) -> SignedGrant {
+        match grant.cause {
+            Cause::Ordered => SignedGrant { grant, signature: Signature::NONE },
+            _ => grant.sign(&self.setup.key),
+        }
     }
 
     /// The register's count, signed; the same until it changes.

@@ -179,7 +179,7 @@ impl AuthActor {
         if let Some(told) = self.told.get(&record.cluster).filter(|told| told.version >= record.version) {
             return told.clone();
         }
-        let grant = record.grant.clone().map(|grant| grant.sign(&self.setup.key));
+        let grant = record.grant.clone().map(|grant| self.signed(grant));
         if let Some(grant) = &grant {
             // It was made with this very key, and holds.
             let _ = self.setup.book.note(grant.clone());

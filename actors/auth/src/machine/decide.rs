@@ -1,15 +1,18 @@
 //! One request against one cluster's record.
 
-use standin_ledger::grant::{Cause, MEMBERS_MAX};
+use standin_ledger::grant::{Cause, MEMBERS_MAX, request_digest};
 use standin_ledger::{SignedGrant, SignedMembership};
 
 use super::*;
-use crate::messages::{KeepAlive, Register, SetChange, SetFault, Update, request_digest};
+use crate::messages::{KeepAlive, Register, SetChange, SetFault, Update};
 
 impl Auth {
     /// Decides a request about `cluster`, whose record was read just now. Whoever is heard is noted; all else is up to what
     /// becomes of the decision.
     pub fn decide(&mut self, now: Millis, cluster: &ClusterId, record: &Record, presented: &Presented) -> Decision {
+        if let Some(named) = self.named(record) {
+            return Decision::Named(Box::new(named));
+        }
         if let Request::ReportWrong(_) = &presented.request {
             return self.report_wrong(now, cluster, record, presented).unwrap_or_else(Decision::Refused);
         }
@@ -37,6 +40,18 @@ impl Auth {
         decided.unwrap_or_else(Decision::Refused)
     }
 
+    /// E2: the record of a cluster that the chain has named since, as it goes on from there; none if it already has. What the register
+    /// had granted it is void, and with it all that was to be recalled or switched.
+    pub fn named(&self, record: &Record) -> Option<Record> {
+        let base = self.bases.get(&record.cluster).filter(|base| base.term > record.term())?;
+        let mut next = record.clone();
+        next.version += 1;
+        // Whoever ordered it answers for the holder.
+        next.not_electable.remove(&base.holder_id());
+        (next.grant, next.forced, next.recalling) = (Some(base.clone()), None, None);
+        Some(next)
+    }
+
     /// While nothing is heard of a whole cluster for long the auth node is cut off from it, or is not the one that is asked: it
     /// knows no more than one that starts, and gives everyone the time that such a one would.
     fn note_heard(&mut self, now: Millis, cluster: &ClusterId, record: &Record, from: &NodeId) {
@@ -49,9 +64,10 @@ impl Auth {
         }
         watch.heard.insert(*from, now);
         if watch.term != record.term() {
+            let is_other_log = watch.term.lineage() != record.term().lineage();
             (watch.holder_heard, watch.term) = (now, record.term());
-            if record.grant.as_ref().is_some_and(|grant| grant.cause == Cause::Forced) {
-                // The holder before was faulty, and so may be what it said of itself.
+            // A holder that was ordered away was faulty, and so may be what it said of itself.
+            if is_other_log || record.grant.as_ref().is_some_and(|grant| grant.cause == Cause::Forced) {
                 watch.released = 0;
             }
         }

@@ -101,6 +101,9 @@ pub enum Decision {
         /// The count that somebody was told.
         seen: u64,
     },
+    /// The chain has named the cluster since: swap this record in for the one that was read, and ask again, whether or not another
+    /// was faster.
+    Named(Box<Record>),
     /// Swap this record in for the one that was read. If it is in and durable, its grant is the answer; if another was faster,
     /// read again and ask again.
     Swap(Box<Record>),
@@ -111,6 +114,8 @@ pub enum Decision {
 pub struct Auth {
     chain: Digest,
     epoch: Epoch,
+    /// What the chain has ordered for the clusters that it has named (E2).
+    bases: BTreeMap<ClusterId, Grant>,
     incarnation: Incarnation,
     config: Config,
     mutation: Option<Mutation>,
@@ -163,8 +168,18 @@ impl Presented {
 
 impl Auth {
     /// An auth node that starts. `incarnation` is the register's life.
-    pub fn new(chain: Digest, epoch: Epoch, incarnation: Incarnation, config: Config) -> Self {
-        Self { chain, epoch, incarnation, config, mutation: None, watches: BTreeMap::new() }
+    pub fn new(chain: Digest, incarnation: Incarnation, config: Config) -> Self {
+        let (epoch, bases, watches) = (Epoch(0), BTreeMap::new(), BTreeMap::new());
+        Self { chain, epoch, bases, incarnation, config, mutation: None, watches }
+    }
+
+    /// An epoch has been proven: nothing is granted in an earlier one any more, and the clusters that the chain has named go on from
+    /// their bases (E2).
+    pub fn begin(&mut self, epoch: Epoch, bases: impl IntoIterator<Item = Grant>) {
+        self.epoch = self.epoch.max(epoch);
+        for base in bases {
+            self.bases.insert(base.cluster.clone(), base);
+        }
     }
 
     /// Switches one rule off, to see whether the tests notice.

@@ -23,7 +23,7 @@ fn cluster() -> ClusterId {
 }
 
 fn auth() -> Auth {
-    Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), Config { age_max_ms: 1_000, live_ms: 100, ..Config::default() })
+    Auth::new(Digest::ZERO, Incarnation(1), Config { age_max_ms: 1_000, live_ms: 100, ..Config::default() })
 }
 
 /// Nodes 1 to 3 are admitted.
@@ -159,7 +159,7 @@ fn g2_the_holders_keep_alive_revives_its_entry_without_a_new_grant() {
 fn g2_an_auth_node_that_starts_gives_every_entry_one_full_age() {
     let mut first = auth();
     let record = registered(&mut first);
-    let mut again = Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), first.config);
+    let mut again = Auth::new(Digest::ZERO, Incarnation(1), first.config);
     let early = again.decide(Millis(50_100), &cluster(), &record, &update(2, 1, &[2, 3], 0));
     assert!(matches!(refusal(early), Refusal::NoGround { .. }));
     pass(&mut again, &record, 50_100, 51_100);
@@ -206,7 +206,7 @@ fn g5_a_register_that_was_brought_back_grants_nothing_before_all_have_said_what_
     let record = registered(&mut auth);
     let newest = swap(auth.decide(Millis(0), &cluster(), &record, &set_change(1, 1, &[1, 2])));
     let signer = SecretKey::from_bytes(&[9; 32]).unwrap();
-    let mut restored = Auth::new(Digest::ZERO, Epoch(0), Incarnation(2), auth.config);
+    let mut restored = Auth::new(Digest::ZERO, Incarnation(2), auth.config);
     let old = Record { recalling: Some(BTreeSet::new()), ..record };
     let waits = refusal(restored.decide(Millis(9_000), &cluster(), &old, &update(2, 1, &[2], 9)));
     assert_eq!(waits, Refusal::Recovering);
@@ -226,6 +226,46 @@ fn g5_a_register_that_was_brought_back_grants_nothing_before_all_have_said_what_
     pass(&mut restored, &all, 9_000, 18_000);
     let granted = swap(restored.decide(Millis(18_000), &cluster(), &all, &update(2, 3, &[2], 9))).grant.unwrap();
     assert_eq!((granted.term, granted.incarnation), (Term(4), Incarnation(2)));
+}
+
+/// E2: a cluster that the chain has named goes on from there, whatever the register had granted, recalled or ordered; and nothing is
+/// granted in an earlier epoch any more.
+#[test]
+fn e2_a_cluster_that_was_named_goes_on_from_its_base() {
+    let mut auth = auth();
+    let before = registered(&mut auth);
+    let base = Grant {
+        epoch: Epoch(2),
+        term: Term::first_of(Epoch(2)),
+        holder: key(3),
+        in_sync: set(&[3]),
+        cause: Cause::Ordered,
+        ..before.grant.clone().unwrap()
+    };
+    auth.begin(Epoch(2), [base.clone()]);
+    let barred = Record { not_electable: set(&[2, 3]), forced: Some(Term(1)), recalling: Some(set(&[])), ..before };
+    let Decision::Named(named) = auth.decide(Millis(0), &cluster(), &barred, &keep_alive(1, 1, Some(7))) else {
+        panic!("whoever asks, it goes on from its base");
+    };
+    assert_eq!((named.grant.clone(), named.forced, named.recalling.clone()), (Some(base.clone()), None, None));
+    assert_eq!(named.not_electable, set(&[2]), "whoever ordered it answers for the holder");
+    assert_eq!(auth.named(&named), None, "once");
+    let grown = swap(auth.decide(Millis(1), &cluster(), &named, &set_change(3, base.term.0, &[1, 3])));
+    let grant = grown.grant.clone().unwrap();
+    assert_eq!((grant.term, grant.epoch, grant.previous), (base.term.next(), Epoch(2), base.digest()));
+    // What the holder before had released was of another log.
+    let mut told = Auth::new(Digest::ZERO, Incarnation(1), auth.config);
+    told.decide(Millis(0), &cluster(), &fresh_granted(), &keep_alive(1, 1, Some(900)));
+    pass(&mut told, &grown, 10, 20_000);
+    assert!(!matches!(
+        told.decide(Millis(20_000), &cluster(), &grown, &update(1, grant.term.0, &[1], 3)),
+        Decision::Refused(Refusal::LogTooShort { .. })
+    ));
+}
+
+/// A record with node 1 as holder in term 1.
+fn fresh_granted() -> Record {
+    registered(&mut auth())
 }
 
 #[test]
@@ -380,7 +420,7 @@ fn g5_a_recalled_register_hears_members_that_it_does_not_know() {
     let record = registered(&mut auth);
     let joined = auth.order(&record, &order(&record, Action::Admit(member(4)))).unwrap();
     let membership = Some(joined.membership(Digest::ZERO).sign(&SecretKey::from_bytes(&[9; 32]).unwrap()));
-    let mut restored = Auth::new(Digest::ZERO, Epoch(0), Incarnation(2), auth.config);
+    let mut restored = Auth::new(Digest::ZERO, Incarnation(2), auth.config);
     let mut record = Record { recalling: Some(BTreeSet::new()), ..record };
     for from in [1, 2, 3] {
         let membership = membership.clone().filter(|_| from == 2);

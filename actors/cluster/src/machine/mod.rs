@@ -82,6 +82,8 @@ pub struct Member {
     register_count: RegisterCount,
     executed: Height,
     stored: Height,
+    /// The first grant that is known of a new lineage, and up to where blocks must be durable in the store before it is accepted.
+    named: Option<(SignedGrant, Height)>,
     heard_seats: usize,
     started: Millis,
     now: Millis,
@@ -111,6 +113,7 @@ impl Member {
                 self.stored = self.stored.max(height);
                 self.following.answer_again();
                 self.cut_front();
+                self.consider_founding();
             }
             Input::Computed(height, digest) => self.on_computed(height, digest),
             Input::Decided(height, digest) => self.on_decided(height, digest),
@@ -171,7 +174,9 @@ impl Member {
     pub fn wants_stored(&self) -> Option<Height> {
         let founded = Some(self.log.base_height()).filter(|_| !self.facts.complete);
         let (_, height) = self.log.released_base(self.released()).unwrap_or_default();
-        Some(founded.unwrap_or_default().max(height)).filter(|height| *height > self.stored)
+        // A log that is to go need not become complete any more.
+        let named = self.named.as_ref().map(|(_, up_to)| *up_to);
+        Some(named.unwrap_or(founded.unwrap_or_default().max(height))).filter(|height| *height > self.stored)
     }
 
     /// A seat that one node holds for ever pushes its log to nobody, and is never followed: it need not keep in memory what the

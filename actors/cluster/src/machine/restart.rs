@@ -73,6 +73,7 @@ impl Member {
             register_count: RegisterCount::NONE,
             executed: Height(0),
             stored: Height(0),
+            named: None,
             heard_seats: 0,
             started: now,
             now,
@@ -111,6 +112,10 @@ impl Member {
                 self.facts.base = base;
             }
             NodeRecord::Fact(fact) => self.facts.note(&fact),
+            NodeRecord::Founded { grant, session, complete } => {
+                self.log = LogCopy::new(self.log.describe(), Mark::default());
+                self.facts.found(&grant, session, complete);
+            }
             NodeRecord::Facts(facts) => {
                 self.log.cut_front(facts.base.lsn + 1);
                 self.log.set_base(facts.base);

@@ -1,7 +1,7 @@
 //! Suspecting the holder, asking for its seat, and accepting what was granted.
 
-use standin_auth::messages::{Register, Update, request_digest};
-use standin_ledger::grant::Cause;
+use standin_auth::messages::{Register, Update};
+use standin_ledger::grant::{Cause, request_digest};
 
 use super::*;
 use crate::election::{Candidate, order};
@@ -260,9 +260,13 @@ impl Member {
         if grant.grant.cluster != self.identity.cluster || grant.grant.term <= known {
             return;
         }
-        if grant.grant.incarnation < self.facts.promised {
+        // What the chain has ordered is of no register.
+        if grant.grant.incarnation < self.facts.promised && grant.grant.cause != Cause::Ordered {
             self.report(Event::Refused(standin_auth::Refusal::Recovering));
             return;
+        }
+        if grant.grant.term.lineage() > known.lineage() {
+            return self.name(grant);
         }
         let was_holder = self.is_holder() && self.is_active();
         let was_restarting = self.is_holder() && self.holding.as_ref().is_some_and(|holding| !holding.is_active());
@@ -309,9 +313,62 @@ impl Member {
         }
     }
 
+    /// E2: the chain has named the seat since. Before the log goes, what was executed must be durable in the store: if all seats
+    /// were named, it might be nowhere else. Whoever's result counted at the boundary has said so here before.
+    fn name(&mut self, grant: SignedGrant) {
+        let up_to = match self.named.take() {
+            Some((known, up_to)) if known.grant.term >= grant.grant.term => return self.named = Some((known, up_to)),
+            Some((_, up_to)) => up_to,
+            None => self.executed,
+        };
+        self.named = Some((grant, up_to));
+        self.consider_founding();
+    }
+
+    pub(super) fn consider_founding(&mut self) {
+        if let Some((grant, _)) = self.named.take_if(|(_, up_to)| *up_to <= self.stored) {
+            self.found(grant);
+        }
+    }
+
+    /// The chain has named the seat since. Nothing that was said for it in the lineage before counts any more, and its log is
+    /// deleted. The holder that the chain has named begins the new log, if its disk is still the one that was named: on one that is
+    /// lost it may have begun before, and not know of it. Everyone else follows.
+    fn found(&mut self, grant: SignedGrant) {
+        let (term, holder, in_sync) = (grant.grant.term, grant.grant.holder_id(), grant.grant.in_sync.clone());
+        let is_named = grant.grant.cause == Cause::Ordered && holder == self.identity.node;
+        let is_disk = self.is_answer_to(&grant, self.facts.disk) || self.is_off(Mutation::FoundAgain);
+        let begins = is_named && is_disk;
+        let session = self.facts.session + 1;
+        self.facts.found(&grant, session, begins);
+        let record = NodeRecord::Founded { grant: Box::new(grant.clone()), session, complete: begins };
+        self.fence_sequence = self.write(record);
+        self.log = LogCopy::new(self.log.describe(), Mark::default());
+        self.following = Following::default();
+        self.takeover = Takeover::default();
+        self.holding = None;
+        self.effects.push(Effect::Rebuild);
+        self.report(Event::Granted { term, holder, in_sync });
+        self.when_durable(self.fence_sequence, Deferred::Fenced(term));
+        self.forget_strangers();
+        if !self.is_holder() {
+            return;
+        }
+        let ticket = self.facts.ticket.clone();
+        self.send_to_mates(&Message::Grant { grant, ticket });
+        if begins {
+            self.when_durable(self.fence_sequence, Deferred::Activate);
+        } else {
+            self.report(Event::CannotActivate { term });
+        }
+    }
+
     /// Whether this node asked for this grant, in the session in which its log is now.
     pub(super) fn asked_for(&self, grant: &SignedGrant) -> bool {
-        let session = Some(self.facts.session);
-        grant.grant.request == request_digest(&self.identity.node, Term(0), &grant.grant.in_sync, session)
+        self.is_answer_to(grant, self.facts.session)
+    }
+
+    fn is_answer_to(&self, grant: &SignedGrant, log: u64) -> bool {
+        grant.grant.request == request_digest(&self.identity.node, Term(0), &grant.grant.in_sync, Some(log))
     }
 }

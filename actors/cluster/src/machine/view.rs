@@ -36,6 +36,8 @@ pub struct View {
     pub active: bool,
     /// Its log holds everything that was released.
     pub complete: bool,
+    /// Names its disk.
+    pub disk: u64,
     /// The last record of its log.
     pub head: Lsn,
     /// The last record that it can acknowledge: durable with all before it, payloads that they name included.
@@ -67,6 +69,7 @@ impl Member {
             standby: self.standby(),
             active: self.is_active(),
             complete: self.facts.complete,
+            disk: self.facts.disk,
             head: self.log.head().lsn,
             sound: self.log.durable_with_payloads(),
             released: self.released(),

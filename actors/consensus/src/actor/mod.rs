@@ -47,7 +47,7 @@ use crate::gate::Gate;
 use crate::machine::{self, Machine};
 use crate::messages::{BatchPayload, Body, Forward, Note, Signed, Transfer};
 use crate::record::Record;
-use crate::verify::{KeySigner, sign};
+use crate::verify::{KeySigner, Verifier, sign};
 use cutting::Barrier;
 use executor::{Command, Executor};
 use following::{Lacking, WaitsFor};
@@ -340,6 +340,11 @@ impl Replica {
     /// Lets out what is released by now. Own messages come back as inputs, whose effects may let out more.
     fn release(&mut self) {
         while let Some(mut held) = self.gate.release() {
+            let Directory { book, seat, .. } = &self.config.directory;
+            if !book.counts_in(held.epoch, *seat, self.config.signer.writer.term) {
+                // Nobody would count it.
+                continue;
+            }
             if let (Some(Misbehaviour::WrongVote), Body::Checkpoint(result)) =
                 (self.config.misbehaviour, &mut held.body)
             {
@@ -418,10 +423,22 @@ impl Replica {
         });
     }
 
-    /// The proof of an epoch that is known from the chain alone is asked for, of one node after the other: others may need it.
+    /// Word of an epoch may have found the mailbox full, and whoever begins a log anew has no other proof of the boundary.
+    fn enter_proven_epoch(&mut self, ctx: &mut Ctx<Self>) {
+        let book = Arc::clone(&self.config.directory.book);
+        self.step(Input::EpochKnown(book.epoch()), ctx);
+        let Some(proof) = book.epoch_proof(self.machine.epoch().next()) else { return };
+        let verifier = Verifier { authority: book, window: self.config.genesis.parameters.window };
+        if let Ok(certificate) = verifier.checkpoint(proof.certificate().clone()) {
+            self.step(Input::StableReceived(certificate), ctx);
+        }
+    }
+
+    /// The proof of the next epoch, or of one that is known from the chain alone, is asked for of one node after the other. Whoever
+    /// takes part in nothing yet may be the one that the chain has named.
     fn ask_for_proof(&self) {
         let directory = &self.config.directory;
-        let Some(epoch) = directory.book.unproven_epoch() else { return };
+        let epoch = directory.book.unproven_epoch();
         let (connected, round) =
             (directory.connected(), self.now().0 / self.config.consensus.status_interval_ms.max(1));
         if let Some(remote) = connected.get(round as usize % connected.len().max(1)) {
@@ -439,8 +456,7 @@ impl Replica {
         self.tell_seats_heard();
         self.tell_log(SeatFact::Executed(self.machine.executed()));
         self.tell_log(SeatFact::Proven(self.machine.stable()));
-        // Word of it may have found the mailbox full.
-        self.step(Input::EpochKnown(self.config.directory.book.epoch()), ctx);
+        self.enter_proven_epoch(ctx);
         self.ask_for_proof();
         self.look_for_grant(ctx);
         self.flush_mempool(ctx);

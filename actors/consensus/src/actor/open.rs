@@ -204,7 +204,8 @@ impl DecodedLog {
 #[derive(Debug)]
 pub(super) struct Stored {
     head: Height,
-    /// The proof of the snapshot that the store began with, if it did.
+    /// The proof of the last checkpoint that the log need not prove: of the snapshot that the store began with, or of the newest
+    /// one, where the log says of none that it is stable since it has just begun.
     base: Option<CheckpointCertificate>,
     /// Final blocks whose records may not be in the log.
     blocks: Vec<StoredBlock>,
@@ -215,12 +216,14 @@ pub(super) struct Stored {
 impl Stored {
     pub(super) fn read(store: &Store, chain: &Chain, above: Height) -> Result<Self, StoreError> {
         let (base, head) = (store.base()?, store.head());
-        let certificate = match base {
-            Height(0) => None,
-            base => store.checkpoint_covering(base)?.and_then(|checkpoint| checkpoint.certificate),
+        let certificate = match (above, base) {
+            (Height(0), _) => store.newest_certificate()?,
+            (_, Height(0)) => None,
+            (_, base) => store.checkpoint_covering(base)?.and_then(|checkpoint| checkpoint.certificate),
         };
+        let proven = certificate.as_ref().map_or(Height(0), |certificate| certificate.result.height);
         let mut blocks = Vec::new();
-        for height in above.max(base).0 + 1..=head.0 {
+        for height in above.max(proven).0 + 1..=head.0 {
             blocks.extend(store.block(Height(height))?);
         }
         Ok(Self { head, base: certificate, blocks, epochs: chain.epochs() })

@@ -18,6 +18,7 @@ use standin_foundation::{
 };
 use standin_ledger::builtin::Operation;
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote};
+use standin_ledger::epoch::Base;
 use standin_ledger::grant::Cause;
 use standin_ledger::reconfiguration::Change;
 use standin_ledger::snapshot::{Chunk, Manifest};
@@ -150,9 +151,10 @@ fn clusters(key: &SecretKey, stable: CheckpointCertificate) {
     };
     wire("auth_request", "update", &Request::Update(update));
     let vote = SeatVote { seat: Seat(0), term: Term(3), signature: Signature([9; 64]) };
-    let report = WrongResult { cluster, result: stable.result, vote, certificate: stable };
+    let report = WrongResult { cluster: cluster.clone(), result: stable.result, vote, certificate: stable };
     let operators = Operators { keys: vec![key.public()], needed: 1 };
-    let changes = vec![Change::Operators(operators)];
+    let base = Base { holder: key.public(), disk: 7 };
+    let changes = vec![Change::Operators(operators), Change::Hold { cluster: cluster.clone(), base }];
     let reconfiguration = Reconfiguration { chain: Digest::ZERO, epoch: Epoch(0), changes };
     let approvals = vec![reconfiguration.approve(key)];
     wire("reconfiguration", "operators", &ApprovedReconfiguration { reconfiguration, approvals });
@@ -187,6 +189,8 @@ fn clusters(key: &SecretKey, stable: CheckpointCertificate) {
     wire("cluster_message", "statement", &Message::Statement(statement));
     wire("node_record", "entry", &NodeRecord::Entry(entry));
     wire("node_record", "granted", &NodeRecord::Fact(Fact::Granted(Box::new(grant.clone()))));
+    let founded = NodeRecord::Founded { grant: Box::new(grant.clone()), session: 8, complete: true };
+    wire("node_record", "founded", &founded);
     let facts = Facts { grant: Some(grant), session: 7, complete: true, base: mark, ..Facts::default() };
     wire("node_record", "facts", &NodeRecord::Facts(Box::new(facts)));
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use standin_foundation::{ClusterId, Digest, Lsn, Term};
+use standin_foundation::{ClusterId, Digest, Epoch, Lsn, Term, Writer};
 use standin_ledger::grant::Cause;
 use standin_ledger::{Grant, SignedGrant};
 
@@ -12,8 +12,8 @@ use crate::node::{Node, Observation};
 
 #[derive(Debug, Default)]
 pub(super) struct OneLog {
-    /// By seat: what was released, by record.
-    released: BTreeMap<u16, BTreeMap<Lsn, Digest>>,
+    /// By seat and lineage: what was released, by record.
+    released: BTreeMap<(u16, Epoch), BTreeMap<Lsn, Digest>>,
     /// By seat: the highest term in which somebody spoke for it.
     spoke: BTreeMap<u16, Term>,
     grants: BTreeMap<String, BTreeMap<Term, Grant>>,
@@ -23,9 +23,12 @@ impl OneLog {
     pub(super) fn check(&mut self, node: &Node, observation: &Observation) -> Result<(), Violation> {
         let seat = node.setup.seat.0;
         let violation = |what| Err(Violation { invariant: "one_log", what });
+        // Said a moment ago, in the same turn in which the node learned that the chain has named the seat: its log is another.
+        let has_other_log = |writer: &Writer| writer.term.lineage() < node.member().facts().term().lineage();
         match observation {
-            Observation::Released(lsn, hash) => {
-                let released = self.released.entry(seat).or_default();
+            Observation::Released(writer, ..) | Observation::Activated(writer) if has_other_log(writer) => Ok(()),
+            Observation::Released(writer, lsn, hash) => {
+                let released = self.released.entry((seat, writer.term.lineage())).or_default();
                 let first = *released.entry(*lsn).or_insert(*hash);
                 if first != *hash {
                     return violation(format!("seat {seat} released {} and {} as {lsn}", first.short(), hash.short()));
@@ -42,7 +45,8 @@ impl OneLog {
                     return Ok(());
                 }
                 *newest = writer.term;
-                let released = self.released.get(&seat).and_then(|released| released.last_key_value());
+                let released =
+                    self.released.get(&(seat, writer.term.lineage())).and_then(|released| released.last_key_value());
                 match released.filter(|(lsn, hash)| !has(node, **lsn, **hash)) {
                     Some((lsn, _)) => {
                         let head = node.member().head().lsn;

@@ -96,9 +96,10 @@ impl Node {
             }
             Of::Released { writer, lsn } => {
                 if writer == self.signer.writer || self.setup.breaks(Driver::GateByNumber) {
-                    let hash = self.member.entries().find(|entry| entry.lsn == lsn).map(|entry| entry.hash);
-                    if let Some(hash) = hash {
-                        self.actions.push(Action::Observe(Observation::Released(lsn, hash)));
+                    let is_of_log = writer.term.lineage() == self.member.facts().term().lineage();
+                    let entry = self.member.entries().find(|entry| entry.lsn == lsn && is_of_log);
+                    if let Some(hash) = entry.map(|entry| entry.hash) {
+                        self.actions.push(Action::Observe(Observation::Released(writer, lsn, hash)));
                     }
                 }
                 let by_number = self.setup.breaks(Driver::GateByNumber);
@@ -162,6 +163,7 @@ impl Node {
             Effect::Stabilize(certificate) => {
                 let height = certificate.result.height;
                 self.for_member.push(standin_cluster::Input::Proven(height));
+                self.disk.certify(certificate.clone());
                 if let Some(snapshot) = self.snapshots.get(&height) {
                     self.begun.extend(EpochProof::new(snapshot, &certificate));
                     self.served = Some(ServedSnapshot::new(snapshot, certificate));
@@ -236,6 +238,9 @@ impl Node {
 
     pub(super) fn release(&mut self, now: Millis) {
         while let Some(held) = self.gate.release() {
+            if !self.known.table.counts_in(held.epoch, self.setup.seat, self.signer.writer.term) {
+                continue;
+            }
             let message = self.emit(held.to, held.epoch, held.body, held.after);
             if held.to == Recipient::All {
                 self.step_core(now, Input::MessageReceived(message));
@@ -260,6 +265,10 @@ impl Node {
             self.known.table.begin(table);
             self.disk.epochs.insert(epoch, proof);
             self.step(now, Input::EpochKnown(epoch));
+            self.tell_own_base(now);
+            for seat in self.known.table.named_seats() {
+                self.step(now, Input::HolderChanged(seat));
+            }
             self.look_at_parked(now);
         }
     }

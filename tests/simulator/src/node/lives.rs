@@ -76,13 +76,19 @@ impl Node {
             self.gate = Gate::default();
         }
         let records: Vec<_> = self.member.entries().map(|entry| (entry.lsn, decode(&entry.record))).collect();
-        let stable = logged_stable(&records).max(self.disk.base_height());
+        let logged = logged_stable(&records);
+        // A log that has just begun says of no checkpoint that it is stable.
+        let base = match logged {
+            Height(0) => self.disk.newest_certificate().cloned(),
+            _ => self.disk.base.as_ref().map(|(_, certificate)| certificate.clone()),
+        };
+        let stable = logged.max(base.as_ref().map_or(Height(0), |base| base.result.height));
         let above: Vec<_> = self.disk.blocks.iter().filter(|block| block.proposal.height > stable).collect();
         for block in &above {
             self.payloads.extend(block.batches.iter().map(|batch| (batch.digest(), Arc::clone(batch))));
         }
         let remains = Remains {
-            base: self.disk.base.as_ref().map(|(_, certificate)| certificate.clone()),
+            base,
             records,
             blocks: above.into_iter().map(|block| (block.proposal.clone(), block.certificate.clone())).collect(),
             executed: self.chain.height(),

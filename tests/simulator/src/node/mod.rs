@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fastrand::Rng;
 use standin_auth::Statement;
-use standin_auth::messages::{Answer, Request, WrongResult};
+use standin_auth::messages::{Answer, BegunEpoch, Request, WrongResult};
 use standin_cluster::Member;
 use standin_cluster::machine::Description;
 use standin_cluster::messages::Message;
@@ -27,6 +27,7 @@ use standin_foundation::{ClusterId, Digest, Epoch, Height, Lsn, Millis, NodeId, 
 use standin_ledger::builtin::Builtin;
 use standin_ledger::certificate::{CheckpointResult, CommitCertificate};
 use standin_ledger::error::LedgerError;
+use standin_ledger::grant::{Cause, Noted};
 use standin_ledger::snapshot::{ServedSnapshot, Snapshot};
 use standin_ledger::{Batch, Chain, EpochProof, Genesis, Proposal, SignedGrant, Transaction};
 
@@ -85,7 +86,7 @@ pub enum Observation {
     /// The member machine reports something.
     Member(standin_cluster::Event),
     /// The seat's log was released up to here.
-    Released(Lsn, Digest),
+    Released(Writer, Lsn, Digest),
     /// The node speaks for its seat from now on.
     Activated(Writer),
 }
@@ -315,9 +316,13 @@ impl Node {
             let status = Status { stable: executed, committed: executed, ..Status::default() };
             self.step(now, Input::StatusReceived(self.setup.seat, status));
         }
-        if self.is_active() && self.setup.cluster.is_some() && self.look_up_due <= now {
+        if self.setup.cluster.is_some() && self.look_up_due <= now {
             self.look_up_due = now + LOOK_UP_MS;
             self.actions.push(Action::Ask(Request::LookUp { cluster: None }));
+            self.tell_own_base(now);
+            self.enter_proven_epoch(now);
+            let next = (1..).map(Epoch).find(|epoch| !self.disk.epochs.contains_key(epoch)).unwrap_or_default();
+            self.ask_anyone(now.0 / LOOK_UP_MS, Note::FetchEpoch(next));
         }
         let again = std::mem::take(&mut self.again);
         // In small batches: one with all of it might never find room.
@@ -326,6 +331,26 @@ impl Node {
             actions.extend(self.submit(now, part.to_vec()));
         }
         actions
+    }
+
+    /// Whoever begins a log anew has no other proof of the boundary.
+    fn enter_proven_epoch(&mut self, now: Millis) {
+        let Some(proof) = self.disk.epochs.get(&self.machine.epoch().next()) else { return };
+        if let Ok(certificate) = self.verifier().checkpoint(proof.certificate().clone()) {
+            self.step(now, Input::StableReceived(certificate));
+        }
+    }
+
+    /// One holder, or one of the other members, after the other.
+    fn ask_anyone(&mut self, round: u64, note: Note) {
+        let mates = self.setup.cluster.iter().flat_map(|cluster| cluster.members.keys().copied());
+        let mates: Vec<_> = mates.filter(|node| *node != self.setup.id).collect();
+        let seats = self.setup.genesis.seats.len();
+        let place = round as usize % (seats + mates.len());
+        self.actions.push(match place.checked_sub(seats).and_then(|place| mates.get(place)) {
+            Some(mate) => Action::DeliverTo(*mate, Envelope::Note(note)),
+            None => Action::Deliver(Recipient::One(Seat(place as u16)), Envelope::Note(note)),
+        });
     }
 
     /// The log is durable up to this record.

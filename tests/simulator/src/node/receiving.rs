@@ -16,13 +16,16 @@ impl Node {
             Envelope::Transfer(transfer) => self.take_transfer(now, from, seat, transfer),
             Envelope::Cluster(message, payloads) => {
                 self.payloads.extend(payloads.into_iter().map(|batch| (batch.digest(), batch)));
-                if let Message::Grant { grant, .. } = &*message {
-                    self.note_grant(now, grant.clone());
+                let counts = match &*message {
+                    Message::Grant { grant, .. } => self.note_grant(now, grant.clone()),
+                    _ => true,
+                };
+                if counts {
+                    self.step_member(now, standin_cluster::Input::Received { from, message: *message });
                 }
-                self.step_member(now, standin_cluster::Input::Received { from, message: *message });
             }
             Envelope::Answer(answer) => self.take_answer(now, *answer),
-            Envelope::Grant(grant) => self.note_grant(now, *grant),
+            Envelope::Grant(grant) => _ = self.note_grant(now, *grant),
             Envelope::WantGrant(seat, term) => {
                 if let Some(grant) = self.known.table.grant(seat, term).cloned() {
                     self.actions.push(Action::DeliverTo(from, Envelope::Grant(Box::new(grant))));
@@ -75,8 +78,13 @@ impl Node {
     }
 
     pub(super) fn take_answer(&mut self, now: Millis, answer: Answer) {
-        if let Answer::Actives { grants, .. } = answer {
-            grants.into_iter().for_each(|grant| self.note_grant(now, grant));
+        if let Answer::Actives { grants, epoch, .. } = answer {
+            if let Some(proof) = self.disk.epochs.get(&epoch.next()).cloned() {
+                self.actions.push(Action::Ask(Request::Epoch(Box::new(BegunEpoch { proof, grants: Vec::new() }))));
+            }
+            for grant in grants {
+                self.note_grant(now, grant);
+            }
             return;
         }
         let grant = match &answer {
@@ -85,23 +93,34 @@ impl Node {
             Answer::Alive { newer, .. } => newer.clone(),
             Answer::Actives { .. } => None,
         };
-        if let Some(grant) = grant {
-            self.note_grant(now, grant);
+        if grant.is_some_and(|grant| !self.note_grant(now, grant)) {
+            return;
         }
         self.step_member(now, standin_cluster::Input::Answered(answer));
     }
 
-    pub(super) fn note_grant(&mut self, now: Millis, grant: SignedGrant) {
+    /// Takes in a grant, and tells those whom it concerns; false if it does not count.
+    pub(super) fn note_grant(&mut self, now: Millis, grant: SignedGrant) -> bool {
         let of_cluster = |seat: &standin_ledger::SeatDescriptor| seat.cluster == grant.grant.cluster;
-        let Some(index) = self.setup.genesis.seats.iter().position(of_cluster) else { return };
+        let Some(index) = self.setup.genesis.seats.iter().position(of_cluster) else { return false };
         let seat = Seat(index as u16);
-        let is_newest = self.known.note(grant.clone());
+        let Some(noted) = self.known.note(grant.clone()) else { return false };
+        let is_newest = matches!(noted, Noted::Newest(_));
         if seat == self.setup.seat {
             self.step_member(now, standin_cluster::Input::Granted(grant));
         } else if is_newest {
             self.step(now, Input::HolderChanged(seat));
         }
         self.look_at_parked(now);
+        true
+    }
+
+    /// What the chain has ordered for the own seat, if nobody was granted it since.
+    pub(super) fn tell_own_base(&mut self, now: Millis) {
+        let base = self.known.table.newest(self.setup.seat).filter(|newest| newest.grant.cause == Cause::Ordered);
+        if let Some(base) = base.cloned() {
+            self.step_member(now, standin_cluster::Input::Granted(base));
+        }
     }
 
     pub(super) fn verifier(&self) -> Verifier<SimulatedAuthority> {

@@ -2,6 +2,7 @@
 
 mod log;
 mod members;
+mod named;
 mod net;
 mod results;
 mod takeover;

@@ -7,7 +7,7 @@ use standin_auth::machine::Presented;
 use standin_auth::messages::{Answer, RegisterCount, Request};
 use standin_auth::{Auth, Claim, Decision, Record, Statement};
 use standin_foundation::{
-    ClusterId, Digest, Epoch, Height, Incarnation, Lsn, Millis, NodeId, PublicKey, SecretKey, Signature, Writer,
+    ClusterId, Digest, Height, Incarnation, Lsn, Millis, NodeId, PublicKey, SecretKey, Signature, Writer,
 };
 use standin_ledger::{Grant, SignedGrant};
 
@@ -23,7 +23,7 @@ pub(super) fn id(n: usize) -> NodeId {
     key(n).node_id()
 }
 
-fn cluster() -> ClusterId {
+pub(super) fn cluster() -> ClusterId {
     "a".parse().unwrap()
 }
 
@@ -78,7 +78,7 @@ impl Net {
         let config = standin_auth::Config { age_max_ms: 2_000, ..standin_auth::Config::default() };
         let mut net = Self {
             nodes: Vec::new(),
-            auth: Auth::new(Digest::ZERO, Epoch(0), Incarnation(1), config),
+            auth: Auth::new(Digest::ZERO, Incarnation(1), config),
             record: Record::new(cluster(), (0..count).map(key)),
             auth_up: true,
             queue: VecDeque::new(),
@@ -205,6 +205,10 @@ impl Net {
                     recall: false,
                     ticket: None,
                 }
+            }
+            Decision::Named(record) => {
+                self.record = *record;
+                return self.ask(n, request);
             }
             Decision::RolledBack { seen } => panic!("nobody was told of {seen} changes"),
             Decision::Swap(record) => {
