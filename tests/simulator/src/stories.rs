@@ -234,7 +234,7 @@ pub fn wrong_result_found_by_the_others() -> Result<(), Violation> {
     story.run(8_000)?;
     story.expect(story.active(0).is_some_and(|active| active != 0), "the standby speaks for the seat")?;
     let causes = story.world.invariants.causes(&cluster_name(0));
-    story.expect(causes.contains(&Cause::Forced), "by order")?;
+    story.expect(causes.contains(&Cause::Forced), &format!("by order, and not {causes:?}"))?;
     let grows = story.grows(2_000)?;
     story.expect(grows, "and the chain runs")
 }

@@ -316,8 +316,9 @@ impl World {
                 Action::Observe(observation) => self.observe(index, &observation)?,
             }
         }
-        // A node that must not go on ends its process.
-        let is_over = self.nodes[index].machine().is_halted() && self.nodes[index].setup.cluster.is_some();
+        // A node that must not go on ends its process; but for one that notices nothing of itself.
+        let setup = &self.nodes[index].setup;
+        let is_over = self.nodes[index].machine().is_halted() && setup.cluster.is_some() && !setup.unchecked;
         if self.nodes[index].disk.refused || (is_over && self.nodes[index].up) {
             return self.fault(Fault::Kill(index));
         }

@@ -410,11 +410,10 @@ impl Node {
     fn note_executed(&mut self, now: Millis, height: Height, checkpoint: Option<CheckpointResult>) {
         let ordered = self.chain.ordered_epoch();
         self.step(now, Input::Executed { height, checkpoint, ordered });
-        if let Some(result) = checkpoint {
-            self.step_member(now, standin_cluster::Input::Computed(height, result.digest()));
-            if self.setup.unchecked {
-                self.step(now, Input::ResultAgreed(height));
-            }
+        match checkpoint {
+            Some(_) if self.setup.unchecked => self.step(now, Input::ResultAgreed(height)),
+            Some(result) => self.step_member(now, standin_cluster::Input::Computed(height, result.digest())),
+            None => {}
         }
     }
 
