@@ -36,6 +36,8 @@ pub struct ClusterView {
     /// Names its disk, in hexadecimal digits: another one has another name. An order that is to make the node begin a seat's log
     /// names it.
     pub disk: String,
+    /// The life of the auth node's register, by its last answer to this node; zero before one has come.
+    pub register: u64,
     /// Where it stands.
     pub site: String,
     /// What it is to the seat.
@@ -117,6 +119,7 @@ fn view_of(node: &NodeHandle, MemberStatus { view, took_over }: MemberStatus) ->
         node: node.node,
         key: node.key,
         disk: format!("{:016x}", view.disk),
+        register: view.register.0,
         site: member.map(|member| member.site.clone()).unwrap_or_default(),
         role,
         term: view.term.0,

@@ -371,6 +371,10 @@ fn node_config(
     };
     if is_auth(index) {
         let _ = writeln!(text, "operators = \"{operator}\"    # may admit and remove members");
+        let sites = layout.sites().into_iter().collect::<Vec<_>>().join(", ");
+        let _ =
+            writeln!(text, "split_preference = \"{sites}\"    # where clusters move to when the sites lose each other");
+        text += "# split_after_ms = 2000      # and for how long they must have\n";
     }
     match (is_auth(index), layout.register) {
         (false, _) => _ = write!(text, "{CONSENSUS_SECTION}[store]\n{store}\n"),

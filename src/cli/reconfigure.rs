@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use standin::api::StatusView;
 use standin::client::Client;
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, Epoch, PublicKey, SecretKey};
+use standin_foundation::{ClusterId, Epoch, Incarnation, PublicKey, SecretKey};
 use standin_ledger::epoch::{Base, EpochTable};
 use standin_ledger::reconfiguration::{Approval, Change, SYSTEM_TITLE};
 use standin_ledger::transaction::TransactionBody;
@@ -20,6 +20,8 @@ use super::{ClientArguments, Failure, Output};
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);
+/// How long a node that has just been admitted may wait for the auth node's first answer.
+const AUTH_WAIT: Duration = Duration::from_secs(5);
 /// How long an outcome is waited for.
 const OUTCOME_WAIT: Duration = Duration::from_secs(30);
 
@@ -126,12 +128,22 @@ async fn write_draft(client: &Client, change: Change, out: &Path) -> Result<(), 
 
 /// That this node is to hold the seat of its cluster, with the disk that it has now.
 pub(super) async fn hold(node: &Client, cluster: ClusterId) -> Result<Change, Failure> {
-    let view = node.cluster().await?;
+    let mut view = node.cluster().await?;
     if view.cluster != cluster.as_str() {
         return Err(Failure::new(6, format!("{} is a node of cluster {}, not of {cluster}", view.name, view.cluster)));
     }
+    let begun = Instant::now();
+    while view.register == 0 && begun.elapsed() < AUTH_WAIT {
+        tokio::time::sleep(POLL).await;
+        view = node.cluster().await?;
+    }
     let disk = u64::from_str_radix(&view.disk, 16).map_err(|error| Failure::new(1, error.to_string()))?;
-    Ok(Change::Hold { cluster, base: Base { holder: view.key, disk } })
+    if view.register == 0 {
+        let what = "the auth node has not answered this node: admit it first (`standin member admit`), and wait until it is connected";
+        return Err(Failure::new(5, format!("{}: {what}", view.name)));
+    }
+    let base = Base { holder: view.key, disk, incarnation: Incarnation(view.register) };
+    Ok(Change::Hold { cluster, base })
 }
 
 fn read_key(path: &Path) -> Result<SecretKey, Failure> {
@@ -163,7 +175,7 @@ fn approve(file: &Path, key: &Path) -> Result<(), Failure> {
 
 fn told(change: &Change) -> String {
     match change {
-        Change::Hold { cluster, base: Base { holder, disk } } => {
+        Change::Hold { cluster, base: Base { holder, disk, .. } } => {
             let node = holder.node_id().short();
             format!(
                 "node {node} ({holder}), on disk {disk:016x}, holds the seat of cluster {cluster}, with an empty log"

@@ -281,6 +281,8 @@ impl Reader<'_> {
                     1_000..=86_400_000,
                     Some(defaults.reports_window_ms),
                 ),
+                split_preference: self.names("auth", "split_preference"),
+                split_after_ms: self.number("auth", "split_after_ms", 100..=600_000, Some(defaults.split_after_ms)),
                 ..defaults
             },
             etcd: self.register_in_etcd().then(|| self.etcd()),

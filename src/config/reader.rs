@@ -103,6 +103,12 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Names, with commas; none if the key is not there.
+    pub(super) fn names(&mut self, section: &'static str, key: &'static str) -> Vec<String> {
+        let text = self.text(section, key, Some(""));
+        text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    }
+
     /// Public keys, with commas.
     pub(super) fn keys(&mut self, section: &'static str, key: &'static str) -> BTreeSet<PublicKey> {
         let text = self.text(section, key, Some(""));

@@ -66,6 +66,7 @@ impl AuthNode {
             let expected = genesis.auth.map_or_else(|| "none".to_owned(), |key| key.to_string());
             return Err(NodeError::AuthKey { path: section.key_file.clone(), expected });
         }
+        warn_of_unknown_sites(section, &genesis);
         let (bridge, transport) = bridge_of(config, genesis.digest())?;
         let prepared = Bridge::prepare(&bridge);
         let roster: Arc<OnceLock<Roster>> = Arc::default();
@@ -74,7 +75,11 @@ impl AuthNode {
         let setup = AuthConfig {
             genesis: Arc::clone(&genesis),
             key,
-            config: standin_auth::Config { reports_needed: least, ..section.config },
+            config: standin_auth::Config {
+                reports_needed: least,
+                seats: genesis.seats.len(),
+                ..section.config.clone()
+            },
             register: open_register(config, section, &genesis)?,
             book: GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?,
             operators: section.operators.clone(),
@@ -116,6 +121,15 @@ impl AuthNode {
         self.bridge.stop().await;
         self.auth.stop();
         self.auth.ended().await;
+    }
+}
+
+/// A member may be admitted there later.
+fn warn_of_unknown_sites(section: &AuthSection, genesis: &Genesis) {
+    let is_known =
+        |site: &String| genesis.seats.iter().flat_map(|seat| &seat.members).any(|member| member.site == *site);
+    for site in section.config.split_preference.iter().filter(|site| !is_known(site)) {
+        tracing::warn!(site, "auth.split_preference names a site at which no member of the genesis stands");
     }
 }
 

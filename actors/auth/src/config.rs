@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// Numbers that an auth node may choose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// An entry whose holder has not been heard for so long is vacant, in ms.
     pub age_max_ms: u64,
@@ -13,11 +13,25 @@ pub struct Config {
     pub reports_needed: usize,
     /// Time within which they must do so, in ms.
     pub reports_window_ms: u64,
+    /// The chain's seats.
+    pub seats: usize,
+    /// Sites to which clusters move when the sites have lost each other, the first first; none for never.
+    pub split_preference: Vec<String>,
+    /// For how long holders must have heard too few others before clusters move, in ms.
+    pub split_after_ms: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { age_max_ms: 3_000, live_ms: 200, reports_needed: 2, reports_window_ms: 60_000 }
+        Self {
+            age_max_ms: 3_000,
+            live_ms: 200,
+            reports_needed: 2,
+            reports_window_ms: 60_000,
+            seats: 4,
+            split_preference: Vec::new(),
+            split_after_ms: 2_000,
+        }
     }
 }
 

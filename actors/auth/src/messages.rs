@@ -270,9 +270,20 @@ pub enum Refusal {
         /// Members whose suspicion is missing.
         missing: u16,
     },
+    /// The sites have lost each other, and the cluster is to move to one of them (S4).
+    #[error("the cluster is to move to the site {site}, since the sites have lost each other")]
+    Elsewhere {
+        /// The site.
+        site: String,
+    },
     /// The register may have lost its end: every admitted node must say what it knows first.
     #[error("the register is being recovered")]
     Recovering,
+    /// The lineage has no term left.
+    #[error(
+        "the cluster has used up the terms of its lineage: operators must order it anew (`standin reconfigure hold`)"
+    )]
+    OutOfTerms,
     /// An order that no operator signed whom this auth node knows.
     #[error("the order is not signed by an operator that this auth node's configuration lists")]
     NotOperator,

@@ -36,10 +36,12 @@ pub enum Input {
     Stated(Statement),
     /// Who belongs to the cluster from now on, with their priorities: the higher, the earlier.
     Members(BTreeMap<NodeId, u8>),
-    /// How many other seats are heard.
-    SeatsHeard(usize),
+    /// The other seats that are heard: how long ago anything of each came last, in ms.
+    SeatsHeard(Vec<u64>),
     /// Up to here blocks have been executed.
     Executed(Height),
+    /// Up to here blocks are known to be final, by all that the log says.
+    Final(Height),
     /// Up to here executed blocks are durable in the store.
     Stored(Height),
     /// This node computed this at a checkpoint.

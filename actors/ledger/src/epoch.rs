@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, Digest, Epoch, Height, PublicKey, Signature, Term};
+use standin_foundation::{ClusterId, Digest, Epoch, Height, Incarnation, PublicKey, Signature, Term};
 
 use crate::certificate::{Authority, CheckpointCertificate};
 use crate::chain::state_root;
@@ -80,6 +80,8 @@ pub struct Base {
     /// Names the holder's disk. A disk begins once: whoever has lost it since may have lost what was said, and does not begin
     /// again. Zero where there is no auth node.
     pub disk: u64,
+    /// The register's life in which it was ordered: what a later one was brought back from may lack what was granted since.
+    pub incarnation: Incarnation,
 }
 
 /// A seat in one epoch.
@@ -114,7 +116,7 @@ impl Wire for EpochTable {
 impl EpochTable {
     /// The base of a seat as a grant. Nobody signs it: whoever has the table knows it.
     pub fn base_grant(&self, chain: &Digest, seat: &EpochSeat) -> Option<SignedGrant> {
-        let Base { holder, disk } = seat.base.filter(|_| self.auth.is_some())?;
+        let Base { holder, disk, incarnation } = seat.base.filter(|_| self.auth.is_some())?;
         let (node, term) = (holder.node_id(), Term::first_of(seat.since));
         let in_sync = [node].into();
         let request = request_digest(&node, Term(0), &in_sync, Some(disk));
@@ -127,7 +129,7 @@ impl EpochTable {
             in_sync,
             previous: Digest::ZERO,
             cause: Cause::Ordered,
-            incarnation: Default::default(),
+            incarnation,
             request,
         };
         Some(SignedGrant { grant, signature: Signature::NONE })

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use standin_foundation::limits::{FRAME_BYTES_MAX, PROPOSAL_BATCHES_MAX, SEATS_MAX, TITLE_BYTES_MAX};
 use standin_foundation::{
-    Canonical, ChainId, ClusterId, Digest, Encoder, Epoch, Height, NodeId, PublicKey, Seat, View,
+    Canonical, ChainId, ClusterId, Digest, Encoder, Epoch, Height, Incarnation, NodeId, PublicKey, Seat, View,
 };
 
 use crate::block::{Header, Proposal};
@@ -255,7 +255,8 @@ impl Genesis {
         let seat = |SeatDescriptor { cluster, members }: &SeatDescriptor| {
             // Where there is no auth node, the only member holds the seat.
             let holder = members.first().filter(|_| self.auth.is_none());
-            let base = holder.map(|MemberDescriptor { key, .. }| Base { holder: *key, disk: 0 });
+            let base =
+                holder.map(|MemberDescriptor { key, .. }| Base { holder: *key, disk: 0, incarnation: Incarnation(0) });
             EpochSeat { cluster: cluster.clone(), since: Epoch(0), base }
         };
         EpochTable {

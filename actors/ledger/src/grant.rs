@@ -43,6 +43,8 @@ pub enum Cause {
     Recovered = 8,
     /// The chain ordered it: a seat begins anew, with an empty log.
     Ordered = 9,
+    /// The sites have lost each other, and clusters move to one from which a quorum can speak.
+    Split = 10,
 }
 
 /// Who holds a seat in a term.
@@ -190,7 +192,7 @@ impl GrantTable {
 
     /// The table of a chain without an auth node: each seat has one node.
     pub fn fixed(chain: Digest, holders: Vec<PublicKey>) -> Self {
-        let base = |holder: PublicKey| Base { holder, disk: 0 };
+        let base = |holder: PublicKey| Base { holder, disk: 0, incarnation: Incarnation(0) };
         let cluster = |seat: usize| ClusterId::from_str(&format!("seat-{seat}")).ok();
         let seats = holders.into_iter().enumerate().filter_map(|(seat, holder)| {
             Some(EpochSeat { cluster: cluster(seat)?, since: Epoch(0), base: Some(base(holder)) })
@@ -542,7 +544,7 @@ mod tests {
         let start = EpochStart { epoch: Epoch(1), after: Height(64) };
         let mut next = EpochTable { start, ..table.table(Epoch(0)).unwrap().clone() };
         let holder = key(3).public();
-        let base = Base { holder, disk: 7 };
+        let base = Base { holder, disk: 7, incarnation: Incarnation(1) };
         let first = Term::first_of(Epoch(1));
         next.seats[0] = EpochSeat { cluster: "a".parse().unwrap(), since: Epoch(1), base: Some(base) };
         assert!(matches!(

@@ -49,8 +49,8 @@ impl Canonical for Reconfiguration {
         out.digest(&self.chain).u64(self.epoch.0).length(self.changes.len());
         for change in &self.changes {
             match change {
-                Change::Hold { cluster, base: Base { holder, disk } } => {
-                    out.u8(2).bytes(cluster.as_str().as_bytes()).raw(holder.as_bytes()).u64(*disk);
+                Change::Hold { cluster, base: Base { holder, disk, incarnation } } => {
+                    out.u8(2).bytes(cluster.as_str().as_bytes()).raw(holder.as_bytes()).u64(*disk).u64(incarnation.0);
                 }
                 Change::Operators(Operators { keys, needed }) => {
                     out.u8(1).u16(*needed).length(keys.len());
@@ -223,7 +223,7 @@ pub fn is_system(transaction: &Transaction) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use standin_foundation::{Seat, Term, View};
+    use standin_foundation::{Incarnation, Seat, Term, View};
 
     use super::*;
     use crate::batch::Batch;
@@ -335,7 +335,7 @@ mod tests {
         let mut chain = Chain::new(&genesis, Arc::new(Builtin));
         let hold = |cluster: &str, holder: u8| Change::Hold {
             cluster: cluster.parse().unwrap(),
-            base: Base { holder: key(holder).public(), disk: 5 },
+            base: Base { holder: key(holder).public(), disk: 5, incarnation: Incarnation(1) },
         };
         let mut nonce = 0;
         let mut refuse = |changes: Vec<Change>, chain: &mut Chain, genesis: &Genesis| {
@@ -355,7 +355,10 @@ mod tests {
         }
         let tables = chain.epoch_tables();
         let named = &tables[1].seats[1];
-        assert_eq!((named.since, named.base), (Epoch(1), Some(Base { holder: key(31).public(), disk: 5 })));
+        assert_eq!(
+            (named.since, named.base),
+            (Epoch(1), Some(Base { holder: key(31).public(), disk: 5, incarnation: Incarnation(1) }))
+        );
         assert_eq!(tables[1].seats[0], tables[0].seats[0]);
         let base = tables[1].base_grant(&genesis.digest(), named).unwrap();
         assert_eq!((base.grant.term, base.grant.in_sync.len()), (Term::first_of(Epoch(1)), 1));

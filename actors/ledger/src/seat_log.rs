@@ -27,7 +27,7 @@ pub struct FoundLog {
 }
 
 /// What a replica tells the keeper of its log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SeatFact {
     /// Up to here blocks have been executed.
     Executed(Height),
@@ -40,7 +40,9 @@ pub enum SeatFact {
     /// A quorum of seats has proven a result at this height.
     Proven(Height),
     /// So many other seats are heard.
-    SeatsHeard(usize),
+    SeatsHeard(Vec<u64>),
+    /// Up to here blocks are known to be final, by all that the log says.
+    Final(Height),
 }
 
 /// Where a replica writes to. No call waits for a disk or a network, unless the keeper is far behind.

@@ -215,6 +215,13 @@ const DRILLS: &[Kind] = &[
         |drill| Box::pin(clusters::partition_active(drill)),
     )
     .relayed(),
+    kind(
+        "sites-split",
+        WIDE,
+        "the sites fall into two halves that the auth node hears both: a quorum of seats moves to one site",
+        |drill| Box::pin(clusters::sites_split(drill)),
+    )
+    .relayed(),
 ];
 
 /// One thing that a drill looks at.

@@ -7,6 +7,7 @@ use standin::api::{ClusterView, RoleView};
 use standin::client::Client;
 use standin_foundation::{Height, Seat, SecretKey, Term};
 use standin_ledger::SeatVote;
+use standin_ledger::certificate::faulty_max;
 use standin_ledger::grant::Cause;
 
 use super::{Drill, Failure};
@@ -148,6 +149,24 @@ impl Drill {
     pub(super) fn cluster_sizes(&self) -> BTreeMap<u16, usize> {
         let seats = self.network.files().genesis.seats.iter().enumerate();
         seats.map(|(seat, descriptor)| (seat as u16, descriptor.members.len())).collect()
+    }
+
+    /// Waits until so many seats are held at a site that they are a quorum.
+    pub(super) async fn seats_at(&mut self, site: &str) -> Result<bool, Failure> {
+        let begun = Instant::now();
+        let (client, seats) = (self.network.client(self.auth()?)?.clone(), self.cluster_sizes().len());
+        while begun.elapsed() < SOON {
+            let clusters = client.auth().await?;
+            let stands_there = |view: &standin_auth::actor::ClusterView| {
+                let holder = view.holder.and_then(|holder| view.admitted.get(&holder));
+                holder.is_some_and(|member| member.site == site)
+            };
+            if clusters.iter().filter(|view| stands_there(view)).count() + faulty_max(seats) >= seats {
+                return Ok(true);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(false)
     }
 
     /// Waits until every node has told a recalled register what it knows.

@@ -60,7 +60,7 @@ impl AuthHost {
         let mut host = Self {
             up: true,
             life: 0,
-            auth: Auth::new(Digest::ZERO, Incarnation(1), config),
+            auth: Auth::new(Digest::ZERO, Incarnation(1), config.clone()),
             config,
             mutation,
             clusters: names,
@@ -76,7 +76,7 @@ impl AuthHost {
     }
 
     fn start(&mut self) {
-        self.auth = Auth::new(Digest::ZERO, self.incarnation, self.config);
+        self.auth = Auth::new(Digest::ZERO, self.incarnation, self.config.clone());
         self.auth.begin(self.table.epoch(), self.table.bases().map(|base| base.grant));
         if let Some(mutation) = self.mutation {
             self.auth.mutate(mutation);
@@ -86,6 +86,11 @@ impl AuthHost {
     /// The current grant of a seat.
     pub fn grant_of(&self, seat: Seat) -> Option<&Grant> {
         self.register.get(self.clusters.get(seat.index())?)?.grant.as_ref()
+    }
+
+    /// The register's life.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
     }
 
     /// Grants that were made.
@@ -183,7 +188,7 @@ impl AuthHost {
             newer: record.grant.clone().filter(|grant| grant.term > term).map(signed),
             register_count: RegisterCount::NONE,
             incarnation: self.incarnation,
-            forced: record.forced,
+            forced: record.forced.or(self.auth.moves_from(&record.cluster)),
             recall: record.recalling.is_some(),
             ticket: (lacks_ticket && record.grant.is_some()).then_some(ticket),
         }

@@ -450,7 +450,8 @@ impl World {
             self.irreplaceable.insert(index);
         }
         let cluster = node.setup.genesis.seats[node.setup.seat.index()].cluster.clone();
-        let base = Base { holder: node.setup.key, disk: node.member().facts().disk };
+        let incarnation = self.auth.as_ref().map(AuthHost::incarnation).unwrap_or_default();
+        let base = Base { holder: node.setup.key, disk: node.member().facts().disk, incarnation };
         let order = order(&node.setup.genesis, epoch, Change::Hold { cluster, base }, nonce);
         let anyone = self.rng.usize(0..self.nodes.len());
         self.schedule(1, Event::Submit(anyone, vec![order]));

@@ -116,7 +116,7 @@ impl AuthActor {
     /// An auth node that starts now: every entry gets one full maximum age.
     pub fn new(setup: AuthConfig) -> Self {
         let chain = setup.genesis.digest();
-        let mut machine = Auth::new(chain, setup.register.incarnation(), setup.config);
+        let mut machine = Auth::new(chain, setup.register.incarnation(), setup.config.clone());
         machine.begin(setup.book.epoch(), setup.book.bases());
         let (started, refusals) = (Instant::now(), Throttle::default());
         let (counted, told) = (std::cell::Cell::default(), BTreeMap::new());
@@ -191,6 +191,8 @@ impl AuthActor {
             Ok(true) => {
                 tracing::info!(epoch = epoch.0, "epoch began");
                 self.machine.begin(epoch, book.bases());
+                // Grants of the epoch that another auth node made could not be noted before.
+                self.told.clear();
             }
             Ok(false) => {}
             Err(EpochError::Unproven(error)) => {
@@ -369,7 +371,7 @@ impl AuthActor {
             newer: newest.filter(|newest| newest.grant.term > term),
             register_count: self.counted(count),
             incarnation: self.machine.incarnation(),
-            forced: record.forced,
+            forced: record.forced.or(self.machine.moves_from(&record.cluster)),
             recall: record.recalling.is_some(),
             ticket: (lacks_ticket && record.grant.is_some()).then(|| self.ticket_of(&record.cluster)).flatten(),
         }

@@ -69,7 +69,9 @@ impl AuthActor {
         reply: Reply<Result<Membership, Refusal>>,
         ctx: &mut Ctx<Self>,
     ) {
-        let next = match self.machine.order(&stored.record, order) {
+        let before = &stored.record;
+        let named = self.machine.named(before).map(|named| Record { version: before.version, ..named });
+        let next = match self.machine.order(named.as_ref().unwrap_or(before), order) {
             Ok(next) => next,
             Err(why) => return reply.send(Err(why)),
         };

@@ -41,14 +41,16 @@ impl Auth {
     }
 
     /// E2: the record of a cluster that the chain has named since, as it goes on from there; none if it already has. What the register
-    /// had granted it is void, and with it all that was to be recalled or switched.
+    /// had granted it is void, and with it what was to be switched. A recall ends only if the order was given in this life of the
+    /// register: the life before may have granted upon an older one (G5).
     pub fn named(&self, record: &Record) -> Option<Record> {
         let base = self.bases.get(&record.cluster).filter(|base| base.term > record.term())?;
         let mut next = record.clone();
         next.version += 1;
         // Whoever ordered it answers for the holder.
         next.not_electable.remove(&base.holder_id());
-        (next.grant, next.forced, next.recalling) = (Some(base.clone()), None, None);
+        (next.grant, next.forced) = (Some(base.clone()), None);
+        next.recalling = next.recalling.filter(|_| base.incarnation < self.incarnation);
         Some(next)
     }
 
@@ -63,7 +65,9 @@ impl Auth {
             (watch.since, watch.holder_heard) = (now, now);
         }
         watch.heard.insert(*from, now);
+        watch.split.note_record(record);
         if watch.term != record.term() {
+            watch.holder = record.grant.as_ref().map(Grant::holder_id);
             let is_other_log = watch.term.lineage() != record.term().lineage();
             (watch.holder_heard, watch.term) = (now, record.term());
             // A holder that was ordered away was faulty, and so may be what it said of itself.
@@ -81,6 +85,8 @@ impl Auth {
             holder_heard,
             term,
             released: 0,
+            holder: record.grant.as_ref().map(Grant::holder_id),
+            split: Split::default(),
             reports: BTreeMap::new(),
         })
     }
@@ -131,6 +137,9 @@ impl Auth {
         {
             watch.holder_heard = now;
             watch.released = watch.released.max(released);
+            if let Some(heard) = keep_alive.heard_seats {
+                self.note_seats_heard(now, cluster, heard);
+            }
         }
         Ok(Decision::Alive)
     }
@@ -193,6 +202,12 @@ impl Auth {
         if is_short && !self.is_off(Mutation::ShortLogTakesOver) {
             return Err(Refusal::LogTooShort { head: request.head, released });
         }
+        if let Some((term, site)) = self.move_of(cluster)
+            && *term == grant.term
+            && record.admitted.get(from).is_none_or(|member| member.site != *site)
+        {
+            return Err(Refusal::Elsewhere { site: site.clone() });
+        }
         let cause = self.ground(now, cluster, record, (grant, request), presented)?;
         self.swap(record, from, request.in_sync.clone(), cause, digest)
     }
@@ -247,7 +262,9 @@ impl Auth {
         heard.insert(*from);
         let all = next.admitted.keys().all(|node| heard.contains(node));
         next.recalling = (!all).then_some(heard);
-        if let Some(grant) = next.grant.as_mut().filter(|_| all) {
+        // What the chain has ordered stands as it is, if nobody knows of a grant upon it.
+        let is_granted = |grant: &&mut Grant| all && grant.cause != Cause::Ordered;
+        if let Some(grant) = next.grant.as_mut().filter(is_granted) {
             // Who has promised refuses what the register granted in its lives before: the same again, in this one.
             let previous = grant.digest();
             (grant.term, grant.previous, grant.incarnation) = (grant.term.next(), previous, self.incarnation);
@@ -276,6 +293,9 @@ impl Auth {
         let holder = grant.holder_id();
         if record.forced == Some(grant.term) {
             return Ok(Cause::Forced);
+        }
+        if self.moves_from(cluster) == Some(grant.term) {
+            return Ok(Cause::Split);
         }
         if presented.resigned == Some(holder) {
             return Ok(Cause::Resigned);
@@ -311,6 +331,9 @@ impl Auth {
             Some(grant) => (grant.term.next(), grant.digest(), grant.epoch.max(self.epoch)),
             None => (Term(1), Digest::ZERO, self.epoch),
         };
+        if record.grant.as_ref().is_some_and(|grant| grant.term.lineage() != term.lineage()) {
+            return Err(Refusal::OutOfTerms);
+        }
         let cluster = record.cluster.clone();
         let grant = Grant {
             chain: self.chain,

@@ -2,6 +2,7 @@
 
 mod decide;
 mod orders;
+mod split;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use standin_ledger::{Grant, Member, Membership};
 use crate::config::Config;
 use crate::messages::{Refusal, Request};
 use crate::mutation::Mutation;
+use split::Split;
 
 /// What the register holds of one cluster. It is swapped as a whole, and never deleted (G2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +83,10 @@ struct Watch {
     term: Term,
     /// The most that a holder said it had released.
     released: Lsn,
+    /// The holder of that term.
+    holder: Option<NodeId>,
+    /// Whether it is cut off from the other seats.
+    split: Split,
     /// When each other cluster last reported this one's holder, in which term.
     reports: BTreeMap<ClusterId, (Millis, Term)>,
 }

@@ -1,6 +1,7 @@
 //! The register's rules, one by one; a test's name begins with its rule.
 
 use standin_foundation::{PublicKey, SecretKey};
+use standin_ledger::SignedGrant;
 use standin_ledger::grant::Cause;
 
 use super::*;
@@ -159,7 +160,7 @@ fn g2_the_holders_keep_alive_revives_its_entry_without_a_new_grant() {
 fn g2_an_auth_node_that_starts_gives_every_entry_one_full_age() {
     let mut first = auth();
     let record = registered(&mut first);
-    let mut again = Auth::new(Digest::ZERO, Incarnation(1), first.config);
+    let mut again = Auth::new(Digest::ZERO, Incarnation(1), first.config.clone());
     let early = again.decide(Millis(50_100), &cluster(), &record, &update(2, 1, &[2, 3], 0));
     assert!(matches!(refusal(early), Refusal::NoGround { .. }));
     pass(&mut again, &record, 50_100, 51_100);
@@ -206,7 +207,7 @@ fn g5_a_register_that_was_brought_back_grants_nothing_before_all_have_said_what_
     let record = registered(&mut auth);
     let newest = swap(auth.decide(Millis(0), &cluster(), &record, &set_change(1, 1, &[1, 2])));
     let signer = SecretKey::from_bytes(&[9; 32]).unwrap();
-    let mut restored = Auth::new(Digest::ZERO, Incarnation(2), auth.config);
+    let mut restored = Auth::new(Digest::ZERO, Incarnation(2), auth.config.clone());
     let old = Record { recalling: Some(BTreeSet::new()), ..record };
     let waits = refusal(restored.decide(Millis(9_000), &cluster(), &old, &update(2, 1, &[2], 9)));
     assert_eq!(waits, Refusal::Recovering);
@@ -240,6 +241,7 @@ fn e2_a_cluster_that_was_named_goes_on_from_its_base() {
         holder: key(3),
         in_sync: set(&[3]),
         cause: Cause::Ordered,
+        incarnation: Incarnation(1),
         ..before.grant.clone().unwrap()
     };
     auth.begin(Epoch(2), [base.clone()]);
@@ -254,13 +256,55 @@ fn e2_a_cluster_that_was_named_goes_on_from_its_base() {
     let grant = grown.grant.clone().unwrap();
     assert_eq!((grant.term, grant.epoch, grant.previous), (base.term.next(), Epoch(2), base.digest()));
     // What the holder before had released was of another log.
-    let mut told = Auth::new(Digest::ZERO, Incarnation(1), auth.config);
+    let mut told = Auth::new(Digest::ZERO, Incarnation(1), auth.config.clone());
     told.decide(Millis(0), &cluster(), &fresh_granted(), &keep_alive(1, 1, Some(900)));
     pass(&mut told, &grown, 10, 20_000);
     assert!(!matches!(
         told.decide(Millis(20_000), &cluster(), &grown, &update(1, grant.term.0, &[1], 3)),
         Decision::Refused(Refusal::LogTooShort { .. })
     ));
+}
+
+/// G5 and E2: a register that was brought back from a copy does not know what an earlier life of it granted upon a base; only what was
+/// ordered in its own life it can go on from without asking everyone. A base that nobody knows a grant upon stands as it is.
+#[test]
+fn g5_what_was_ordered_in_an_earlier_life_of_the_register_ends_no_recall() {
+    let base = Grant {
+        epoch: Epoch(1),
+        term: Term::first_of(Epoch(1)),
+        holder: key(3),
+        in_sync: set(&[3]),
+        cause: Cause::Ordered,
+        incarnation: Incarnation(1),
+        ..fresh_granted().grant.unwrap()
+    };
+    let old = Record { recalling: Some(set(&[])), ..fresh_granted() };
+    let mut restored = Auth::new(Digest::ZERO, Incarnation(2), Config::default());
+    restored.begin(Epoch(1), [base.clone()]);
+    let mut record = restored.named(&old).unwrap();
+    assert!(record.recalling.is_some());
+    let wanted = set_change(3, base.term.0, &[1, 3]);
+    assert_eq!(refusal(restored.decide(Millis(0), &cluster(), &record, &wanted)), Refusal::Recovering);
+    let newest = Some(SignedGrant { grant: base.clone(), signature: standin_foundation::Signature::NONE });
+    for node in 1..=3 {
+        let promised = Incarnation(2);
+        let says = Request::Recall { cluster: cluster(), newest: newest.clone(), membership: None, promised };
+        record = swap(restored.decide(Millis(0), &cluster(), &record, &present(node, says)));
+    }
+    assert_eq!((record.recalling.clone(), record.grant.as_ref()), (None, Some(&base)));
+    assert_eq!(swap(restored.decide(Millis(1), &cluster(), &record, &wanted)).term(), base.term.next());
+    // Ordered anew, in this life.
+    restored.begin(Epoch(2), [Grant { term: Term::first_of(Epoch(2)), incarnation: Incarnation(2), ..base }]);
+    assert_eq!(restored.named(&old).unwrap().recalling, None);
+}
+
+#[test]
+fn g1_no_term_of_another_lineage_is_granted() {
+    let mut auth = auth();
+    let mut record = registered(&mut auth);
+    record.grant.as_mut().unwrap().term = Term(Term::first_of(Epoch(1)).0 - 1);
+    let why = refusal(auth.decide(Millis(0), &cluster(), &record, &set_change(1, record.term().0, &[1])));
+    assert_eq!(why, Refusal::OutOfTerms);
 }
 
 /// A record with node 1 as holder in term 1.
@@ -420,7 +464,7 @@ fn g5_a_recalled_register_hears_members_that_it_does_not_know() {
     let record = registered(&mut auth);
     let joined = auth.order(&record, &order(&record, Action::Admit(member(4)))).unwrap();
     let membership = Some(joined.membership(Digest::ZERO).sign(&SecretKey::from_bytes(&[9; 32]).unwrap()));
-    let mut restored = Auth::new(Digest::ZERO, Incarnation(2), auth.config);
+    let mut restored = Auth::new(Digest::ZERO, Incarnation(2), auth.config.clone());
     let mut record = Record { recalling: Some(BTreeSet::new()), ..record };
     for from in [1, 2, 3] {
         let membership = membership.clone().filter(|_| from == 2);
@@ -431,4 +475,111 @@ fn g5_a_recalled_register_hears_members_that_it_does_not_know() {
     let says = Request::Recall { cluster: cluster(), newest: None, membership: None, promised: Incarnation(2) };
     record = swap(restored.decide(Millis(0), &cluster(), &record, &present(4, says)));
     assert_eq!(record.recalling, None);
+}
+
+/// Four clusters at two sites: in each, node 2n+1 stands at `s1` and node 2n+2 at `s2`; the holder is at the site of `held`.
+fn at_two_sites(held: [u8; 4]) -> Vec<Record> {
+    let member = |n: u8, site: &str| Member { key: key(n), priority: 0, site: site.to_owned(), address: String::new() };
+    let record = |(n, site): (u8, u8)| {
+        let (first, second) = (2 * n + 1, 2 * n + 2);
+        let cluster: ClusterId = format!("c{n}").parse().unwrap();
+        let fresh = Record::new(cluster.clone(), [member(first, "s1"), member(second, "s2")]);
+        let holder = if site == 1 { first } else { second };
+        let grant =
+            Grant { cluster, holder: key(holder), in_sync: set(&[first, second]), ..fresh_granted().grant.unwrap() };
+        Record { version: 1, grant: Some(grant), ..fresh }
+    };
+    (0..4).zip(held).map(record).collect()
+}
+
+/// All members of the clusters are heard, and their holders say how many other seats they hear.
+fn hear(auth: &mut Auth, now: u64, records: &[Record], heard_seats: [u16; 4]) {
+    for (record, heard) in records.iter().zip(heard_seats) {
+        let grant = record.grant.as_ref().unwrap();
+        for node in record.admitted.keys() {
+            let speaks = grant.holder_id() == *node;
+            let told = KeepAlive {
+                cluster: record.cluster.clone(),
+                term: grant.term,
+                released: speaks.then_some(1),
+                heard_seats: speaks.then_some(heard),
+                register_count: RegisterCount::NONE,
+                lacks_ticket: false,
+            };
+            let asked = Presented::of(*node, Request::KeepAlive(told), 0);
+            assert_eq!(auth.decide(Millis(now), &record.cluster, record, &asked), Decision::Alive);
+        }
+    }
+}
+
+fn preferring(sites: &[&str]) -> Auth {
+    let split_preference = sites.iter().map(|site| (*site).to_owned()).collect();
+    let config = Config { split_preference, split_after_ms: 500, live_ms: 100, ..Config::default() };
+    Auth::new(Digest::ZERO, Incarnation(1), config)
+}
+
+fn moving(auth: &Auth, records: &[Record]) -> Vec<bool> {
+    records.iter().map(|record| auth.moves_from(&record.cluster).is_some()).collect()
+}
+
+/// S4: when more than f holders hear too few others for long, clusters move to the first listed site at which enough of them live.
+#[test]
+fn s4_clusters_move_to_the_first_listed_site_that_can_speak_for_a_quorum() {
+    let records = at_two_sites([1, 1, 2, 2]);
+    let mut auth = preferring(&["s9", "s1", "s2"]);
+    for now in (0..=600).step_by(50) {
+        assert_eq!(moving(&auth, &records), [false; 4], "not at once");
+        hear(&mut auth, now, &records, if now < 100 { [3; 4] } else { [1; 4] });
+    }
+    hear(&mut auth, 650, &records, [1; 4]);
+    assert_eq!(moving(&auth, &records), [false, false, true, true], "who stands there stays");
+    let ask = |from: u8, in_sync: &[u8]| {
+        let update = Update {
+            cluster: records[2].cluster.clone(),
+            term: Term(1),
+            in_sync: set(in_sync),
+            head: 9,
+            session: 1,
+            ticket: Default::default(),
+            statements: Vec::new(),
+        };
+        Presented { ticket_opened: Some(records[2].cluster.clone()), ..present(from, Request::Update(update)) }
+    };
+    let moved = swap(auth.decide(Millis(660), &records[2].cluster, &records[2], &ask(5, &[5])));
+    assert_eq!(moved.grant.as_ref().map(|grant| grant.cause), Some(Cause::Split));
+    let mut records = records.clone();
+    records[2] = moved;
+    hear(&mut auth, 700, &records, [2, 2, 2, 1]);
+    assert_eq!(moving(&auth, &records)[2], false, "it has moved");
+    // Whoever hears enough again is left where it is.
+    hear(&mut auth, 750, &records, [3; 4]);
+    assert_eq!(moving(&auth, &records), [false; 4]);
+}
+
+#[test]
+fn s4_nobody_moves_elsewhere_without_a_preference_or_for_a_few() {
+    let records = at_two_sites([1, 1, 2, 2]);
+    for (sites, heard) in [(&[][..], [1; 4]), (&["s1"][..], [3, 3, 3, 1]), (&["s9"][..], [1; 4])] {
+        let mut auth = preferring(sites);
+        for now in (0..2_000).step_by(50) {
+            hear(&mut auth, now, &records, heard);
+        }
+        assert_eq!(moving(&auth, &records), [false; 4], "{sites:?}");
+    }
+    let mut auth = preferring(&["s1"]);
+    for now in (0..2_000).step_by(50) {
+        hear(&mut auth, now, &records, [1; 4]);
+    }
+    let update = Update {
+        cluster: records[3].cluster.clone(),
+        term: Term(1),
+        in_sync: set(&[8]),
+        head: 9,
+        session: 1,
+        ticket: Default::default(),
+        statements: Vec::new(),
+    };
+    let asked = Presented { ticket_opened: Some(records[3].cluster.clone()), ..present(8, Request::Update(update)) };
+    let why = refusal(auth.decide(Millis(2_000), &records[3].cluster, &records[3], &asked));
+    assert_eq!(why, Refusal::Elsewhere { site: "s1".to_owned() });
 }

@@ -494,6 +494,7 @@ fn input_of(fact: SeatFact) -> Input {
         SeatFact::Computed(height, digest) => Input::Computed(height, digest),
         SeatFact::Decided(height, digest) => Input::Decided(height, digest),
         SeatFact::Proven(height) => Input::Proven(height),
-        SeatFact::SeatsHeard(count) => Input::SeatsHeard(count),
+        SeatFact::Final(height) => Input::Final(height),
+        SeatFact::SeatsHeard(ages) => Input::SeatsHeard(ages),
     }
 }

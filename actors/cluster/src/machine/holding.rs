@@ -310,7 +310,10 @@ impl Member {
         let is_silent = |node: &&NodeId| {
             let waiting = holding.progress.get(*node).and_then(|progress| progress.waiting_since);
             let link_down = self.neighbours.get(*node).is_some_and(|neighbour| neighbour.link_down);
-            waiting.is_some_and(|since| link_down || since + self.config.shrink_ms <= self.now)
+            // In a split the other seats fall silent at about the same time, and a member that is cut off with them is not to blame.
+            let shrink_ms = self.config.shrink_ms;
+            let long = |since: Millis| since + shrink_ms <= self.now && self.heard_enough_since(since + shrink_ms / 2);
+            waiting.is_some_and(|since| link_down || long(since))
         };
         let others = || in_sync.iter().filter(|node| **node != self.identity.node);
         let wrong = self.wrong_members();
@@ -320,7 +323,7 @@ impl Member {
         if !silent.is_empty() {
             // S1: whoever hears too few seats is itself the one to be left out.
             let left: BTreeSet<_> = in_sync.difference(&silent).copied().collect();
-            let hears = self.heard_seats >= self.identity.seats_needed;
+            let hears = self.heard_enough_since(Millis(0));
             let may = hears && left.len() >= self.config.min_in_sync;
             // Whoever was removed and lives may stay until somebody comes in its place.
             if may || !hears || silent.iter().any(|node| is_silent(&node) || wrong.contains(node)) {

@@ -80,11 +80,15 @@ pub struct Member {
     takeover: Takeover,
     results: Results,
     register_count: RegisterCount,
+    /// The register's life, by the auth node's last answer to this node; zero before one has come.
+    register: Incarnation,
     executed: Height,
     stored: Height,
-    /// The first grant that is known of a new lineage, and up to where blocks must be durable in the store before it is accepted.
-    named: Option<(SignedGrant, Height)>,
-    heard_seats: usize,
+    /// The first grant that is known of a new lineage, and up to where blocks must be durable in the store before it is accepted, once
+    /// that is known.
+    named: Option<(SignedGrant, Option<Height>)>,
+    /// When each other seat that is heard was heard last.
+    seats_heard: Vec<Millis>,
     started: Millis,
     now: Millis,
     woke: Millis,
@@ -107,8 +111,11 @@ impl Member {
             Input::Answered(answer) => self.on_answer(answer),
             Input::Stated(statement) => self.on_stated(statement),
             Input::Members(members) => self.on_members(members),
-            Input::SeatsHeard(count) => self.heard_seats = count,
+            Input::SeatsHeard(ages) => {
+                self.seats_heard = ages.into_iter().map(|age| Millis(self.now.0.saturating_sub(age))).collect();
+            }
             Input::Executed(height) => self.executed = self.executed.max(height),
+            Input::Final(height) => self.on_final(height),
             Input::Stored(height) => {
                 self.stored = self.stored.max(height);
                 self.following.answer_again();
@@ -175,7 +182,7 @@ impl Member {
         let founded = Some(self.log.base_height()).filter(|_| !self.facts.complete);
         let (_, height) = self.log.released_base(self.released()).unwrap_or_default();
         // A log that is to go need not become complete any more.
-        let named = self.named.as_ref().map(|(_, up_to)| *up_to);
+        let named = self.named.as_ref().map(|(_, up_to)| up_to.unwrap_or_default());
         Some(named.unwrap_or(founded.unwrap_or_default().max(height))).filter(|height| *height > self.stored)
     }
 
@@ -198,6 +205,11 @@ impl Member {
             return Some(self.identity.node);
         }
         self.facts.grant.as_ref().map(|grant| grant.grant.holder_id())
+    }
+
+    /// Whether enough other seats have been heard at or after this time to act against a member (S1).
+    fn heard_enough_since(&self, at: Millis) -> bool {
+        self.seats_heard.iter().filter(|heard| **heard >= at).count() >= self.identity.seats_needed
     }
 
     /// Whether everything that was released is in the log here (L7).
@@ -386,6 +398,7 @@ impl Member {
                 if let Some(newer) = newer {
                     self.accept(newer);
                 }
+                self.register = incarnation;
                 if recall {
                     self.promise(incarnation);
                 }

@@ -118,7 +118,7 @@ impl Member {
             executed: self.executed,
             mute: (self.is_holder() && !self.is_active())
                 || self.holding.as_ref().is_some_and(|holding| holding.is_mute(self.now, self.config.mute_ms)),
-            heard_seats: self.heard_seats as u16,
+            heard_seats: self.seats_heard.len() as u16,
         };
         self.send_to_mates(&Message::Pulse(pulse));
         self.tell_results();
@@ -128,7 +128,7 @@ impl Member {
                 cluster: self.identity.cluster.clone(),
                 term: self.facts.term(),
                 released: active.then(|| self.released()),
-                heard_seats: active.then_some(self.heard_seats as u16),
+                heard_seats: active.then_some(self.seats_heard.len() as u16),
                 register_count: self.register_count,
                 lacks_ticket: self.facts.ticket.is_empty(),
             })));

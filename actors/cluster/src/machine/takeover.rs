@@ -313,20 +313,29 @@ impl Member {
         }
     }
 
-    /// E2: the chain has named the seat since. Before the log goes, what was executed must be durable in the store: if all seats
-    /// were named, it might be nowhere else. Whoever's result counted at the boundary has said so here before.
+    /// E2: the chain has named the seat since. Before the log goes, all that it says to be final must be durable in the store: if all
+    /// seats were named, it might be nowhere else. A log that holds nothing can go at once.
     fn name(&mut self, grant: SignedGrant) {
         let up_to = match self.named.take() {
             Some((known, up_to)) if known.grant.term >= grant.grant.term => return self.named = Some((known, up_to)),
             Some((_, up_to)) => up_to,
-            None => self.executed,
+            None => Some(Height(0)).filter(|_| self.log.head() == Mark::default()),
         };
         self.named = Some((grant, up_to));
         self.consider_founding();
     }
 
+    /// The replica has read the log, and says up to where that knows blocks to be final.
+    pub(super) fn on_final(&mut self, height: Height) {
+        if let Some((_, up_to @ None)) = &mut self.named {
+            *up_to = Some(height);
+            self.consider_founding();
+        }
+    }
+
     pub(super) fn consider_founding(&mut self) {
-        if let Some((grant, _)) = self.named.take_if(|(_, up_to)| *up_to <= self.stored) {
+        let stored = self.stored;
+        if let Some((grant, _)) = self.named.take_if(|(_, up_to)| up_to.is_some_and(|up_to| up_to <= stored)) {
             self.found(grant);
         }
     }

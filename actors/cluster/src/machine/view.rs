@@ -38,6 +38,8 @@ pub struct View {
     pub complete: bool,
     /// Names its disk.
     pub disk: u64,
+    /// The register's life, by the auth node's last answer; zero before one has come.
+    pub register: Incarnation,
     /// The last record of its log.
     pub head: Lsn,
     /// The last record that it can acknowledge: durable with all before it, payloads that they name included.
@@ -70,6 +72,7 @@ impl Member {
             active: self.is_active(),
             complete: self.facts.complete,
             disk: self.facts.disk,
+            register: self.register,
             head: self.log.head().lsn,
             sound: self.log.durable_with_payloads(),
             released: self.released(),

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use actix::SpawnHandle;
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, Height, Lsn, Millis, NodeId, Seat};
+use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, NodeId, Seat};
 use standin_ledger::seat_log::{FoundLog, LogPiece, SeatFact, SeatLog, SeatLogEvent};
 use standin_ledger::{Batch, CheckpointResult, Genesis, StateMachine};
 use standin_stage::{Address, Alarm, Ctx, Lane, Message, Remote, RemoteMessage, Reports, Role, Throttle};
@@ -58,6 +58,8 @@ use reports::{Report, to_replica};
 
 /// A seat counts as heard for so long.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// How often the log is told when each was heard, while they speak.
+const HEARD_TOLD_EVERY: Duration = Duration::from_millis(50);
 
 impl Message for Signed {
     type Reply = ();
@@ -160,6 +162,9 @@ pub struct Replica {
     computed: BTreeMap<Height, CheckpointResult>,
     /// When each other seat was last heard.
     heard: BTreeMap<Seat, Instant>,
+    heard_told: Instant,
+    /// The newest epoch of which this replica has told those who wait for it.
+    epoch_told: Epoch,
     /// A member of the cluster that has executed more than this node.
     mate_ahead: Option<NodeId>,
     /// When this node began to speak, until the first block after that.
@@ -210,6 +215,8 @@ impl Replica {
             serving: BTreeMap::new(),
             computed: opened.results.into_iter().map(|result| (result.height, result)).collect(),
             heard: BTreeMap::new(),
+            heard_told: Instant::now(),
+            epoch_told: Epoch(0),
             mate_ahead: None,
             began_to_speak: None,
             config,
@@ -246,14 +253,16 @@ impl Replica {
             return;
         }
         let before = self.heard.insert(seat, Instant::now());
-        if before.is_none_or(|at| at.elapsed() >= HEARD_WITHIN) {
+        let is_new = before.is_none_or(|at| at.elapsed() >= HEARD_WITHIN);
+        if is_new || self.heard_told.elapsed() >= HEARD_TOLD_EVERY {
             self.tell_seats_heard();
         }
     }
 
-    fn tell_seats_heard(&self) {
-        let heard = self.heard.values().filter(|at| at.elapsed() < HEARD_WITHIN).count();
-        self.tell_log(SeatFact::SeatsHeard(heard));
+    fn tell_seats_heard(&mut self) {
+        self.heard_told = Instant::now();
+        let ages = self.heard.values().map(Instant::elapsed).filter(|age| *age < HEARD_WITHIN);
+        self.tell_log(SeatFact::SeatsHeard(ages.map(|age| age.as_millis() as u64).collect()));
     }
 
     fn tell_log(&self, fact: SeatFact) {
@@ -426,7 +435,12 @@ impl Replica {
     /// Word of an epoch may have found the mailbox full, and whoever begins a log anew has no other proof of the boundary.
     fn enter_proven_epoch(&mut self, ctx: &mut Ctx<Self>) {
         let book = Arc::clone(&self.config.directory.book);
-        self.step(Input::EpochKnown(book.epoch()), ctx);
+        if self.epoch_told < book.epoch() {
+            self.epoch_known(book.epoch(), ctx);
+        }
+        if !self.speaks() {
+            return;
+        }
         let Some(proof) = book.epoch_proof(self.machine.epoch().next()) else { return };
         let verifier = Verifier { authority: book, window: self.config.genesis.parameters.window };
         if let Ok(certificate) = verifier.checkpoint(proof.certificate().clone()) {
@@ -456,6 +470,9 @@ impl Replica {
         self.tell_seats_heard();
         self.tell_log(SeatFact::Executed(self.machine.executed()));
         self.tell_log(SeatFact::Proven(self.machine.stable()));
+        if !self.is_rebuilding() {
+            self.tell_log(SeatFact::Final(self.machine.status().committed));
+        }
         self.enter_proven_epoch(ctx);
         self.ask_for_proof();
         self.look_for_grant(ctx);

@@ -178,7 +178,8 @@ impl Replica {
     }
 
     /// What waits for the epoch can be judged.
-    fn epoch_known(&mut self, epoch: Epoch, ctx: &mut Ctx<Self>) {
+    pub(super) fn epoch_known(&mut self, epoch: Epoch, ctx: &mut Ctx<Self>) {
+        self.epoch_told = self.epoch_told.max(epoch);
         self.step(Input::EpochKnown(epoch), ctx);
         (self.config.on_epoch)();
         self.look_for_grant(ctx);

@@ -172,6 +172,7 @@ impl Machine {
     /// Speaks for the seat from now on: what was said before is said again, since others may have lost it.
     pub(super) fn activate(&mut self) {
         self.role = Role::Active;
+        let begins = self.next_lsn == 1;
         self.statuses.clear();
         if !self.catch_up.is_installing() {
             self.catch_up = CatchUp::of_new_holder();
@@ -184,6 +185,10 @@ impl Machine {
         self.begin_due_epochs();
         self.log_epoch();
         self.log_unlogged();
+        if begins && self.stable() > Height(0) {
+            // The log of a seat that begins anew stands on blocks that are not in it.
+            self.log(Record::Base { from: 1, stable: self.stable() });
+        }
         let current = |slot: &Slot| slot.accepted.as_ref().filter(|accepted| accepted.view == self.view).cloned();
         let open = self.slots.range(self.delivered.next()..).map(|(_, slot)| slot);
         let accepted: Vec<_> = open.filter_map(current).collect();

@@ -153,7 +153,7 @@ fn clusters(key: &SecretKey, stable: CheckpointCertificate) {
     let vote = SeatVote { seat: Seat(0), term: Term(3), signature: Signature([9; 64]) };
     let report = WrongResult { cluster: cluster.clone(), result: stable.result, vote, certificate: stable };
     let operators = Operators { keys: vec![key.public()], needed: 1 };
-    let base = Base { holder: key.public(), disk: 7 };
+    let base = Base { holder: key.public(), disk: 7, incarnation: Incarnation(1) };
     let changes = vec![Change::Operators(operators), Change::Hold { cluster: cluster.clone(), base }];
     let reconfiguration = Reconfiguration { chain: Digest::ZERO, epoch: Epoch(0), changes };
     let approvals = vec![reconfiguration.approve(key)];

@@ -301,9 +301,10 @@ impl Node {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Millis) -> Vec<Action> {
-        let heard = self.heard.values().filter(|at| **at + 1_000 > now).count();
+        let heard = self.heard.values().filter(|at| **at + 1_000 > now).map(|at| now - *at).collect();
         self.step_member(now, standin_cluster::Input::SeatsHeard(heard));
         self.step_member(now, standin_cluster::Input::Executed(self.chain.height()));
+        self.step_member(now, standin_cluster::Input::Final(self.machine.status().committed));
         self.step_member(now, standin_cluster::Input::Proven(self.machine.stable()));
         if self.member.wants_stored().is_some_and(|height| self.chain.height() >= height) {
             self.store_barrier(now);

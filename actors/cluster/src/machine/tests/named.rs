@@ -43,6 +43,7 @@ impl Net {
 
     fn tell_base(&mut self, n: usize, base: &Grant) {
         self.step(n, Input::Granted(SignedGrant { grant: base.clone(), signature: Signature::NONE }));
+        self.step(n, Input::Final(Height(0)));
     }
 }
 
@@ -124,14 +125,16 @@ fn e2_the_base_stands_above_every_term_and_promise_of_the_lineage_before() {
     assert!(net.nodes[2].member.is_active());
 }
 
-/// Blocks that were executed may stand in the log alone: it goes when they are durable in the store.
+/// Blocks that are final may stand in the log alone: it goes when they are durable in the store.
 #[test]
-fn e2_the_log_goes_when_the_store_has_what_was_executed() {
+fn e2_the_log_goes_when_the_store_has_what_is_final() {
     let mut net = Net::settled(2);
     net.append(0, &["a"]);
     net.run(20);
-    net.step(0, Input::Computed(Height(8), Digest::sha256(b"result")));
-    net.tell_base(0, &base(0, 100));
+    net.step(0, Input::Granted(SignedGrant { grant: base(0, 100), signature: Signature::NONE }));
+    net.step(0, Input::Stored(Height(5)));
+    assert_eq!(net.texts(0).len(), 1, "nobody has said yet how much the log says to be final");
+    net.step(0, Input::Final(Height(8)));
     assert_eq!((net.texts(0), net.nodes[0].member.wants_stored()), (vec!["a".to_owned()], Some(Height(8))));
     net.step(0, Input::Stored(Height(7)));
     assert_eq!(net.texts(0).len(), 1);

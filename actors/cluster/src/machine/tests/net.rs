@@ -45,6 +45,10 @@ pub(super) struct Node {
     pub(super) synced: u64,
     pub(super) auto_sync: bool,
     pub(super) up: bool,
+    /// Other seats that it hears.
+    pub(super) hears: usize,
+    /// Nothing new of them comes, and that has not been noticed yet.
+    pub(super) frozen_ear: bool,
     pub(super) released: Option<(Writer, Lsn)>,
     pub(super) activated: Vec<Writer>,
     pub(super) rebased: Vec<Writer>,
@@ -95,6 +99,8 @@ impl Net {
                 synced: 0,
                 auto_sync: true,
                 up: true,
+                hears: 9,
+                frozen_ear: false,
                 released: None,
                 activated: Vec::new(),
                 rebased: Vec::new(),
@@ -103,7 +109,7 @@ impl Net {
                 events: Vec::new(),
                 asked: Vec::new(),
             });
-            net.step(n, Input::SeatsHeard(9));
+            net.step(n, Input::SeatsHeard(vec![0; 9]));
         }
         net
     }
@@ -237,6 +243,9 @@ impl Net {
             self.now = self.now + 10;
             for n in 0..self.nodes.len() {
                 if self.nodes[n].up {
+                    if !self.nodes[n].frozen_ear {
+                        self.step(n, Input::SeatsHeard(vec![0; self.nodes[n].hears]));
+                    }
                     self.step(n, Input::Tick);
                 }
             }
@@ -264,7 +273,8 @@ impl Net {
         self.nodes[n].member = open(n, count, self.config, found, self.now);
         self.nodes[n].up = true;
         self.nodes[n].released = None;
-        self.step(n, Input::SeatsHeard(9));
+        self.nodes[n].hears = 9;
+        self.step(n, Input::SeatsHeard(vec![0; 9]));
     }
 
     pub(super) fn released(&self, n: usize) -> Lsn {

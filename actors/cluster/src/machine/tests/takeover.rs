@@ -82,13 +82,28 @@ fn r3_a_forced_switch_moves_the_seat_to_the_standby() {
 #[test]
 fn s1_a_holder_that_hears_too_few_seats_leaves_nobody_out_and_is_replaced() {
     let mut net = Net::settled(3);
-    net.step(0, Input::SeatsHeard(1));
+    net.nodes[0].hears = 1;
     net.cut.insert((2, 0));
     net.append(0, &["a"]);
     net.run(390);
     assert!(net.nodes[0].asked.iter().all(|request| !matches!(request, Request::SetChange(_))), "it yields");
     net.run(700);
     assert_eq!(net.nodes[1].activated.len(), 1, "it says so itself, and the others move the seat");
+}
+
+/// What was heard of other seats before a member fell silent says nothing: in a split both happen at one moment.
+#[test]
+fn s1_a_member_that_falls_silent_together_with_the_other_seats_is_not_left_out() {
+    let mut net = Net::settled(3);
+    net.nodes[0].frozen_ear = true;
+    net.run(20);
+    net.cut.insert((2, 0));
+    net.append(0, &["a"]);
+    net.run(390);
+    assert!(net.nodes[0].asked.iter().all(|request| !matches!(request, Request::SetChange(_))));
+    net.nodes[0].frozen_ear = false;
+    net.run(390);
+    assert!(net.nodes[0].asked.iter().any(|request| matches!(request, Request::SetChange(_))), "they are heard again");
 }
 
 #[test]
