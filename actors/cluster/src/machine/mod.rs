@@ -82,6 +82,8 @@ pub struct Member {
     register_count: RegisterCount,
     /// The register's life, by the auth node's last answer to this node; zero before one has come.
     register: Incarnation,
+    /// When it was last told what this node knows.
+    recalled_at: Option<Millis>,
     executed: Height,
     stored: Height,
     /// The first grant that is known of a new lineage, and up to where blocks must be durable in the store before it is accepted, once
@@ -399,7 +401,8 @@ impl Member {
                     self.accept(newer);
                 }
                 self.register = incarnation;
-                if recall {
+                if recall && self.recalled_at.is_none_or(|at| at + self.config.retry_ms <= self.now) {
+                    self.recalled_at = Some(self.now);
                     self.promise(incarnation);
                 }
                 self.takeover.forced = forced;

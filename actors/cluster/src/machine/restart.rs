@@ -72,6 +72,7 @@ impl Member {
             results: Results::default(),
             register_count: RegisterCount::NONE,
             register: Incarnation(0),
+            recalled_at: None,
             executed: Height(0),
             stored: Height(0),
             named: None,

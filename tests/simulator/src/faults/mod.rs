@@ -126,6 +126,7 @@ pub fn cluster_plan(rng: &mut Rng, nodes: usize, seats: usize, length_us: u64) -
             }
             7 => plan.extend([(from, Fault::Wipe(node)), (until, Fault::Restart(node))]),
             8 => plan.push((from, Fault::Resign(node))),
+            9 if rng.u8(0..3) == 0 => plan.push((from, Fault::AuthFromBackup)),
             9 => plan.extend([(from, Fault::AuthDown), (until, Fault::AuthUp)]),
             10 => {
                 plan.extend([

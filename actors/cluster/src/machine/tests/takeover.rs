@@ -183,3 +183,26 @@ fn g5_a_grant_of_an_older_register_is_refused_after_the_promise() {
     net.step(1, Input::Granted(old));
     assert_eq!(net.nodes[1].member.facts().term(), Term(1));
 }
+
+/// G5: while others have not said what they know, each answer asks for it again: it is said at an interval, and not at the pace of the link.
+#[test]
+fn g5_what_is_known_is_said_at_an_interval() {
+    let mut net = Net::settled(2);
+    let recall = standin_auth::Answer::Alive {
+        newer: None,
+        register_count: RegisterCount::NONE,
+        incarnation: Incarnation(2),
+        forced: None,
+        recall: true,
+        ticket: None,
+    };
+    net.auth_up = false;
+    let said = |net: &Net| net.nodes[1].asked.iter().filter(|asked| matches!(asked, Request::Recall { .. })).count();
+    for _ in 0..5 {
+        net.step(1, Input::Answered(recall.clone()));
+    }
+    assert_eq!(said(&net), 1);
+    net.run(1_000);
+    net.step(1, Input::Answered(recall));
+    assert_eq!(said(&net), 2);
+}
