@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use standin::api::{ClusterView, RoleView};
 use standin::client::Client;
 use standin_foundation::{Height, Seat, SecretKey, Term};
-use standin_ledger::SeatVote;
 use standin_ledger::certificate::faulty_max;
 use standin_ledger::grant::Cause;
+use standin_ledger::{SeatVote, SignedGrant};
 
 use super::{Drill, Failure};
 
@@ -248,16 +248,25 @@ impl Drill {
         }
     }
 
-    /// Why the first grant after this holder's last was made to another.
+    /// Why the first grant after this holder's last was made to another. It may not be known yet to the node that is asked.
     pub(super) async fn cause_after(&mut self, lost: Holder) -> Result<Option<Cause>, Failure> {
         let witness = (0..self.network.size()).find(|node| *node != lost.node && self.network.answers(*node));
         let genesis = self.network.files().genesis.clone();
-        let table = self.network.client(witness.unwrap_or_default())?.grant_table(&genesis).await?;
-        let before = table.holder(lost.seat, lost.term).copied();
-        let later = table.all().filter(|grant| {
-            table.seat_of_cluster(&grant.grant.cluster) == Some(lost.seat) && grant.grant.term > lost.term
-        });
-        Ok(later.into_iter().find(|grant| Some(grant.grant.holder) != before).map(|grant| grant.grant.cause))
+        let client = self.network.client(witness.unwrap_or_default())?.clone();
+        let begun = Instant::now();
+        loop {
+            let table = client.grant_table(&genesis).await?;
+            let before = table.holder(lost.seat, lost.term).copied();
+            let is_later = |grant: &SignedGrant| {
+                table.seat_of_cluster(&grant.grant.cluster) == Some(lost.seat) && grant.grant.term > lost.term
+            };
+            let mut later = table.all().filter(|grant| is_later(grant));
+            let found = later.find(|grant| Some(grant.grant.holder) != before).map(|grant| grant.grant.cause);
+            if found.is_some() || begun.elapsed() > SOON {
+                return Ok(found);
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// The auth node that heard the holder last: the one that its cluster asks.
