@@ -99,8 +99,9 @@ pub(super) async fn reconfigure(arguments: ReconfigureArguments) -> Result<(), F
             write_draft(&client.first()?, Change::Operators(Operators { keys, needed }), &out).await
         }
         ReconfigureCommand::Hold { client, cluster, holder, out } => {
-            let change = hold(&Client::new(&holder, Duration::from_secs(10)), cluster).await?;
-            write_draft(&client.first()?, change, &out).await
+            let client = client.first()?;
+            let change = hold(&Client::new(&holder, Duration::from_secs(10)), &client, cluster).await?;
+            write_draft(&client, change, &out).await
         }
         ReconfigureCommand::Approve { file, key } => approve(&file, &key),
         ReconfigureCommand::Submit { client, file, key, within } => {
@@ -126,8 +127,9 @@ async fn write_draft(client: &Client, change: Change, out: &Path) -> Result<(), 
     Ok(())
 }
 
-/// That this node is to hold the seat of its cluster, with the disk that it has now.
-pub(super) async fn hold(node: &Client, cluster: ClusterId) -> Result<Change, Failure> {
+/// That this node is to hold the seat of its cluster, with the disk that it has now. Any other node tells the register's life, too: while
+/// a register is recalled the auth node answers nobody whom it has not admitted, and admits nobody.
+pub(super) async fn hold(node: &Client, other: &Client, cluster: ClusterId) -> Result<Change, Failure> {
     let mut view = node.cluster().await?;
     if view.cluster != cluster.as_str() {
         return Err(Failure::new(6, format!("{} is a node of cluster {}, not of {cluster}", view.name, view.cluster)));
@@ -138,11 +140,20 @@ pub(super) async fn hold(node: &Client, cluster: ClusterId) -> Result<Change, Fa
         view = node.cluster().await?;
     }
     let disk = u64::from_str_radix(&view.disk, 16).map_err(|error| Failure::new(1, error.to_string()))?;
-    if view.register == 0 {
-        let what = "the auth node has not answered this node: admit it first (`standin member admit`), and wait until it is connected";
-        return Err(Failure::new(5, format!("{}: {what}", view.name)));
+    let register = view.register.max(other.cluster().await?.register);
+    if register == 0 {
+        return Err(Failure::new(
+            5,
+            "the auth node has answered neither this node nor the one that is asked: does it run?",
+        ));
     }
-    let base = Base { holder: view.key, disk, incarnation: Incarnation(view.register) };
+    if view.register == 0 {
+        eprintln!(
+            "the auth node has not answered {}: it speaks for nobody before it is admitted (`standin member admit`)",
+            view.name
+        );
+    }
+    let base = Base { holder: view.key, disk, incarnation: Incarnation(register) };
     Ok(Change::Hold { cluster, base })
 }
 

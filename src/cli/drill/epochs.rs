@@ -64,7 +64,8 @@ pub(super) async fn cold_spare(drill: &mut Drill) -> Result<(), Failure> {
     let spare = join(drill, cluster.clone(), format!("{site}-spare")).await?;
     drill.network.wait_ready(SOON).await?;
     let begun = Instant::now();
-    let change = hold(drill.network.client(spare.index)?, cluster.clone()).await?;
+    let other = anyone(drill)?;
+    let change = hold(drill.network.client(spare.index)?, &other, cluster.clone()).await?;
     order(drill, &operator, change).await?;
     let was = Holder { node: spare.index, ..lost };
     drill.recovery_ms = drill.seen_voting(&[spare.index], was, begun).await?;

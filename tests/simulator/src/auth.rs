@@ -154,7 +154,7 @@ impl AuthHost {
             Decision::RolledBack { .. } | Decision::Named(_) => return None,
             Decision::Refused(why) => Answer::Refused { why, current: record.grant.clone().map(signed) },
             Decision::Repeated(grant) => Answer::Granted { grant: signed(grant), ticket },
-            Decision::Alive => self.alive(&record, request),
+            Decision::Alive => self.alive(now, &record, request),
             Decision::Swap(next) => {
                 let grant = next.grant.clone();
                 let is_new = grant != record.grant && !matches!(request, Request::Recall { .. });
@@ -164,7 +164,7 @@ impl AuthHost {
                         granted = Some(grant.clone());
                         Answer::Granted { grant, ticket }
                     }
-                    None => self.alive(&record, request),
+                    None => self.alive(now, &record, request),
                 }
             }
         };
@@ -178,7 +178,7 @@ impl AuthHost {
         self.auth.begin(self.table.epoch(), self.table.bases().map(|base| base.grant));
     }
 
-    fn alive(&self, record: &Record, request: &Request) -> Answer {
+    fn alive(&self, now: Millis, record: &Record, request: &Request) -> Answer {
         let (term, lacks_ticket) = match request {
             Request::KeepAlive(keep_alive) => (keep_alive.term, keep_alive.lacks_ticket),
             _ => (record.term(), false),
@@ -188,7 +188,7 @@ impl AuthHost {
             newer: record.grant.clone().filter(|grant| grant.term > term).map(signed),
             register_count: RegisterCount::NONE,
             incarnation: self.incarnation,
-            forced: record.forced.or(self.auth.moves_from(&record.cluster)),
+            forced: record.forced.or(self.auth.moves_from(now, &record.cluster)),
             recall: record.recalling.is_some(),
             ticket: (lacks_ticket && record.grant.is_some()).then_some(ticket),
         }

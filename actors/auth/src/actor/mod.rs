@@ -371,7 +371,7 @@ impl AuthActor {
             newer: newest.filter(|newest| newest.grant.term > term),
             register_count: self.counted(count),
             incarnation: self.machine.incarnation(),
-            forced: record.forced.or(self.machine.moves_from(&record.cluster)),
+            forced: record.forced.or(self.machine.moves_from(self.now(), &record.cluster)),
             recall: record.recalling.is_some(),
             ticket: (lacks_ticket && record.grant.is_some()).then(|| self.ticket_of(&record.cluster)).flatten(),
         }

@@ -202,8 +202,8 @@ impl Auth {
         if is_short && !self.is_off(Mutation::ShortLogTakesOver) {
             return Err(Refusal::LogTooShort { head: request.head, released });
         }
-        if let Some((term, site)) = self.move_of(cluster)
-            && *term == grant.term
+        if let Some((term, site)) = self.move_of(now, cluster)
+            && term == grant.term
             && record.admitted.get(from).is_none_or(|member| member.site != *site)
         {
             return Err(Refusal::Elsewhere { site: site.clone() });
@@ -294,7 +294,7 @@ impl Auth {
         if record.forced == Some(grant.term) {
             return Ok(Cause::Forced);
         }
-        if self.moves_from(cluster) == Some(grant.term) {
+        if self.moves_from(now, cluster) == Some(grant.term) {
             return Ok(Cause::Split);
         }
         if presented.resigned == Some(holder) {

@@ -126,6 +126,8 @@ pub struct Auth {
     config: Config,
     mutation: Option<Mutation>,
     watches: BTreeMap<ClusterId, Watch>,
+    /// Where clusters move to while the sites have lost each other, and when that was last found to be alive.
+    refuge: Option<(String, Millis)>,
 }
 
 /// A request whose sender, ticket and statements have been checked against keys.
@@ -176,7 +178,7 @@ impl Auth {
     /// An auth node that starts. `incarnation` is the register's life.
     pub fn new(chain: Digest, incarnation: Incarnation, config: Config) -> Self {
         let (epoch, bases, watches) = (Epoch(0), BTreeMap::new(), BTreeMap::new());
-        Self { chain, epoch, bases, incarnation, config, mutation: None, watches }
+        Self { chain, epoch, bases, incarnation, config, mutation: None, watches, refuge: None }
     }
 
     /// An epoch has been proven: nothing is granted in an earlier one any more, and the clusters that the chain has named go on from

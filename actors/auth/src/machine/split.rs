@@ -1,17 +1,15 @@
 //! S4: the sites have lost each other, and not the auth node. No part of them is a quorum by itself, so clusters are moved to one site
-//! from which it is.
+//! from which it is. Nothing of this is kept: it follows from what the holders have said within the last moments.
 
 use standin_ledger::certificate::faulty_max;
 
 use super::*;
 
-/// What holders say of how many other seats they hear, and to where their clusters are to move.
+/// What the holder says of how many other seats it hears, and who could take over.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Split {
-    /// Since when the holder of the newest term has heard too few.
-    alone_since: Option<Millis>,
-    /// The term that is to end, and the site to which the cluster is to move.
-    pub(super) moves: Option<(Term, String)>,
+    /// Since when holders of this cluster have heard too few, and when one said so last.
+    alone: Option<(Millis, Millis)>,
     /// Nodes that could take over, by the record of this version, with their sites.
     candidates: (u64, BTreeMap<NodeId, String>),
 }
@@ -20,9 +18,6 @@ impl Split {
     /// The record is this one now.
     pub(super) fn note_record(&mut self, record: &Record) {
         let Some(grant) = record.grant.as_ref().filter(|_| self.candidates.0 != record.version) else { return };
-        if self.moves.as_ref().is_some_and(|(term, _)| *term != grant.term) {
-            *self = Self::default();
-        }
         let may = |node: &NodeId| grant.in_sync.contains(node) && !record.not_electable.contains(node);
         let members = record.admitted.iter().filter(|(node, _)| may(node));
         self.candidates = (record.version, members.map(|(node, member)| (*node, member.site.clone())).collect());
@@ -32,52 +27,60 @@ impl Split {
 impl Auth {
     /// A holder says how many other seats it hears.
     pub(super) fn note_seats_heard(&mut self, now: Millis, cluster: &ClusterId, heard: u16) {
-        let needed = 2 * faulty_max(self.config.seats);
+        let (needed, gap) = (2 * faulty_max(self.config.seats), 4 * self.config.live_ms);
         let Some(watch) = self.watches.get_mut(cluster) else { return };
-        if usize::from(heard) < needed {
-            watch.split.alone_since.get_or_insert(now);
-        } else {
-            (watch.split.alone_since, watch.split.moves) = (None, None);
-        }
-        if watch.split.alone_since.is_some() {
-            self.consider_moving(now, cluster);
-        }
+        // Of what was said before a silence nothing follows.
+        let before = watch.split.alone.filter(|(_, last)| now - *last <= gap).map(|(since, _)| since);
+        watch.split.alone = (usize::from(heard) < needed).then_some((before.unwrap_or(now), now));
+        self.choose_refuge(now);
     }
 
     /// The term of a cluster that is to end, since the cluster is to move.
-    pub fn moves_from(&self, cluster: &ClusterId) -> Option<Term> {
-        self.move_of(cluster).map(|(term, _)| *term)
+    pub fn moves_from(&self, now: Millis, cluster: &ClusterId) -> Option<Term> {
+        self.move_of(now, cluster).map(|(term, _)| term)
     }
 
-    /// The term that is to end, and the site to which the cluster is to move.
-    pub(super) fn move_of(&self, cluster: &ClusterId) -> Option<&(Term, String)> {
-        self.watches.get(cluster)?.split.moves.as_ref()
+    /// The term that is to end, and the site to which the cluster is to move: while its holder says that it is cut off, stands
+    /// elsewhere, and somebody lives there who could take over.
+    pub(super) fn move_of(&self, now: Millis, cluster: &ClusterId) -> Option<(Term, &String)> {
+        let ((site, _), watch) = (self.refuge.as_ref()?, self.watches.get(cluster)?);
+        let stands_there = watch.holder.is_some_and(|holder| watch.split.candidates.1.get(&holder) == Some(site));
+        let moves = self.is_split(now) && self.is_alone(now, watch) && !stands_there;
+        (moves && watch.lives_at(now, site, self.config.live_ms)).then_some((watch.term, site))
     }
 
-    fn consider_moving(&mut self, now: Millis, cluster: &ClusterId) {
-        let Some(site) = self.refuge(now).cloned() else { return };
-        let Some(watch) = self.watches.get_mut(cluster) else { return };
-        let stands_there = watch.holder.is_some_and(|holder| watch.split.candidates.1.get(&holder) == Some(&site));
-        if !stands_there && watch.lives_at(now, &site, self.config.live_ms) {
-            watch.split.moves.get_or_insert((watch.term, site));
+    /// One site for the whole of a split: others from which a quorum could speak are looked for only when that has been dead for long.
+    fn choose_refuge(&mut self, now: Millis) {
+        if !self.is_split(now) {
+            self.refuge = None;
+            return;
         }
-    }
-
-    /// More than f holders hear too few others for long: the first of the listed sites from which a quorum of seats could speak.
-    fn refuge(&self, now: Millis) -> Option<&String> {
-        let faulty = faulty_max(self.config.seats);
-        let is_alone = |watch: &&Watch| {
-            let long = watch.split.alone_since.is_some_and(|since| since + self.config.split_after_ms <= now);
-            long && now - watch.holder_heard <= self.config.live_ms
-        };
-        if self.watches.values().filter(is_alone).count() <= faulty {
-            return None;
-        }
-        let could_speak = |site: &&String| {
+        let kept = self.refuge.take().filter(|(_, lived)| now - *lived <= self.config.age_max_ms);
+        let could_speak = |site: &String| {
             let lives = self.watches.values().filter(|watch| watch.lives_at(now, site, self.config.live_ms));
-            lives.count() + faulty >= self.config.seats
+            lives.count() + faulty_max(self.config.seats) >= self.config.seats
         };
-        self.config.split_preference.iter().find(could_speak)
+        let chosen = || self.config.split_preference.iter().find(|site| could_speak(site)).cloned();
+        self.refuge = match kept {
+            Some((site, lived)) => {
+                let lives = could_speak(&site);
+                Some((site, if lives { now } else { lived }))
+            }
+            None => chosen().map(|site| (site, now)),
+        };
+    }
+
+    /// More than f holders hear too few others for long, and so many are heard here that no dead ones can be the reason.
+    fn is_split(&self, now: Millis) -> bool {
+        let faulty = faulty_max(self.config.seats);
+        let lives = |watch: &&Watch| now - watch.holder_heard <= self.config.live_ms;
+        let alone = self.watches.values().filter(|watch| self.is_alone(now, watch)).count();
+        alone > faulty && self.watches.values().filter(lives).count() + faulty >= self.config.seats
+    }
+
+    fn is_alone(&self, now: Millis, watch: &Watch) -> bool {
+        let Config { split_after_ms, live_ms, .. } = &self.config;
+        watch.split.alone.is_some_and(|(since, last)| since + *split_after_ms <= now && now - last <= *live_ms)
     }
 }
 

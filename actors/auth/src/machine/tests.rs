@@ -518,8 +518,8 @@ fn preferring(sites: &[&str]) -> Auth {
     Auth::new(Digest::ZERO, Incarnation(1), config)
 }
 
-fn moving(auth: &Auth, records: &[Record]) -> Vec<bool> {
-    records.iter().map(|record| auth.moves_from(&record.cluster).is_some()).collect()
+fn moving(auth: &Auth, now: u64, records: &[Record]) -> Vec<bool> {
+    records.iter().map(|record| auth.moves_from(Millis(now), &record.cluster).is_some()).collect()
 }
 
 /// S4: when more than f holders hear too few others for long, clusters move to the first listed site at which enough of them live.
@@ -528,11 +528,11 @@ fn s4_clusters_move_to_the_first_listed_site_that_can_speak_for_a_quorum() {
     let records = at_two_sites([1, 1, 2, 2]);
     let mut auth = preferring(&["s9", "s1", "s2"]);
     for now in (0..=600).step_by(50) {
-        assert_eq!(moving(&auth, &records), [false; 4], "not at once");
+        assert_eq!(moving(&auth, now, &records), [false; 4], "not at once");
         hear(&mut auth, now, &records, if now < 100 { [3; 4] } else { [1; 4] });
     }
     hear(&mut auth, 650, &records, [1; 4]);
-    assert_eq!(moving(&auth, &records), [false, false, true, true], "who stands there stays");
+    assert_eq!(moving(&auth, 650, &records), [false, false, true, true], "who stands there stays");
     let ask = |from: u8, in_sync: &[u8]| {
         let update = Update {
             cluster: records[2].cluster.clone(),
@@ -550,10 +550,10 @@ fn s4_clusters_move_to_the_first_listed_site_that_can_speak_for_a_quorum() {
     let mut records = records.clone();
     records[2] = moved;
     hear(&mut auth, 700, &records, [2, 2, 2, 1]);
-    assert!(!moving(&auth, &records)[2], "it has moved");
+    assert!(!moving(&auth, 700, &records)[2], "it has moved");
     // Whoever hears enough again is left where it is.
     hear(&mut auth, 750, &records, [3; 4]);
-    assert_eq!(moving(&auth, &records), [false; 4]);
+    assert_eq!(moving(&auth, 750, &records), [false; 4]);
 }
 
 #[test]
@@ -564,7 +564,7 @@ fn s4_nobody_moves_elsewhere_without_a_preference_or_for_a_few() {
         for now in (0..2_000).step_by(50) {
             hear(&mut auth, now, &records, heard);
         }
-        assert_eq!(moving(&auth, &records), [false; 4], "{sites:?}");
+        assert_eq!(moving(&auth, 2_000, &records), [false; 4], "{sites:?}");
     }
     let mut auth = preferring(&["s1"]);
     for now in (0..2_000).step_by(50) {
@@ -582,4 +582,13 @@ fn s4_nobody_moves_elsewhere_without_a_preference_or_for_a_few() {
     let asked = Presented { ticket_opened: Some(records[3].cluster.clone()), ..present(8, Request::Update(update)) };
     let why = refusal(auth.decide(Millis(2_000), &records[3].cluster, &records[3], &asked));
     assert_eq!(why, Refusal::Elsewhere { site: "s1".to_owned() });
+    assert_eq!(moving(&auth, 2_200, &records), [false; 4], "nothing follows from what was said long ago");
+    hear(&mut auth, 3_000, &records, [1; 4]);
+    assert_eq!(moving(&auth, 3_000, &records), [false; 4], "nor after a silence");
+    // Two seats that are dead leave the others alone: nobody has lost anybody.
+    let mut auth = preferring(&["s1"]);
+    for now in (0..2_000).step_by(50) {
+        hear(&mut auth, now, &records[2..], [1; 4]);
+    }
+    assert_eq!(moving(&auth, 1_950, &records), [false; 4]);
 }
