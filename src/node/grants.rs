@@ -76,7 +76,8 @@ impl Grants {
         let Directory { seat: own, book, .. } = &self.directory;
         for seat in book.named_seats() {
             let Some(newest) = book.newest(seat) else { continue };
-            // Full mailboxes: the member hears of it again at the next look, the replica with the next status.
+            // Full mailboxes: the member hears of it again at the next look; the replica finds the holder in the book, and would only
+            // have told it sooner what it says again anyway.
             if seat == *own {
                 drop(self.member.tell(Granted(newest)));
             }

@@ -39,6 +39,7 @@ fn drills_of_clusters_pass() {
         "wrong-result",
         "forged-update",
         "partition-active",
+        "sites-split",
         "lost-disk",
         "auth-restarted-from-backup",
         "grow",

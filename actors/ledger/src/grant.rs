@@ -390,12 +390,10 @@ impl GrantTable {
     }
 
     /// The bases that stand now: what the chain has ordered for the seats that it has named.
-    pub fn bases(&self) -> impl Iterator<Item = SignedGrant> + '_ {
-        let table = self.table(self.epoch());
-        let of = |table: &'_ EpochTable| {
-            table.seats.iter().filter_map(|seat| table.base_grant(&self.chain, seat)).collect::<Vec<_>>()
-        };
-        table.map(of).into_iter().flatten()
+    pub fn bases(&self) -> Vec<Grant> {
+        let Some(table) = self.table(self.epoch()) else { return Vec::new() };
+        let base = |seat| table.base_grant(&self.chain, seat).map(|base| base.grant);
+        table.seats.iter().filter_map(base).collect()
     }
 
     /// The seat of a cluster.

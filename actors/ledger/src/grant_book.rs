@@ -199,7 +199,7 @@ impl GrantBook {
 
     /// What the chain has ordered, in the newest epoch, for the seats that it has named.
     pub fn bases(&self) -> Vec<Grant> {
-        self.read().bases().map(|base| base.grant).collect()
+        self.read().bases()
     }
 
     /// Whether a term of a seat counts in an epoch: see [`GrantTable::counts_in`].

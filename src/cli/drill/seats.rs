@@ -151,15 +151,15 @@ impl Drill {
         seats.map(|(seat, descriptor)| (seat as u16, descriptor.members.len())).collect()
     }
 
-    /// Waits until so many seats are held at a site that they are a quorum.
-    pub(super) async fn seats_at(&mut self, site: &str) -> Result<bool, Failure> {
+    /// Waits until so many seats are held at these sites that they are a quorum.
+    pub(super) async fn seats_at(&mut self, sites: &[String]) -> Result<bool, Failure> {
         let begun = Instant::now();
         let (client, seats) = (self.network.client(self.auth()?)?.clone(), self.cluster_sizes().len());
         while begun.elapsed() < SOON {
             let clusters = client.auth().await?;
             let stands_there = |view: &standin_auth::actor::ClusterView| {
                 let holder = view.holder.and_then(|holder| view.admitted.get(&holder));
-                holder.is_some_and(|member| member.site == site)
+                holder.is_some_and(|member| sites.contains(&member.site))
             };
             if clusters.iter().filter(|view| stands_there(view)).count() + faulty_max(seats) >= seats {
                 return Ok(true);

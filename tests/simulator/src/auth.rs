@@ -77,7 +77,7 @@ impl AuthHost {
 
     fn start(&mut self) {
         self.auth = Auth::new(Digest::ZERO, self.incarnation, self.config.clone());
-        self.auth.begin(self.table.epoch(), self.table.bases().map(|base| base.grant));
+        self.auth.begin(self.table.epoch(), self.table.bases());
         if let Some(mutation) = self.mutation {
             self.auth.mutate(mutation);
         }
@@ -175,7 +175,7 @@ impl AuthHost {
     fn take_epoch(&mut self, proof: &EpochProof) {
         let Ok(table) = proof.table() else { return };
         self.table.begin(table);
-        self.auth.begin(self.table.epoch(), self.table.bases().map(|base| base.grant));
+        self.auth.begin(self.table.epoch(), self.table.bases());
     }
 
     fn alive(&self, now: Millis, record: &Record, request: &Request) -> Answer {

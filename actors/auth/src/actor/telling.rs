@@ -181,7 +181,7 @@ impl AuthActor {
         }
         let grant = record.grant.clone().map(|grant| self.signed(grant));
         if let Some(grant) = &grant {
-            // It was made with this very key, and holds.
+            // It was made with this very key, or ordered by the chain, and holds as soon as its epoch is known here.
             let _ = self.setup.book.note(grant.clone());
         }
         let is_changed = record.membership_version > 0;

@@ -1,11 +1,10 @@
 //! A seat that the chain has named (E2).
 
-use standin_auth::messages::{Answer, RegisterCount};
 use standin_foundation::{Epoch, Height, Incarnation, Signature, Term};
 use standin_ledger::grant::{Cause, request_digest};
 use standin_ledger::{Grant, SignedGrant};
 
-use super::net::{cluster, key};
+use super::net::{cluster, key, recalled};
 use super::*;
 
 /// What the chain orders: the seat is held by this node, on this disk.
@@ -110,15 +109,7 @@ fn e2_a_node_that_knows_no_grant_takes_the_base_from_the_auth_node() {
 fn e2_the_base_stands_above_every_term_and_promise_of_the_lineage_before() {
     let mut net = Net::settled(3);
     let late = Grant { term: Term(7), holder: key(1), ..net.grant().unwrap().clone() };
-    let recall = Answer::Alive {
-        newer: None,
-        register_count: RegisterCount::NONE,
-        incarnation: Incarnation(5),
-        forced: None,
-        recall: true,
-        ticket: None,
-    };
-    net.step(2, Input::Answered(recall));
+    net.step(2, Input::Answered(recalled(5)));
     net.name(&base(2, 102));
     assert!(net.nodes[2].member.is_active());
     net.step(2, Input::Granted(SignedGrant { grant: late, signature: Signature::NONE }));

@@ -27,6 +27,18 @@ pub(super) fn cluster() -> ClusterId {
     "a".parse().unwrap()
 }
 
+/// What the auth node answers whose register was brought back from a copy and lives its so many-th life.
+pub(super) fn recalled(life: u64) -> Answer {
+    Answer::Alive {
+        newer: None,
+        register_count: RegisterCount::NONE,
+        incarnation: Incarnation(life),
+        forced: None,
+        recall: true,
+        ticket: None,
+    }
+}
+
 /// A record is text: `+x` carries payload x, `?x` names it, `|n` marks a base that keeps from record n on.
 pub(super) fn describe(bytes: &Bytes) -> Option<Description> {
     let text = std::str::from_utf8(bytes).unwrap();

@@ -1,5 +1,6 @@
 //! Who holds the seat: the start and the recoveries (R), suspicion and asking (S), grants (G).
 
+use super::net::recalled;
 use super::*;
 
 /// R0: the table fills, the first of it registers, and the others follow it.
@@ -164,15 +165,7 @@ fn g6_an_older_term_is_answered_with_the_newest_grant() {
 #[test]
 fn g5_a_grant_of_an_older_register_is_refused_after_the_promise() {
     let mut net = Net::settled(2);
-    let recall = standin_auth::Answer::Alive {
-        newer: None,
-        register_count: RegisterCount::NONE,
-        incarnation: Incarnation(5),
-        forced: None,
-        recall: true,
-        ticket: None,
-    };
-    net.step(1, Input::Answered(recall));
+    net.step(1, Input::Answered(recalled(5)));
     assert!(matches!(
         net.nodes[1].asked.last(),
         Some(Request::Recall { promised: Incarnation(5), newest: Some(_), .. })
@@ -188,21 +181,13 @@ fn g5_a_grant_of_an_older_register_is_refused_after_the_promise() {
 #[test]
 fn g5_what_is_known_is_said_at_an_interval() {
     let mut net = Net::settled(2);
-    let recall = standin_auth::Answer::Alive {
-        newer: None,
-        register_count: RegisterCount::NONE,
-        incarnation: Incarnation(2),
-        forced: None,
-        recall: true,
-        ticket: None,
-    };
     net.auth_up = false;
     let said = |net: &Net| net.nodes[1].asked.iter().filter(|asked| matches!(asked, Request::Recall { .. })).count();
     for _ in 0..5 {
-        net.step(1, Input::Answered(recall.clone()));
+        net.step(1, Input::Answered(recalled(2)));
     }
     assert_eq!(said(&net), 1);
     net.run(1_000);
-    net.step(1, Input::Answered(recall));
+    net.step(1, Input::Answered(recalled(2)));
     assert_eq!(said(&net), 2);
 }
