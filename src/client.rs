@@ -6,9 +6,11 @@ use serde::de::DeserializeOwned;
 use standin_auth::messages::SignedOrder;
 use standin_foundation::limits::HTTP_BODY_BYTES_MAX;
 use standin_foundation::{Encoder, Height, NodeId};
-use standin_ledger::{EpochProof, Genesis, GrantTable, Membership, SignedGrant, Title, Transaction, TransactionId};
+use standin_ledger::{
+    EpochProof, EpochTable, Genesis, GrantTable, Membership, SignedGrant, Title, Transaction, TransactionId,
+};
 
-use crate::api::{AnswerView, BlockView, ClusterView, ErrorView, StatusView, Submitted, TitleView, TransactionView};
+use crate::api::{AnswerView, BlockView, CandidateView, ClusterView, ErrorView, StatusView, Submitted, TitleView, TransactionView};
 
 /// Connections that one client may have open.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -80,6 +82,17 @@ impl Client {
     /// The node's cluster.
     pub async fn cluster(&self) -> Result<ClusterView, ClientError> {
         self.get("/api/v1/cluster").await
+    }
+
+    /// A node that waits for its cluster's seat.
+    pub async fn candidate(&self) -> Result<CandidateView, ClientError> {
+        self.get("/api/v1/candidate").await
+    }
+
+    /// Who holds the seats in the newest epoch whose proof the node has, checked from the genesis on.
+    pub async fn epoch_table(&self) -> Result<EpochTable, ClientError> {
+        let genesis = self.genesis().await?;
+        Ok(self.grant_table(&genesis).await?.newest_table().clone())
     }
 
     /// The grants that the node knows. They are not checked.

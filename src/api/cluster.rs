@@ -98,7 +98,6 @@ pub(super) async fn cluster(node: web::Data<NodeHandle>) -> HttpResponse {
 }
 
 fn view_of(node: &NodeHandle, MemberStatus { view, took_over }: MemberStatus) -> ClusterView {
-    let descriptor = node.genesis.seats.get(node.seat.index());
     let member = node.members.member(&node.node);
     let role = match (view.active, view.standby == Some(node.node)) {
         (true, _) => RoleView::Active,
@@ -113,7 +112,7 @@ fn view_of(node: &NodeHandle, MemberStatus { view, took_over }: MemberStatus) ->
         behind: mate.behind,
     };
     ClusterView {
-        cluster: descriptor.map(|seat| seat.cluster.to_string()).unwrap_or_default(),
+        cluster: node.cluster.to_string(),
         seat: node.seat.0,
         name: node.name.clone(),
         node: node.node,

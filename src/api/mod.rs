@@ -1,10 +1,12 @@
 //! HTTP: health, metrics, and `/api/v1`.
 
 mod auth;
+mod candidate;
 mod cluster;
 mod views;
 
 pub use auth::auth_routes;
+pub use candidate::{CandidateView, candidate_routes};
 pub use cluster::{ClusterView, MateView, RoleView, TookOverView};
 pub use views::{
     AnswerView, BlockView, ErrorView, PeerView, StatusView, Submitted, TitleBatch, TitleView, TransactionView,
@@ -17,14 +19,14 @@ use std::time::Duration;
 use actix_web::{HttpResponse, Responder, web};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use standin_consensus::actor::{Finished, Ledger, ReplicaStatus, Submit, SubmitError, Urgency};
+use standin_consensus::actor::{Finished, Ledger, ReplicaStatus, Submit, Urgency};
 use standin_foundation::limits::{BATCH_TRANSACTIONS_MAX, HTTP_BODY_BYTES_MAX, QUERY_BYTES_MAX};
 use standin_foundation::{Height, PublicKey};
 use standin_ledger::builtin::{Builtin, Question};
 use standin_ledger::certificate::{self, CheckpointCertificate};
 use standin_ledger::store::StoreError;
 use standin_ledger::{
-    Batch, ClientSignatures, Outcome, Receipt, ReceiptProof, Reject, StateMachine, Title, Transaction, TransactionId,
+    Authority, Batch, ClientSignatures, Outcome, Receipt, ReceiptProof, Reject, StateMachine, Title, Transaction, TransactionId,
     reconfiguration,
 };
 use tokio::sync::oneshot;
@@ -69,7 +71,7 @@ async fn readyz(node: web::Data<NodeHandle>) -> HttpResponse {
     let Ok(status) = node.status().await else {
         return HttpResponse::ServiceUnavailable().body("[-]replica does not answer\n");
     };
-    let seats = node.genesis.seats.len();
+    let seats = node.book.seats(status.status.epoch).unwrap_or_default().len();
     let quorum = certificate::quorum(seats);
     let connected = 1 + status.peers.values().filter(|(_, connected)| *connected).count();
     // What f+1 others say they have reached, at least one correct seat has.
@@ -78,6 +80,7 @@ async fn readyz(node: web::Data<NodeHandle>) -> HttpResponse {
     let ahead = reached.get(certificate::faulty_max(seats)).copied().unwrap_or_default();
     let window = node.genesis.parameters.window;
     let checks = [
+        (!status.removed, format!("cluster {} holds its seat", node.cluster)),
         (connected >= quorum, format!("quorum {connected} of {seats} connected, {quorum} needed")),
         (status.status.changing_to.is_none(), format!("view {}", status.status.view)),
         (ahead <= status.executed.plus(window), format!("sync at {} of {ahead}", status.executed)),
@@ -98,7 +101,6 @@ async fn status(node: web::Data<NodeHandle>) -> HttpResponse {
 }
 
 fn view_of(node: &NodeHandle, status: &ReplicaStatus) -> StatusView {
-    let cluster = node.genesis.seats.get(node.seat.index()).map(|seat| seat.cluster.to_string());
     let peer = |(seat, (status, connected)): (&standin_foundation::Seat, &(standin_consensus::Status, bool))| {
         PeerView { seat: seat.0, connected: *connected, view: status.view.0, committed: status.committed }
     };
@@ -107,7 +109,8 @@ fn view_of(node: &NodeHandle, status: &ReplicaStatus) -> StatusView {
         name: node.name.clone(),
         node: node.node,
         active: status.speaks,
-        cluster: cluster.unwrap_or_default(),
+        removed: status.removed,
+        cluster: node.cluster.to_string(),
         seat: node.seat.0,
         epoch: status.status.epoch.0,
         epoch_ends: status.epoch_ends,
@@ -154,7 +157,6 @@ async fn submit(node: web::Data<NodeHandle>, query: web::Query<SubmitQuery>, bod
     let ids: Vec<_> = taken.iter().map(Transaction::id).collect();
     let outcomes = match node.replica.ask(Submit { transactions: taken }, Duration::from_secs(5)).await {
         Ok(Ok(outcomes)) => outcomes,
-        Ok(Err(error @ SubmitError::Busy)) => return unavailable(error.to_string()),
         Ok(Err(error)) => return unavailable(error.to_string()),
         Err(error) => return unavailable(error.to_string()),
     };

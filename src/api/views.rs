@@ -35,7 +35,9 @@ pub struct StatusView {
     pub node: NodeId,
     /// Whether it speaks for its seat.
     pub active: bool,
-    /// The cluster that holds this node's seat.
+    /// The chain has removed the node's cluster: the node stands still.
+    pub removed: bool,
+    /// The node's cluster.
     pub cluster: String,
     /// Its seat.
     pub seat: u16,

@@ -136,8 +136,13 @@ pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
         (arguments.role, &arguments.like, &arguments.cluster, &arguments.name)
     {
         let newcomer = write_newcomer(&arguments.folder, like, cluster, name, arguments.port)?;
-        eprintln!("an operator admits it with");
-        println!("standin member add {cluster} {} --address {} --site SITE", newcomer.key, newcomer.address);
+        if newcomer.joins {
+            eprintln!("an operator admits it with");
+            println!("standin member add {cluster} {} --address {} --site SITE", newcomer.key, newcomer.address);
+        } else {
+            eprintln!("the genesis has no cluster `{cluster}`: when all its nodes run, operators have the chain add it with");
+            println!("standin cluster add {cluster} --member http://{},SITE [--member …] --out FILE", newcomer.http);
+        }
         eprintln!("and it runs with");
         println!("standin run -c {}", newcomer.config.display());
         return Ok(());
@@ -289,6 +294,8 @@ pub(super) struct Newcomer {
     pub(super) config: PathBuf,
     /// Its public key.
     pub(super) key: PublicKey,
+    /// Its cluster is one of the genesis.
+    joins: bool,
     /// Where its bridge listens.
     pub(super) address: SocketAddr,
     /// Where its HTTP listens.
@@ -305,8 +312,8 @@ pub(super) fn write_newcomer(
 ) -> Result<Newcomer, Failure> {
     let network = NodeConfig::read(like)?;
     let genesis = network.genesis()?;
-    if genesis.auth.is_none() || !genesis.seats.iter().any(|seat| seat.cluster == *cluster) {
-        let what = format!("the genesis of {} has no cluster `{cluster}` that a node could join", like.display());
+    if genesis.auth.is_none() {
+        let what = format!("the genesis of {} names no auth node: nobody can join its clusters", like.display());
         return Err(Failure::new(78, what));
     }
     let in_use = SecretKey::read(&network.key_file).map_err(|error| Failure::new(78, error.to_string()))?.public();
@@ -328,7 +335,8 @@ pub(super) fn write_newcomer(
     }
     let config = folder.join("node.toml");
     fs::write(&config, text)?;
-    Ok(Newcomer { config, key, address: bridge, http })
+    let joins = genesis.seats.iter().any(|seat| seat.cluster == *cluster);
+    Ok(Newcomer { config, key, joins, address: bridge, http })
 }
 
 /// A node's key and certificate.
@@ -448,8 +456,10 @@ fn place_in(genesis: &Genesis, config: &NodeConfig, key: &SecretKey) -> Result<S
             false => Err(wrong(format!("{}: the genesis names another auth key", auth.key_file.display()))),
         };
     }
-    let seat = genesis.seat_of_member(&key.public().node_id());
-    let seat = seat.ok_or_else(|| wrong("the node's key is in no cluster of the genesis".to_owned()))?;
-    let cluster = genesis.seats.get(seat.index()).map(|seat| seat.cluster.to_string()).unwrap_or_default();
-    Ok(format!("seat {seat}, cluster `{cluster}`"))
+    let of_genesis = genesis.seat_of_member(&key.public().node_id()).and_then(|seat| genesis.seats.get(seat.index()));
+    match (of_genesis, &config.cluster_name) {
+        (Some(seat), _) => Ok(format!("a member of cluster `{}`", seat.cluster)),
+        (None, Some(cluster)) => Ok(format!("a member of cluster `{cluster}` that joined after the genesis")),
+        (None, None) => Err(wrong("the node's key is in no cluster of the genesis, and `node.cluster` is not set".to_owned())),
+    }
 }

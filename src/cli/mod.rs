@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "data goes to stdout, talk to stderr")]
 
 mod cluster;
+mod consortium;
 mod demo;
 mod drill;
 mod etcd;
@@ -71,6 +72,8 @@ enum Command {
     Auth(cluster::AuthArguments),
     /// Show, admit, add or remove the members of clusters.
     Member(member::MemberArguments),
+    /// Draft that clusters are added and removed: operators approve and submit it.
+    Cluster(consortium::ClusterArguments),
     /// Show, draft, approve or submit what operators order through the chain.
     Reconfigure(reconfigure::ReconfigureArguments),
     /// Submit transactions: one, or a JSON-lines file, or stdin.
@@ -157,7 +160,6 @@ impl From<NodeError> for Failure {
             | NodeError::NoSeat(_)
             | NodeError::AuthKey { .. }
             | NodeError::NoAuth
-            | NodeError::NoCluster(_)
             | NodeError::Tls(_) => 78,
             NodeError::NoDrill(_) => 6,
             _ => 1,
@@ -231,6 +233,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Health(arguments) => read::health(arguments).await,
         Command::Switch(arguments) => cluster::switch(arguments).await,
         Command::Auth(arguments) => cluster::auth(arguments).await,
+        Command::Cluster(arguments) => consortium::cluster(arguments).await,
         Command::Member(arguments) => member::member(arguments).await,
         Command::Reconfigure(arguments) => reconfigure::reconfigure(arguments).await,
         Command::Submit(arguments) => submit::submit(arguments).await,

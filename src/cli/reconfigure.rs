@@ -12,7 +12,7 @@ use standin_foundation::{ClusterId, Epoch, Incarnation, PublicKey, SecretKey};
 use standin_ledger::epoch::{Base, EpochTable};
 use standin_ledger::reconfiguration::{Approval, Change, SYSTEM_TITLE};
 use standin_ledger::transaction::TransactionBody;
-use standin_ledger::{ApprovedReconfiguration, Genesis, Operators, Outcome, Reconfiguration, Transaction};
+use standin_ledger::{ApprovedReconfiguration, Genesis, Member, Operators, Outcome, Reconfiguration, Transaction};
 
 use super::read::json;
 use super::submit::unique_nonce;
@@ -118,7 +118,7 @@ pub(super) async fn reconfigure(arguments: ReconfigureArguments) -> Result<(), F
     }
 }
 
-async fn write_draft(client: &Client, change: Change, out: &Path) -> Result<(), Failure> {
+pub(super) async fn write_draft(client: &Client, change: Change, out: &Path) -> Result<(), Failure> {
     if out.exists() {
         return Err(Failure::new(6, format!("{} exists: nothing is overwritten", out.display())));
     }
@@ -196,6 +196,17 @@ fn told(change: &Change) -> String {
             let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
             format!("{needed} of these operators must approve: {}", keys.join(", "))
         }
+        Change::Add { cluster, members, base: Base { holder, disk, .. } } => {
+            let member = |member: &Member| {
+                let Member { key, priority, site, address } = member;
+                format!("{} ({key}) at {address}, site {site}, priority {priority}", key.node_id().short())
+            };
+            let members: Vec<_> = members.iter().map(member).collect();
+            let node = holder.node_id().short();
+            let members = members.join("; ");
+            format!("cluster {cluster} is given a seat, held by node {node} on disk {disk:016x} at first. Members: {members}")
+        }
+        Change::Remove(cluster) => format!("cluster {cluster} holds its seat no more"),
     }
 }
 
@@ -258,23 +269,19 @@ pub(super) async fn wait_for_epoch(client: &Client, epoch: Epoch, within: Durati
 }
 
 async fn show(client: &Client, output: Output) -> Result<(), Failure> {
-    let (genesis, status) = (client.genesis().await?, client.status().await?);
-    let proven = client.grant_table(&genesis).await?;
-    let table = proven.table(Epoch(status.epoch)).cloned();
-    let table =
-        table.ok_or_else(|| Failure::new(5, format!("the proof of epoch {} is not there yet", status.epoch)))?;
+    let (status, table) = (client.status().await?, client.epoch_table().await?);
     if !matches!(output, Output::Table) {
         println!("{}", json(&table));
         return Ok(());
     }
-    let EpochTable { start, auth, operators, seats } = table;
-    println!("epoch {} since block {}", start.epoch, start.after.next());
+    let EpochTable { epoch, after, auth, operators, seats } = table;
+    println!("epoch {epoch} since block {}", after.next());
     if let Some(after) = status.epoch_ends {
         println!("the next one has been ordered: it begins above block {after}");
     }
     println!("{} of these operators must approve what changes:", operators.needed);
     operators.keys.iter().for_each(|key| println!("  {key}"));
-    for (number, seat) in seats.iter().enumerate() {
+    for (number, seat) in &seats {
         let base = seat.base.filter(|_| auth.is_some());
         let base = base.map(|base| format!(", begun by node {}", base.holder.node_id().short())).unwrap_or_default();
         println!("seat {number}: cluster {}, since epoch {}{base}", seat.cluster, seat.since);

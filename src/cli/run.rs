@@ -11,6 +11,7 @@ use actix_web::{App, HttpServer};
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use standin::config::{NodeConfig, NodeRole};
+use standin::node::Candidate;
 use standin::{AuthNode, Node, NodeError, api};
 use standin_consensus::actor::Misbehaviour;
 use standin_ledger::builtin::Builtin;
@@ -50,10 +51,16 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
     let listener = standin::node::listen(config.http_listen, "HTTP")?;
     match config.role {
         NodeRole::Member => {
-            let node = Node::start_with(&config, Arc::new(Builtin), arguments.misbehave)?;
+            let started = || Node::start_with(&config, Arc::new(Builtin), arguments.misbehave);
+            let (node, listener) = match started() {
+                Err(NodeError::Unseated { .. }) => match wait_for_seat(&config, listener).await? {
+                    Some(listener) => (started()?, listener),
+                    None => return Ok(()),
+                },
+                started => (started?, listener),
+            };
             let handle = node.handle().clone();
-            let cluster = handle.genesis.seats.get(handle.seat.index()).map(|seat| seat.cluster.to_string());
-            let (seat, cluster) = (handle.seat.0, cluster.unwrap_or_default());
+            let (seat, cluster) = (handle.seat.0, handle.cluster.as_str());
             tracing::info!(name = config.name, seat, cluster, http = %config.http_listen, "node runs");
             let http = serve(listener, move || api::routes(handle.clone()))?;
             let failed = until_stopped(node.failed()).await?;
@@ -75,18 +82,35 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
     .map_or(Ok(()), |error| Err(error.into()))
 }
 
+/// Waits until the chain gives the node's cluster a seat; gives the HTTP port back. None if the node is told to stop.
+async fn wait_for_seat(config: &NodeConfig, listener: TcpListener) -> Result<Option<TcpListener>, Failure> {
+    let candidate = Candidate::start(config)?;
+    let handle = candidate.handle().clone();
+    tracing::warn!(name = config.name, cluster = %handle.cluster, "the cluster holds no seat: waits for an order of the chain");
+    let http = serve(listener.try_clone()?, move || api::candidate_routes(handle.clone()))?;
+    let seated = stopped_or(candidate.seated()).await?;
+    http.stop().await;
+    candidate.shutdown(config).await?;
+    Ok(seated.map(|()| listener))
+}
+
 /// Waits until the node fails, or is told to stop.
 async fn until_stopped(failed: impl Future<Output = NodeError>) -> Result<Option<NodeError>, Failure> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let failed = tokio::select! {
-        biased;
-        error = failed => Some(error),
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-    };
+    let failed = stopped_or(failed).await?;
     tracing::info!("node stops");
     Ok(failed)
+}
+
+/// What comes of it, unless the process is told to stop before.
+async fn stopped_or<T>(result: impl Future<Output = T>) -> Result<Option<T>, Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        biased;
+        result = result => Some(result),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    })
 }
 
 /// A running HTTP server.

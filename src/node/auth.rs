@@ -11,7 +11,7 @@ use standin_auth::messages::SignedOrder;
 use standin_auth::register::{LogRegister, Register, RegisterError};
 use standin_auth::{Refusal, Request};
 use standin_foundation::{ClusterId, Incarnation, NodeId, SecretKey};
-use standin_ledger::{Genesis, GrantBook, Membership, certificate};
+use standin_ledger::{Genesis, GrantBook, Membership};
 use standin_stage::bridge::{Bridge, Roster, Router};
 use standin_stage::{Address, CallError, Cell, Registry};
 use tokio::sync::watch;
@@ -71,15 +71,10 @@ impl AuthNode {
         let prepared = Bridge::prepare(&bridge);
         let roster: Arc<OnceLock<Roster>> = Arc::default();
         let (fatal_sender, fatal) = watch::channel(None);
-        let least = certificate::faulty_max(genesis.seats.len()) + 1;
         let setup = AuthConfig {
             genesis: Arc::clone(&genesis),
             key,
-            config: standin_auth::Config {
-                reports_needed: least,
-                seats: genesis.seats.len(),
-                ..section.config.clone()
-            },
+            config: section.config.clone(),
             register: open_register(config, section, &genesis)?,
             book: GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?,
             operators: section.operators.clone(),
@@ -148,7 +143,7 @@ fn let_in(roster: Arc<OnceLock<Roster>>) -> Box<dyn Fn(&Membership) + Send + Syn
     Box::new(move |membership| {
         let Some(roster) = roster.get() else { return };
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.get(&membership.cluster).is_some_and(|known| known.version >= membership.version) {
+        if known.get(&membership.cluster).is_some_and(|known| known.order() >= membership.order()) {
             // The register was read before an order that was carried out meanwhile.
             return;
         }

@@ -74,6 +74,7 @@ impl Grants {
     /// An epoch is known that was not: what waits for it is looked at, and whoever holds a seat by it is told.
     pub(super) fn epoch_known(&self) {
         let Directory { seat: own, book, .. } = &self.directory;
+        self.members.begin_epoch(&book.newest_table());
         for seat in book.named_seats() {
             let Some(newest) = book.newest(seat) else { continue };
             // Full mailboxes: the member hears of it again at the next look; the replica finds the holder in the book, and would only

@@ -1,5 +1,6 @@
 //! A member's node: it holds a seat, or follows the one that does.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use standin_foundation::wire::Wire;
 use standin_foundation::{ClusterId, NodeId, PublicKey, Seat, SecretKey, Writer};
 use standin_ledger::builtin::Builtin;
 use standin_ledger::seat_log::FoundLog;
-use standin_ledger::{Genesis, GrantBook, MemberBook, SeatDescriptor, StateMachine};
+use standin_ledger::{Genesis, GrantBook, Member, MemberBook, StateMachine};
 use standin_stage::bridge::{Bridge, OnDown, Peers, Router};
 use standin_stage::{Address, CallError, Cell, Registry, Remote};
 use tokio::sync::watch;
@@ -43,6 +44,8 @@ pub struct NodeHandle {
     pub key: PublicKey,
     /// The chain's beginning.
     pub genesis: Arc<Genesis>,
+    /// The node's cluster.
+    pub cluster: ClusterId,
     /// The seat of the node's cluster.
     pub seat: Seat,
     /// The replica.
@@ -85,14 +88,6 @@ pub struct Node {
     fatal: watch::Receiver<Option<String>>,
 }
 
-/// What a node is, by its key and the genesis.
-struct Place<'a> {
-    genesis: Arc<Genesis>,
-    node: NodeId,
-    seat: Seat,
-    descriptor: &'a SeatDescriptor,
-}
-
 impl Node {
     /// Starts a node with the built-in state machine: opens log and store, joins the others.
     pub fn start(config: &NodeConfig) -> Result<Self, NodeError> {
@@ -112,18 +107,19 @@ impl Node {
         let key = SecretKey::read(&config.key_file)?;
         let public = key.public();
         let node = public.node_id();
-        let (seat, descriptor) = seat_of(config, &genesis, &node)?;
-        let place = Place { genesis: Arc::clone(&genesis), node, seat, descriptor };
+        let cluster = cluster_of(config, &genesis, &node)?;
+        let book = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?;
+        let unseated = || NodeError::Unseated { cluster: cluster.to_string(), epoch: book.epoch() };
+        let seat = book.seat_of_cluster(&cluster).ok_or_else(unseated)?;
         let (bridge, transport) = bridge_of(config, genesis.digest())?;
         let prepared = Bridge::prepare(&bridge);
-        let book = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?;
         let members = match genesis.auth {
-            Some(_) => MemberBook::open(&config.data_dir.join("members"), &genesis)?,
+            Some(_) => MemberBook::open(&config.data_dir.join("members"), &genesis, Some(&book.newest_table()))?,
             None => MemberBook::unkept(&genesis),
         };
         let (book, members) = (Arc::new(book), Arc::new(members));
         let directory = Directory { own: node, seat, book, members, peers: prepared.clone() };
-        let auths = auths(config, &place, &prepared)?;
+        let auths = auths(config, &genesis, &prepared)?;
         let threads = match config.verify_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -132,10 +128,11 @@ impl Node {
         let ingress = Arc::new(Ingress::new(&genesis, directory.clone(), pool.clone()));
 
         let (fatal_sender, fatal) = watch::channel(None);
-        let (opened, found) = Opened::open(member_config(config, &place, &directory.members))?;
+        let members = directory.members.of(seat).map(|membership| membership.members).unwrap_or_default();
+        let (opened, found) = Opened::open(member_config(config, &genesis, (node, &cluster), members))?;
         let signer = KeySigner { chain: genesis.digest(), seat, writer: Writer::default(), start: 0, key };
         let reports = auths.clone();
-        let accused = Arc::clone(&genesis);
+        let accused = Arc::clone(&directory.book);
         // Member and replica tell of grants and epochs to those who need their own addresses: all are known a few lines below.
         let told_later: Arc<OnceLock<Grants>> = Arc::default();
         let (told_now, told_of_epochs) = (Arc::clone(&told_later), Arc::clone(&told_later));
@@ -159,7 +156,7 @@ impl Node {
         let links = Links {
             key: SecretKey::read(&config.key_file)?,
             chain: genesis.digest(),
-            cluster: descriptor.cluster.clone(),
+            cluster: cluster.clone(),
             seat,
             members: Arc::clone(&directory.members),
             peers: prepared.clone(),
@@ -182,6 +179,8 @@ impl Node {
         let on_down = OnDown(Box::new(move |node| drop(lost.tell(LinkDown(node)))));
         let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, Some(on_down))?;
         if genesis.auth.is_some() {
+            // The store may know epochs whose proofs were lost.
+            directory.members.begin(&directory.book.newest_table());
             grants.members.begin(bridge.roster());
             actix_rt::spawn(grants.look_up(auths));
         }
@@ -194,6 +193,7 @@ impl Node {
             node,
             key: public,
             genesis,
+            cluster,
             seat,
             replica: replica.address().clone(),
             member: member.address().clone(),
@@ -232,46 +232,39 @@ impl Node {
     }
 }
 
-/// The seat of the cluster that the genesis lists the node for, or else of the one that its configuration names: it joined later.
-fn seat_of<'a>(
-    config: &NodeConfig,
-    genesis: &'a Genesis,
-    node: &NodeId,
-) -> Result<(Seat, &'a SeatDescriptor), NodeError> {
-    let named = |cluster: &ClusterId| {
-        let seat = genesis.seats.iter().position(|seat| seat.cluster == *cluster);
-        seat.map(|index| Seat(index as u16)).ok_or_else(|| NodeError::NoCluster(cluster.to_string()))
-    };
-    let seat = match (genesis.seat_of_member(node), &config.cluster_name) {
-        (Some(seat), _) => seat,
-        (None, Some(cluster)) if genesis.auth.is_some() => named(cluster)?,
-        _ => return Err(NodeError::NoSeat(config.key_file.clone())),
-    };
-    let descriptor = genesis.seats.get(seat.index());
-    descriptor.map(|descriptor| (seat, descriptor)).ok_or_else(|| NodeError::NoSeat(config.key_file.clone()))
+/// The cluster that the genesis lists the node for, or else the one that its configuration names: it joined later.
+pub(super) fn cluster_of(config: &NodeConfig, genesis: &Genesis, node: &NodeId) -> Result<ClusterId, NodeError> {
+    let of_genesis = genesis.seat_of_member(node).and_then(|seat| genesis.seats.get(seat.index()));
+    match (of_genesis, &config.cluster_name) {
+        (Some(descriptor), _) => Ok(descriptor.cluster.clone()),
+        (None, Some(cluster)) if genesis.auth.is_some() => Ok(cluster.clone()),
+        _ => Err(NodeError::NoSeat(config.key_file.clone())),
+    }
 }
 
-fn auths(config: &NodeConfig, place: &Place<'_>, prepared: &Peers) -> Result<Auths, NodeError> {
+fn auths(config: &NodeConfig, genesis: &Genesis, prepared: &Peers) -> Result<Auths, NodeError> {
     let fronts = config.peers.iter().filter(|peer| peer.role == NodeRole::Auth);
     let fronts: Vec<Remote> = fronts.filter_map(|peer| prepared.remote(&peer.key.node_id())).collect();
-    if fronts.is_empty() && place.genesis.auth.is_some() {
+    if fronts.is_empty() && genesis.auth.is_some() {
         return Err(NodeError::NoAuth);
     }
     Ok(Auths::new(fronts))
 }
 
 /// What the node is in its cluster: on a chain without an auth node each seat has one node, for ever.
-fn member_config(config: &NodeConfig, place: &Place<'_>, book: &MemberBook) -> MemberConfig {
-    let Place { genesis, node, seat, descriptor } = place;
-    let members = book.of(*seat).map(|membership| membership.members).unwrap_or_default();
+pub(super) fn member_config(
+    config: &NodeConfig,
+    genesis: &Genesis,
+    (node, cluster): (NodeId, &ClusterId),
+    members: BTreeMap<NodeId, Member>,
+) -> MemberConfig {
     let priorities = members.into_iter().map(|(node, member)| (node, member.priority));
     MemberConfig {
         identity: Identity {
-            node: *node,
-            cluster: descriptor.cluster.clone(),
+            node,
+            cluster: cluster.clone(),
             // A node that has just joined may not be on the list that it knows.
-            members: [(*node, 0)].into_iter().chain(priorities).collect(),
-            seats_needed: 2 * standin_ledger::certificate::faulty_max(genesis.seats.len()),
+            members: [(node, 0)].into_iter().chain(priorities).collect(),
             fixed: genesis.auth.is_none(),
         },
         config: config.cluster,
@@ -317,10 +310,11 @@ fn routes(ingress: &Arc<Ingress>, grants: &Grants) -> Router {
 }
 
 /// The auth node is told of a seat that was wrong, with what proves it.
-fn report_wrong(genesis: &Genesis, auths: &Auths, event: Event) {
+fn report_wrong(book: &GrantBook, auths: &Auths, event: Event) {
     let Event::WrongResult { seat, result, vote, certificate } = event else { return };
-    let Some(descriptor) = genesis.seats.get(seat.index()).filter(|_| genesis.auth.is_some()) else { return };
-    let report = WrongResult { cluster: descriptor.cluster.clone(), result, vote, certificate: *certificate };
+    let table = book.newest_table();
+    let Some(accused) = table.seats.get(&seat).filter(|_| table.auth.is_some()) else { return };
+    let report = WrongResult { cluster: accused.cluster.clone(), result, vote, certificate: *certificate };
     let asked = auths.ask(Request::ReportWrong(Box::new(report)));
     // The next wrong result is reported, too: nothing depends on this one's arrival.
     actix_rt::spawn(async move { drop(asked.await) });

@@ -6,7 +6,7 @@ use standin_auth::actor::{MembershipNotice, WantMembers};
 use standin_cluster::actor::{MemberActor, MembersChanged};
 use standin_consensus::actor::Directory;
 use standin_foundation::NodeId;
-use standin_ledger::SignedMembership;
+use standin_ledger::{EpochTable, SignedMembership};
 use standin_stage::Address;
 use standin_stage::bridge::{PeerConfig, Roster};
 
@@ -54,6 +54,20 @@ impl Members {
         self.dismiss_those_who_left();
     }
 
+    /// An epoch has begun: clusters that were added are let in, and those that were removed with the one before are let go.
+    pub(super) fn begin_epoch(&self, table: &EpochTable) {
+        let members = &self.directory.members;
+        let before = members.all();
+        members.begin(table);
+        if let Some(roster) = self.roster.get() {
+            members.all().into_iter().for_each(|(_, member)| admit(roster, member));
+            let is_gone = |node: &NodeId| members.seat_of(node).is_none() && *node != self.directory.own;
+            let gone = before.into_iter().map(|(_, member)| member.key.node_id()).filter(is_gone);
+            gone.for_each(|node| roster.dismiss(&node));
+        }
+        self.tell_own();
+    }
+
     /// Asks one of the others for the lists that it knows.
     pub(super) fn ask_anyone(&self) {
         let connected = self.directory.connected();
@@ -76,7 +90,7 @@ impl Members {
     pub(super) fn tell_own(&self) {
         let own = self.directory.members.of(self.directory.seat);
         // Nobody has been admitted since the genesis, or not yet.
-        let Some(changed) = own.filter(|membership| membership.version > 0) else { return };
+        let Some(changed) = own.filter(|membership| membership.order() > Default::default()) else { return };
         let priorities = changed.members.into_iter().map(|(node, member)| (node, member.priority)).collect();
         // A full mailbox: it is told again with the next look-up.
         drop(self.member.tell(MembersChanged(priorities)));

@@ -1,6 +1,7 @@
 //! Running nodes: the only place that wires actors together.
 
 mod auth;
+mod candidate;
 mod grants;
 mod listen;
 mod member;
@@ -8,13 +9,14 @@ mod members;
 
 use std::sync::mpsc::Sender;
 
-use standin_foundation::{KeyError, SecretKey};
+use standin_foundation::{Epoch, KeyError, SecretKey};
 use standin_stage::bridge::tls::TlsError;
 use standin_stage::bridge::{BridgeConfig, BridgeError, PeerConfig, SocketTransport, TlsIdentity};
 use standin_stage::{Cell, MailboxLimits, Role, Supervision};
 use tokio::sync::watch;
 
 pub use auth::{AuthHandle, AuthNode, recall};
+pub use candidate::{Candidate, CandidateHandle};
 pub use listen::listen;
 pub use member::{Node, NodeHandle};
 
@@ -73,9 +75,14 @@ pub enum NodeError {
     /// The node's log.
     #[error(transparent)]
     Log(#[from] standin_cluster::actor::OpenError),
-    /// A cluster that is not there.
-    #[error("`node.cluster`: the genesis has no cluster `{0}`")]
-    NoCluster(String),
+    /// The cluster holds no seat, as far as the node knows: it waits for one as a [`Candidate`].
+    #[error("cluster `{cluster}` holds no seat in epoch {epoch}, the newest that the node knows")]
+    Unseated {
+        /// The cluster.
+        cluster: String,
+        /// The newest epoch that the node knows.
+        epoch: Epoch,
+    },
     /// The members that the node knows.
     #[error(transparent)]
     Members(#[from] standin_ledger::member_book::MemberBookError),

@@ -9,12 +9,8 @@ pub struct Config {
     pub age_max_ms: u64,
     /// A member that has been heard within this time lives: its suspicion is asked for. In ms.
     pub live_ms: u64,
-    /// Distinct seats that must report a wrong result before its holder is switched away from; f+1 at least.
-    pub reports_needed: usize,
-    /// Time within which they must do so, in ms.
+    /// Time within which f+1 distinct seats must report a wrong result before its holder is switched away from, in ms.
     pub reports_window_ms: u64,
-    /// The chain's seats.
-    pub seats: usize,
     /// Sites to which clusters move when the sites have lost each other, the first first; none for never.
     pub split_preference: Vec<String>,
     /// For how long holders must have heard too few others before clusters move, in ms.
@@ -26,9 +22,7 @@ impl Default for Config {
         Self {
             age_max_ms: 3_000,
             live_ms: 200,
-            reports_needed: 2,
             reports_window_ms: 60_000,
-            seats: 4,
             split_preference: Vec::new(),
             split_after_ms: 2_000,
         }

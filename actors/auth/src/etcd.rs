@@ -134,6 +134,10 @@ impl Register for EtcdRegister {
         self.call(move |client| async move { client.swap(mark, next).await })
     }
 
+    fn add(&self, record: Record) -> Pending<()> {
+        self.call(move |client| async move { client.add(record).await })
+    }
+
     fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
@@ -214,10 +218,14 @@ impl Client {
             self.life = found.life()?;
         }
         for record in first {
-            let key = self.key_of(&record.cluster);
-            self.put_if_absent(&key, &encode(&Written::Record(Box::new(record)))?).await?;
+            self.add(record).await?;
         }
         Ok(())
+    }
+
+    async fn add(&self, record: Record) -> Result<(), RegisterError> {
+        let key = self.key_of(&record.cluster);
+        self.put_if_absent(&key, &encode(&Written::Record(Box::new(record)))?).await.map(drop)
     }
 
     async fn put_if_absent(&self, key: &str, value: &str) -> Result<Told, RegisterError> {

@@ -226,6 +226,12 @@ pub enum Refusal {
     /// The sender is not on the admission list for this cluster.
     #[error("the node is not admitted to this cluster")]
     NotAdmitted,
+    /// The chain has removed the cluster, or has not added it yet.
+    #[error("the cluster holds no seat in epoch {epoch}")]
+    NoSeat {
+        /// The newest epoch that the auth node knows.
+        epoch: Epoch,
+    },
     /// The ticket does not open, or is another cluster's.
     #[error("the ticket is not this cluster's")]
     BadTicket,

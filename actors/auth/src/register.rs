@@ -113,6 +113,9 @@ pub trait Register: std::fmt::Debug + Send + Sync {
     /// Puts a record in the place of the one with this mark. False if that one is not there any more.
     fn swap(&self, mark: u64, next: Record) -> Pending<Counted<bool>>;
 
+    /// Puts in the record of a cluster that the register does not know; one that it knows stays as it is.
+    fn add(&self, record: Record) -> Pending<()>;
+
     /// The register's life: one more whenever it was brought back from a copy.
     fn incarnation(&self) -> Incarnation;
 }
@@ -155,7 +158,8 @@ impl Content {
 }
 
 struct Swap {
-    mark: u64,
+    /// Of the record that is replaced; none for the first of its cluster.
+    mark: Option<u64>,
     next: Record,
     done: oneshot::Sender<Result<Counted<bool>, RegisterError>>,
 }
@@ -256,6 +260,21 @@ impl Register for LogRegister {
     }
 
     fn swap(&self, mark: u64, next: Record) -> Pending<Counted<bool>> {
+        self.hand_in(Some(mark), next)
+    }
+
+    fn add(&self, record: Record) -> Pending<()> {
+        let added = self.hand_in(None, record);
+        Box::pin(async move { added.await.map(drop) })
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.read_durable(|content| content.incarnation)
+    }
+}
+
+impl LogRegister {
+    fn hand_in(&self, mark: Option<u64>, next: Record) -> Pending<Counted<bool>> {
         let (done, answer) = oneshot::channel();
         let handed_in = match &self.swaps {
             None => Err(RegisterError::Stopped),
@@ -269,10 +288,6 @@ impl Register for LogRegister {
             answer.await.map_err(|_| RegisterError::Stopped)?
         })
     }
-
-    fn incarnation(&self) -> Incarnation {
-        self.read_durable(|content| content.incarnation)
-    }
 }
 
 /// Takes whatever swaps wait, writes those that fit, and syncs once for all of them.
@@ -283,7 +298,7 @@ fn run(mut log: Log, mut content: Content, durable: &RwLock<Content>, swaps: &Re
         let mut written = Ok(());
         while let Some(Swap { mark, next: record, done }) = next {
             let current = content.records.get(&record.cluster).map(|record| record.version);
-            let fits = current == Some(mark) && record.version > mark;
+            let fits = current == mark && mark.is_none_or(|mark| record.version > mark);
             if fits && written.is_ok() {
                 let change = Written::Record(Box::new(record));
                 written = write(&mut log, &change);
@@ -373,6 +388,20 @@ mod tests {
         let bytes: u64 = std::fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
         assert!(bytes <= LOG_BYTES_MAX + 2 * SEGMENT_BYTES, "{bytes}");
         assert_eq!(version(&open(folder.path())), 200);
+    }
+
+    #[test]
+    fn a_cluster_is_added_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let register = open(folder.path());
+        let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let added = |version, key| Record { version, ..Record::new("e".parse().unwrap(), [key]) };
+        rt.block_on(register.add(added(0, key(1)))).unwrap();
+        assert!(rt.block_on(register.swap(0, added(1, key(1)))).unwrap().content);
+        rt.block_on(register.add(added(0, key(2)))).unwrap();
+        drop(register);
+        let read = rt.block_on(open(folder.path()).read(&"e".parse().unwrap())).unwrap().content.unwrap();
+        assert_eq!(read.record, added(1, key(1)), "what is there stays");
     }
 
     /// G5: a register that was brought back from a copy counts higher than any of its lives before.

@@ -36,8 +36,13 @@ pub enum Input {
     Stated(Statement),
     /// Who belongs to the cluster from now on, with their priorities: the higher, the earlier.
     Members(BTreeMap<NodeId, u8>),
-    /// The other seats that are heard: how long ago anything of each came last, in ms.
-    SeatsHeard(Vec<u64>),
+    /// The other seats that are heard.
+    SeatsHeard {
+        /// How long ago anything of each came last, in ms.
+        ages: Vec<u64>,
+        /// How many a holder must hear to act against a member: 2f.
+        needed: usize,
+    },
     /// Up to here blocks have been executed.
     Executed(Height),
     /// Up to here blocks are known to be final, by all that the log says.

@@ -202,6 +202,8 @@ pub enum Event {
     },
     /// What the chain ordered has taken effect: an epoch began.
     EpochBegan(EpochStart),
+    /// With this epoch the replica's cluster holds its seat no more: the replica stands still.
+    Removed(EpochStart),
     /// Two certificates contradict each other: more than f seats are faulty. The node must stop.
     SafetyViolated {
         /// Where.

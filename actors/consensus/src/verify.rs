@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use standin_foundation::{Digest, Domain, Epoch, Height, Lsn, Seat, SecretKey, Signature, Term, View, Writer};
+use standin_foundation::{Digest, Domain, Epoch, Height, Lsn, Seat, Seats, SecretKey, Signature, Term, View, Writer};
 use standin_ledger::certificate::{
     Authority, CheckpointCertificate, CommitCertificate, SeatVote, VoteKind, VoteTarget,
 };
@@ -186,8 +186,8 @@ impl<A: Authority> Verifier<A> {
         Ok(self.authority.verify("consensus message", &message.target(), &message.vote)?)
     }
 
-    /// Number of seats in an epoch that is known.
-    fn seats(&self, epoch: Epoch) -> Result<usize, LedgerError> {
+    /// The seats of an epoch that is known.
+    fn seats(&self, epoch: Epoch) -> Result<Seats, LedgerError> {
         self.authority.seats(epoch).ok_or(LedgerError::UnknownEpoch(epoch))
     }
 
@@ -236,7 +236,7 @@ impl<A: Authority> Verifier<A> {
     fn new_view(&self, epoch: Epoch, sender: Seat, body: &NewView) -> Result<(), VerifyError> {
         self.check_primary(epoch, body.view, sender)?;
         let seats = self.seats(epoch)?;
-        let mut seen = vec![false; seats];
+        let mut seen = Seats::default();
         for message in &body.view_changes {
             let Body::ViewChange(view_change) = &message.body else {
                 return Err(VerifyError::Inconsistent("a new-view holds something else than view-changes"));
@@ -244,15 +244,13 @@ impl<A: Authority> Verifier<A> {
             if view_change.view != body.view || message.epoch != epoch {
                 return Err(VerifyError::Inconsistent("a new-view holds a view-change for another view"));
             }
-            match seen.get_mut(message.seat().index()) {
-                Some(seen) if !*seen => *seen = true,
-                _ => return Err(LedgerError::BadSeat(message.seat()).into()),
+            if !seats.contains(message.seat()) || !seen.insert(message.seat()) {
+                return Err(LedgerError::BadSeat(message.seat()).into());
             }
             self.signature(message)?;
             self.view_change(epoch, view_change)?;
         }
-        let found = seen.iter().filter(|seen| **seen).count();
-        let needed = self.authority.quorum(seats);
+        let (found, needed) = (seen.len(), self.authority.quorum(seats.len()));
         if found < needed {
             return Err(LedgerError::NoQuorum { found, needed }.into());
         }
@@ -260,8 +258,7 @@ impl<A: Authority> Verifier<A> {
     }
 }
 
-/// The seat that leads a view.
-pub fn primary_of(view: View, seats: usize) -> Seat {
-    let seats = u64::try_from(seats).unwrap_or(1).max(1);
-    Seat((view.0 % seats) as u16)
+/// The seat that leads a view: they take turns.
+pub fn primary_of(view: View, seats: Seats) -> Seat {
+    seats.at_turn(view.0).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! Votes that prove something to a third party, and certificates made of them.
 
 use serde::{Deserialize, Serialize};
-use standin_foundation::{Digest, Encoder, Epoch, Height, Seat, Signature, Term, View};
+use standin_foundation::{Digest, Encoder, Epoch, Height, Seat, Seats, Signature, Term, View};
 
 use crate::error::LedgerError;
 
@@ -83,8 +83,8 @@ pub enum Verdict {
 
 /// Knows who may speak for a seat in an epoch and a term, and checks that it did.
 pub trait Authority {
-    /// Number of seats in an epoch; none where the epoch is not known.
-    fn seats(&self, epoch: Epoch) -> Option<usize>;
+    /// The seats that vote in an epoch; none where the epoch is not known.
+    fn seats(&self, epoch: Epoch) -> Option<Seats>;
 
     /// The epoch of the block at `height`, as far as is known.
     fn epoch_at(&self, height: Height) -> Epoch;
@@ -119,15 +119,14 @@ pub trait Authority {
         Self: Sized,
     {
         let seats = self.seats(epoch).ok_or(LedgerError::UnknownEpoch(epoch))?;
-        let mut voted = vec![false; seats];
+        let mut voted = Seats::default();
         for (target, vote) in votes {
-            match voted.get_mut(vote.seat.index()) {
-                Some(seen) if !*seen => *seen = true,
-                _ => return Err(LedgerError::BadSeat(vote.seat)),
+            if !seats.contains(vote.seat) || !voted.insert(vote.seat) {
+                return Err(LedgerError::BadSeat(vote.seat));
             }
             self.verify("vote in a certificate", &target, vote)?;
         }
-        let (found, needed) = (voted.iter().filter(|seen| **seen).count(), self.quorum(seats));
+        let (found, needed) = (voted.len(), self.quorum(seats.len()));
         if found >= needed { Ok(()) } else { Err(LedgerError::NoQuorum { found, needed }) }
     }
 
@@ -143,7 +142,7 @@ pub trait Authority {
 }
 
 impl<A: Authority> Authority for std::sync::Arc<A> {
-    fn seats(&self, epoch: Epoch) -> Option<usize> {
+    fn seats(&self, epoch: Epoch) -> Option<Seats> {
         A::seats(self, epoch)
     }
 

@@ -154,17 +154,17 @@ impl Chain {
     /// Those of the epochs that a block up to the head belongs to. One whose boundary is the head has not been proven by that.
     pub fn entered_epochs(&self) -> Vec<EpochTable> {
         let height = self.height();
-        self.epoch_tables().into_iter().filter(|table| table.start.after < height).collect()
+        self.epoch_tables().into_iter().filter(|table| table.after < height).collect()
     }
 
     /// Where the epochs begin, with the one that has been ordered.
     pub fn epochs(&self) -> Epochs {
-        epoch::tables(&self.state).map(|table| table.start).chain(self.ordered_epoch()).collect()
+        epoch::tables(&self.state).map(|table| table.start()).chain(self.ordered_epoch()).collect()
     }
 
     /// Where the epoch begins that has been ordered, while it has not begun.
     pub fn ordered_epoch(&self) -> Option<EpochStart> {
-        epoch::ordered(&self.state).map(|table| table.start)
+        epoch::ordered(&self.state).map(|table| table.start())
     }
 
     /// Answers a question about the state at the head.
@@ -191,7 +191,7 @@ impl Chain {
             receipts.push(Receipt { transaction: transaction.id(), outcome });
         }
         self.recent.close(height, ids.into());
-        if let Some(table) = epoch::ordered(&self.state).filter(|table| table.start.after == height) {
+        if let Some(table) = epoch::ordered(&self.state).filter(|table| table.after == height) {
             let begun = epoch::writes_of_beginning(&table).into_iter().flatten();
             self.write(begun, &mut writes, &mut replaced);
         }
@@ -283,7 +283,7 @@ impl Chain {
     /// Carries out a reconfiguration: from the next epoch on its table holds.
     fn order(&self, context: &Context, transaction: &Transaction) -> Result<Write, Reject> {
         let approved = ApprovedReconfiguration::from_payload(transaction.payload())?;
-        if let Some(EpochStart { epoch, after }) = self.ordered_epoch() {
+        if let Some(EpochStart { epoch, after, .. }) = self.ordered_epoch() {
             return Err(Reject::new(format!(
                 "epoch {epoch} has been ordered and begins above block {after}: order it then"
             )));

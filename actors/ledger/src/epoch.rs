@@ -4,16 +4,19 @@
 //! table is part of the state from the boundary on, so that the checkpoint's certificate, which the epoch before signed,
 //! proves it to anyone.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, Digest, Epoch, Height, Incarnation, PublicKey, Signature, Term};
+use standin_foundation::{ClusterId, Digest, Epoch, Height, Incarnation, PublicKey, Seat, Seats, Signature, Term};
 
 use crate::certificate::{Authority, CheckpointCertificate};
 use crate::chain::state_root;
 use crate::error::LedgerError;
 use crate::genesis::{OPERATORS_MAX, Operators};
-use crate::grant::{Cause, Grant, SignedGrant, request_digest};
+use crate::grant::{Cause, Grant, MEMBERS_MAX, SignedGrant, request_digest};
+use crate::membership::{Member, NAME_BYTES_MAX};
 use crate::snapshot::Snapshot;
 use crate::state::Write;
 use crate::trie::{StateProof, Trie};
@@ -21,24 +24,27 @@ use crate::trie::{StateProof, Trie};
 /// Keys of the state that begin with this byte are the chain's own: no state machine writes them.
 pub const SYSTEM_PREFIX: u8 = 0xff;
 
-/// Where an epoch begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Where an epoch begins, and which seats take part in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochStart {
     /// The epoch.
     pub epoch: Epoch,
     /// The boundary: the last block of the epoch before.
     pub after: Height,
+    /// The seats that vote in it.
+    pub seats: Seats,
 }
 
-/// Where the epochs begin that are known, the first of them at genesis.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Epochs(Vec<EpochStart>);
-
-impl Default for Epochs {
-    fn default() -> Self {
-        Self(vec![EpochStart::default()])
+impl EpochStart {
+    /// The beginning of a chain.
+    pub fn genesis(seats: Seats) -> Self {
+        Self { epoch: Epoch(0), after: Height(0), seats }
     }
 }
+
+/// Where the later epochs begin that are known: all but the genesis'.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Epochs(Vec<EpochStart>);
 
 impl FromIterator<EpochStart> for Epochs {
     fn from_iter<I: IntoIterator<Item = EpochStart>>(starts: I) -> Self {
@@ -51,19 +57,27 @@ impl FromIterator<EpochStart> for Epochs {
 impl Epochs {
     /// Takes in where an epoch begins; an order of the chain is never changed, so the first word stands.
     pub fn note(&mut self, start: EpochStart) {
-        if let Err(place) = self.0.binary_search_by_key(&start.epoch, |known| known.epoch) {
+        let place = self.0.binary_search_by_key(&start.epoch, |known| known.epoch);
+        if let Err(place) = place
+            && start.epoch > Epoch(0)
+        {
             self.0.insert(place, start);
         }
     }
 
     /// The epoch of the block at `height`, as far as is known.
-    pub fn at(&self, height: Height) -> EpochStart {
-        self.0.iter().rev().find(|start| start.after < height).copied().unwrap_or_default()
+    pub fn at(&self, height: Height) -> Epoch {
+        self.0.iter().rev().find(|start| start.after < height).map(|start| start.epoch).unwrap_or_default()
+    }
+
+    /// Where an epoch begins, if it is known and not the genesis'.
+    pub fn start_of(&self, epoch: Epoch) -> Option<EpochStart> {
+        self.0.iter().find(|start| start.epoch == epoch).copied()
     }
 
     /// The last block of an epoch, if it is known.
     pub fn end_of(&self, epoch: Epoch) -> Option<Height> {
-        self.0.iter().find(|start| start.epoch == epoch.next()).map(|next| next.after)
+        self.start_of(epoch.next()).map(|next| next.after)
     }
 
     /// All of them, by rising number.
@@ -89,6 +103,10 @@ pub struct Base {
 pub struct EpochSeat {
     /// The cluster that holds it.
     pub cluster: ClusterId,
+    /// The cluster's members when it was given the seat; the auth node admits others and removes them.
+    pub members: Vec<Member>,
+    /// The epoch from which on these are its members.
+    pub listed: Epoch,
     /// The epoch in which its line of grants began, its lineage: grants of earlier ones are void.
     pub since: Epoch,
     /// What was ordered then; none where the line began with the register's first grant.
@@ -98,22 +116,36 @@ pub struct EpochSeat {
 /// Who holds the seats in one epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochTable {
-    /// Where it begins.
-    pub start: EpochStart,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The boundary: the last block of the epoch before.
+    pub after: Height,
     /// The key with which grants of this epoch are signed; none where each seat is held by one node.
     pub auth: Option<PublicKey>,
     /// Who approves reconfigurations in this epoch.
     pub operators: Operators,
-    /// The seats, in order.
-    pub seats: Vec<EpochSeat>,
+    /// The seats. A cluster keeps its seat's number as long as it holds one; that of a cluster that was removed stays vacant until
+    /// another is added.
+    pub seats: BTreeMap<Seat, EpochSeat>,
 }
 
 impl Wire for EpochTable {
     const NAME: &'static str = "epoch";
-    const BYTES_MAX: usize = 256 + OPERATORS_MAX * 40 + SEATS_MAX * 192;
+    const BYTES_MAX: usize =
+        256 + OPERATORS_MAX * 40 + SEATS_MAX * (256 + MEMBERS_MAX * (2 * NAME_BYTES_MAX + 64));
 }
 
 impl EpochTable {
+    /// Where the epoch begins, and which seats take part in it.
+    pub fn start(&self) -> EpochStart {
+        EpochStart { epoch: self.epoch, after: self.after, seats: self.seats.keys().copied().collect() }
+    }
+
+    /// The seat of a cluster.
+    pub fn seat_of(&self, cluster: &ClusterId) -> Option<Seat> {
+        self.seats.iter().find(|(_, seat)| seat.cluster == *cluster).map(|(number, _)| *number)
+    }
+
     /// The base of a seat as a grant. Nobody signs it: whoever has the table knows it.
     pub fn base_grant(&self, chain: &Digest, seat: &EpochSeat) -> Option<SignedGrant> {
         let Base { holder, disk, incarnation } = seat.base.filter(|_| self.auth.is_some())?;
@@ -173,7 +205,7 @@ pub(crate) fn write_of_order(table: &EpochTable) -> Option<Write> {
 
 /// What begins the ordered epoch.
 pub(crate) fn writes_of_beginning(table: &EpochTable) -> Option<[Write; 2]> {
-    let begun = (EpochTable::state_key(table.start.epoch).into(), Some(table.to_wire().ok()?.into()));
+    let begun = (EpochTable::state_key(table.epoch).into(), Some(table.to_wire().ok()?.into()));
     Some([begun, (ORDERED_KEY.to_vec().into(), None)])
 }
 
@@ -200,7 +232,7 @@ impl EpochProof {
     pub fn new(snapshot: &Snapshot, certificate: &CheckpointCertificate) -> Option<Self> {
         let (state, certificate, recent) = (&snapshot.state, certificate.clone(), snapshot.recent_root());
         let epoch = certificate.epoch.next();
-        table(state, epoch).filter(|table| table.start.after == certificate.result.height)?;
+        table(state, epoch).filter(|table| table.after == certificate.result.height)?;
         let (root, proof) = (state.root(), state.prove(&EpochTable::state_key(epoch)));
         Some(Self { certificate, root, recent, proof })
     }
@@ -226,8 +258,8 @@ impl EpochProof {
         let Self { certificate, root, recent, proof } = self;
         let is_certified = state_root(root, recent) == certificate.result.state_root;
         let bytes = proof.verify(root, &EpochTable::state_key(self.epoch())).flatten().filter(|_| is_certified);
-        let start = EpochStart { epoch: self.epoch(), after: certificate.result.height };
-        let table = bytes.and_then(|bytes| EpochTable::from_wire(bytes).ok()).filter(|table| table.start == start);
+        let table = bytes.and_then(|bytes| EpochTable::from_wire(bytes).ok());
+        let table = table.filter(|table| (table.epoch, table.after) == (self.epoch(), certificate.result.height));
         table.ok_or(LedgerError::BadProof { what: "the table of an epoch", root: *root })
     }
 }

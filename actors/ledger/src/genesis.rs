@@ -11,9 +11,10 @@ use standin_foundation::{
 use crate::block::{Header, Proposal};
 use crate::builtin::Builtin;
 use crate::certificate;
-use crate::epoch::{Base, EpochSeat, EpochStart, EpochTable};
+use crate::epoch::{Base, EpochSeat, EpochTable};
 use crate::error::LedgerError;
 use crate::grant::{GrantTable, MEMBERS_MAX};
+use crate::membership::Member;
 use crate::trie::Trie;
 
 /// The most heights for which ids may be remembered: their roots must fit into a snapshot's manifest.
@@ -257,13 +258,15 @@ impl Genesis {
             let holder = members.first().filter(|_| self.auth.is_none());
             let base =
                 holder.map(|MemberDescriptor { key, .. }| Base { holder: *key, disk: 0, incarnation: Incarnation(0) });
-            EpochSeat { cluster: cluster.clone(), since: Epoch(0), base }
+            let members = members.iter().map(Member::of_genesis).collect();
+            EpochSeat { cluster: cluster.clone(), members, listed: Epoch(0), since: Epoch(0), base }
         };
         EpochTable {
-            start: EpochStart::default(),
+            epoch: Epoch(0),
+            after: Height(0),
             auth: self.auth,
             operators: self.operators.clone(),
-            seats: self.seats.iter().map(seat).collect(),
+            seats: (0..).map(Seat).zip(self.seats.iter().map(seat)).collect(),
         }
     }
 
@@ -293,7 +296,7 @@ impl Genesis {
 
 /// The largest window for which the proof that a view may begin fits into one frame: a quorum's view-changes, each with a
 /// full proposal and a quorum of votes for every slot of the window.
-fn largest_window(seats: usize) -> u64 {
+pub(crate) fn largest_window(seats: usize) -> u64 {
     const BATCH_NAME_BYTES: usize = 48 + 2 * TITLE_BYTES_MAX;
     const PROPOSAL_BYTES: usize = 64 + PROPOSAL_BATCHES_MAX * BATCH_NAME_BYTES;
     const VOTE_BYTES: usize = 80;

@@ -9,12 +9,12 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
 use standin_foundation::{
-    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, Incarnation, NodeId, PublicKey, Seat, SecretKey,
-    Signature, Term,
+    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, Incarnation, NodeId, PublicKey, Seat, Seats,
+    SecretKey, Signature, Term,
 };
 
 use crate::certificate::{Authority, SeatVote, Verdict, VoteTarget};
-use crate::epoch::{Base, EpochSeat, EpochStart, EpochTable};
+use crate::epoch::{Base, EpochSeat, EpochTable};
 use crate::error::LedgerError;
 use crate::genesis::Operators;
 
@@ -170,6 +170,13 @@ struct Lineage {
     grants: BTreeMap<Term, SignedGrant>,
 }
 
+/// A table of epoch 0 that names clusters and nothing else.
+fn first_table(auth: Option<PublicKey>, seats: impl Iterator<Item = (ClusterId, Option<Base>)>) -> EpochTable {
+    let seat = |(cluster, base)| EpochSeat { cluster, members: Vec::new(), listed: Epoch(0), since: Epoch(0), base };
+    let (operators, seats) = (Operators::default(), (0..).map(Seat).zip(seats.map(seat)).collect());
+    EpochTable { epoch: Epoch(0), after: Height(0), auth, operators, seats }
+}
+
 /// All that is known of who may speak for which seat, in which epoch.
 ///
 /// For a seat that an epoch does not name the lineage of grants goes on; for one that it names a new one begins with the base
@@ -177,16 +184,17 @@ struct Lineage {
 #[derive(Debug, Clone)]
 pub struct GrantTable {
     chain: Digest,
-    /// By epoch, without a gap.
-    epochs: Vec<EpochTable>,
+    genesis: EpochTable,
+    /// Those of the epochs from 1 on, without a gap.
+    later: Vec<EpochTable>,
     lineages: Vec<Lineage>,
 }
 
 impl GrantTable {
     /// The table of a chain that begins with `genesis`, the table of epoch 0.
     pub fn new(chain: Digest, genesis: EpochTable) -> Self {
-        let mut table = Self { chain, epochs: Vec::new(), lineages: Vec::new() };
-        table.begin(genesis);
+        let mut table = Self { chain, genesis: genesis.clone(), later: Vec::new(), lineages: Vec::new() };
+        table.begin_lineages(&genesis);
         table
     }
 
@@ -194,51 +202,54 @@ impl GrantTable {
     pub fn fixed(chain: Digest, holders: Vec<PublicKey>) -> Self {
         let base = |holder: PublicKey| Base { holder, disk: 0, incarnation: Incarnation(0) };
         let cluster = |seat: usize| ClusterId::from_str(&format!("seat-{seat}")).ok();
-        let seats = holders.into_iter().enumerate().filter_map(|(seat, holder)| {
-            Some(EpochSeat { cluster: cluster(seat)?, since: Epoch(0), base: Some(base(holder)) })
-        });
-        Self::new(
-            chain,
-            EpochTable {
-                start: EpochStart::default(),
-                auth: None,
-                operators: Operators::default(),
-                seats: seats.collect(),
-            },
-        )
+        let seats = holders.into_iter().enumerate();
+        let seats = seats.filter_map(|(seat, holder)| Some((cluster(seat)?, Some(base(holder)))));
+        Self::new(chain, first_table(None, seats))
     }
 
     /// The table of a chain whose seats are held by clusters, in order, under grants of `auth`.
     pub fn granted(chain: Digest, auth: PublicKey, clusters: Vec<ClusterId>) -> Self {
-        let seat = |cluster| EpochSeat { cluster, since: Epoch(0), base: None };
-        let seats = clusters.into_iter().map(seat).collect();
-        Self::new(
-            chain,
-            EpochTable { start: EpochStart::default(), auth: Some(auth), operators: Operators::default(), seats },
-        )
+        Self::new(chain, first_table(Some(auth), clusters.into_iter().map(|cluster| (cluster, None))))
     }
 
     /// Takes in the table of the next epoch; one that does not follow is left out. It has been proven, or executed.
     pub fn begin(&mut self, table: EpochTable) {
-        if table.start.epoch.0 != self.epochs.len() as u64 {
+        if table.epoch != self.epoch().next() {
             return;
         }
-        for seat in table.seats.iter().filter(|seat| seat.since == table.start.epoch) {
+        self.begin_lineages(&table);
+        self.later.push(table);
+    }
+
+    fn begin_lineages(&mut self, table: &EpochTable) {
+        for seat in table.seats.values().filter(|seat| seat.since == table.epoch) {
             let base = table.base_grant(&self.chain, seat).map(|base| (base.grant.term, base));
             let grants = base.into_iter().collect();
             self.lineages.push(Lineage { cluster: seat.cluster.clone(), since: seat.since, grants });
         }
-        self.epochs.push(table);
     }
 
     /// The newest epoch that is known.
     pub fn epoch(&self) -> Epoch {
-        Epoch(self.epochs.len() as u64 - 1)
+        Epoch(self.later.len() as u64)
     }
 
     /// The table of an epoch.
     pub fn table(&self, epoch: Epoch) -> Option<&EpochTable> {
-        self.epochs.get(usize::try_from(epoch.0).ok()?)
+        match epoch.0.checked_sub(1) {
+            None => Some(&self.genesis),
+            Some(place) => self.later.get(usize::try_from(place).ok()?),
+        }
+    }
+
+    /// The table of the newest epoch.
+    pub fn newest_table(&self) -> &EpochTable {
+        self.later.last().unwrap_or(&self.genesis)
+    }
+
+    /// All tables, the newest first.
+    fn tables_down(&self) -> impl Iterator<Item = &EpochTable> {
+        self.later.iter().rev().chain([&self.genesis])
     }
 
     /// The chain's genesis digest.
@@ -248,7 +259,7 @@ impl GrantTable {
 
     /// A seat in an epoch.
     fn seat(&self, epoch: Epoch, seat: Seat) -> Option<&EpochSeat> {
-        self.table(epoch)?.seats.get(seat.index())
+        self.table(epoch)?.seats.get(&seat)
     }
 
     /// The grants that count for a seat in an epoch.
@@ -269,8 +280,8 @@ impl GrantTable {
     fn seat_of_lineage(&self, place: usize) -> Option<Seat> {
         let Lineage { cluster, since, .. } = self.lineages.get(place)?;
         let holds = |seat: &EpochSeat| seat.cluster == *cluster && seat.since == *since;
-        let seats = &self.table(self.epoch())?.seats;
-        seats.iter().position(holds).map(|index| Seat(index as u16))
+        let seats = &self.newest_table().seats;
+        seats.iter().find(|(_, seat)| holds(seat)).map(|(number, _)| *number)
     }
 
     /// Whether this very grant is known.
@@ -327,7 +338,8 @@ impl GrantTable {
     /// Up to `count` terms below the newest whose grants are not known here, of all seats.
     pub fn missing(&self, count: usize) -> Vec<(Seat, Term)> {
         let mut missing = Vec::new();
-        for seat in self.seats_now().filter(|seat| self.is_granted(*seat)) {
+        let seats = self.seats(self.epoch()).unwrap_or_default();
+        for seat in seats.iter().filter(|seat| self.is_granted(*seat)) {
             let since = self.seat(self.epoch(), seat).map(|seat| seat.since);
             let mut next = Term::first_of(since.unwrap_or_default()).next();
             for term in self.grants(self.epoch(), seat).into_iter().flat_map(BTreeMap::keys) {
@@ -341,25 +353,26 @@ impl GrantTable {
         missing
     }
 
-    fn seats_now(&self) -> impl Iterator<Item = Seat> + use<> {
-        let seats = self.table(self.epoch()).map_or(0, |table| table.seats.len());
-        (0..seats as u16).map(Seat)
-    }
-
     /// Whether a seat is held under grants.
     pub fn is_granted(&self, seat: Seat) -> bool {
-        let table = self.table(self.epoch());
-        table.is_some_and(|table| table.auth.is_some() && seat.index() < table.seats.len())
+        let table = self.newest_table();
+        table.auth.is_some() && table.seats.contains_key(&seat)
     }
 
-    /// The newest grant of a seat.
+    /// The newest grant of a seat, in the newest epoch in which it was held: who holds none any more can be told of it.
     pub fn newest(&self, seat: Seat) -> Option<&SignedGrant> {
-        self.grants(self.epoch(), seat)?.last_key_value().map(|(_, grant)| grant)
+        let held = self.tables_down().find(|table| table.seats.contains_key(&seat))?;
+        self.grants(held.epoch, seat)?.last_key_value().map(|(_, grant)| grant)
     }
 
     /// The grant of a seat for a term, of whatever lineage.
     pub fn grant(&self, seat: Seat, term: Term) -> Option<&SignedGrant> {
         self.grants(term.lineage(), seat)?.get(&term)
+    }
+
+    /// The key that speaks for a seat now, as far as is known here; for one that is held no more, the last that did.
+    pub fn speaker(&self, seat: Seat) -> Option<&PublicKey> {
+        self.newest(seat).map(|granted| &granted.grant.holder).or_else(|| self.holder(seat, Term(0)))
     }
 
     /// The key that speaks for `seat` in `term` of the newest epoch.
@@ -383,23 +396,14 @@ impl GrantTable {
 
     /// The seats that the newest epoch has named.
     pub fn named_seats(&self) -> Vec<Seat> {
-        let Some(table) = self.table(self.epoch()) else { return Vec::new() };
-        let is_named = |seat: &&EpochSeat| seat.since == table.start.epoch && seat.base.is_some();
-        let named = table.seats.iter().enumerate().filter(|(_, seat)| is_named(seat));
-        named.map(|(index, _)| Seat(index as u16)).collect()
-    }
-
-    /// The bases that stand now: what the chain has ordered for the seats that it has named.
-    pub fn bases(&self) -> Vec<Grant> {
-        let Some(table) = self.table(self.epoch()) else { return Vec::new() };
-        let base = |seat| table.base_grant(&self.chain, seat).map(|base| base.grant);
-        table.seats.iter().filter_map(base).collect()
+        let table = self.newest_table();
+        let is_named = |seat: &EpochSeat| seat.since == table.epoch && seat.base.is_some();
+        table.seats.iter().filter(|(_, seat)| is_named(seat)).map(|(number, _)| *number).collect()
     }
 
     /// The seat of a cluster.
     pub fn seat_of_cluster(&self, cluster: &ClusterId) -> Option<Seat> {
-        let seats = &self.table(self.epoch())?.seats;
-        seats.iter().position(|seat| seat.cluster == *cluster).map(|index| Seat(index as u16))
+        self.newest_table().seat_of(cluster)
     }
 
     /// What can be said of a vote before its signature is looked at: whose it must be.
@@ -413,13 +417,13 @@ impl GrantTable {
 }
 
 impl Authority for GrantTable {
-    fn seats(&self, epoch: Epoch) -> Option<usize> {
-        self.table(epoch).map(|table| table.seats.len())
+    fn seats(&self, epoch: Epoch) -> Option<Seats> {
+        self.table(epoch).map(|table| table.start().seats)
     }
 
     fn epoch_at(&self, height: Height) -> Epoch {
-        let begun = self.epochs.iter().rev().find(|table| table.start.after < height);
-        begun.map(|table| table.start.epoch).unwrap_or_default()
+        let begun = self.tables_down().find(|table| table.after < height);
+        begun.map(|table| table.epoch).unwrap_or_default()
     }
 
     fn term(&self, seat: Seat) -> Term {
@@ -539,12 +543,13 @@ mod tests {
         let other =
             |term, epoch| Grant { cluster: "b".parse().unwrap(), epoch: Epoch(epoch), ..grant(term, 2, Digest::ZERO) };
         table.note(other(1, 0).sign(&key(9))).unwrap();
-        let start = EpochStart { epoch: Epoch(1), after: Height(64) };
-        let mut next = EpochTable { start, ..table.table(Epoch(0)).unwrap().clone() };
+        let mut next =
+            EpochTable { epoch: Epoch(1), after: Height(64), ..table.table(Epoch(0)).unwrap().clone() };
         let holder = key(3).public();
         let base = Base { holder, disk: 7, incarnation: Incarnation(1) };
         let first = Term::first_of(Epoch(1));
-        next.seats[0] = EpochSeat { cluster: "a".parse().unwrap(), since: Epoch(1), base: Some(base) };
+        let named = next.seats.get_mut(&Seat(0)).unwrap();
+        (named.since, named.base) = (Epoch(1), Some(base));
         assert!(matches!(
             table.note(Grant { epoch: Epoch(1), ..grant(first.0 + 1, 1, Digest::ZERO) }.sign(&key(9))),
             Err(LedgerError::UnknownEpoch(Epoch(1)))

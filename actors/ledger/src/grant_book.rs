@@ -9,12 +9,12 @@ use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::{Wire, WireError};
-use standin_foundation::{Digest, Epoch, Height, NodeId, Seat, Term};
+use standin_foundation::{ClusterId, Digest, Epoch, Height, NodeId, PublicKey, Seat, Seats, Term};
 
 use crate::certificate::{Authority, SeatVote, Verdict, VoteTarget};
 use crate::epoch::{EpochProof, EpochStart, EpochTable};
 use crate::error::LedgerError;
-use crate::grant::{Grant, GrantTable, Noted, SignedGrant};
+use crate::grant::{GrantTable, Noted, SignedGrant};
 use crate::log::{Log, LogError, LogOptions};
 
 /// Size of a segment of the grants' log, in bytes.
@@ -87,6 +87,11 @@ impl GrantBook {
         Ok(Self { table: RwLock::new(table), proofs: RwLock::new(proofs), log: Some(Mutex::new(log)) })
     }
 
+    /// What is known, without the file.
+    pub fn into_unkept(self) -> Self {
+        Self { log: None, ..self }
+    }
+
     /// Takes in the tables of epochs that this node has executed.
     pub fn begin(&self, tables: impl IntoIterator<Item = EpochTable>) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -132,7 +137,7 @@ impl GrantBook {
 
     /// Where an epoch begins, if it is known.
     pub fn epoch_start(&self, epoch: Epoch) -> Option<EpochStart> {
-        self.read().table(epoch).map(|table| table.start)
+        self.read().table(epoch).map(EpochTable::start)
     }
 
     /// The lowest epoch whose proof is not kept here: it may not have begun yet, or be known from the chain alone.
@@ -197,9 +202,14 @@ impl GrantBook {
         self.read().knows(grant)
     }
 
-    /// What the chain has ordered, in the newest epoch, for the seats that it has named.
-    pub fn bases(&self) -> Vec<Grant> {
-        self.read().bases()
+    /// The table of the newest epoch that is known.
+    pub fn newest_table(&self) -> EpochTable {
+        self.read().newest_table().clone()
+    }
+
+    /// The seat of a cluster, in the newest epoch.
+    pub fn seat_of_cluster(&self, cluster: &ClusterId) -> Option<Seat> {
+        self.read().seat_of_cluster(cluster)
     }
 
     /// Whether a term of a seat counts in an epoch: see [`GrantTable::counts_in`].
@@ -235,16 +245,12 @@ impl GrantBook {
 
     /// The node that speaks for a seat now, as far as is known here.
     pub fn holder(&self, seat: Seat) -> Option<NodeId> {
-        let table = self.read();
-        let term = table.term(seat);
-        let holder = table.holder(seat, term).copied();
-        drop(table);
-        holder.map(|key| key.node_id())
+        self.read().speaker(seat).map(PublicKey::node_id)
     }
 }
 
 impl Authority for GrantBook {
-    fn seats(&self, epoch: Epoch) -> Option<usize> {
+    fn seats(&self, epoch: Epoch) -> Option<Seats> {
         self.read().seats(epoch)
     }
 

@@ -1,6 +1,7 @@
 //! The members of all clusters that a node knows of, shared by all that ask, and kept over restarts. A file that is lost is told
 //! again by the auth node or by others; until then the node takes those whom the genesis does not name for strangers.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,8 +10,9 @@ use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use serde::{Deserialize, Serialize};
 use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, NodeId, PublicKey, Seat};
+use standin_foundation::{ClusterId, Digest, Epoch, NodeId, PublicKey, Seat};
 
+use crate::epoch::EpochTable;
 use crate::error::LedgerError;
 use crate::genesis::Genesis;
 use crate::grant::MEMBERS_MAX;
@@ -27,8 +29,8 @@ pub struct MemberBookError {
     what: String,
 }
 
-/// What the file holds: the newest membership of each cluster that has changed since the genesis, and who was removed by it and may
-/// have to be heard a little longer.
+/// What the file holds: the newest membership of each cluster that the auth node has changed, and who was removed by it and may have
+/// to be heard a little longer.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Kept(Vec<(SignedMembership, Vec<Member>)>);
 
@@ -40,8 +42,12 @@ impl Wire for Kept {
 /// One cluster's members.
 #[derive(Debug)]
 struct Entry {
+    /// The seat that the cluster holds, or held last.
+    seat: Seat,
+    /// The cluster holds no seat any more. Its nodes are let in until the next epoch begins, to learn of it.
+    gone: bool,
     newest: Membership,
-    /// With its signature, unless it is the genesis'.
+    /// With its signature, unless the chain itself has said so.
     signed: Option<SignedMembership>,
     /// Who was removed, and may be in an in-sync set still.
     removed: Vec<Member>,
@@ -58,36 +64,71 @@ impl Entry {
         let surplus = self.removed.len().saturating_sub(REMOVED_MAX);
         self.removed.drain(..surplus);
     }
+
+    /// Who was a member and is not any more.
+    fn replace(&mut self, newest: Membership, signed: Option<SignedMembership>) {
+        let before = std::mem::replace(&mut self.newest, newest);
+        self.signed = signed;
+        self.remember_removed(before.members.into_values().collect());
+    }
+
+    fn members(&self) -> impl Iterator<Item = (Seat, Member)> {
+        self.newest.members.values().map(|member| (self.seat, member.clone()))
+    }
 }
 
-/// The newest membership of each seat's cluster, with its file.
+/// Who holds seats in the newest epoch that the book was told of.
+#[derive(Debug)]
+struct Clusters {
+    epoch: Epoch,
+    auth: Option<PublicKey>,
+    entries: BTreeMap<ClusterId, Entry>,
+}
+
+impl Clusters {
+    fn holding(&self, seat: Seat) -> Option<&Entry> {
+        self.entries.values().find(|entry| entry.seat == seat && !entry.gone)
+    }
+
+    fn of_node(&self, node: &NodeId) -> Option<&Entry> {
+        let has = |entry: &&Entry| entry.newest.members.contains_key(node);
+        self.entries.values().filter(has).min_by_key(|entry| entry.gone)
+    }
+}
+
+/// The newest membership of each cluster that holds a seat, with its file.
 #[derive(Debug)]
 pub struct MemberBook {
     chain: Digest,
-    auth: Option<PublicKey>,
-    entries: RwLock<Vec<Entry>>,
+    clusters: RwLock<Clusters>,
     path: Option<Mutex<PathBuf>>,
 }
 
 impl MemberBook {
     /// A book that is not kept.
     pub fn unkept(genesis: &Genesis) -> Self {
-        let chain = genesis.digest();
-        let entry = |seat| Entry { newest: Membership::of_genesis(chain, seat), signed: None, removed: Vec::new() };
-        let entries = RwLock::new(genesis.seats.iter().map(entry).collect());
-        Self { chain, auth: genesis.auth, entries, path: None }
+        let clusters = Clusters { epoch: Epoch(0), auth: genesis.auth, entries: BTreeMap::new() };
+        let book = Self { chain: genesis.digest(), clusters: RwLock::new(clusters), path: None };
+        book.begin(&genesis.epoch_table());
+        book
     }
 
-    /// Opens the book in this file, or makes a new one.
-    pub fn open(path: &Path, genesis: &Genesis) -> Result<Self, MemberBookError> {
+    /// Opens the book in this file, or makes a new one; `newest` is the table of the newest epoch that is known.
+    pub fn open(path: &Path, genesis: &Genesis, newest: Option<&EpochTable>) -> Result<Self, MemberBookError> {
         let book = Self::unkept(genesis);
+        newest.into_iter().for_each(|table| book.begin(table));
         let wrong = |what: String| MemberBookError { path: path.to_owned(), what };
         match fs::read(path) {
             Ok(bytes) => {
                 let Kept(kept) = Kept::from_wire(&bytes).map_err(|error| wrong(error.to_string()))?;
-                for (signed, removed) in kept {
-                    let seat = book.note(signed).map_err(|error| wrong(error.to_string()))?;
-                    book.remember_removed(seat, removed);
+                // A cluster that holds no seat now, or not yet, is told again when it does.
+                let holds = |signed: &SignedMembership| book.read().entries.contains_key(&signed.membership.cluster);
+                for (signed, removed) in kept.into_iter().filter(|(signed, _)| holds(signed)) {
+                    match book.note(signed) {
+                        Ok(seat) => book.remember_removed(seat, removed),
+                        Err(LedgerError::UnknownEpoch(_)) => {}
+                        Err(error) => return Err(wrong(error.to_string())),
+                    }
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -96,107 +137,130 @@ impl MemberBook {
         Ok(Self { path: Some(Mutex::new(path.to_owned())), ..book })
     }
 
+    /// Takes in who holds the seats from an epoch on. It has been proven, or executed.
+    pub fn begin(&self, table: &EpochTable) {
+        let mut clusters = self.clusters.write().unwrap_or_else(PoisonError::into_inner);
+        if table.epoch < clusters.epoch {
+            return;
+        }
+        if table.epoch > clusters.epoch {
+            clusters.entries.retain(|_, entry| !entry.gone);
+        }
+        (clusters.epoch, clusters.auth) = (table.epoch, table.auth);
+        for entry in clusters.entries.values_mut() {
+            entry.gone = true;
+        }
+        for (number, seat) in &table.seats {
+            let first = Membership::of_seat(self.chain, seat);
+            let entry = clusters.entries.entry(seat.cluster.clone()).or_insert_with(|| Entry {
+                seat: *number,
+                gone: false,
+                newest: first.clone(),
+                signed: None,
+                removed: Vec::new(),
+            });
+            (entry.seat, entry.gone) = (*number, false);
+            if entry.newest.order() < first.order() {
+                entry.replace(first, None);
+            }
+        }
+        drop(clusters);
+        self.keep();
+    }
+
     /// Checks a membership and takes it in; gives its seat if it is newer than what was known.
     pub fn note(&self, signed: SignedMembership) -> Result<Option<Seat>, LedgerError> {
         let Membership { cluster, version, .. } = &signed.membership;
         let bad = |what| LedgerError::BadMembership { cluster: cluster.clone(), version: *version, what };
-        let auth = self.auth.ok_or_else(|| bad("this chain has no auth node"))?;
-        let index = self.read().iter().position(|entry| entry.newest.cluster == *cluster);
-        let index = index.ok_or_else(|| bad("the cluster holds no seat"))?;
-        if self.read().get(index).is_none_or(|entry| entry.newest.version >= *version) {
+        let is_newer = |entry: &Entry| entry.newest.order() < signed.membership.order();
+        let clusters = self.read();
+        let auth = clusters.auth.ok_or_else(|| bad("this chain has no auth node"))?;
+        let entry = clusters.entries.get(cluster).ok_or_else(|| bad("the cluster holds no seat"))?;
+        if signed.membership.listed > clusters.epoch {
+            return Err(LedgerError::UnknownEpoch(signed.membership.listed));
+        }
+        if !is_newer(entry) {
             return Ok(None);
         }
+        drop(clusters);
         signed.verify(&self.chain, &auth)?;
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let mut clusters = self.clusters.write().unwrap_or_else(PoisonError::into_inner);
         // Another may have been faster.
-        let Some(entry) = entries.get_mut(index).filter(|entry| entry.newest.version < *version) else {
-            return Ok(None);
-        };
-        let newest = signed.membership.clone();
-        let gone = entry.newest.members.iter().filter(|(node, _)| !newest.members.contains_key(*node));
-        let gone: Vec<_> = gone.map(|(_, member)| member.clone()).collect();
-        (entry.newest, entry.signed) = (newest, Some(signed));
-        entry.remember_removed(gone);
-        drop(entries);
+        let Some(entry) = clusters.entries.get_mut(cluster).filter(|entry| is_newer(entry)) else { return Ok(None) };
+        let seat = entry.seat;
+        entry.replace(signed.membership.clone(), Some(signed));
+        drop(clusters);
         self.keep();
-        Ok(Some(Seat(index as u16)))
+        Ok(Some(seat))
     }
 
     /// Nothing rests on the file: what is not kept is told again.
     fn keep(&self) {
         let Some(path) = &self.path else { return };
         let path = path.lock().unwrap_or_else(PoisonError::into_inner);
-        let entries = self.read();
-        let kept = entries.iter().filter_map(|entry| Some((entry.signed.clone()?, entry.removed.clone())));
-        let kept = Kept(kept.collect());
-        drop(entries);
+        let clusters = self.read();
+        let kept = |entry: &Entry| Some((entry.signed.clone()?, entry.removed.clone()));
+        let kept = Kept(clusters.entries.values().filter_map(kept).collect());
+        drop(clusters);
         if let Ok(bytes) = kept.to_wire() {
             let _ = replace(&path, &bytes);
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Vec<Entry>> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Clusters> {
+        self.clusters.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remember_removed(&self, seat: Option<Seat>, removed: Vec<Member>) {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = seat.and_then(|seat| entries.get_mut(seat.index())) {
-            entry.remember_removed(removed);
+        let mut clusters = self.clusters.write().unwrap_or_else(PoisonError::into_inner);
+        for entry in clusters.entries.values_mut().filter(|entry| Some(entry.seat) == seat) {
+            entry.remember_removed(removed.clone());
         }
     }
 
     /// This node is in no in-sync set any more, and need not be heard.
     pub fn forget_removed(&self, node: &NodeId) {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        for entry in entries.iter_mut() {
+        let mut clusters = self.clusters.write().unwrap_or_else(PoisonError::into_inner);
+        for entry in clusters.entries.values_mut() {
             entry.removed.retain(|member| member.key.node_id() != *node);
         }
     }
 
     /// Who was removed from clusters, with their seats: they may be in an in-sync set still.
     pub fn removed(&self) -> Vec<(Seat, Member)> {
-        let entries = self.read();
-        let of = |(index, entry): (usize, &Entry)| {
-            entry.removed.clone().into_iter().map(move |member| (Seat(index as u16), member))
-        };
-        entries.iter().enumerate().flat_map(of).collect()
+        let clusters = self.read();
+        let of = |entry: &Entry| entry.removed.clone().into_iter().map(|member| (entry.seat, member)).collect::<Vec<_>>();
+        clusters.entries.values().flat_map(of).collect()
     }
 
-    /// The newest memberships that are not the genesis'.
+    /// The newest memberships that the auth node has signed.
     pub fn signed(&self) -> Vec<SignedMembership> {
-        self.read().iter().filter_map(|entry| entry.signed.clone()).collect()
+        self.read().entries.values().filter_map(|entry| entry.signed.clone()).collect()
     }
 
-    /// The newest membership of a seat's cluster, with its signature unless it is the genesis'.
+    /// The newest membership of a seat's cluster, with its signature unless the chain itself has said so.
     pub fn signed_of(&self, seat: Seat) -> Option<SignedMembership> {
-        self.read().get(seat.index())?.signed.clone()
+        self.read().holding(seat)?.signed.clone()
     }
 
     /// The newest membership of a seat's cluster.
     pub fn of(&self, seat: Seat) -> Option<Membership> {
-        self.read().get(seat.index()).map(|entry| entry.newest.clone())
+        self.read().holding(seat).map(|entry| entry.newest.clone())
     }
 
-    /// The seat whose cluster a node is a member of.
+    /// The seat whose cluster a node is a member of. A cluster that was removed with the newest epoch still counts.
     pub fn seat_of(&self, node: &NodeId) -> Option<Seat> {
-        let place = self.read().iter().position(|entry| entry.newest.members.contains_key(node));
-        place.map(|index| Seat(index as u16))
+        self.read().of_node(node).map(|entry| entry.seat)
     }
 
     /// A member.
     pub fn member(&self, node: &NodeId) -> Option<Member> {
-        self.read().iter().find_map(|entry| entry.newest.members.get(node).cloned())
+        self.read().of_node(node)?.newest.members.get(node).cloned()
     }
 
-    /// All members with their seats.
+    /// All members with their seats, also those of clusters that were removed with the newest epoch.
     pub fn all(&self) -> Vec<(Seat, Member)> {
-        let entries = self.read();
-        let of = |(index, entry): (usize, &Entry)| {
-            let members: Vec<_> = entry.newest.members.values().cloned().collect();
-            members.into_iter().map(move |member| (Seat(index as u16), member))
-        };
-        entries.iter().enumerate().flat_map(of).collect()
+        self.read().entries.values().flat_map(Entry::members).collect()
     }
 }
 
@@ -237,34 +301,35 @@ mod tests {
             address: "127.0.0.1:1".to_owned(),
         };
         let members = members.iter().map(|n| (key(*n).public().node_id(), member(n))).collect();
-        Membership { chain: genesis().digest(), cluster: "a".parse().unwrap(), version, members }
+        let (chain, cluster) = (genesis().digest(), "a".parse().unwrap());
+        Membership { chain, cluster, listed: Epoch(0), version, members }
     }
 
     #[test]
     fn a_newer_membership_stands_in_the_place_of_the_older_and_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("members");
-        let book = MemberBook::open(&path, &genesis()).unwrap();
+        let book = MemberBook::open(&path, &genesis(), None).unwrap();
         let id = |n| key(n).public().node_id();
         assert_eq!((book.seat_of(&id(1)), book.seat_of(&id(3))), (Some(Seat(0)), None));
         assert_eq!(book.note(with(2, &[1, 3]).sign(&key(9))).unwrap(), Some(Seat(0)));
         assert_eq!(book.note(with(1, &[1]).sign(&key(9))).unwrap(), None, "an older one comes late");
         assert_eq!(book.seat_of(&id(3)), Some(Seat(0)));
         drop(book);
-        let again = MemberBook::open(&path, &genesis()).unwrap();
+        let again = MemberBook::open(&path, &genesis(), None).unwrap();
         assert_eq!((again.seat_of(&id(3)), again.all().len()), (Some(Seat(0)), 3));
         again.note(with(3, &[3]).sign(&key(9))).unwrap();
         assert_eq!(again.seat_of(&id(1)), None, "it was removed");
         again.note(with(4, &[4]).sign(&key(9))).unwrap();
         drop(again);
-        let again = MemberBook::open(&path, &genesis()).unwrap();
+        let again = MemberBook::open(&path, &genesis(), None).unwrap();
         let removed = |book: &MemberBook| book.removed().into_iter().map(|(_, m)| m.key).collect::<Vec<_>>();
         assert_eq!(removed(&again), [key(1).public(), key(3).public()], "both may be in a set still");
         again.forget_removed(&id(3));
         again.note(with(5, &[1, 4]).sign(&key(9))).unwrap();
         assert_eq!(removed(&again), [], "one is a member again");
         fs::write(&path, b"rot").unwrap();
-        assert!(MemberBook::open(&path, &genesis()).unwrap_err().to_string().contains("delete the file"));
+        assert!(MemberBook::open(&path, &genesis(), None).unwrap_err().to_string().contains("delete the file"));
     }
 
     #[test]

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, Digest, Domain, Encoder, NodeId, PublicKey, SecretKey, Signature};
+use standin_foundation::{ClusterId, Digest, Domain, Encoder, Epoch, NodeId, PublicKey, SecretKey, Signature};
 
+use crate::epoch::EpochSeat;
 use crate::error::LedgerError;
-use crate::genesis::{MemberDescriptor, SeatDescriptor};
+use crate::genesis::MemberDescriptor;
 use crate::grant::MEMBERS_MAX;
 
 /// Bytes of a site's name or of an address.
@@ -53,13 +54,16 @@ impl Member {
     }
 }
 
-/// The members of a cluster. A list with a higher version stands in the place of those before; that of the genesis has version 0.
+/// The members of a cluster. A list with a higher version stands in the place of those before; that of the genesis, or of the order
+/// that gave the cluster its seat, has version 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
     /// The chain.
     pub chain: Digest,
     /// The cluster.
     pub cluster: ClusterId,
+    /// The epoch from which on the list of version 0 holds: versions are counted anew when the chain orders a list.
+    pub listed: Epoch,
     /// Rises with each change.
     pub version: u64,
     /// The members, by id.
@@ -67,16 +71,21 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// What the genesis says.
-    pub fn of_genesis(chain: Digest, seat: &SeatDescriptor) -> Self {
-        let member = |descriptor: &MemberDescriptor| (descriptor.key.node_id(), Member::of_genesis(descriptor));
-        let members = seat.members.iter().map(member).collect();
-        Self { chain, cluster: seat.cluster.clone(), version: 0, members }
+    /// What the genesis says, or the chain has ordered.
+    pub fn of_seat(chain: Digest, seat: &EpochSeat) -> Self {
+        let members = seat.members.iter().map(|member| (member.key.node_id(), member.clone())).collect();
+        Self { chain, cluster: seat.cluster.clone(), listed: seat.listed, version: 0, members }
+    }
+
+    /// Of two lists of a cluster the one that is higher here stands.
+    pub fn order(&self) -> (Epoch, u64) {
+        (self.listed, self.version)
     }
 
     fn canonical_bytes(&self) -> Vec<u8> {
         let mut out = Encoder::default();
-        out.digest(&self.chain).bytes(self.cluster.as_str().as_bytes()).u64(self.version).length(self.members.len());
+        out.digest(&self.chain).bytes(self.cluster.as_str().as_bytes()).u64(self.listed.0).u64(self.version);
+        out.length(self.members.len());
         for member in self.members.values() {
             out.raw(member.key.as_bytes()).u8(member.priority);
             out.bytes(member.site.as_bytes()).bytes(member.address.as_bytes());

@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::wire::Wire;
 use standin_foundation::{
-    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, PublicKey, SecretKey, Signature,
+    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, PublicKey, Seats, SecretKey, Signature,
 };
 
-use crate::epoch::{Base, EpochSeat, EpochStart, EpochTable};
-use crate::genesis::{OPERATORS_MAX, Operators, Parameters};
+use crate::epoch::{Base, EpochSeat, EpochTable};
+use crate::genesis::{OPERATORS_MAX, Operators, Parameters, largest_window};
+use crate::grant::MEMBERS_MAX;
+use crate::membership::{Member, NAME_BYTES_MAX};
 use crate::state_machine::Reject;
 use crate::transaction::Transaction;
 
@@ -31,6 +34,17 @@ pub enum Change {
     },
     /// Others approve reconfigurations from the next epoch on.
     Operators(Operators),
+    /// A cluster is given a seat, with the lowest number that nobody has.
+    Add {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Its members, with their addresses.
+        members: Vec<Member>,
+        /// What it begins with: one of the members holds the seat.
+        base: Base,
+    },
+    /// A cluster holds its seat no more: quorums are counted without it.
+    Remove(ClusterId),
 }
 
 /// What is ordered. It is carried out in one epoch only, so it cannot be ordered a second time.
@@ -58,6 +72,14 @@ impl Canonical for Reconfiguration {
                         out.raw(key.as_bytes());
                     }
                 }
+                Change::Add { cluster, members, base: Base { holder, disk, incarnation } } => {
+                    out.u8(3).bytes(cluster.as_str().as_bytes()).raw(holder.as_bytes()).u64(*disk).u64(incarnation.0);
+                    out.length(members.len());
+                    for Member { key, priority, site, address } in members {
+                        out.raw(key.as_bytes()).u8(*priority).bytes(site.as_bytes()).bytes(address.as_bytes());
+                    }
+                }
+                Change::Remove(cluster) => _ = out.u8(4).bytes(cluster.as_str().as_bytes()),
             }
         }
     }
@@ -71,7 +93,7 @@ impl Reconfiguration {
 
     /// An order is for one epoch.
     pub(crate) fn check_epoch(&self, current: &EpochTable) -> Result<(), Reject> {
-        let epoch = current.start.epoch;
+        let epoch = current.epoch;
         match self.epoch == epoch {
             true => Ok(()),
             false => Err(Reject::new(format!("ordered for epoch {}, this is epoch {epoch}", self.epoch))),
@@ -86,17 +108,24 @@ impl Reconfiguration {
         parameters: &Parameters,
         height: Height,
     ) -> Result<EpochTable, Reject> {
-        let epoch = current.start.epoch;
         if self.changes.is_empty() || self.changes.len() > CHANGES_MAX {
             return Err(Reject::new(format!("{} changes, 1 to {CHANGES_MAX} are allowed", self.changes.len())));
         }
         let mut next = current.clone();
-        next.start = EpochStart { epoch: epoch.next(), after: boundary(height, parameters) };
+        (next.epoch, next.after) = (current.epoch.next(), boundary(height, parameters));
         for change in &self.changes {
-            change.apply(&mut next)?;
+            change.apply(&mut next, current.start().seats)?;
+        }
+        let (seats, window) = (next.seats.len(), parameters.window);
+        if seats == 0 {
+            return Err(Reject::new("no cluster would be left"));
+        }
+        if window > largest_window(seats) {
+            let most = largest_window(seats);
+            return Err(Reject::new(format!("{seats} seats can prove a window of {most} slots, this chain's is {window}")));
         }
         let mut holders = BTreeSet::new();
-        let bases = next.seats.iter().filter_map(|seat| seat.base.as_ref().filter(|_| seat.since == next.start.epoch));
+        let bases = next.seats.values().filter_map(|seat| seat.base.as_ref().filter(|_| seat.since == next.epoch));
         if !bases.map(|base| base.holder).all(|holder| holders.insert(holder)) {
             return Err(Reject::new("a node would hold two seats"));
         }
@@ -105,19 +134,35 @@ impl Reconfiguration {
 }
 
 impl Change {
-    fn apply(&self, table: &mut EpochTable) -> Result<(), Reject> {
+    /// `taken` are the seats that are held in the epoch before.
+    fn apply(&self, table: &mut EpochTable, taken: Seats) -> Result<(), Reject> {
+        if table.auth.is_none() && !matches!(self, Self::Operators(_)) {
+            return Err(Reject::new("a chain without an auth node has one node for each seat, for ever"));
+        }
         match self {
             Self::Hold { cluster, base } => {
-                if table.auth.is_none() {
-                    return Err(Reject::new("a chain without an auth node has one node for each seat, for ever"));
-                }
-                let since = table.start.epoch;
-                let named = table.seats.iter_mut().find(|seat| seat.cluster == *cluster);
+                let since = table.epoch;
+                let named = table.seats.values_mut().find(|seat| seat.cluster == *cluster);
                 let seat = named.ok_or_else(|| Reject::new(format!("cluster {cluster} holds no seat")))?;
                 if seat.since == since {
                     return Err(Reject::new(format!("cluster {cluster} is named twice")));
                 }
-                *seat = EpochSeat { cluster: cluster.clone(), since, base: Some(*base) };
+                (seat.since, seat.base) = (since, Some(*base));
+            }
+            Self::Add { cluster, members, base } => {
+                if table.seat_of(cluster).is_some() {
+                    return Err(Reject::new(format!("cluster {cluster} holds a seat")));
+                }
+                check_members(table, cluster, members, &base.holder)?;
+                let next: Seats = table.seats.keys().copied().chain(taken.iter()).collect();
+                let seat = next.lowest_vacant().ok_or_else(|| Reject::new(format!("all {SEATS_MAX} seats are held")))?;
+                let (cluster, members, since) = (cluster.clone(), members.clone(), table.epoch);
+                table.seats.insert(seat, EpochSeat { cluster, members, listed: since, since, base: Some(*base) });
+            }
+            Self::Remove(cluster) => {
+                let seat = table.seat_of(cluster);
+                let seat = seat.ok_or_else(|| Reject::new(format!("cluster {cluster} holds no seat")))?;
+                table.seats.remove(&seat);
             }
             Self::Operators(operators) => {
                 let mut faults = Vec::new();
@@ -133,6 +178,32 @@ impl Change {
         }
         Ok(())
     }
+}
+
+fn check_members(
+    table: &EpochTable,
+    cluster: &ClusterId,
+    members: &[Member],
+    holder: &PublicKey,
+) -> Result<(), Reject> {
+    let wrong = |what: String| Err(Reject::new(format!("cluster {cluster}: {what}")));
+    if members.is_empty() || members.len() > MEMBERS_MAX {
+        return wrong(format!("{} members found, 1 to {MEMBERS_MAX} are allowed", members.len()));
+    }
+    if !members.iter().any(|member| member.key == *holder) {
+        return wrong("the holder is not among the members".to_owned());
+    }
+    let mut keys: BTreeSet<_> =
+        table.seats.values().flat_map(|seat| &seat.members).map(|member| member.key).chain(table.auth).collect();
+    for member in members {
+        if !keys.insert(member.key) {
+            return wrong(format!("a node is in one cluster, and {} is there twice", member.key));
+        }
+        if let Err(what) = member.check() {
+            return wrong(what.to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// The last block of the epoch in which something was ordered at `height`: the first regular checkpoint at least a window behind.
@@ -168,7 +239,8 @@ pub struct ApprovedReconfiguration {
 
 impl Wire for ApprovedReconfiguration {
     const NAME: &'static str = "reconfiguration";
-    const BYTES_MAX: usize = 256 + CHANGES_MAX * (64 + OPERATORS_MAX * 40) + OPERATORS_MAX * 128;
+    const BYTES_MAX: usize =
+        256 + CHANGES_MAX * (256 + OPERATORS_MAX * 40 + MEMBERS_MAX * (2 * NAME_BYTES_MAX + 64)) + OPERATORS_MAX * 128;
 }
 
 impl ApprovedReconfiguration {
@@ -232,7 +304,7 @@ mod tests {
     use crate::certificate::{Authority, CheckpointCertificate, SeatVote, VoteTarget};
     use crate::chain::tests::{genesis, step};
     use crate::chain::{Chain, ExecutedBlock};
-    use crate::epoch::EpochProof;
+    use crate::epoch::{EpochProof, EpochStart};
     use crate::genesis::Genesis;
     use crate::receipt::Outcome;
     use crate::transaction::TransactionBody;
@@ -279,7 +351,7 @@ mod tests {
         let ordered = order(&genesis, 0, 31);
         let block = step(&mut chain, vec![transaction(&ordered, &[21, 23], 1)]);
         assert!(block.receipts[0].outcome.is_applied(), "{:?}", block.receipts);
-        let start = EpochStart { epoch: Epoch(1), after: Height(12) };
+        let start = EpochStart { epoch: Epoch(1), after: Height(12), seats: Seats::first(4) };
         assert_eq!(
             (chain.ordered_epoch(), chain.epoch_tables().len()),
             (Some(start), 1),
@@ -354,14 +426,79 @@ mod tests {
             empty(&mut chain);
         }
         let tables = chain.epoch_tables();
-        let named = &tables[1].seats[1];
+        let named = &tables[1].seats[&Seat(1)];
         assert_eq!(
             (named.since, named.base),
             (Epoch(1), Some(Base { holder: key(31).public(), disk: 5, incarnation: Incarnation(1) }))
         );
-        assert_eq!(tables[1].seats[0], tables[0].seats[0]);
+        assert_eq!(tables[1].seats[&Seat(0)], tables[0].seats[&Seat(0)]);
         let base = tables[1].base_grant(&genesis.digest(), named).unwrap();
         assert_eq!((base.grant.term, base.grant.in_sync.len()), (Term::first_of(Epoch(1)), 1));
+    }
+
+    /// E1: quorums of the next epoch are counted without who is removed, and with who is added; numbers of seats stay.
+    #[test]
+    fn e1_clusters_are_added_and_removed_with_the_next_epoch() {
+        let genesis = Genesis { auth: Some(key(9).public()), ..operated() };
+        let mut chain = Chain::new(&genesis, Arc::new(Builtin));
+        let member = |n: u8| Member {
+            key: key(n).public(),
+            priority: 1,
+            site: "s".to_owned(),
+            address: "bank.example:7001".to_owned(),
+        };
+        let add = |cluster: &str, members: &[u8], holder: u8| Change::Add {
+            cluster: cluster.parse().unwrap(),
+            members: members.iter().map(|n| member(*n)).collect(),
+            base: Base { holder: key(holder).public(), disk: 5, incarnation: Incarnation(1) },
+        };
+        let remove = |cluster: &str| Change::Remove(cluster.parse().unwrap());
+        let mut nonce = 0;
+        let mut order = |changes: Vec<Change>, chain: &mut Chain, epoch| {
+            nonce += 1;
+            let ordered = Reconfiguration { chain: genesis.digest(), epoch: Epoch(epoch), changes };
+            step(chain, vec![transaction(&ordered, &[21, 22], nonce)])
+        };
+        let mut refuse = |changes: Vec<Change>, why: &str| {
+            let block = order(changes, &mut chain, 0);
+            assert!(rejected(&block).contains(why), "{}", rejected(&block));
+        };
+        refuse(vec![add("c2", &[41], 41)], "cluster c2 holds a seat");
+        refuse(vec![add("e", &[41], 42)], "the holder is not among the members");
+        refuse(vec![add("e", &[41, 41], 41)], "a node is in one cluster");
+        refuse(vec![add("e", &[41, 2], 41)], "a node is in one cluster");
+        refuse(vec![add("e", &[], 41)], "0 members found");
+        refuse(vec![add("e", &[41], 41), add("f", &[41], 41)], "a node is in one cluster");
+        refuse(vec![remove("z")], "cluster z holds no seat");
+        refuse((1..=4).map(|n| remove(&format!("c{n}"))).collect(), "no cluster would be left");
+        let mut unsited = member(41);
+        unsited.site.clear();
+        let base = Base { holder: unsited.key, disk: 1, incarnation: Incarnation(1) };
+        refuse(vec![Change::Add { cluster: "e".parse().unwrap(), members: vec![unsited], base }], "name of its site");
+        let after = |chain: &mut Chain, epochs| {
+            while chain.epoch_tables().len() <= epochs {
+                empty(chain);
+            }
+            chain.epoch_tables().pop().unwrap()
+        };
+        order(vec![remove("c2"), add("e", &[41, 42], 41)], &mut chain, 0);
+        let table = after(&mut chain, 1);
+        let clusters: Vec<_> = table.seats.iter().map(|(seat, held)| (seat.0, held.cluster.to_string())).collect();
+        let expected = [(0, "c1"), (2, "c3"), (3, "c4"), (4, "e")].map(|(seat, name)| (seat, name.to_owned()));
+        assert_eq!(clusters, expected, "the number of who leaves is not given to who comes with it");
+        let added = &table.seats[&Seat(4)];
+        assert_eq!((added.listed, added.since, added.members.len()), (Epoch(1), Epoch(1), 2));
+        assert_eq!(table.base_grant(&genesis.digest(), added).unwrap().grant.holder, key(41).public());
+        order(vec![add("f", &[51], 51), remove("e")], &mut chain, 1);
+        let table = after(&mut chain, 2);
+        assert_eq!((table.seat_of(&"f".parse().unwrap()), table.start().seats.len()), (Some(Seat(1)), 4));
+        let mut known = genesis.grant_table();
+        chain.epoch_tables().into_iter().for_each(|table| known.begin(table));
+        let seats = |epoch| known.seats(Epoch(epoch)).unwrap().iter().map(|seat| seat.0).collect::<Vec<_>>();
+        assert_eq!([seats(0), seats(1), seats(2)], [vec![0, 1, 2, 3], vec![0, 2, 3, 4], vec![0, 1, 2, 3]]);
+        let first = |epoch| Some(Term::first_of(Epoch(epoch)));
+        let newest = |seat| known.newest(Seat(seat)).map(|grant| grant.grant.term);
+        assert_eq!((newest(1), newest(4)), (first(2), first(1)), "who is gone can be told of it");
     }
 
     #[test]

@@ -39,8 +39,13 @@ pub enum SeatFact {
     Decided(Height, Digest),
     /// A quorum of seats has proven a result at this height.
     Proven(Height),
-    /// So many other seats are heard.
-    SeatsHeard(Vec<u64>),
+    /// The other seats that are heard.
+    SeatsHeard {
+        /// How long ago anything of each came last, in ms.
+        ages: Vec<u64>,
+        /// How many a holder must hear to act against a member: 2f, in the epoch that the replica is in.
+        needed: usize,
+    },
     /// Up to here blocks are known to be final, by all that the log says.
     Final(Height),
 }

@@ -112,19 +112,19 @@ async fn replace(drill: &mut Drill, from: &SecretKey, to: &SecretKey) -> Result<
 }
 
 /// The only operator has the chain carry out a change.
-async fn order(drill: &mut Drill, operator: &SecretKey, change: Change) -> Result<(), Failure> {
+pub(super) async fn order(drill: &mut Drill, operator: &SecretKey, change: Change) -> Result<(), Failure> {
     let client = anyone(drill)?;
     let mut approved = draft(&client, vec![change]).await?;
     approved.approvals.push(approved.reconfiguration.approve(operator));
     submit(&client, operator, &approved).await.map(drop)
 }
 
-fn anyone(drill: &mut Drill) -> Result<Client, Failure> {
+pub(super) fn anyone(drill: &mut Drill) -> Result<Client, Failure> {
     let running = (0..drill.network.size()).find(|node| drill.network.answers(*node));
     Ok(drill.network.client(running.unwrap_or_default())?.clone())
 }
 
-async fn in_epoch(drill: &mut Drill, epoch: Epoch, but: Option<usize>) -> Result<(), Failure> {
+pub(super) async fn in_epoch(drill: &mut Drill, epoch: Epoch, but: Option<usize>) -> Result<(), Failure> {
     let begun = Instant::now();
     for node in (0..drill.network.size()).filter(|node| Some(*node) != but) {
         wait_for_epoch(drill.network.client(node)?, epoch, EPOCH_SOON).await?;

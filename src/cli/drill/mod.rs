@@ -2,6 +2,7 @@
 //! judgement.
 
 mod clusters;
+mod consortium;
 mod disks;
 mod epochs;
 mod forger;
@@ -118,6 +119,18 @@ const DRILLS: &[Kind] = &[
         CLUSTERS,
         "all nodes of a cluster are lost with their disks: a spare takes the seat by the chain's order",
         |drill| Box::pin(epochs::cold_spare(drill)),
+    ),
+    kind(
+        "cluster-added",
+        CLUSTERS,
+        "a fifth cluster is given a seat by the chain's order; then its holder is lost, and another cluster",
+        |drill| Box::pin(consortium::cluster_added(drill)),
+    ),
+    kind(
+        "cluster-removed",
+        CLUSTERS,
+        "the cluster that leads the view is removed by the chain's order, and added again later",
+        |drill| Box::pin(consortium::cluster_removed(drill)),
     ),
     kind("log-torn", SEATS, "a replica is killed and its log gets a torn tail, then damage in the middle", |drill| {
         Box::pin(disks::log_torn(drill))

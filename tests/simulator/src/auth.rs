@@ -7,7 +7,7 @@ use standin_auth::machine::Presented;
 use standin_auth::messages::{Answer, RegisterCount, Request};
 use standin_auth::mutation::Mutation;
 use standin_auth::{Auth, Claim, Config, Decision, Record};
-use standin_foundation::{ClusterId, Digest, Incarnation, Millis, NodeId, PublicKey, Seat, Signature, Term};
+use standin_foundation::{ClusterId, Incarnation, Millis, NodeId, PublicKey, Seat, Signature, Term};
 use standin_ledger::{EpochProof, Genesis, Grant, GrantTable, SignedGrant};
 
 /// Copies of the register that a backup may have kept.
@@ -60,7 +60,7 @@ impl AuthHost {
         let mut host = Self {
             up: true,
             life: 0,
-            auth: Auth::new(Digest::ZERO, Incarnation(1), config.clone()),
+            auth: Auth::new(genesis.digest(), Incarnation(1), config.clone(), genesis.epoch_table()),
             config,
             mutation,
             clusters: names,
@@ -76,8 +76,8 @@ impl AuthHost {
     }
 
     fn start(&mut self) {
-        self.auth = Auth::new(Digest::ZERO, self.incarnation, self.config.clone());
-        self.auth.begin(self.table.epoch(), self.table.bases());
+        let (chain, newest) = (*self.table.chain(), self.table.newest_table().clone());
+        self.auth = Auth::new(chain, self.incarnation, self.config.clone(), newest);
         if let Some(mutation) = self.mutation {
             self.auth.mutate(mutation);
         }
@@ -175,7 +175,7 @@ impl AuthHost {
     fn take_epoch(&mut self, proof: &EpochProof) {
         let Ok(table) = proof.table() else { return };
         self.table.begin(table);
-        self.auth.begin(self.table.epoch(), self.table.bases());
+        self.auth.begin(self.table.newest_table());
     }
 
     fn alive(&self, now: Millis, record: &Record, request: &Request) -> Answer {

@@ -2,7 +2,7 @@
 //! holds which seat.
 
 use standin_consensus::Signer;
-use standin_foundation::{Digest, Epoch, Height, Lsn, NodeId, PublicKey, Seat, Signature, Term, Writer};
+use standin_foundation::{Digest, Epoch, Height, Lsn, NodeId, PublicKey, Seat, Seats, Signature, Term, Writer};
 use standin_ledger::certificate::{Authority, SeatVote, Verdict, VoteTarget, faulty_max};
 use standin_ledger::grant::Noted;
 use standin_ledger::{GrantTable, SignedGrant};
@@ -42,12 +42,12 @@ impl SimulatedAuthority {
 
     /// The node that speaks for a seat, as far as is known.
     pub fn holder(&self, seat: Seat) -> Option<NodeId> {
-        self.table.holder(seat, self.term(seat)).map(PublicKey::node_id)
+        self.table.speaker(seat).map(PublicKey::node_id)
     }
 }
 
 impl Authority for SimulatedAuthority {
-    fn seats(&self, epoch: Epoch) -> Option<usize> {
+    fn seats(&self, epoch: Epoch) -> Option<Seats> {
         self.table.seats(epoch)
     }
 

@@ -116,8 +116,8 @@ impl AuthActor {
     /// An auth node that starts now: every entry gets one full maximum age.
     pub fn new(setup: AuthConfig) -> Self {
         let chain = setup.genesis.digest();
-        let mut machine = Auth::new(chain, setup.register.incarnation(), setup.config.clone());
-        machine.begin(setup.book.epoch(), setup.book.bases());
+        let table = setup.book.newest_table();
+        let machine = Auth::new(chain, setup.register.incarnation(), setup.config.clone(), table);
         let (started, refusals) = (Instant::now(), Throttle::default());
         let (counted, told) = (std::cell::Cell::default(), BTreeMap::new());
         Self { machine, setup, chain, started, refusals, counted, told }
@@ -169,15 +169,15 @@ impl AuthActor {
     /// The term in which the accused seat signed something else than a quorum; none if the evidence does not show it.
     fn wrong_in(&self, report: &WrongResult) -> Option<Term> {
         let WrongResult { cluster, result, vote, certificate } = report;
-        let seat = self.setup.genesis.seats.iter().position(|seat| seat.cluster == *cluster)?;
+        let seat = self.setup.book.seat_of_cluster(cluster)?;
         let target = result.target(certificate.epoch);
         let differs = result.height == certificate.result.height && *result != certificate.result;
-        let signed = vote.seat.index() == seat && self.setup.book.verify("vote", &target, vote).is_ok();
+        let signed = vote.seat == seat && self.setup.book.verify("vote", &target, vote).is_ok();
         (differs && signed && certificate.verify(&self.setup.book).is_ok()).then_some(vote.term)
     }
 
     /// Takes in that an epoch has begun. Grants prove themselves, and the epoch by those.
-    fn take_epoch(&mut self, begun: &BegunEpoch, from: NodeId) {
+    fn take_epoch(&mut self, begun: &BegunEpoch, from: NodeId, ctx: &mut Ctx<Self>) {
         let (book, epoch) = (&self.setup.book, begun.proof.epoch());
         if epoch <= book.epoch() {
             return;
@@ -190,9 +190,10 @@ impl AuthActor {
         match book.note_epoch(begun.proof.clone()) {
             Ok(true) => {
                 tracing::info!(epoch = epoch.0, "epoch began");
-                self.machine.begin(epoch, book.bases());
+                self.machine.begin(&book.newest_table());
                 // Grants of the epoch that another auth node made could not be noted before.
                 self.told.clear();
+                self.look(ctx);
             }
             Ok(false) => {}
             Err(EpochError::Unproven(error)) => {
@@ -216,7 +217,7 @@ impl AuthActor {
 
     fn decide(&mut self, asked: Asked, attempt: usize, reply: Reply<Answer>, ctx: &mut Ctx<Self>) {
         if let Request::Epoch(begun) = &asked.request {
-            self.take_epoch(begun, asked.from);
+            self.take_epoch(begun, asked.from, ctx);
         }
         let Some(cluster) = asked.request.cluster().cloned() else {
             return self.look_up(None, reply, ctx);

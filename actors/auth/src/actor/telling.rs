@@ -6,7 +6,7 @@ use actix::fut::wrap_future;
 use actix::{ActorFutureExt, AsyncContext};
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, NodeId, Term};
+use standin_foundation::{ClusterId, Epoch, NodeId, Term};
 use standin_ledger::{Grant, Member, SignedGrant, SignedMembership};
 use standin_stage::{Ctx, Handle, Lane, Message, RemoteMessage, Reply, Shell};
 
@@ -131,7 +131,8 @@ impl AuthActor {
 
     /// The records of all clusters, whose members may have been changed by another auth node.
     fn tell_memberships(&self, records: &[Record]) {
-        for record in records.iter().filter(|record| record.membership_version > 0) {
+        let is_of_chain = |record: &&Record| record.listed > Epoch(0) || record.has_changed_members();
+        for record in records.iter().filter(is_of_chain) {
             (self.setup.on_membership)(&record.membership(self.chain));
         }
     }
@@ -152,15 +153,34 @@ impl AuthActor {
     /// grants, too, and whoever it admitted must be let in to be heard.
     pub(super) fn look(&mut self, ctx: &mut Ctx<Self>) {
         let read = wrap_future(self.setup.register.read_all());
-        ctx.spawn(read.map(|read, shell: &mut Shell<Self>, _| match read {
+        ctx.spawn(read.map(|read, shell: &mut Shell<Self>, ctx| match read {
             Ok(records) => {
                 shell.role.tell_memberships(&records);
                 for record in &records {
                     shell.role.told(record);
                 }
+                shell.role.add_clusters(&records, ctx);
             }
             Err(error) => tracing::debug!(%error, "the register cannot be read"),
         }));
+    }
+
+    /// Puts the clusters into the register that the chain has added. Members of theirs that ask before are told that they are not
+    /// admitted, and ask again.
+    fn add_clusters(&self, records: &[Record], ctx: &mut Ctx<Self>) {
+        let is_new = |ordered: &Record| records.iter().all(|record| record.cluster != ordered.cluster);
+        for record in self.machine.ordered_records().into_iter().filter(is_new) {
+            let cluster = record.cluster.clone();
+            let added = wrap_future(self.setup.register.add(record));
+            ctx.spawn(added.map(move |added, shell: &mut Shell<Self>, ctx| match added {
+                Ok(()) => {
+                    tracing::info!(%cluster, "the chain has added a cluster");
+                    shell.role.look(ctx);
+                }
+                // The next look finds it missing.
+                Err(error) => tracing::warn!(%cluster, %error, "a cluster could not be added to the register"),
+            }));
+        }
     }
 
     fn actives<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Answer {
@@ -184,8 +204,7 @@ impl AuthActor {
             // It was made with this very key, or ordered by the chain, and holds as soon as its epoch is known here.
             let _ = self.setup.book.note(grant.clone());
         }
-        let is_changed = record.membership_version > 0;
-        let membership = is_changed.then(|| record.membership(self.chain).sign(&self.setup.key));
+        let membership = record.has_changed_members().then(|| record.membership(self.chain).sign(&self.setup.key));
         let told = Told { version: record.version, grant, membership };
         self.told.insert(record.cluster.clone(), told.clone());
         told

@@ -10,6 +10,9 @@ impl Auth {
     /// Decides a request about `cluster`, whose record was read just now. Whoever is heard is noted; all else is up to what
     /// becomes of the decision.
     pub fn decide(&mut self, now: Millis, cluster: &ClusterId, record: &Record, presented: &Presented) -> Decision {
+        if self.table.seat_of(cluster).is_none() {
+            return Decision::Refused(Refusal::NoSeat { epoch: self.table.epoch });
+        }
         if let Some(named) = self.named(record) {
             return Decision::Named(Box::new(named));
         }
@@ -44,13 +47,20 @@ impl Auth {
     /// had granted it is void, and with it what was to be switched. A recall ends only if the order was given in this life of the
     /// register: the life before may have granted upon an older one (G5).
     pub fn named(&self, record: &Record) -> Option<Record> {
-        let base = self.bases.get(&record.cluster).filter(|base| base.term > record.term())?;
+        let seat = self.table.seats.values().find(|seat| seat.cluster == record.cluster)?;
+        if seat.since <= record.term().lineage() {
+            return None;
+        }
+        let base = self.table.base_grant(&self.chain, seat)?.grant;
         let mut next = record.clone();
         next.version += 1;
+        if seat.listed > record.listed {
+            (next.admitted, next.listed, next.membership_version) = (by_id(seat.members.iter().cloned()), seat.listed, 0);
+        }
         // Whoever ordered it answers for the holder.
         next.not_electable.remove(&base.holder_id());
-        (next.grant, next.forced) = (Some(base.clone()), None);
         next.recalling = next.recalling.filter(|_| base.incarnation < self.incarnation);
+        (next.grant, next.forced) = (Some(base), None);
         Some(next)
     }
 
@@ -105,7 +115,7 @@ impl Auth {
         if presented.wrong_in != Some(current) {
             return Err(Refusal::BadEvidence);
         }
-        let (window, needed) = (self.config.reports_window_ms, self.config.reports_needed);
+        let (window, needed) = (self.config.reports_window_ms, faulty_max(self.seats()) + 1);
         let watch = self.watch(now, cluster, record);
         watch.reports.insert(reporter, (now, current));
         watch.reports.retain(|_, (at, term)| *at + window > now && *term == current);
@@ -254,9 +264,10 @@ impl Auth {
         // Whoever was admitted after the copy was made must be heard, too.
         if let Some(SignedMembership { membership, .. }) = membership
             && membership.cluster == record.cluster
-            && membership.version > record.membership_version
+            && membership.order() > (record.listed, record.membership_version)
         {
-            (next.admitted, next.membership_version) = (membership.members.clone(), membership.version);
+            (next.admitted, next.listed) = (membership.members.clone(), membership.listed);
+            next.membership_version = membership.version;
         }
         let mut heard = heard.clone();
         heard.insert(*from);
@@ -328,8 +339,8 @@ impl Auth {
     ) -> Result<Decision, Refusal> {
         let holder = record.admitted.get(holder).ok_or(Refusal::NotAdmitted)?.key;
         let (term, previous, epoch) = match &record.grant {
-            Some(grant) => (grant.term.next(), grant.digest(), grant.epoch.max(self.epoch)),
-            None => (Term(1), Digest::ZERO, self.epoch),
+            Some(grant) => (grant.term.next(), grant.digest(), grant.epoch.max(self.table.epoch)),
+            None => (Term(1), Digest::ZERO, self.table.epoch),
         };
         if record.grant.as_ref().is_some_and(|grant| grant.term.lineage() != term.lineage()) {
             return Err(Refusal::OutOfTerms);

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::{ClusterId, Digest, Epoch, Incarnation, Lsn, Millis, NodeId, Term};
-use standin_ledger::{Grant, Member, Membership};
+use standin_ledger::certificate::faulty_max;
+use standin_ledger::epoch::EpochSeat;
+use standin_ledger::{EpochTable, Grant, Member, Membership};
 
 use crate::config::Config;
 use crate::messages::{Refusal, Request};
@@ -26,7 +28,9 @@ pub struct Record {
     pub version: u64,
     /// The members: the nodes that are admitted, by id.
     pub admitted: BTreeMap<NodeId, Member>,
-    /// Version of this list; zero for the genesis'.
+    /// The epoch in which the chain last said who they are.
+    pub listed: Epoch,
+    /// Version of this list; zero for the chain's own.
     pub membership_version: u64,
     /// The newest grant, without its signature: whoever has the key makes the same one (G4).
     pub grant: Option<Grant>,
@@ -44,11 +48,8 @@ impl Record {
         Self {
             cluster,
             version: 0,
-            admitted: members
-                .into_iter()
-                .map(Into::into)
-                .map(|member: Member| (member.key.node_id(), member))
-                .collect(),
+            admitted: by_id(members.into_iter().map(Into::into)),
+            listed: Epoch(0),
             membership_version: 0,
             grant: None,
             not_electable: BTreeSet::new(),
@@ -59,14 +60,23 @@ impl Record {
 
     /// Who belongs to the cluster, to be signed.
     pub fn membership(&self, chain: Digest) -> Membership {
-        let (cluster, version, members) = (self.cluster.clone(), self.membership_version, self.admitted.clone());
-        Membership { chain, cluster, version, members }
+        let (cluster, listed, members) = (self.cluster.clone(), self.listed, self.admitted.clone());
+        Membership { chain, cluster, listed, version: self.membership_version, members }
+    }
+
+    /// Whether the auth node has changed the members since the chain last said who they are.
+    pub fn has_changed_members(&self) -> bool {
+        self.membership_version > 0
     }
 
     /// The newest term; zero if there never was a grant.
     pub fn term(&self) -> Term {
         self.grant.as_ref().map_or(Term(0), |grant| grant.term)
     }
+}
+
+fn by_id(members: impl Iterator<Item = Member>) -> BTreeMap<NodeId, Member> {
+    members.map(|member| (member.key.node_id(), member)).collect()
 }
 
 /// What an auth node has heard of a cluster since it started. It is not stored: an auth node that starts gives every entry one
@@ -119,9 +129,8 @@ pub enum Decision {
 #[derive(Debug)]
 pub struct Auth {
     chain: Digest,
-    epoch: Epoch,
-    /// What the chain has ordered for the clusters that it has named (E2).
-    bases: BTreeMap<ClusterId, Grant>,
+    /// Who holds the seats in the newest epoch that was proven, and what the chain has ordered for those that it has named (E2).
+    table: EpochTable,
     incarnation: Incarnation,
     config: Config,
     mutation: Option<Mutation>,
@@ -175,19 +184,34 @@ impl Presented {
 }
 
 impl Auth {
-    /// An auth node that starts. `incarnation` is the register's life.
-    pub fn new(chain: Digest, incarnation: Incarnation, config: Config) -> Self {
-        let (epoch, bases, watches) = (Epoch(0), BTreeMap::new(), BTreeMap::new());
-        Self { chain, epoch, bases, incarnation, config, mutation: None, watches, refuge: None }
+    /// An auth node that starts. `incarnation` is the register's life, `table` that of the newest epoch that was proven to it.
+    pub fn new(chain: Digest, incarnation: Incarnation, config: Config, table: EpochTable) -> Self {
+        Self { chain, table, incarnation, config, mutation: None, watches: BTreeMap::new(), refuge: None }
     }
 
-    /// An epoch has been proven: nothing is granted in an earlier one any more, and the clusters that the chain has named go on from
-    /// their bases (E2).
-    pub fn begin(&mut self, epoch: Epoch, bases: impl IntoIterator<Item = Grant>) {
-        self.epoch = self.epoch.max(epoch);
-        for base in bases {
-            self.bases.insert(base.cluster.clone(), base);
+    /// An epoch has been proven: nothing is granted in an earlier one any more, the clusters that the chain has named go on from
+    /// their bases (E2), and those that hold no seat any more get nothing.
+    pub fn begin(&mut self, table: &EpochTable) {
+        if table.epoch > self.table.epoch {
+            self.table = table.clone();
+            self.watches.retain(|cluster, _| table.seat_of(cluster).is_some());
         }
+    }
+
+    /// The records of clusters that hold seats by the chain's order, as they are where the register has none. A register that was brought
+    /// back from a copy may have lost what it granted upon an order of an earlier life (G5).
+    pub fn ordered_records(&self) -> Vec<Record> {
+        let record = |seat: &EpochSeat| Record {
+            listed: seat.listed,
+            recalling: seat.base.filter(|base| base.incarnation < self.incarnation).map(|_| BTreeSet::new()),
+            ..Record::new(seat.cluster.clone(), seat.members.iter().cloned())
+        };
+        self.table.seats.values().filter(|seat| seat.listed > Epoch(0)).map(record).collect()
+    }
+
+    /// How many seats there are.
+    fn seats(&self) -> usize {
+        self.table.seats.len()
     }
 
     /// Switches one rule off, to see whether the tests notice.

@@ -1,8 +1,6 @@
 //! S4: the sites have lost each other, and not the auth node. No part of them is a quorum by itself, so clusters are moved to one site
 //! from which it is. Nothing of this is kept: it follows from what the holders have said within the last moments.
 
-use standin_ledger::certificate::faulty_max;
-
 use super::*;
 
 /// What the holder says of how many other seats it hears, and who could take over.
@@ -27,7 +25,7 @@ impl Split {
 impl Auth {
     /// A holder says how many other seats it hears.
     pub(super) fn note_seats_heard(&mut self, now: Millis, cluster: &ClusterId, heard: u16) {
-        let (needed, gap) = (2 * faulty_max(self.config.seats), 4 * self.config.live_ms);
+        let (needed, gap) = (2 * faulty_max(self.seats()), 4 * self.config.live_ms);
         let Some(watch) = self.watches.get_mut(cluster) else { return };
         // Of what was said before a silence nothing follows.
         let before = watch.split.alone.filter(|(_, last)| now - *last <= gap).map(|(since, _)| since);
@@ -58,7 +56,7 @@ impl Auth {
         let kept = self.refuge.take().filter(|(_, lived)| now - *lived <= self.config.age_max_ms);
         let could_speak = |site: &String| {
             let lives = self.watches.values().filter(|watch| watch.lives_at(now, site, self.config.live_ms));
-            lives.count() + faulty_max(self.config.seats) >= self.config.seats
+            lives.count() + faulty_max(self.seats()) >= self.seats()
         };
         let chosen = || self.config.split_preference.iter().find(|site| could_speak(site)).cloned();
         self.refuge = match kept {
@@ -72,10 +70,10 @@ impl Auth {
 
     /// More than f holders hear too few others for long, and so many are heard here that no dead ones can be the reason.
     fn is_split(&self, now: Millis) -> bool {
-        let faulty = faulty_max(self.config.seats);
+        let faulty = faulty_max(self.seats());
         let lives = |watch: &&Watch| now - watch.holder_heard <= self.config.live_ms;
         let alone = self.watches.values().filter(|watch| self.is_alone(now, watch)).count();
-        alone > faulty && self.watches.values().filter(lives).count() + faulty >= self.config.seats
+        alone > faulty && self.watches.values().filter(lives).count() + faulty >= self.seats()
     }
 
     fn is_alone(&self, now: Millis, watch: &Watch) -> bool {

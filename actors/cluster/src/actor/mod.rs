@@ -495,6 +495,6 @@ fn input_of(fact: SeatFact) -> Input {
         SeatFact::Decided(height, digest) => Input::Decided(height, digest),
         SeatFact::Proven(height) => Input::Proven(height),
         SeatFact::Final(height) => Input::Final(height),
-        SeatFact::SeatsHeard(ages) => Input::SeatsHeard(ages),
+        SeatFact::SeatsHeard { ages, needed } => Input::SeatsHeard { ages, needed },
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use standin_foundation::wire::WireError;
 use standin_foundation::{Digest, Millis};
 use standin_ledger::log::{Log, LogError, LogOptions};
 use standin_ledger::seat_log::{FoundLog, LogPiece};
@@ -14,7 +15,7 @@ use standin_stage::{Address, Alarm, Reports};
 use super::links::Links;
 use super::log_writer::{self, LogWriter};
 use super::{Look, MemberActor, MemberLog, Sink};
-use crate::Config;
+use crate::{Config, Effect, Input};
 use crate::machine::{Describe, Found, Identity, Member};
 use crate::messages::{Entry, NodeRecord};
 
@@ -31,6 +32,9 @@ pub enum OpenError {
         /// Its number.
         sequence: u64,
     },
+    /// A record that cannot be written.
+    #[error(transparent)]
+    Wire(#[from] WireError),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -108,6 +112,17 @@ impl Opened {
     /// The newest grant of the cluster that the node accepted.
     pub fn grant(&self) -> Option<SignedGrant> {
         self.member.facts().grant.clone()
+    }
+
+    /// Closes the log again, with the disk's name in it, durably; gives the name. Whoever starts on this disk later has the same.
+    pub fn name_disk(mut self) -> Result<u64, OpenError> {
+        for effect in self.member.step(Millis(0), Input::Tick) {
+            if let Effect::Write { record, .. } = effect {
+                self.log.append(&[&log_writer::encode(&record)?])?;
+            }
+        }
+        self.log.sync()?;
+        Ok(self.member.facts().disk)
     }
 
     /// The member's actor, and the replica's way to it. `sink` is told what happens to the log.

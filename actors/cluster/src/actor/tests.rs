@@ -75,7 +75,6 @@ fn start(folder: &Path) -> (Cell<MemberActor>, MemberLog, Receiver<SeatLogEvent>
             node,
             cluster: "a".parse().unwrap(),
             members: [(node, 1)].into(),
-            seats_needed: 0,
             fixed: false,
         },
         config: Config::default(),

@@ -43,8 +43,6 @@ pub struct Identity {
     pub cluster: ClusterId,
     /// The members, with their priorities: the higher, the earlier. The node itself is one of them.
     pub members: BTreeMap<NodeId, u8>,
-    /// Other seats that a holder must hear to act against a member: 2f.
-    pub seats_needed: usize,
     /// The seat is held by this node for ever, in term 0: a chain without an auth node.
     pub fixed: bool,
 }
@@ -91,6 +89,8 @@ pub struct Member {
     named: Option<(SignedGrant, Option<Height>)>,
     /// When each other seat that is heard was heard last.
     seats_heard: Vec<Millis>,
+    /// How many of them a holder must hear; none before the replica has said so.
+    seats_needed: Option<usize>,
     started: Millis,
     now: Millis,
     woke: Millis,
@@ -113,7 +113,8 @@ impl Member {
             Input::Answered(answer) => self.on_answer(answer),
             Input::Stated(statement) => self.on_stated(statement),
             Input::Members(members) => self.on_members(members),
-            Input::SeatsHeard(ages) => {
+            Input::SeatsHeard { ages, needed } => {
+                self.seats_needed = Some(needed);
                 self.seats_heard = ages.into_iter().map(|age| Millis(self.now.0.saturating_sub(age))).collect();
             }
             Input::Executed(height) => self.executed = self.executed.max(height),
@@ -211,7 +212,8 @@ impl Member {
 
     /// Whether enough other seats have been heard at or after this time to act against a member (S1).
     fn heard_enough_since(&self, at: Millis) -> bool {
-        self.seats_heard.iter().filter(|heard| **heard >= at).count() >= self.identity.seats_needed
+        let heard = self.seats_heard.iter().filter(|heard| **heard >= at).count();
+        self.seats_needed.is_some_and(|needed| heard >= needed)
     }
 
     /// Whether everything that was released is in the log here (L7).

@@ -77,6 +77,7 @@ impl Member {
             stored: Height(0),
             named: None,
             seats_heard: Vec::new(),
+            seats_needed: None,
             started: now,
             now,
             woke: now,

@@ -78,9 +78,9 @@ impl Member {
     fn suspicion(&mut self) -> Option<Suspicion> {
         let holder = self.holder()?;
         let neighbour = self.neighbours.get(&holder).copied();
+        let hears_too_few = |heard: u16| self.seats_needed.is_some_and(|needed| usize::from(heard) < needed);
         let complains = neighbour.is_some_and(|n| {
-            n.pulse.term == self.facts.term()
-                && (n.pulse.mute || usize::from(n.pulse.heard_seats) < self.identity.seats_needed)
+            n.pulse.term == self.facts.term() && (n.pulse.mute || hears_too_few(n.pulse.heard_seats))
         });
         match complains {
             true => {

@@ -22,7 +22,8 @@ impl Replica {
     /// Begins to cut the log where it has grown long.
     pub(super) fn consider_cutting(&mut self) {
         // Execution stands still meanwhile, for some hundred ms: not at all seats at one time.
-        let (seat, seats) = (self.config.signer.seat.0 as u64, self.config.genesis.seats.len() as u64);
+        let seats = self.config.genesis.seats.len() as u64;
+        let seat = u64::from(self.config.signer.seat.0) % seats;
         let is_long = self.log_bytes > self.config.log_bytes_max - self.config.log_bytes_max / (2 * seats) * seat;
         if !self.barrier.cuts && is_long && self.speaks() && self.machine.stable() > self.cut_at {
             self.barrier.cuts = true;

@@ -47,7 +47,7 @@ impl Directory {
     pub fn other_seats(&self) -> impl Iterator<Item = Seat> + use<> {
         let own = self.seat;
         let seats = self.book.seats(self.book.epoch()).unwrap_or_default();
-        (0..seats as u16).map(Seat).filter(move |seat| *seat != own)
+        seats.iter().filter(move |seat| *seat != own)
     }
 
     /// The other members of the own cluster.

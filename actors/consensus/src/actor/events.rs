@@ -12,8 +12,15 @@ impl Replica {
                 self.counters.view_changes += 1;
                 tracing::warn!(view = to.0, ?cause, "left the view");
             }
-            Event::EpochBegan(EpochStart { epoch, after }) => {
+            Event::EpochBegan(EpochStart { epoch, after, .. }) => {
                 tracing::info!(epoch = epoch.0, after = after.0, "epoch began");
+            }
+            Event::Removed(EpochStart { epoch, after, .. }) => {
+                tracing::warn!(
+                    epoch = epoch.0,
+                    after = after.0,
+                    "the chain has removed this node's cluster: it stands still here, and may be stopped"
+                );
             }
             Event::ViewEntered { view, primary } => {
                 tracing::info!(view = view.0, primary = primary.0, "view began");

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::{Epoch, NodeId, Seat, Term};
 use standin_ledger::error::LedgerError;
 use standin_ledger::grant_book::EpochError;
@@ -62,7 +63,7 @@ impl Ingress {
             verifier: Verifier { authority: Arc::clone(&directory.book), window: genesis.parameters.window },
             signatures: genesis.parameters.client_signatures,
             directory,
-            waiting: genesis.seats.iter().map(|_| Waiting::default()).collect(),
+            waiting: (0..SEATS_MAX).map(|_| Waiting::default()).collect(),
             pool,
             parked: Mutex::default(),
         }

@@ -31,6 +31,9 @@ pub enum SubmitError {
     /// Too much waits: try again later.
     #[error("busy: {WAITING_MAX} transactions wait already; try again in a moment")]
     Busy,
+    /// The replica takes part no more.
+    #[error("the node stands still: the chain has removed its cluster; ask a node of another one")]
+    Removed,
 }
 
 /// A transaction has its place.
@@ -180,6 +183,9 @@ impl Handle<Submit> for Replica {
         reply: Reply<Result<Vec<oneshot::Receiver<Finished>>, SubmitError>>,
         ctx: &mut Ctx<Self>,
     ) {
+        if self.machine.is_halted() {
+            return reply.send(Err(SubmitError::Removed));
+        }
         if self.mempool.waiting() + transactions.len() > WAITING_MAX {
             self.mempool.forget_abandoned();
         }

@@ -241,7 +241,7 @@ impl Replica {
     }
 
     fn speaks(&self) -> bool {
-        self.machine.role() == machine::Role::Active && !self.is_rebuilding()
+        self.machine.role() == machine::Role::Active && !self.machine.is_halted() && !self.is_rebuilding()
     }
 
     fn now(&self) -> Millis {
@@ -262,7 +262,8 @@ impl Replica {
     fn tell_seats_heard(&mut self) {
         self.heard_told = Instant::now();
         let ages = self.heard.values().map(Instant::elapsed).filter(|age| *age < HEARD_WITHIN);
-        self.tell_log(SeatFact::SeatsHeard(ages.map(|age| age.as_millis() as u64).collect()));
+        let (ages, needed) = (ages.map(|age| age.as_millis() as u64).collect(), self.machine.others_needed());
+        self.tell_log(SeatFact::SeatsHeard { ages, needed });
     }
 
     fn tell_log(&self, fact: SeatFact) {

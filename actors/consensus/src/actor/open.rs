@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, Seat};
+use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, Seat, Seats};
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult};
 use standin_ledger::error::LedgerError;
 use standin_ledger::seat_log::FoundLog;
@@ -104,7 +104,8 @@ pub(super) struct Restored {
 
 impl Restoring {
     pub(super) fn new(genesis: &Genesis, seat: Seat, config: Config) -> Self {
-        let identity = Identity { seat, seats: genesis.seats.len(), parameters: genesis.parameters };
+        let seats = Seats::first(genesis.seats.len());
+        let identity = Identity { seat, seats, parameters: genesis.parameters };
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self { identity, config, unix_ms_at_zero: now.as_millis() as u64 }
     }
@@ -341,7 +342,8 @@ mod tests {
     fn where_an_epoch_begins_is_proven_or_waited_for() {
         let book = GrantBook::unkept(GrantTable::fixed(Digest::ZERO, (1..=4).map(key).collect()));
         let begins = |epoch, after| {
-            check_proven(&Record::Epoch(EpochStart { epoch: Epoch(epoch), after: Height(after) }), &book)
+            let start = EpochStart { epoch: Epoch(epoch), after: Height(after), seats: Seats::first(4) };
+            check_proven(&Record::Epoch(start), &book)
         };
         assert_eq!(begins(0, 0), Ok(()));
         assert!(matches!(begins(0, 7), Err(LedgerError::WrongEpoch { .. })), "left out");

@@ -34,6 +34,8 @@ pub struct ReplicaStatus {
     pub seat: Seat,
     /// Whether it speaks for the seat now.
     pub speaks: bool,
+    /// The chain has removed its cluster: it stands still.
+    pub removed: bool,
     /// Where it stands.
     pub status: Status,
     /// The last block of its epoch, once the next one has been ordered.
@@ -67,6 +69,7 @@ impl Replica {
         ReplicaStatus {
             seat: self.config.signer.seat,
             speaks: self.speaks(),
+            removed: self.machine.is_halted(),
             status: self.machine.status(),
             epoch_ends: self.machine.epoch_ends(),
             primary: self.machine.primary(),

@@ -148,7 +148,7 @@ impl Machine {
     /// How many requests make a round: however few seats are known to be ahead, one that has not stored its newest block yet is no
     /// reason for a snapshot.
     fn others(&self) -> usize {
-        self.identity.seats.saturating_sub(1).max(1)
+        self.start.seats.len().saturating_sub(1).max(1)
     }
 
     /// How long an answer is waited for, in ms.
@@ -200,7 +200,7 @@ impl Machine {
         let before = self.delivered;
         for (proposal, certificate) in blocks {
             let height = proposal.height;
-            let is_void = certificate.epoch < self.epochs.at(height).epoch;
+            let is_void = certificate.epoch < self.epochs.at(height);
             if is_void || height <= self.delivered || self.contradicts(height, &proposal) {
                 continue;
             }

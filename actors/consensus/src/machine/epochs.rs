@@ -47,12 +47,15 @@ impl Machine {
     /// Begins the epochs that are known and whose boundary is stable.
     pub(super) fn begin_due_epochs(&mut self) {
         while self.start.epoch < self.known
-            && let Some(after) = self.epochs.end_of(self.start.epoch).filter(|boundary| *boundary <= self.stable())
+            && let Some(start) = self.epochs.start_of(self.start.epoch.next()).filter(|next| next.after <= self.stable())
         {
-            let start = EpochStart { epoch: self.start.epoch.next(), after };
+            let held = self.start.seats.contains(self.identity.seat);
             self.begin_epoch(start);
             // Before anything that is said in it.
             self.log_epoch();
+            if held && self.leave_if_removed() {
+                return;
+            }
             for result in self.checkpoints.take_postponed() {
                 self.on_result_agreed(result);
             }
@@ -89,8 +92,21 @@ impl Machine {
         self.epochs.note(start);
         self.logged_epoch = self.logged_epoch.max(start.epoch);
         if start.epoch > self.start.epoch {
+            let held = self.start.seats.contains(self.identity.seat);
             self.begin_epoch(start);
+            if held {
+                self.leave_if_removed();
+            }
         }
+    }
+
+    /// A cluster that holds no seat any more has nothing to say, and nobody speaks to it: it stands still where the chain has left it.
+    fn leave_if_removed(&mut self) -> bool {
+        let is_removed = !self.start.seats.contains(self.identity.seat);
+        if is_removed {
+            self.halt(Event::Removed(self.start));
+        }
+        is_removed
     }
 
     /// Leaves the epoch: of it there remains what is final.
@@ -105,6 +121,9 @@ impl Machine {
         self.rejoined_at.clear();
         self.slots.values_mut().for_each(Slot::keep_final);
         self.slots.retain(|_, slot| slot.committed.is_some());
+        let votes = |seat: &Seat| start.seats.contains(*seat);
+        self.statuses.retain(|seat, _| votes(seat));
+        self.fresh_holders.retain(votes);
         self.checkpoints.leave_epoch();
         self.pool.unassign_all(self.now);
         // What a log had said in the epoch before is void: where it began anew does not matter any more.
@@ -127,6 +146,14 @@ impl Machine {
     /// Takes in what a snapshot's state says of the epochs.
     pub(super) fn note_epochs(&mut self, epochs: &Epochs) {
         epochs.iter().for_each(|start| self.epochs.note(start));
+    }
+
+    /// A seat that is not in this epoch: it is of a later one and has the proof of the next, or it was removed and does not know.
+    pub(super) fn answer_stranger(&mut self, from: Seat, status: &Status) {
+        if self.may_help(from) {
+            self.ask_for_epoch(from, status);
+            self.tell(Recipient::One(from), Note::Status(self.status()));
+        }
     }
 
     /// A seat that is in a later epoch has the proof that this one has ended.

@@ -22,7 +22,7 @@ mod view_change;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, Seat, View, Writer};
+use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, Seat, Seats, View, Writer};
 use standin_ledger::Parameters;
 use standin_ledger::certificate::{self, CheckpointCertificate};
 use standin_ledger::epoch::{EpochStart, Epochs};
@@ -46,8 +46,8 @@ pub use recovery::Remains;
 pub struct Identity {
     /// Its seat.
     pub seat: Seat,
-    /// Number of seats.
-    pub seats: usize,
+    /// The seats of the genesis.
+    pub seats: Seats,
     /// The chain's parameters.
     pub parameters: Parameters,
 }
@@ -170,7 +170,7 @@ impl Machine {
             config,
             mutation: None,
             role: Role::Active,
-            start: EpochStart::default(),
+            start: EpochStart::genesis(identity.seats),
             logged_epoch: Epoch(0),
             logged_stable: Height(0),
             epochs: Epochs::default(),
@@ -271,7 +271,7 @@ impl Machine {
 
     /// The seat that leads the current view.
     pub fn primary(&self) -> Seat {
-        primary_of(self.view, self.identity.seats)
+        primary_of(self.view, self.start.seats)
     }
 
     /// Up to here blocks have been executed.
@@ -297,6 +297,11 @@ impl Machine {
     /// Bytes of this seat's own batches that wait for their order.
     pub fn own_pending_bytes(&self) -> usize {
         self.pool.bytes_of(self.identity.seat)
+    }
+
+    /// How many other seats must be heard for a quorum to be near, whoever of them is faulty: 2f.
+    pub fn others_needed(&self) -> usize {
+        2 * self.faulty_max()
     }
 
     /// Whether the replica stopped because going on could do harm.
@@ -375,11 +380,11 @@ impl Machine {
         if self.mutation == Some(Mutation::QuorumTooSmall) {
             return 2 * self.faulty_max();
         }
-        certificate::quorum(self.identity.seats)
+        certificate::quorum(self.start.seats.len())
     }
 
     fn faulty_max(&self) -> usize {
-        certificate::faulty_max(self.identity.seats)
+        certificate::faulty_max(self.start.seats.len())
     }
 
     fn is_primary(&self) -> bool {
@@ -404,14 +409,14 @@ impl Machine {
 
     fn other_seats(&self) -> impl Iterator<Item = Seat> + use<> {
         let own = self.identity.seat;
-        (0..self.identity.seats as u16).map(Seat).filter(move |seat| *seat != own)
+        self.start.seats.iter().filter(move |seat| *seat != own)
     }
 
     /// Whom this replica may ask for what it lacks: the other seats; a shadow its own seat's holder.
     fn sources(&self) -> impl Iterator<Item = Seat> + use<> {
         let (own, role) = (self.identity.seat, self.role);
         let is_source = move |seat: &Seat| (*seat == own) == (role == Role::Shadow);
-        (0..self.identity.seats as u16).map(Seat).filter(is_source)
+        self.start.seats.iter().filter(is_source)
     }
 
     /// Logs a record; a shadow follows the log of another.

@@ -12,7 +12,7 @@ impl Machine {
     pub(super) fn on_pre_prepare(&mut self, vote: SeatVote, view: View, proposal: Proposal) {
         let height = proposal.height;
         let own = vote.seat == self.identity.seat;
-        if view < self.view || !self.in_window(height) || vote.seat != primary_of(view, self.identity.seats) {
+        if view < self.view || !self.in_window(height) || vote.seat != primary_of(view, self.start.seats) {
             return;
         }
         let phase = PhaseVote { kind: VoteKind::PrePrepare, view, digest: proposal.digest(), vote };
@@ -45,7 +45,7 @@ impl Machine {
     }
 
     pub(super) fn on_prepare(&mut self, vote: SeatVote, view: View, height: Height, digest: Digest) {
-        let by_primary = vote.seat == primary_of(view, self.identity.seats);
+        let by_primary = vote.seat == primary_of(view, self.start.seats);
         if by_primary || view < self.view || !self.in_window(height) {
             return;
         }
@@ -127,7 +127,7 @@ impl Machine {
             None => {
                 proposal.view == view
                     && proposal.epoch == self.start.epoch
-                    && proposal.proposer == primary_of(view, self.identity.seats)
+                    && proposal.proposer == primary_of(view, self.start.seats)
                     && (!proposal.checkpoint || proposal.batches.is_empty())
                     && proposal.check_limits().is_ok()
             }

@@ -12,6 +12,9 @@ const CHECKPOINTS_AGAIN_MAX: usize = 4;
 
 impl Machine {
     pub(super) fn on_status(&mut self, from: Seat, status: Status) {
+        if !self.start.seats.contains(from) && from != self.identity.seat {
+            return self.answer_stranger(from, &status);
+        }
         let is_first = self.statuses.insert(from, status).is_none();
         if from == self.identity.seat {
             // A member of the own cluster has executed more: it can be asked, and needs no help.
@@ -37,7 +40,7 @@ impl Machine {
     }
 
     /// A small note can cause much work: a seat is helped no more often than an honest one says where it stands.
-    fn may_help(&mut self, seat: Seat) -> bool {
+    pub(super) fn may_help(&mut self, seat: Seat) -> bool {
         let soon = |at: &Millis| *at + self.config.status_interval_ms / 2 > self.now;
         if self.helped_at.get(&seat).is_some_and(soon) {
             return false;

@@ -56,7 +56,7 @@ impl Machine {
         let Some(view) = self.view_changes.get(&seat).map(|message| message.body.view()) else { return };
         self.rejoined_at.insert(seat, self.now);
         // A correct seat that is alone has no quorum to move it further than a few views; a faulty one could name the last.
-        let within_reach = view.0 <= self.view.0.saturating_add(self.identity.seats as u64);
+        let within_reach = view.0 <= self.view.0.saturating_add(self.start.seats.len() as u64);
         if within_reach {
             self.start_view_change(view, ViewChangeCause::Rejoin);
         }
@@ -134,7 +134,7 @@ impl Machine {
 
     fn begin_view_if_primary(&mut self) {
         let Mode::Changing(view) = self.mode else { return };
-        if primary_of(view, self.identity.seats) != self.identity.seat {
+        if primary_of(view, self.start.seats) != self.identity.seat {
             return;
         }
         let supporters = self.supporters(view);
@@ -171,7 +171,7 @@ impl Machine {
 
     /// Enters a view: what its new-view requires is assigned again, the rest of the slots is open.
     fn enter_view(&mut self, message: Signed, body: &NewView) {
-        let outcome = outcome_of(body, self.start.epoch, self.identity.seats);
+        let outcome = outcome_of(body, self.start.epoch, self.start.seats);
         self.view = body.view;
         self.mode = Mode::Normal;
         self.new_view = Some(message);
@@ -235,7 +235,7 @@ impl Machine {
 
     /// Puts the machine into the view that a new-view from its log began.
     pub(super) fn restore_view(&mut self, message: Signed, body: &NewView) {
-        let outcome = outcome_of(body, self.start.epoch, self.identity.seats);
+        let outcome = outcome_of(body, self.start.epoch, self.start.seats);
         self.view = body.view;
         self.new_view = Some(message);
         self.view_floor = outcome.floor();
@@ -249,7 +249,7 @@ impl Machine {
     pub(super) fn required_proposals(&self) -> BTreeMap<Height, Proposal> {
         match self.new_view.as_ref().map(|message| &message.body) {
             Some(Body::NewView(body)) if body.view == self.view => {
-                outcome_of(body, self.start.epoch, self.identity.seats).proposals
+                outcome_of(body, self.start.epoch, self.start.seats).proposals
             }
             _ => BTreeMap::new(),
         }
@@ -271,7 +271,7 @@ impl Outcome {
 }
 
 /// The same for everyone: for each slot the proposal that was prepared in the highest view, or a null request.
-fn outcome_of(body: &NewView, epoch: Epoch, seats: usize) -> Outcome {
+fn outcome_of(body: &NewView, epoch: Epoch, seats: Seats) -> Outcome {
     let view_changes = || {
         body.view_changes.iter().filter_map(|message| match &message.body {
             Body::ViewChange(view_change) => Some(view_change),

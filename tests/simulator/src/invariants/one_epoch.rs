@@ -23,7 +23,7 @@ fn violation(what: String) -> Result<(), Violation> {
 }
 
 impl OneEpoch {
-    pub(super) fn begun(&mut self, EpochStart { epoch, after }: EpochStart) -> Result<(), Violation> {
+    pub(super) fn begun(&mut self, EpochStart { epoch, after, .. }: EpochStart) -> Result<(), Violation> {
         let first = *self.begins.entry(epoch).or_insert(after);
         if first != after {
             return violation(format!("epoch {epoch} begins above {first} and above {after}"));

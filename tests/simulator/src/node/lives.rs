@@ -1,6 +1,7 @@
 //! How a node ends, and how it starts from its disk.
 
 use standin_consensus::machine::Remains;
+use standin_foundation::Seats;
 
 use super::*;
 
@@ -126,7 +127,7 @@ impl Node {
 }
 
 pub(super) fn identity(setup: &Setup) -> Identity {
-    Identity { seat: setup.seat, seats: setup.genesis.seats.len(), parameters: setup.genesis.parameters }
+    Identity { seat: setup.seat, seats: Seats::first(setup.genesis.seats.len()), parameters: setup.genesis.parameters }
 }
 
 pub(super) fn logged_stable(records: &[(Lsn, Record)]) -> Height {
@@ -148,7 +149,6 @@ pub(super) fn open_member(setup: &Setup, disk: &mut Disk, session: u64, now: Mil
         node: setup.id,
         cluster: cluster.cluster,
         members: cluster.members,
-        seats_needed: 2 * standin_ledger::certificate::faulty_max(setup.genesis.seats.len()),
         fixed: setup.cluster.is_none(),
     };
     let mutation = setup.rule.and_then(|rule| rule.member);

@@ -301,8 +301,9 @@ impl Node {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Millis) -> Vec<Action> {
-        let heard = self.heard.values().filter(|at| **at + 1_000 > now).map(|at| now - *at).collect();
-        self.step_member(now, standin_cluster::Input::SeatsHeard(heard));
+        let ages = self.heard.values().filter(|at| **at + 1_000 > now).map(|at| now - *at).collect();
+        let needed = self.machine.others_needed();
+        self.step_member(now, standin_cluster::Input::SeatsHeard { ages, needed });
         self.step_member(now, standin_cluster::Input::Executed(self.chain.height()));
         self.step_member(now, standin_cluster::Input::Final(self.machine.status().committed));
         self.step_member(now, standin_cluster::Input::Proven(self.machine.stable()));

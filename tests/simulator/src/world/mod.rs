@@ -369,8 +369,8 @@ impl World {
             None => (0..self.nodes.len()).collect(),
             Some(_) => {
                 let known = &self.nodes[from].known;
-                let seats = known.seats(known.table.epoch()).unwrap_or_default() as u16;
-                let others = (0..seats).map(Seat).filter(|seat| *seat != self.nodes[from].setup.seat);
+                let seats = known.seats(known.table.epoch()).unwrap_or_default();
+                let others = seats.iter().filter(|seat| *seat != self.nodes[from].setup.seat);
                 others.filter_map(|seat| self.index_of(&known.holder(seat)?)).collect()
             }
         };

@@ -2,9 +2,10 @@
 
 mod split;
 
-use standin_foundation::{PublicKey, SecretKey};
-use standin_ledger::SignedGrant;
+use standin_foundation::{Height, PublicKey, Seat, SecretKey};
+use standin_ledger::epoch::Base;
 use standin_ledger::grant::Cause;
+use standin_ledger::{GrantTable, SignedGrant};
 
 use super::*;
 use crate::messages::{Action, KeepAlive, Order, Register, RegisterCount, SetChange, SetFault, Update, WrongResult};
@@ -25,8 +26,28 @@ fn cluster() -> ClusterId {
     "a".parse().unwrap()
 }
 
+/// The table of an epoch in which these clusters hold the seats.
+fn table(clusters: &[&str]) -> EpochTable {
+    let clusters = clusters.iter().map(|name| name.parse().unwrap()).collect();
+    GrantTable::granted(Digest::ZERO, key(99), clusters).newest_table().clone()
+}
+
+/// The cluster is named, in this epoch and this life of the register.
+fn named(epoch: u64, holder: u8, incarnation: u64) -> (EpochTable, Grant) {
+    let mut table = EpochTable { epoch: Epoch(epoch), after: Height(64), ..table(&["a", "b", "c", "d"]) };
+    let seat = table.seats.get_mut(&Seat(0)).unwrap();
+    let base = Base { holder: key(holder), disk: 5, incarnation: Incarnation(incarnation) };
+    (seat.since, seat.base) = (Epoch(epoch), Some(base));
+    let base = table.base_grant(&Digest::ZERO, &table.seats[&Seat(0)]).unwrap().grant;
+    (table, base)
+}
+
+fn started(incarnation: u64, config: Config) -> Auth {
+    Auth::new(Digest::ZERO, Incarnation(incarnation), config, table(&["a", "b", "c", "d"]))
+}
+
 fn auth() -> Auth {
-    Auth::new(Digest::ZERO, Incarnation(1), Config { age_max_ms: 1_000, live_ms: 100, ..Config::default() })
+    started(1, Config { age_max_ms: 1_000, live_ms: 100, ..Config::default() })
 }
 
 /// Nodes 1 to 3 are admitted.
@@ -162,7 +183,7 @@ fn g2_the_holders_keep_alive_revives_its_entry_without_a_new_grant() {
 fn g2_an_auth_node_that_starts_gives_every_entry_one_full_age() {
     let mut first = auth();
     let record = registered(&mut first);
-    let mut again = Auth::new(Digest::ZERO, Incarnation(1), first.config.clone());
+    let mut again = started(1, first.config.clone());
     let early = again.decide(Millis(50_100), &cluster(), &record, &update(2, 1, &[2, 3], 0));
     assert!(matches!(refusal(early), Refusal::NoGround { .. }));
     pass(&mut again, &record, 50_100, 51_100);
@@ -209,7 +230,7 @@ fn g5_a_register_that_was_brought_back_grants_nothing_before_all_have_said_what_
     let record = registered(&mut auth);
     let newest = swap(auth.decide(Millis(0), &cluster(), &record, &set_change(1, 1, &[1, 2])));
     let signer = SecretKey::from_bytes(&[9; 32]).unwrap();
-    let mut restored = Auth::new(Digest::ZERO, Incarnation(2), auth.config.clone());
+    let mut restored = started(2, auth.config.clone());
     let old = Record { recalling: Some(BTreeSet::new()), ..record };
     let waits = refusal(restored.decide(Millis(9_000), &cluster(), &old, &update(2, 1, &[2], 9)));
     assert_eq!(waits, Refusal::Recovering);
@@ -237,16 +258,8 @@ fn g5_a_register_that_was_brought_back_grants_nothing_before_all_have_said_what_
 fn e2_a_cluster_that_was_named_goes_on_from_its_base() {
     let mut auth = auth();
     let before = registered(&mut auth);
-    let base = Grant {
-        epoch: Epoch(2),
-        term: Term::first_of(Epoch(2)),
-        holder: key(3),
-        in_sync: set(&[3]),
-        cause: Cause::Ordered,
-        incarnation: Incarnation(1),
-        ..before.grant.clone().unwrap()
-    };
-    auth.begin(Epoch(2), [base.clone()]);
+    let (ordered, base) = named(2, 3, 1);
+    auth.begin(&ordered);
     let barred = Record { not_electable: set(&[2, 3]), forced: Some(Term(1)), recalling: Some(set(&[])), ..before };
     let Decision::Named(named) = auth.decide(Millis(0), &cluster(), &barred, &keep_alive(1, 1, Some(7))) else {
         panic!("whoever asks, it goes on from its base");
@@ -258,7 +271,7 @@ fn e2_a_cluster_that_was_named_goes_on_from_its_base() {
     let grant = grown.grant.clone().unwrap();
     assert_eq!((grant.term, grant.epoch, grant.previous), (base.term.next(), Epoch(2), base.digest()));
     // What the holder before had released was of another log.
-    let mut told = Auth::new(Digest::ZERO, Incarnation(1), auth.config.clone());
+    let mut told = started(1, auth.config.clone());
     told.decide(Millis(0), &cluster(), &fresh_granted(), &keep_alive(1, 1, Some(900)));
     pass(&mut told, &grown, 10, 20_000);
     assert!(!matches!(
@@ -271,18 +284,10 @@ fn e2_a_cluster_that_was_named_goes_on_from_its_base() {
 /// ordered in its own life it can go on from without asking everyone. A base that nobody knows a grant upon stands as it is.
 #[test]
 fn g5_what_was_ordered_in_an_earlier_life_of_the_register_ends_no_recall() {
-    let base = Grant {
-        epoch: Epoch(1),
-        term: Term::first_of(Epoch(1)),
-        holder: key(3),
-        in_sync: set(&[3]),
-        cause: Cause::Ordered,
-        incarnation: Incarnation(1),
-        ..fresh_granted().grant.unwrap()
-    };
+    let (ordered, base) = named(1, 3, 1);
     let old = Record { recalling: Some(set(&[])), ..fresh_granted() };
-    let mut restored = Auth::new(Digest::ZERO, Incarnation(2), Config::default());
-    restored.begin(Epoch(1), [base.clone()]);
+    let mut restored = started(2, Config::default());
+    restored.begin(&ordered);
     let mut record = restored.named(&old).unwrap();
     assert!(record.recalling.is_some());
     let wanted = set_change(3, base.term.0, &[1, 3]);
@@ -296,8 +301,39 @@ fn g5_what_was_ordered_in_an_earlier_life_of_the_register_ends_no_recall() {
     assert_eq!((record.recalling.clone(), record.grant.as_ref()), (None, Some(&base)));
     assert_eq!(swap(restored.decide(Millis(1), &cluster(), &record, &wanted)).term(), base.term.next());
     // Ordered anew, in this life.
-    restored.begin(Epoch(2), [Grant { term: Term::first_of(Epoch(2)), incarnation: Incarnation(2), ..base }]);
+    restored.begin(&named(2, 3, 2).0);
     assert_eq!(restored.named(&old).unwrap().recalling, None);
+}
+
+/// E1: a cluster that was added is in the register as it was ordered, and one that was removed gets nothing any more.
+#[test]
+fn e1_clusters_come_and_go_with_the_chains_orders() {
+    let mut auth = auth();
+    let before = registered(&mut auth);
+    let member = |n| Member { site: "s".to_owned(), address: "h:1".to_owned(), ..Member::from(key(n)) };
+    let mut next = EpochTable { epoch: Epoch(1), after: Height(64), ..table(&["a", "b", "c", "d"]) };
+    next.seats.remove(&Seat(0));
+    let base = Some(Base { holder: key(41), disk: 5, incarnation: Incarnation(1) });
+    let (cluster, members) = ("e".parse::<ClusterId>().unwrap(), vec![member(41), member(42)]);
+    let added = EpochSeat { cluster: cluster.clone(), members, listed: Epoch(1), since: Epoch(1), base };
+    next.seats.insert(Seat(4), added);
+    auth.begin(&next);
+    let why = refusal(auth.decide(Millis(0), &super::tests::cluster(), &before, &keep_alive(1, 1, Some(7))));
+    assert_eq!(why, Refusal::NoSeat { epoch: Epoch(1) });
+    let records = auth.ordered_records();
+    assert_eq!((records.len(), records[0].admitted.len(), records[0].recalling.as_ref()), (1, 2, None));
+    let begun = auth.named(&records[0]).unwrap();
+    assert_eq!(begun.grant.as_ref().map(Grant::holder_id), Some(id(41)));
+    assert_eq!(begun.membership(Digest::ZERO).order(), (Epoch(1), 0));
+    // A register that was brought back from a copy may have lost what it granted to the cluster.
+    let restored = Auth::new(Digest::ZERO, Incarnation(2), Config::default(), next.clone());
+    assert_eq!(restored.ordered_records()[0].recalling, Some(set(&[])));
+    // A cluster that comes back does so with the members of the new order.
+    let back = EpochSeat { cluster: before.cluster.clone(), listed: Epoch(2), since: Epoch(2), ..next.seats[&Seat(4)].clone() };
+    next.seats.insert(Seat(4), back);
+    auth.begin(&EpochTable { epoch: Epoch(2), ..next });
+    let again = auth.named(&before).unwrap();
+    assert_eq!((again.admitted.len(), again.listed, again.membership_version), (2, Epoch(2), 0));
 }
 
 #[test]
@@ -466,7 +502,7 @@ fn g5_a_recalled_register_hears_members_that_it_does_not_know() {
     let record = registered(&mut auth);
     let joined = auth.order(&record, &order(&record, Action::Admit(member(4)))).unwrap();
     let membership = Some(joined.membership(Digest::ZERO).sign(&SecretKey::from_bytes(&[9; 32]).unwrap()));
-    let mut restored = Auth::new(Digest::ZERO, Incarnation(2), auth.config.clone());
+    let mut restored = started(2, auth.config.clone());
     let mut record = Record { recalling: Some(BTreeSet::new()), ..record };
     for from in [1, 2, 3] {
         let membership = membership.clone().filter(|_| from == 2);

@@ -40,7 +40,7 @@ fn hear(auth: &mut Auth, now: u64, records: &[Record], heard_seats: [u16; 4]) {
 fn preferring(sites: &[&str]) -> Auth {
     let split_preference = sites.iter().map(|site| (*site).to_owned()).collect();
     let config = Config { split_preference, split_after_ms: 500, live_ms: 100, ..Config::default() };
-    Auth::new(Digest::ZERO, Incarnation(1), config)
+    Auth::new(Digest::ZERO, Incarnation(1), config, table(&["c0", "c1", "c2", "c3"]))
 }
 
 fn moving(auth: &Auth, now: u64, records: &[Record]) -> Vec<bool> {

@@ -355,7 +355,6 @@ fn a_fixed_seat_needs_nobody() {
         node: id(0),
         cluster: "a".parse().unwrap(),
         members: [(id(0), 0)].into(),
-        seats_needed: 2,
         fixed: true,
     };
     let mut member = Member::open(identity, Config::default(), net::describe, Found::default(), Millis(0));

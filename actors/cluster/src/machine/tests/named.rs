@@ -1,32 +1,29 @@
 //! A seat that the chain has named (E2).
 
-use standin_foundation::{Epoch, Height, Incarnation, Signature, Term};
-use standin_ledger::grant::{Cause, request_digest};
-use standin_ledger::{Grant, SignedGrant};
+use standin_foundation::{Epoch, Height, Incarnation, Seat, Signature, Term};
+use standin_ledger::epoch::Base;
+use standin_ledger::{EpochTable, Grant, SignedGrant};
 
-use super::net::{cluster, key, recalled};
+use super::net::{first_table, key, recalled};
 use super::*;
 
 /// What the chain orders: the seat is held by this node, on this disk.
+fn ordered(n: usize, disk: u64) -> EpochTable {
+    let mut table = EpochTable { epoch: Epoch(1), after: Height(64), ..first_table() };
+    let seat = table.seats.get_mut(&Seat(0)).unwrap();
+    (seat.since, seat.base) = (Epoch(1), Some(Base { holder: key(n), disk, incarnation: Incarnation(0) }));
+    table
+}
+
 fn base(n: usize, disk: u64) -> Grant {
-    let in_sync = [id(n)].into();
-    Grant {
-        chain: Default::default(),
-        epoch: Epoch(1),
-        cluster: cluster(),
-        term: Term::first_of(Epoch(1)),
-        holder: key(n),
-        request: request_digest(&id(n), Term(0), &in_sync, Some(disk)),
-        in_sync,
-        previous: Default::default(),
-        cause: Cause::Ordered,
-        incarnation: Incarnation(0),
-    }
+    let table = ordered(n, disk);
+    table.base_grant(&Default::default(), &table.seats[&Seat(0)]).unwrap().grant
 }
 
 impl Net {
-    fn name(&mut self, base: &Grant) {
-        self.auth.begin(Epoch(1), [base.clone()]);
+    fn name(&mut self, n: usize, disk: u64) {
+        self.auth.begin(&ordered(n, disk));
+        let base = &base(n, disk);
         for n in 0..self.nodes.len() {
             if self.nodes[n].up {
                 self.tell_base(n, base);
@@ -55,7 +52,7 @@ fn e2_a_named_seat_begins_with_an_empty_log_and_the_others_follow_it() {
     let mut net = Net::settled(3);
     net.append(0, &["a", "b"]);
     net.run(20);
-    net.name(&base(2, 102));
+    net.name(2, 102);
     assert!(!net.nodes[0].member.is_active() && net.nodes[2].member.is_active());
     assert!(net.texts(0).is_empty() && net.texts(2).is_empty(), "what was said in the lineage before is void");
     net.append(2, &["c"]);
@@ -69,13 +66,13 @@ fn e2_a_named_seat_begins_with_an_empty_log_and_the_others_follow_it() {
 #[test]
 fn e2_on_another_disk_than_the_one_that_was_named_nobody_begins() {
     let mut net = Net::settled(3);
-    net.name(&base(2, 999));
+    net.name(2, 999);
     net.run(1_000);
     assert!(net.nodes.iter().all(|node| !node.member.is_active()));
     assert!(net.has_event(2, |event| *event == Event::CannotActivate { term: first() }));
     // It is one disk's, and once: a restart goes on with what it has begun.
     let mut net = Net::settled(1);
-    net.name(&base(0, 100));
+    net.name(0, 100);
     net.append(0, &["a"]);
     net.run(50);
     net.kill(0);
@@ -93,7 +90,7 @@ fn e2_on_another_disk_than_the_one_that_was_named_nobody_begins() {
 fn e2_a_node_that_knows_no_grant_takes_the_base_from_the_auth_node() {
     let mut net = Net::settled(3);
     net.lose_disk(1);
-    net.name(&base(2, 102));
+    net.name(2, 102);
     net.auth_up = false;
     net.restart(1, false);
     net.tell_base(1, &base(2, 102));
@@ -110,7 +107,7 @@ fn e2_the_base_stands_above_every_term_and_promise_of_the_lineage_before() {
     let mut net = Net::settled(3);
     let late = Grant { term: Term(7), holder: key(1), ..net.grant().unwrap().clone() };
     net.step(2, Input::Answered(recalled(5)));
-    net.name(&base(2, 102));
+    net.name(2, 102);
     assert!(net.nodes[2].member.is_active());
     net.step(2, Input::Granted(SignedGrant { grant: late, signature: Signature::NONE }));
     assert!(net.nodes[2].member.is_active());

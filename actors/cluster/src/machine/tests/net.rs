@@ -9,7 +9,7 @@ use standin_auth::{Auth, Claim, Decision, Record, Statement};
 use standin_foundation::{
     ClusterId, Digest, Height, Incarnation, Lsn, Millis, NodeId, PublicKey, SecretKey, Signature, Writer,
 };
-use standin_ledger::{Grant, SignedGrant};
+use standin_ledger::{EpochTable, Grant, GrantTable, SignedGrant};
 
 use crate::machine::{Description, Found, Identity, Member};
 use crate::messages::{Message, NodeRecord};
@@ -70,6 +70,11 @@ pub(super) struct Node {
     pub(super) asked: Vec<Request>,
 }
 
+/// The table of epoch 0.
+pub(super) fn first_table() -> EpochTable {
+    GrantTable::granted(Digest::ZERO, key(99), vec![cluster()]).newest_table().clone()
+}
+
 /// All of it.
 pub(super) struct Net {
     pub(super) nodes: Vec<Node>,
@@ -94,7 +99,7 @@ impl Net {
         let config = standin_auth::Config { age_max_ms: 2_000, ..standin_auth::Config::default() };
         let mut net = Self {
             nodes: Vec::new(),
-            auth: Auth::new(Digest::ZERO, Incarnation(1), config),
+            auth: Auth::new(Digest::ZERO, Incarnation(1), config, first_table()),
             record: Record::new(cluster(), (0..count).map(key)),
             auth_up: true,
             queue: VecDeque::new(),
@@ -121,7 +126,7 @@ impl Net {
                 events: Vec::new(),
                 asked: Vec::new(),
             });
-            net.step(n, Input::SeatsHeard(vec![0; 9]));
+            net.step(n, Input::SeatsHeard { ages: vec![0; 9], needed: 2 });
         }
         net
     }
@@ -256,7 +261,7 @@ impl Net {
             for n in 0..self.nodes.len() {
                 if self.nodes[n].up {
                     if !self.nodes[n].frozen_ear {
-                        self.step(n, Input::SeatsHeard(vec![0; self.nodes[n].hears]));
+                        self.step(n, Input::SeatsHeard { ages: vec![0; self.nodes[n].hears], needed: 2 });
                     }
                     self.step(n, Input::Tick);
                 }
@@ -286,7 +291,7 @@ impl Net {
         self.nodes[n].up = true;
         self.nodes[n].released = None;
         self.nodes[n].hears = 9;
-        self.step(n, Input::SeatsHeard(vec![0; 9]));
+        self.step(n, Input::SeatsHeard { ages: vec![0; 9], needed: 2 });
     }
 
     pub(super) fn released(&self, n: usize) -> Lsn {
@@ -309,6 +314,6 @@ fn signed(grant: Grant) -> SignedGrant {
 
 fn open(n: usize, count: usize, config: Config, found: Found, now: Millis) -> Member {
     let members: BTreeMap<_, _> = (0..count).map(|other| (id(other), 10 - other as u8)).collect();
-    let identity = Identity { node: id(n), cluster: cluster(), members, seats_needed: 2, fixed: false };
+    let identity = Identity { node: id(n), cluster: cluster(), members, fixed: false };
     Member::open(identity, config, describe, found, now)
 }

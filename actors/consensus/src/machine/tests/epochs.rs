@@ -5,7 +5,7 @@ use standin_ledger::EpochStart;
 use super::*;
 use crate::messages::ViewChange;
 
-const NEXT: EpochStart = EpochStart { epoch: Epoch(1), after: Height(4) };
+const NEXT: EpochStart = EpochStart { epoch: Epoch(1), after: Height(4), seats: Seats::first(4) };
 
 fn result() -> CheckpointResult {
     CheckpointResult {
@@ -34,11 +34,15 @@ fn pre_prepare(epoch: u64, height: u64, nonce: u64) -> Input {
 
 /// A replica that has executed an order which takes effect above block 4.
 fn ordered(seat: u16) -> Machine {
+    ordered_as(seat, NEXT)
+}
+
+fn ordered_as(seat: u16, next: EpochStart) -> Machine {
     let mut machine = machine(seat);
     for nonce in 1..9 {
         machine.step(Millis(1), arrives(nonce));
     }
-    machine.step(Millis(1), Input::Executed { height: Height(1), checkpoint: None, ordered: Some(NEXT) });
+    machine.step(Millis(1), Input::Executed { height: Height(1), checkpoint: None, ordered: Some(next) });
     machine
 }
 
@@ -53,7 +57,11 @@ fn executes_the_boundary(machine: &mut Machine) -> Vec<Effect> {
 
 /// A replica in the epoch that was ordered.
 fn begun(seat: u16) -> (Machine, Vec<Effect>) {
-    let mut machine = ordered(seat);
+    begun_as(seat, NEXT)
+}
+
+fn begun_as(seat: u16, next: EpochStart) -> (Machine, Vec<Effect>) {
+    let mut machine = ordered_as(seat, next);
     let mut effects = executes_the_boundary(&mut machine);
     effects.extend(machine.step(Millis(3), stable()));
     assert_eq!(machine.epoch(), Epoch(0), "its table must be durable first");
@@ -120,6 +128,55 @@ fn e1_views_and_vote_logs_start_empty_in_the_new_epoch() {
     assert!(vote.iter().any(|effect| matches!(effect, Effect::Send { epoch: Epoch(1), .. })));
 }
 
+/// Quorums of an epoch are counted by its own seats, and they take turns by their numbers.
+#[test]
+fn e1_a_quorum_is_one_of_the_epochs_own_seats() {
+    let prepared = |next: EpochStart, voters: &[u16]| {
+        let (mut machine, _) = begun_as(1, next);
+        let digest = Proposal { epoch: Epoch(1), ..proposal(5, 5) }.digest();
+        let mut effects = machine.step(Millis(4), pre_prepare(1, 5, 5));
+        for seat in voters {
+            let body = Body::Prepare { view: View(0), height: Height(5), digest };
+            effects.extend(machine.step(Millis(4), said_in(1, *seat, body)));
+        }
+        let is_commit = |effect: &Effect| matches!(effect, Effect::Send { body: Body::Commit { .. }, .. });
+        effects.iter().any(is_commit)
+    };
+    let three: Seats = [0, 1, 3].map(Seat).into_iter().collect();
+    assert!(prepared(EpochStart { seats: three, ..NEXT }, &[1]), "two of three");
+    assert!(!prepared(NEXT, &[1]) && prepared(NEXT, &[1, 2]), "three of four");
+    let five = EpochStart { seats: Seats::first(5), ..NEXT };
+    assert!(!prepared(five, &[1, 2]) && prepared(five, &[1, 2, 4]), "four of five");
+    let (machine, _) = begun_as(1, EpochStart { seats: three, ..NEXT });
+    assert_eq!((machine.primary(), primary_of(View(2), three)), (Seat(0), Seat(3)));
+}
+
+/// A cluster that the chain has removed says so in its log, and nothing more.
+#[test]
+fn e1_a_seat_that_was_removed_stands_still() {
+    let next = EpochStart { seats: [0, 2, 3].map(Seat).into_iter().collect(), ..NEXT };
+    let (mut machine, effects) = begun_as(1, next);
+    assert!(events(&effects).contains(&&Event::Removed(next)) && machine.is_halted());
+    let logged = |effect: &Effect| matches!(effect, Effect::Log { record: Record::Epoch(start), .. } if *start == next);
+    assert!(effects.iter().any(logged), "those who follow it find out");
+    assert!(machine.step(Millis(4), pre_prepare(1, 5, 5)).is_empty());
+    let remains = Remains { records: vec![(1, Record::Epoch(next))], next_lsn: 2, ..Remains::default() };
+    let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
+    let identity = Identity { seat: Seat(1), seats: Seats::first(4), parameters };
+    assert!(Machine::restore(identity, Config::default(), Millis(9), remains, |_| true).is_halted());
+    // Who was removed and does not know is told so, and who comes in a later epoch has the proof of the next one.
+    let mut other = begun_as(2, next).0;
+    let effects = other.step(Millis(4), Input::StatusReceived(Seat(1), Status::default()));
+    let told = |effect: &Effect| {
+        matches!(effect, Effect::Tell { to: Recipient::One(Seat(1)), note: Note::Status(status) } if status.epoch == Epoch(1))
+    };
+    assert!(effects.iter().any(told) && !other.statuses().contains_key(&Seat(1)));
+    let mut late = ordered_as(2, next);
+    let status = Status { epoch: Epoch(1), ..Status::default() };
+    let asks = |effect: &Effect| matches!(effect, Effect::Tell { note: Note::FetchEpoch(Epoch(1)), .. });
+    assert!(late.step(Millis(4), Input::StatusReceived(Seat(4), status)).iter().any(asks));
+}
+
 #[test]
 fn e1_votes_and_view_changes_of_another_epoch_are_void() {
     let (mut machine, _) = begun(1);
@@ -162,7 +219,7 @@ fn e1_a_seat_in_a_later_epoch_is_asked_for_the_proof() {
 #[test]
 fn e1_a_holder_that_is_behind_votes_no_further_than_a_window_above_what_it_has_executed() {
     let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    let identity = Identity { seat: Seat(1), seats: 4, parameters };
+    let identity = Identity { seat: Seat(1), seats: Seats::first(4), parameters };
     let mut next = Machine::shadow(identity, Config::default(), Millis(0));
     let Input::StableReceived(certificate) = stable() else { return };
     next.step(Millis(1), Input::Followed { lsn: 1, record: Some(Record::Stable(certificate.into_inner())) });
@@ -190,7 +247,7 @@ fn e1_a_restart_goes_on_in_the_epoch_of_the_log() {
     let next_lsn = records.len() as u64 + 1;
     let remains = Remains { records, executed: Height(4), known: Epoch(1), next_lsn, ..Remains::default() };
     let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    let identity = Identity { seat: Seat(1), seats: 4, parameters };
+    let identity = Identity { seat: Seat(1), seats: Seats::first(4), parameters };
     let mut again = Machine::restore(identity, Config::default(), Millis(9), remains, |_| true);
     assert_eq!((again.epoch(), again.status().view, again.status().changing_to), (Epoch(1), View(0), None));
     let said = again.step(Millis(9), Input::Activated);
@@ -230,7 +287,7 @@ fn l1_a_new_holder_logs_the_stable_checkpoint_that_its_log_does_not_have() {
     let base = Some(certificate.into_inner());
     let remains = Remains { base: base.clone(), executed: Height(4), next_lsn: 1, ..Remains::default() };
     let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    let identity = Identity { seat: Seat(1), seats: 4, parameters };
+    let identity = Identity { seat: Seat(1), seats: Seats::first(4), parameters };
     let mut next = Machine::restore(identity, Config::default(), Millis(0), remains, |_| true);
     let effects = next.step(Millis(1), Input::Activated);
     let logged = effects

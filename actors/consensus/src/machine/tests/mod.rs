@@ -5,7 +5,7 @@ mod succession;
 
 use std::sync::Arc;
 
-use standin_foundation::{Digest, Epoch, Height, Millis, Seat, SecretKey, Signature, Term, View, Writer};
+use standin_foundation::{Digest, Epoch, Height, Millis, Seat, Seats, SecretKey, Signature, Term, View, Writer};
 use standin_ledger::builtin::Builtin;
 use standin_ledger::certificate::{Authority, CheckpointCertificate, CheckpointResult, SeatVote, Verdict, VoteTarget};
 use standin_ledger::genesis::Account;
@@ -18,7 +18,7 @@ use crate::effect::{Effect, Event, Input, Recipient, ViewChangeCause};
 use crate::machine::{Identity, Machine, Remains};
 use crate::messages::{Body, Note, Signed, Status};
 use crate::record::Record;
-use crate::verify::{KeySigner, Verified, Verifier, sign};
+use crate::verify::{KeySigner, Verified, Verifier, primary_of, sign};
 
 fn signer(seat: u16) -> KeySigner {
     let key = SecretKey::from_bytes(&[seat as u8 + 1; 32]).unwrap();
@@ -32,7 +32,7 @@ fn said(seat: u16, body: Body) -> Input {
 
 fn machine(seat: u16) -> Machine {
     let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    Machine::new(Identity { seat: Seat(seat), seats: 4, parameters }, Config::default(), Millis(0))
+    Machine::new(Identity { seat: Seat(seat), seats: Seats::first(4), parameters }, Config::default(), Millis(0))
 }
 
 fn batch(nonce: u64) -> BatchRef {
@@ -270,7 +270,7 @@ fn clients_that_ask_again_for_what_was_ordered_get_a_second_place_and_strangers_
     assert!(own.iter().any(offered), "the primary dropped its copy as late, and must know");
     // The primary gives it a second place.
     let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    let identity = Identity { seat: Seat(0), seats: 4, parameters };
+    let identity = Identity { seat: Seat(0), seats: Seats::first(4), parameters };
     let mut primary = Machine::new(identity, Config::default(), Millis(0));
     let proposed = primary.step(Millis(1), Input::BatchReceived { from: Seat(0), batch: batch(1), needed: false });
     let first = sent(&proposed).into_iter().find_map(|(body, _)| match body {
@@ -417,8 +417,8 @@ fn one_seat_that_has_nothing_yet_is_no_reason_for_a_snapshot() {
 struct Anyone(Term);
 
 impl Authority for Anyone {
-    fn seats(&self, _: Epoch) -> Option<usize> {
-        Some(4)
+    fn seats(&self, _: Epoch) -> Option<Seats> {
+        Some(Seats::first(4))
     }
 
     fn epoch_at(&self, _: Height) -> Epoch {

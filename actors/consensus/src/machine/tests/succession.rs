@@ -17,7 +17,7 @@ fn logged(effects: &[Effect], log: &mut Vec<(u64, Record)>) {
 /// A node of the same seat that has followed these records, and now speaks for the seat.
 fn successor(seat: u16, log: &[(u64, Record)]) -> (Machine, Vec<Effect>) {
     let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    let identity = Identity { seat: Seat(seat), seats: 4, parameters };
+    let identity = Identity { seat: Seat(seat), seats: Seats::first(4), parameters };
     let mut shadow = Machine::shadow(identity, Config::default(), Millis(0));
     for (lsn, record) in log {
         let effects = shadow.step(Millis(5), Input::Followed { lsn: *lsn, record: Some(record.clone()) });
@@ -298,7 +298,7 @@ fn a_new_holder_logs_the_final_blocks_that_the_log_does_not_have() {
     let blocks = vec![(block.clone(), certificate.clone())];
     let remains = Remains { blocks, executed: Height(1), next_lsn: 1, ..Remains::default() };
     let parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    let identity = Identity { seat: Seat(1), seats: 4, parameters };
+    let identity = Identity { seat: Seat(1), seats: Seats::first(4), parameters };
     let mut next = Machine::restore(identity, Config::default(), Millis(0), remains, |_| true);
     let mut log = Vec::new();
     logged(&next.step(Millis(1), Input::Activated), &mut log);
