@@ -10,7 +10,9 @@ use standin_ledger::{
     EpochProof, EpochTable, Genesis, GrantTable, Membership, SignedGrant, Title, Transaction, TransactionId,
 };
 
-use crate::api::{AnswerView, BlockView, CandidateView, ClusterView, ErrorView, StatusView, Submitted, TitleView, TransactionView};
+use crate::api::{
+    AnswerView, BlockView, CandidateView, ClusterView, ErrorView, StatusView, Submitted, TitleView, TransactionView,
+};
 
 /// Connections that one client may have open.
 const CONNECTIONS_MAX: usize = 4_096;

@@ -26,8 +26,8 @@ use standin_ledger::builtin::{Builtin, Question};
 use standin_ledger::certificate::{self, CheckpointCertificate};
 use standin_ledger::store::StoreError;
 use standin_ledger::{
-    Authority, Batch, ClientSignatures, Outcome, Receipt, ReceiptProof, Reject, StateMachine, Title, Transaction, TransactionId,
-    reconfiguration,
+    Authority, Batch, ClientSignatures, Outcome, Receipt, ReceiptProof, Reject, StateMachine, Title, Transaction,
+    TransactionId, reconfiguration,
 };
 use tokio::sync::oneshot;
 

@@ -99,7 +99,10 @@ pub(super) async fn add(other: &Client, cluster: ClusterId, members: &[NewMember
         let view = Client::new(&member.http, Duration::from_secs(10)).candidate().await?;
         if view.cluster != cluster.as_str() {
             let CandidateView { name, cluster: found, .. } = view;
-            return Err(Failure::new(6, format!("{name} is configured as a node of cluster {found}, not of {cluster}")));
+            return Err(Failure::new(
+                6,
+                format!("{name} is configured as a node of cluster {found}, not of {cluster}"),
+            ));
         }
         known.push((member, view));
     }

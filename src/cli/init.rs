@@ -140,7 +140,9 @@ pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
             eprintln!("an operator admits it with");
             println!("standin member add {cluster} {} --address {} --site SITE", newcomer.key, newcomer.address);
         } else {
-            eprintln!("the genesis has no cluster `{cluster}`: when all its nodes run, operators have the chain add it with");
+            eprintln!(
+                "the genesis has no cluster `{cluster}`: when all its nodes run, operators have the chain add it with"
+            );
             println!("standin cluster add {cluster} --member http://{},SITE [--member …] --out FILE", newcomer.http);
         }
         eprintln!("and it runs with");
@@ -460,6 +462,8 @@ fn place_in(genesis: &Genesis, config: &NodeConfig, key: &SecretKey) -> Result<S
     match (of_genesis, &config.cluster_name) {
         (Some(seat), _) => Ok(format!("a member of cluster `{}`", seat.cluster)),
         (None, Some(cluster)) => Ok(format!("a member of cluster `{cluster}` that joined after the genesis")),
-        (None, None) => Err(wrong("the node's key is in no cluster of the genesis, and `node.cluster` is not set".to_owned())),
+        (None, None) => {
+            Err(wrong("the node's key is in no cluster of the genesis, and `node.cluster` is not set".to_owned()))
+        }
     }
 }

@@ -204,7 +204,9 @@ fn told(change: &Change) -> String {
             let members: Vec<_> = members.iter().map(member).collect();
             let node = holder.node_id().short();
             let members = members.join("; ");
-            format!("cluster {cluster} is given a seat, held by node {node} on disk {disk:016x} at first. Members: {members}")
+            format!(
+                "cluster {cluster} is given a seat, held by node {node} on disk {disk:016x} at first. Members: {members}"
+            )
         }
         Change::Remove(cluster) => format!("cluster {cluster} holds its seat no more"),
     }

@@ -109,8 +109,12 @@ impl Candidate {
         // What was known before stays so: a cluster that was removed waits for a later epoch.
         let known = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?;
         let book = Arc::new(known.into_unkept());
-        let search =
-            Search { cluster: cluster.clone(), book, peers: prepared.clone(), seated: Arc::new(watch::channel(false).0) };
+        let search = Search {
+            cluster: cluster.clone(),
+            book,
+            peers: prepared.clone(),
+            seated: Arc::new(watch::channel(false).0),
+        };
         let noted = search.clone();
         let router = Router::default().tell::<Note>(move |from, note| {
             match note {

@@ -19,6 +19,8 @@ pub enum Mutation {
     VoteBeyondBoundary,
     /// Views and view-changes of an epoch go on in the next.
     CarryViewsOver,
+    /// Quorums of every epoch are counted by the seats of the genesis.
+    CountGenesisSeats,
     /// A replica goes on although its result is not the proven one.
     IgnoreOwnResult,
 }

@@ -131,8 +131,7 @@ pub struct EpochTable {
 
 impl Wire for EpochTable {
     const NAME: &'static str = "epoch";
-    const BYTES_MAX: usize =
-        256 + OPERATORS_MAX * 40 + SEATS_MAX * (256 + MEMBERS_MAX * (2 * NAME_BYTES_MAX + 64));
+    const BYTES_MAX: usize = 256 + OPERATORS_MAX * 40 + SEATS_MAX * (256 + MEMBERS_MAX * (2 * NAME_BYTES_MAX + 64));
 }
 
 impl EpochTable {

@@ -543,8 +543,7 @@ mod tests {
         let other =
             |term, epoch| Grant { cluster: "b".parse().unwrap(), epoch: Epoch(epoch), ..grant(term, 2, Digest::ZERO) };
         table.note(other(1, 0).sign(&key(9))).unwrap();
-        let mut next =
-            EpochTable { epoch: Epoch(1), after: Height(64), ..table.table(Epoch(0)).unwrap().clone() };
+        let mut next = EpochTable { epoch: Epoch(1), after: Height(64), ..table.table(Epoch(0)).unwrap().clone() };
         let holder = key(3).public();
         let base = Base { holder, disk: 7, incarnation: Incarnation(1) };
         let first = Term::first_of(Epoch(1));

@@ -229,7 +229,8 @@ impl MemberBook {
     /// Who was removed from clusters, with their seats: they may be in an in-sync set still.
     pub fn removed(&self) -> Vec<(Seat, Member)> {
         let clusters = self.read();
-        let of = |entry: &Entry| entry.removed.clone().into_iter().map(|member| (entry.seat, member)).collect::<Vec<_>>();
+        let of =
+            |entry: &Entry| entry.removed.clone().into_iter().map(|member| (entry.seat, member)).collect::<Vec<_>>();
         clusters.entries.values().flat_map(of).collect()
     }
 

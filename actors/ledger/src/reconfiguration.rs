@@ -122,7 +122,9 @@ impl Reconfiguration {
         }
         if window > largest_window(seats) {
             let most = largest_window(seats);
-            return Err(Reject::new(format!("{seats} seats can prove a window of {most} slots, this chain's is {window}")));
+            return Err(Reject::new(format!(
+                "{seats} seats can prove a window of {most} slots, this chain's is {window}"
+            )));
         }
         let mut holders = BTreeSet::new();
         let bases = next.seats.values().filter_map(|seat| seat.base.as_ref().filter(|_| seat.since == next.epoch));
@@ -155,7 +157,8 @@ impl Change {
                 }
                 check_members(table, cluster, members, &base.holder)?;
                 let next: Seats = table.seats.keys().copied().chain(taken.iter()).collect();
-                let seat = next.lowest_vacant().ok_or_else(|| Reject::new(format!("all {SEATS_MAX} seats are held")))?;
+                let seat =
+                    next.lowest_vacant().ok_or_else(|| Reject::new(format!("all {SEATS_MAX} seats are held")))?;
                 let (cluster, members, since) = (cluster.clone(), members.clone(), table.epoch);
                 table.seats.insert(seat, EpochSeat { cluster, members, listed: since, since, base: Some(*base) });
             }

@@ -22,9 +22,14 @@ pub(super) async fn cluster_added(drill: &mut Drill) -> Result<(), Failure> {
     drill.progress("while the new nodes wait", 300, SOON).await;
 
     let begun = Instant::now();
-    let change = add(&anyone(drill)?, cluster.clone(), &members).await?;
+    let change = add(&anyone(drill).await?, cluster.clone(), &members).await?;
     order(drill, &operator, change).await?;
-    let none = Holder { node: nodes.first().copied().unwrap_or_default(), seat, term: Default::default(), height: Default::default() };
+    let none = Holder {
+        node: nodes.first().copied().unwrap_or_default(),
+        seat,
+        term: Default::default(),
+        height: Default::default(),
+    };
     drill.recovery_ms = drill.seen_voting(&nodes, none, begun).await?;
     drill.progress("with five clusters", 300, SOON).await;
     in_epoch(drill, Epoch(1), None).await?;

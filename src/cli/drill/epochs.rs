@@ -64,7 +64,7 @@ pub(super) async fn cold_spare(drill: &mut Drill) -> Result<(), Failure> {
     let spare = join(drill, cluster.clone(), format!("{site}-spare")).await?;
     drill.network.wait_ready(SOON).await?;
     let begun = Instant::now();
-    let other = anyone(drill)?;
+    let other = anyone(drill).await?;
     let change = hold(drill.network.client(spare.index)?, &other, cluster.clone()).await?;
     order(drill, &operator, change).await?;
     let was = Holder { node: spare.index, ..lost };
@@ -93,7 +93,7 @@ pub(super) async fn cold_spare(drill: &mut Drill) -> Result<(), Failure> {
 /// The operators order a new epoch in which nothing has changed, and all nodes enter it.
 pub(super) async fn another_epoch(drill: &mut Drill) -> Result<(), Failure> {
     let key = drill.operator_key()?;
-    let next = Epoch(anyone(drill)?.status().await?.epoch).next();
+    let next = Epoch(anyone(drill).await?.status().await?.epoch).next();
     replace(drill, &key, &key).await?;
     in_epoch(drill, next, None).await
 }
@@ -113,15 +113,21 @@ async fn replace(drill: &mut Drill, from: &SecretKey, to: &SecretKey) -> Result<
 
 /// The only operator has the chain carry out a change.
 pub(super) async fn order(drill: &mut Drill, operator: &SecretKey, change: Change) -> Result<(), Failure> {
-    let client = anyone(drill)?;
+    let client = anyone(drill).await?;
     let mut approved = draft(&client, vec![change]).await?;
     approved.approvals.push(approved.reconfiguration.approve(operator));
     submit(&client, operator, &approved).await.map(drop)
 }
 
-pub(super) fn anyone(drill: &mut Drill) -> Result<Client, Failure> {
-    let running = (0..drill.network.size()).find(|node| drill.network.answers(*node));
-    Ok(drill.network.client(running.unwrap_or_default())?.clone())
+/// A node that runs and holds a seat, or stands by.
+pub(super) async fn anyone(drill: &mut Drill) -> Result<Client, Failure> {
+    for node in 0..drill.network.size() {
+        let client = drill.network.client(node)?.clone();
+        if drill.network.answers(node) && client.status().await.is_ok_and(|status| !status.removed) {
+            return Ok(client);
+        }
+    }
+    Err(Failure::new(5, "no node answers"))
 }
 
 pub(super) async fn in_epoch(drill: &mut Drill, epoch: Epoch, but: Option<usize>) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use standin_auth::machine::Presented;
 use standin_auth::messages::{Answer, RegisterCount, Request};
 use standin_auth::mutation::Mutation;
 use standin_auth::{Auth, Claim, Config, Decision, Record};
-use standin_foundation::{ClusterId, Incarnation, Millis, NodeId, PublicKey, Seat, Signature, Term};
+use standin_foundation::{ClusterId, Incarnation, Millis, NodeId, PublicKey, Signature, Term};
 use standin_ledger::{EpochProof, Genesis, Grant, GrantTable, SignedGrant};
 
 /// Copies of the register that a backup may have kept.
@@ -36,7 +36,6 @@ pub struct AuthHost {
     auth: Auth,
     config: Config,
     mutation: Option<Mutation>,
-    clusters: Vec<ClusterId>,
     register: BTreeMap<ClusterId, Record>,
     durable: BTreeMap<ClusterId, Record>,
     backups: Vec<BTreeMap<ClusterId, Record>>,
@@ -55,7 +54,6 @@ impl AuthHost {
         mutation: Option<Mutation>,
     ) -> Self {
         let record = |(cluster, keys): (ClusterId, Vec<PublicKey>)| (cluster.clone(), Record::new(cluster, keys));
-        let names = clusters.iter().map(|(cluster, _)| cluster.clone()).collect();
         let register: BTreeMap<_, _> = clusters.into_iter().map(record).collect();
         let mut host = Self {
             up: true,
@@ -63,7 +61,6 @@ impl AuthHost {
             auth: Auth::new(genesis.digest(), Incarnation(1), config.clone(), genesis.epoch_table()),
             config,
             mutation,
-            clusters: names,
             durable: register.clone(),
             backups: vec![register.clone()],
             register,
@@ -83,9 +80,9 @@ impl AuthHost {
         }
     }
 
-    /// The current grant of a seat.
-    pub fn grant_of(&self, seat: Seat) -> Option<&Grant> {
-        self.register.get(self.clusters.get(seat.index())?)?.grant.as_ref()
+    /// The current grant of a cluster.
+    pub fn grant_of(&self, cluster: &ClusterId) -> Option<&Grant> {
+        self.register.get(cluster)?.grant.as_ref()
     }
 
     /// The register's life.
@@ -176,6 +173,9 @@ impl AuthHost {
         let Ok(table) = proof.table() else { return };
         self.table.begin(table);
         self.auth.begin(self.table.newest_table());
+        for record in self.auth.ordered_records() {
+            self.register.entry(record.cluster.clone()).or_insert(record);
+        }
     }
 
     fn alive(&self, now: Millis, record: &Record, request: &Request) -> Answer {

@@ -69,7 +69,7 @@ pub const CONSENSUS: [Rule; 8] = [
 ];
 
 /// The rules of seats that are held by clusters.
-pub const CLUSTERS: [Rule; 18] = [
+pub const CLUSTERS: [Rule; 19] = [
     auth("g1-swap-without-compare", Auth::SwapWithoutCompare),
     auth("g2-forget-aged", Auth::ForgetAged),
     asked_and_granted("g3-candidate-adds", Member::CandidateAdds, Auth::CandidateAdds),
@@ -87,5 +87,6 @@ pub const CLUSTERS: [Rule; 18] = [
     member("l7-always-complete", Member::AlwaysComplete),
     member("l8-forget-asked", Member::ForgetAsked),
     driver("v3-judge-by-newest", Driver::JudgeByNewestTerm),
+    core("e1-count-genesis-seats", Core::CountGenesisSeats),
     member("e2-found-again", Member::FoundAgain),
 ];

@@ -63,6 +63,8 @@ pub struct Report {
     pub faulty: &'static str,
     /// Grants that were made.
     pub grants: u64,
+    /// Clusters that hold a seat and did not at genesis, or the reverse.
+    pub reseated: u64,
 }
 
 /// Runs a scenario. The same scenario gives the same result, always. A panic is a violation, too.
@@ -72,9 +74,11 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
 
 fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
     let mut rng = Rng::with_seed(scenario.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5354_414e_4449_4e00);
+    // Draws of its own: what a seed without a change of clusters does stays as it was.
+    let mut consortium = Rng::with_seed(scenario.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x636c_7573_7465_7273);
     let (mut world, faulty) = match scenario.protocol {
         Protocol::Consensus => build(&mut rng, scenario.rule),
-        Protocol::Clusters => build_clusters(&mut rng, scenario.rule),
+        Protocol::Clusters => build_clusters(&mut rng, &mut consortium, scenario.rule),
     };
     let plan = match scenario.protocol {
         Protocol::Consensus => faults::plan(&mut rng, world.nodes.len(), FAULTS_US),
@@ -90,6 +94,9 @@ fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
     }
     load(&mut rng, &mut world, storm);
     orders(&mut rng, &mut world);
+    if scenario.protocol == Protocol::Clusters {
+        consortium_orders(&mut consortium, &mut world);
+    }
     world.run_until(FAULTS_US)?;
     world.heal()?;
     demand_progress(&mut rng, &mut world)?;
@@ -102,6 +109,7 @@ fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
         epoch: correct().map(|node| node.machine().epoch().0).max().unwrap_or(0),
         faulty,
         grants: world.auth.as_ref().map_or(0, AuthHost::grants),
+        reseated: world.reseated(),
     })
 }
 
@@ -168,7 +176,7 @@ fn build(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
 }
 
 /// Clusters of one to four nodes, an auth node, and up to f seats whose nodes are all faulty.
-fn build_clusters(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
+fn build_clusters(rng: &mut Rng, consortium: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
     let mut genesis = genesis(rng);
     genesis.seats.truncate(rng.choice([1, 4, 4, 4]).unwrap_or(4));
     let seats = genesis.seats.len();
@@ -208,6 +216,18 @@ fn build_clusters(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
             nodes.push((Node::new(setup), behaviour));
         }
     }
+    let coming = if seats == 4 && consortium.bool() { consortium.usize(1..4) } else { 0 };
+    let waiting = nodes.len()..nodes.len() + coming;
+    let keys: Vec<_> = (next_key..next_key + coming).map(key_of).collect();
+    let members = keys.iter().map(|key| (key.node_id(), consortium.u8(0..4))).collect();
+    let cluster = Arc::new(ClusterSetup { cluster: cluster_name(seats), members, config: member_config });
+    for key in keys {
+        let (id, genesis, seat, cluster) =
+            (key.node_id(), genesis.clone(), Seat(seats as u16), Some(Arc::clone(&cluster)));
+        let setup =
+            Setup { genesis, seat, config, id, key, cluster, rule, wrong_from: None, excused: false, unchecked: false };
+        nodes.push((Node::new(setup), None));
+    }
     let network = match rng.u8(0..3) {
         0 => Network::late(rng),
         _ => Network::rough(rng),
@@ -217,6 +237,7 @@ fn build_clusters(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
         standin_auth::Config { age_max_ms: rng.choice([500, 3_000]).unwrap_or(500), ..standin_auth::Config::default() };
     let mut world = World::new(rng.fork(), network, nodes);
     world.auth = Some(AuthHost::new(&genesis, clusters, auth_config, mutation));
+    world.set_waiting(waiting);
     (world, faulty)
 }
 
@@ -308,6 +329,19 @@ fn orders(rng: &mut Rng, world: &mut World) {
     }
 }
 
+/// Operators have clusters added and removed; most of the orders come while another has been given.
+fn consortium_orders(rng: &mut Rng, world: &mut World) {
+    let nodes = world.nodes.len();
+    for nonce in 0..rng.u64(0..8) {
+        let nonce = ORDERS_FROM + 500 + nonce;
+        let event = match rng.bool() {
+            true => Event::AddCluster(nonce),
+            false => Event::RemoveCluster(rng.usize(0..nodes), nonce),
+        };
+        world.schedule(rng.u64(0..FAULTS_US), event);
+    }
+}
+
 /// What the operator orders, approved.
 pub(crate) fn order(genesis: &Genesis, epoch: Epoch, change: Change, nonce: u64) -> Transaction {
     let reconfiguration = Reconfiguration { chain: genesis.digest(), epoch, changes: vec![change] };
@@ -328,11 +362,16 @@ pub(crate) fn operator() -> SecretKey {
 /// After healing every correct node must commit what it is given, and all must come to the same height and hash.
 fn demand_progress(rng: &mut Rng, world: &mut World) -> Result<(), Violation> {
     let before = highest(world);
-    let correct: Vec<_> = (0..world.nodes.len()).filter(|index| world.is_correct(*index)).collect();
-    let mut ids = Vec::new();
+    let seated = |world: &World| {
+        let demanded = |index: &usize| world.is_correct(*index) && world.is_seated(*index);
+        (0..world.nodes.len()).filter(demanded).collect::<Vec<_>>()
+    };
+    let correct = seated(world);
+    let (mut ids, mut transactions) = (Vec::new(), Vec::new());
     for (number, index) in correct.iter().enumerate() {
         let transaction = transaction(1_000_000 + number as u64, before + 400);
         ids.push(transaction.id());
+        transactions.push(transaction.clone());
         let after = rng.u64(0..200_000);
         world.schedule(after, Event::Submit(*index, vec![transaction]));
     }
@@ -344,8 +383,16 @@ fn demand_progress(rng: &mut Rng, world: &mut World) -> Result<(), Violation> {
     world.run_until(world.now_us + 2_000_000)?;
     let end = world.now_us + LIVENESS_US;
     let mut nonce = ORDERS_FROM + 1_000;
+    let mut asked_again = world.now_us;
     while world.now_us < end {
         world.run_until(world.now_us + 250_000)?;
+        let correct = seated(world);
+        // What a cluster had taken that is not there any more is asked for elsewhere.
+        if world.removes() && asked_again + 3_000_000 < world.now_us {
+            asked_again = world.now_us;
+            let index = correct[rng.usize(0..correct.len())];
+            world.schedule(0, Event::Submit(index, transactions.clone()));
+        }
         // The operator names a seat again whose holder has another disk than was named.
         if let Some(stranded) = world.stranded() {
             nonce += 1;
@@ -361,7 +408,7 @@ fn demand_progress(rng: &mut Rng, world: &mut World) -> Result<(), Violation> {
             return Ok(());
         }
     }
-    let states: Vec<_> = correct
+    let states: Vec<_> = seated(world)
         .iter()
         .map(|index| {
             let node = &world.nodes[*index];

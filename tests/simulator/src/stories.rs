@@ -218,7 +218,7 @@ pub fn wrong_result_found_inside() -> Result<(), Violation> {
     })?;
     story.run(8_000)?;
     story.expect(story.active(0).is_some_and(|active| active != 0), "the standby speaks for the seat")?;
-    let forced = story.world.auth.as_ref().and_then(|auth| auth.grant_of(Seat(0))).map(|grant| grant.cause);
+    let forced = story.world.auth.as_ref().and_then(|auth| auth.grant_of(&cluster_name(0))).map(|grant| grant.cause);
     story.expect(forced != Some(Cause::Forced), "nobody had to order it")?;
     let grows = story.grows(2_000)?;
     story.expect(grows, "and the chain runs")

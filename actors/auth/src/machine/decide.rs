@@ -55,7 +55,8 @@ impl Auth {
         let mut next = record.clone();
         next.version += 1;
         if seat.listed > record.listed {
-            (next.admitted, next.listed, next.membership_version) = (by_id(seat.members.iter().cloned()), seat.listed, 0);
+            (next.admitted, next.listed, next.membership_version) =
+                (by_id(seat.members.iter().cloned()), seat.listed, 0);
         }
         // Whoever ordered it answers for the holder.
         next.not_electable.remove(&base.holder_id());

@@ -21,7 +21,9 @@ use standin_auth::messages::{Answer, Request};
 use standin_foundation::{Digest, Millis, NodeId, Term, Writer};
 use standin_ledger::seat_log::{FoundLog, LogPiece, SeatFact, SeatLog, SeatLogEvent};
 use standin_ledger::{Batch, SignedGrant};
-use standin_stage::{Address, Alarm, Ctx, Handle, Lane, Message as StageMessage, Reply, Reports, Role, Shell};
+use standin_stage::{
+    Address, Alarm, Ctx, Handle, Lane, Message as StageMessage, Reply, Reports, Role, Shell, Throttle,
+};
 
 pub use links::{Auths, GrantSink, IsMate, Links, Pushed, routes};
 pub use open::{MemberConfig, OpenError, Opened};
@@ -63,6 +65,7 @@ pub struct MemberActor {
     /// When the holder was last suspected, while no other has taken over: a hand-over is told with its time.
     suspected: Option<Instant>,
     took_over: Option<(Term, u64)>,
+    refusals: Throttle,
 }
 
 impl std::fmt::Debug for MemberActor {
@@ -455,7 +458,11 @@ impl MemberActor {
                 self.took_over = ms.map(|ms| (writer.term, ms)).or(self.took_over);
                 self.suspected = None;
             }
-            Event::Refused(why) => tracing::info!(%why, ms, "refused"),
+            Event::Refused(why) => {
+                if let Some(suppressed) = self.refusals.pass() {
+                    tracing::info!(%why, ms, suppressed, "refused");
+                }
+            }
             Event::CutBack { records } => tracing::info!(records, "log cut back to the holder's"),
             Event::CannotActivate { .. }
             | Event::Contradicted { .. }

@@ -10,14 +10,14 @@ use standin_foundation::{Digest, Millis};
 use standin_ledger::log::{Log, LogError, LogOptions};
 use standin_ledger::seat_log::{FoundLog, LogPiece};
 use standin_ledger::{Batch, SignedGrant};
-use standin_stage::{Address, Alarm, Reports};
+use standin_stage::{Address, Alarm, Reports, Throttle};
 
 use super::links::Links;
 use super::log_writer::{self, LogWriter};
 use super::{Look, MemberActor, MemberLog, Sink};
-use crate::{Config, Effect, Input};
 use crate::machine::{Describe, Found, Identity, Member};
 use crate::messages::{Entry, NodeRecord};
+use crate::{Config, Effect, Input};
 
 /// Why a member cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +156,7 @@ impl Opened {
             alarm: Alarm::default(),
             suspected: None,
             took_over: None,
+            refusals: Throttle::default(),
         };
         Ok((actor, MemberLog { queue, address }))
     }

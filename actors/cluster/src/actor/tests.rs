@@ -71,12 +71,7 @@ fn start(folder: &Path) -> (Cell<MemberActor>, MemberLog, Receiver<SeatLogEvent>
     write_log(folder, options);
     let node = key().public().node_id();
     let config = MemberConfig {
-        identity: Identity {
-            node,
-            cluster: "a".parse().unwrap(),
-            members: [(node, 1)].into(),
-            fixed: false,
-        },
+        identity: Identity { node, cluster: "a".parse().unwrap(), members: [(node, 1)].into(), fixed: false },
         config: Config::default(),
         describe,
         folder: folder.to_owned(),

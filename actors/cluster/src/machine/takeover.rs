@@ -79,9 +79,8 @@ impl Member {
         let holder = self.holder()?;
         let neighbour = self.neighbours.get(&holder).copied();
         let hears_too_few = |heard: u16| self.seats_needed.is_some_and(|needed| usize::from(heard) < needed);
-        let complains = neighbour.is_some_and(|n| {
-            n.pulse.term == self.facts.term() && (n.pulse.mute || hears_too_few(n.pulse.heard_seats))
-        });
+        let complains = neighbour
+            .is_some_and(|n| n.pulse.term == self.facts.term() && (n.pulse.mute || hears_too_few(n.pulse.heard_seats)));
         match complains {
             true => {
                 self.takeover.complains_since.get_or_insert(self.now);

@@ -47,7 +47,8 @@ impl Machine {
     /// Begins the epochs that are known and whose boundary is stable.
     pub(super) fn begin_due_epochs(&mut self) {
         while self.start.epoch < self.known
-            && let Some(start) = self.epochs.start_of(self.start.epoch.next()).filter(|next| next.after <= self.stable())
+            && let Some(start) =
+                self.epochs.start_of(self.start.epoch.next()).filter(|next| next.after <= self.stable())
         {
             let held = self.start.seats.contains(self.identity.seat);
             self.begin_epoch(start);
@@ -101,8 +102,9 @@ impl Machine {
     }
 
     /// A cluster that holds no seat any more has nothing to say, and nobody speaks to it: it stands still where the chain has left it.
+    /// Where a later epoch is known, it may have been given a seat again.
     fn leave_if_removed(&mut self) -> bool {
-        let is_removed = !self.start.seats.contains(self.identity.seat);
+        let is_removed = !self.start.seats.contains(self.identity.seat) && self.start.epoch >= self.known;
         if is_removed {
             self.halt(Event::Removed(self.start));
         }

@@ -380,7 +380,8 @@ impl Machine {
         if self.mutation == Some(Mutation::QuorumTooSmall) {
             return 2 * self.faulty_max();
         }
-        certificate::quorum(self.start.seats.len())
+        let of_genesis = self.mutation == Some(Mutation::CountGenesisSeats);
+        certificate::quorum(if of_genesis { self.identity.seats.len() } else { self.start.seats.len() })
     }
 
     fn faulty_max(&self) -> usize {

@@ -73,6 +73,7 @@ struct Found {
     blocks: u64,
     grants: u64,
     epochs: u64,
+    reseated: u64,
     faulty: BTreeMap<&'static str, u64>,
 }
 
@@ -101,8 +102,8 @@ fn main() -> ExitCode {
     match &found.violation {
         None => {
             println!(
-                "{} seeds, {} events, {} blocks, {} grants, {} epochs: no violation",
-                arguments.seeds, found.steps, found.blocks, found.grants, found.epochs
+                "{} seeds, {} events, {} blocks, {} grants, {} epochs, {} clusters come or gone: no violation",
+                arguments.seeds, found.steps, found.blocks, found.grants, found.epochs, found.reseated
             );
             ExitCode::SUCCESS
         }
@@ -184,6 +185,7 @@ fn note(found: &Mutex<Found>, seed: u64, outcome: Result<Report, Violation>) {
             found.blocks += report.height;
             found.grants += report.grants;
             found.epochs += report.epoch;
+            found.reseated += report.reseated;
             *found.faulty.entry(report.faulty).or_default() += 1;
         }
         Err(violation) => {

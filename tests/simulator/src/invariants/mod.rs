@@ -118,7 +118,10 @@ impl Invariants {
                 self.validity.executed(proposal.height, applied)
             }
             Observation::Installed(result) => self.agreement.executed(seat, result.height, result.block_hash),
-            Observation::Event(Event::EpochBegan(start)) => self.one_epoch.begun(*start),
+            Observation::Event(Event::EpochBegan(start)) => {
+                self.no_loss.begun(*start);
+                self.one_epoch.begun(*start)
+            }
             Observation::Event(event) => judge(seat, event),
             Observation::Member(_) | Observation::Released(..) | Observation::Activated(_) => Ok(()),
         }

@@ -68,6 +68,11 @@ impl OneLog {
         let cluster = grant.grant.cluster.to_string();
         let grants = self.grants.entry(cluster.clone()).or_default();
         let first = grants.entry(grant.grant.term).or_insert_with(|| grant.grant.clone());
+        // What an earlier life of the register granted there, every node of the cluster has promised to refuse (G5): if one of them
+        // went by it nevertheless, the seat's log shows it.
+        if first.incarnation < grant.grant.incarnation {
+            *first = grant.grant.clone();
+        }
         if *first != grant.grant {
             let what = format!("cluster {cluster}: two grants for term {}", grant.grant.term);
             return Err(Violation { invariant: "one_log", what });

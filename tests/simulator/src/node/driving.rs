@@ -66,7 +66,8 @@ impl Node {
             }
             Of::Ask(request) => self.actions.push(Action::Ask(request)),
             Of::State(claim, term) => {
-                let cluster = self.setup.genesis.seats[self.setup.seat.index()].cluster.clone();
+                let cluster = self.setup.cluster.as_ref().map(|cluster| cluster.cluster.clone());
+                let Some(cluster) = cluster else { return };
                 let statement = Statement { claim, cluster, term, node: self.setup.key, signature: Signature::NONE };
                 let effects = self.member.step(now, standin_cluster::Input::Stated(statement));
                 self.queue(effects);
@@ -192,8 +193,8 @@ impl Node {
     /// The auth node is told of a seat that was wrong.
     pub(super) fn report_wrong(&mut self, event: &Event) {
         let Event::WrongResult { seat, result, vote, certificate } = event else { return };
-        if let Some(descriptor) = self.setup.genesis.seats.get(seat.index()).filter(|_| self.setup.cluster.is_some()) {
-            let cluster = descriptor.cluster.clone();
+        let accused = self.known.table.newest_table().seats.get(seat);
+        if let Some(cluster) = accused.filter(|_| self.setup.cluster.is_some()).map(|seat| seat.cluster.clone()) {
             let (result, vote, certificate) = (*result, vote.clone(), (**certificate).clone());
             let report = WrongResult { cluster, result, vote, certificate };
             self.actions.push(Action::Ask(Request::ReportWrong(Box::new(report))));

@@ -35,6 +35,27 @@ impl Node {
         self.wiped_in.is_some_and(|life| life == self.life || !self.member.facts().complete)
     }
 
+    /// Names the disk of a node that waits for its cluster's seat; the name is durable.
+    pub fn name_disk(&mut self, now: Millis, session: u64) -> u64 {
+        let mut member = open_member(&self.setup, &mut self.disk, session, now);
+        for effect in member.step(now, standin_cluster::Input::Tick) {
+            if let standin_cluster::Effect::Write { sequence, record } = effect {
+                self.disk.append(sequence, record, |_| None);
+            }
+        }
+        self.disk.reopen();
+        member.facts().disk
+    }
+
+    /// The node's cluster has been given this seat: that is what it found out while it waited. It starts with the next restart.
+    pub fn take_seat(&mut self, seat: Seat, known: SimulatedAuthority, epochs: BTreeMap<Epoch, EpochProof>) {
+        let setup = Setup { seat, ..self.setup.clone() };
+        let mut disk = std::mem::take(&mut self.disk);
+        disk.epochs = epochs;
+        *self = Self { disk, up: false, life: self.life + 1, ..Self::new(setup) };
+        self.known.table = known.table;
+    }
+
     /// The process starts again from its disk. `session` names the session of a log that has none.
     pub fn restart(&mut self, now: Millis, session: u64) -> Vec<Action> {
         self.up = true;

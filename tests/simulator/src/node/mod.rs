@@ -347,11 +347,14 @@ impl Node {
     fn ask_anyone(&mut self, round: u64, note: Note) {
         let mates = self.setup.cluster.iter().flat_map(|cluster| cluster.members.keys().copied());
         let mates: Vec<_> = mates.filter(|node| *node != self.setup.id).collect();
-        let seats = self.setup.genesis.seats.len();
-        let place = round as usize % (seats + mates.len());
-        self.actions.push(match place.checked_sub(seats).and_then(|place| mates.get(place)) {
+        let seats = self.known.table.newest_table().start().seats;
+        let place = round as usize % (seats.len() + mates.len());
+        self.actions.push(match place.checked_sub(seats.len()).and_then(|place| mates.get(place)) {
             Some(mate) => Action::DeliverTo(*mate, Envelope::Note(note)),
-            None => Action::Deliver(Recipient::One(Seat(place as u16)), Envelope::Note(note)),
+            None => {
+                let seat = seats.at_turn(place as u64).unwrap_or_default();
+                Action::Deliver(Recipient::One(seat), Envelope::Note(note))
+            }
         });
     }
 

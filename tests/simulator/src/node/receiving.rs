@@ -101,9 +101,8 @@ impl Node {
 
     /// Takes in a grant, and tells those whom it concerns; false if it does not count.
     pub(super) fn note_grant(&mut self, now: Millis, grant: SignedGrant) -> bool {
-        let of_cluster = |seat: &standin_ledger::SeatDescriptor| seat.cluster == grant.grant.cluster;
-        let Some(index) = self.setup.genesis.seats.iter().position(of_cluster) else { return false };
-        let seat = Seat(index as u16);
+        let table = self.known.table.table(grant.grant.epoch);
+        let Some(seat) = table.and_then(|table| table.seat_of(&grant.grant.cluster)) else { return false };
         let Some(noted) = self.known.note(grant.clone()) else { return false };
         let is_newest = matches!(noted, Noted::Newest(_));
         if seat == self.setup.seat {

@@ -25,7 +25,7 @@ impl World {
                 self.places[index].waiting.clear();
                 self.places[index].frozen = false;
             }
-            Fault::Restart(index) if !self.nodes[index].up => {
+            Fault::Restart(index) if !self.nodes[index].up && !self.waiting.contains(&index) => {
                 let now = self.node_time(index);
                 self.places[index].next_tick_us = 0;
                 let session = self.rng.u64(1..);
@@ -109,6 +109,9 @@ impl World {
         let members: Vec<_> =
             (0..self.nodes.len()).filter(|node| self.nodes[*node].setup.seat.index() == seat).collect();
         let active = members.iter().copied().find(|node| self.nodes[*node].up && self.nodes[*node].is_active());
+        if members.is_empty() {
+            return Ok(());
+        }
         let any = members[self.rng.usize(0..members.len())];
         let target = active.filter(|_| self.rng.u8(0..10) < 6).unwrap_or(any);
         let soon = self.rng.u64(5_000..400_000);
@@ -135,12 +138,11 @@ impl World {
 
     /// The system closes a killed process's connections; a machine that loses its power closes nothing.
     fn close_links(&mut self, index: NodeIndex, killed: bool) {
-        let seat = self.nodes[index].setup.seat;
         if !killed || self.nodes[index].setup.cluster.is_none() {
             return;
         }
         for other in 0..self.nodes.len() {
-            if other != index && self.nodes[other].setup.seat == seat {
+            if other != index && self.are_mates(other, index) {
                 for delay in self.network.delays(&mut self.rng, index, other) {
                     self.schedule(delay, Event::LinkDown(other, index));
                 }
@@ -151,7 +153,9 @@ impl World {
     /// A disk may be lost as long as another member has all that the seat has said: more is a case for reconfiguration.
     fn may_wipe(&self, index: NodeIndex) -> bool {
         let node = &self.nodes[index];
-        let Some(grant) = self.auth.as_ref().and_then(|auth| auth.grant_of(node.setup.seat)) else { return false };
+        let cluster = self.cluster_of(index);
+        let granted = self.auth.as_ref().zip(cluster).and_then(|(auth, cluster)| auth.grant_of(&cluster));
+        let Some(grant) = granted else { return false };
         let is_whole = |other: &Node| {
             let facts = other.member().facts();
             let is_listed = grant.in_sync.contains(&other.setup.id);
@@ -171,9 +175,9 @@ impl World {
     fn may_lose_all(&self, index: NodeIndex, grant: &Grant) -> bool {
         let seat = self.nodes[index].setup.seat;
         let is_first = self.lost_all.is_none_or(|lost| lost == seat);
-        let are_correct = (0..self.nodes.len()).all(|other| self.is_correct(other));
+        let are_correct = (0..self.nodes.len()).all(|other| self.waiting.contains(&other) || self.is_correct(other));
         let seats = self.nodes[index].setup.genesis.seats.len();
         let holds = grant.cause == Cause::Ordered && grant.holder_id() == self.nodes[index].setup.id;
-        holds && is_first && are_correct && seats > 3
+        holds && is_first && are_correct && seats > 3 && !self.removes
     }
 }

@@ -1,5 +1,6 @@
 //! Time, events and delivery: one queue, one source of randomness.
 
+mod consortium;
 mod faulting;
 mod naming;
 
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use fastrand::Rng;
 use standin_auth::messages::Request;
 use standin_consensus::Recipient;
+use standin_consensus::effect::Event as ConsensusEvent;
 use standin_foundation::{Epoch, Millis, NodeId, Seat};
 use standin_ledger::Transaction;
 use standin_ledger::certificate::Authority as _;
@@ -47,6 +49,10 @@ pub enum Event {
     Submit(NodeIndex, Vec<Transaction>),
     /// The operator orders that this node holds its seat from the epoch after this one on, by a transaction with this nonce.
     Name(NodeIndex, Epoch, u64),
+    /// The operator orders that the cluster of the nodes that wait is given a seat.
+    AddCluster(u64),
+    /// The operator orders that this node's cluster holds its seat no more.
+    RemoveCluster(NodeIndex, u64),
     /// A node sees that another has closed their connection.
     LinkDown(NodeIndex, NodeIndex),
     /// A request reaches the auth node.
@@ -78,6 +84,10 @@ pub struct World {
     irreplaceable: BTreeSet<NodeIndex>,
     /// The seat whose only log has been lost.
     lost_all: Option<Seat>,
+    /// Nodes whose cluster has not been given a seat yet.
+    waiting: BTreeSet<NodeIndex>,
+    /// A cluster was to be removed.
+    removes: bool,
     /// The auth node, where there is one.
     pub auth: Option<AuthHost>,
     /// The links.
@@ -109,6 +119,8 @@ impl World {
             nodes: Vec::new(),
             irreplaceable: BTreeSet::new(),
             lost_all: None,
+            waiting: BTreeSet::new(),
+            removes: false,
             auth: None,
             network,
             invariants: Invariants::new(seats),
@@ -155,7 +167,8 @@ impl World {
         let alone = || self.nodes.iter().filter(|node| node.setup.seat == seat).count() == 1;
         let is_one = self.nodes[index].setup.cluster.is_some() || alone();
         let setup = &self.nodes[index].setup;
-        self.places[index].behaviour.is_none() && is_one && setup.wrong_from.is_none() && !setup.excused
+        let is_honest = self.places[index].behaviour.is_none() && setup.wrong_from.is_none();
+        is_honest && is_one && !setup.excused && !self.waiting.contains(&index)
     }
 
     /// Runs until `until_us`.
@@ -232,6 +245,14 @@ impl World {
                 self.name(*index, *epoch, *nonce);
                 return Ok(());
             }
+            Event::AddCluster(nonce) => {
+                self.add_cluster(*nonce);
+                return Ok(());
+            }
+            Event::RemoveCluster(index, nonce) => {
+                self.remove_cluster(*index, *nonce);
+                return Ok(());
+            }
             Event::Submit(index, transactions) if self.nodes[*index].setup.cluster.is_some() => {
                 return self.submit_to_cluster(*index, transactions);
             }
@@ -287,7 +308,12 @@ impl World {
                 }
                 node.submit(now, transactions)
             }
-            Event::Fault(_) | Event::Asked(..) | Event::Decided(..) | Event::Name(..) => Vec::new(),
+            Event::Fault(_)
+            | Event::Asked(..)
+            | Event::Decided(..)
+            | Event::Name(..)
+            | Event::AddCluster(_)
+            | Event::RemoveCluster(..) => Vec::new(),
         };
         self.act(index, actions)
     }
@@ -341,7 +367,11 @@ impl World {
             )?;
         }
         self.invariants.check(node.setup.seat, &node.disk, observation)?;
-        self.invariants.check_log(node, observation)
+        self.invariants.check_log(node, observation)?;
+        match observation {
+            Observation::Event(ConsensusEvent::EpochBegan(_)) => self.seat_candidates(),
+            _ => Ok(()),
+        }
     }
 
     fn schedule_tick(&mut self, index: NodeIndex) {
@@ -388,7 +418,7 @@ impl World {
 
     fn send(&mut self, from: NodeIndex, to: NodeIndex, envelope: &Envelope) {
         let (own, seat) = (self.nodes[from].signer(), self.nodes[to].setup.seat);
-        let is_inner = self.nodes[from].setup.cluster.is_some() && own.seat == seat;
+        let is_inner = self.nodes[from].setup.cluster.is_some() && self.are_mates(from, to);
         let sent = match &mut self.places[from].behaviour {
             Some(behaviour) if !is_inner => behaviour.send(&mut self.rng, own, seat, envelope),
             _ => vec![envelope.clone()],
@@ -441,10 +471,11 @@ impl World {
 
     /// A client tries the nodes of a cluster until one takes its transactions.
     fn submit_to_cluster(&mut self, index: NodeIndex, transactions: &[Transaction]) -> Result<(), Violation> {
-        let seat = self.nodes[index].setup.seat;
+        // Whoever gets no answer from a cluster asks another.
+        let index = if self.is_seated(index) { index } else { self.rng.usize(0..self.nodes.len()) };
         let serves = |other: &NodeIndex| {
             let node = &self.nodes[*other];
-            node.setup.seat == seat && node.up && node.is_active() && !self.places[*other].frozen
+            self.are_mates(*other, index) && node.up && node.is_active() && !self.places[*other].frozen
         };
         let Some(active) = (0..self.nodes.len()).find(serves) else {
             self.schedule(100_000, Event::Submit(index, transactions.to_vec()));

@@ -18,7 +18,7 @@ impl World {
             // With its disk the chain would be lost.
             self.irreplaceable.insert(index);
         }
-        let cluster = node.setup.genesis.seats[node.setup.seat.index()].cluster.clone();
+        let Some(cluster) = self.cluster_of(index) else { return };
         let incarnation = self.auth.as_ref().map(AuthHost::incarnation).unwrap_or_default();
         let base = Base { holder: node.setup.key, disk: node.member().facts().disk, incarnation };
         let order = order(&node.setup.genesis, epoch, Change::Hold { cluster, base }, nonce);
@@ -26,12 +26,18 @@ impl World {
         self.schedule(1, Event::Submit(anyone, vec![order]));
     }
 
-    /// A node that the chain has named and that cannot begin: it has another disk since.
+    /// A node that the chain has named and that cannot begin, since it has another disk; or one that got the cluster's first grant from a
+    /// register that was brought back from a copy before the node had ever spoken.
     pub fn stranded(&self) -> Option<NodeIndex> {
         let is_stranded = |node: &Node| {
             let facts = node.member().facts();
-            let is_named = facts.grant.as_ref().is_some_and(|grant| grant.grant.cause == Cause::Ordered);
-            node.up && is_named && node.member().holder() == Some(node.setup.id) && !facts.complete
+            let cause = facts.grant.as_ref().map(|grant| grant.grant.cause);
+            let may_be = match cause {
+                Some(Cause::Ordered) => true,
+                Some(Cause::Recovered) => node.member().head().lsn == 0,
+                _ => false,
+            };
+            node.up && may_be && node.member().holder() == Some(node.setup.id) && !facts.complete
         };
         self.nodes.iter().position(is_stranded)
     }

@@ -329,7 +329,12 @@ fn e1_clusters_come_and_go_with_the_chains_orders() {
     let restored = Auth::new(Digest::ZERO, Incarnation(2), Config::default(), next.clone());
     assert_eq!(restored.ordered_records()[0].recalling, Some(set(&[])));
     // A cluster that comes back does so with the members of the new order.
-    let back = EpochSeat { cluster: before.cluster.clone(), listed: Epoch(2), since: Epoch(2), ..next.seats[&Seat(4)].clone() };
+    let back = EpochSeat {
+        cluster: before.cluster.clone(),
+        listed: Epoch(2),
+        since: Epoch(2),
+        ..next.seats[&Seat(4)].clone()
+    };
     next.seats.insert(Seat(4), back);
     auth.begin(&EpochTable { epoch: Epoch(2), ..next });
     let again = auth.named(&before).unwrap();

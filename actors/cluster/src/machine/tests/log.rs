@@ -351,12 +351,7 @@ fn l9_after_a_tear_nothing_of_the_session_before_counts() {
 
 #[test]
 fn a_fixed_seat_needs_nobody() {
-    let identity = Identity {
-        node: id(0),
-        cluster: "a".parse().unwrap(),
-        members: [(id(0), 0)].into(),
-        fixed: true,
-    };
+    let identity = Identity { node: id(0), cluster: "a".parse().unwrap(), members: [(id(0), 0)].into(), fixed: true };
     let mut member = Member::open(identity, Config::default(), net::describe, Found::default(), Millis(0));
     let written = member.step(Millis(0), Input::Tick);
     let last = written.iter().filter(|effect| matches!(effect, Effect::Write { .. })).count() as u64;

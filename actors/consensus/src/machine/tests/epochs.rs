@@ -167,9 +167,7 @@ fn e1_a_seat_that_was_removed_stands_still() {
     // Who was removed and does not know is told so, and who comes in a later epoch has the proof of the next one.
     let mut other = begun_as(2, next).0;
     let effects = other.step(Millis(4), Input::StatusReceived(Seat(1), Status::default()));
-    let told = |effect: &Effect| {
-        matches!(effect, Effect::Tell { to: Recipient::One(Seat(1)), note: Note::Status(status) } if status.epoch == Epoch(1))
-    };
+    let told = |effect: &Effect| matches!(effect, Effect::Tell { to: Recipient::One(Seat(1)), note: Note::Status(status) } if status.epoch == Epoch(1));
     assert!(effects.iter().any(told) && !other.statuses().contains_key(&Seat(1)));
     let mut late = ordered_as(2, next);
     let status = Status { epoch: Epoch(1), ..Status::default() };

@@ -1,0 +1,118 @@
+//! The operators, who have clusters added to the chain and removed from it.
+
+use standin_foundation::ClusterId;
+use standin_ledger::epoch::Base;
+use standin_ledger::reconfiguration::Change;
+use standin_ledger::{EpochTable, Member};
+
+use super::*;
+use crate::scenario::order;
+
+impl World {
+    /// These nodes wait for their cluster's seat: they do not run before.
+    pub fn set_waiting(&mut self, nodes: impl IntoIterator<Item = NodeIndex>) {
+        for index in nodes {
+            self.nodes[index].up = false;
+            self.waiting.insert(index);
+        }
+    }
+
+    /// Whether a cluster was to be removed.
+    pub fn removes(&self) -> bool {
+        self.removes
+    }
+
+    pub(super) fn cluster_of(&self, index: NodeIndex) -> Option<ClusterId> {
+        self.nodes[index].setup.cluster.as_ref().map(|cluster| cluster.cluster.clone())
+    }
+
+    pub(super) fn are_mates(&self, one: NodeIndex, other: NodeIndex) -> bool {
+        let cluster = self.cluster_of(one);
+        match cluster.is_some() {
+            true => cluster == self.cluster_of(other),
+            false => self.nodes[one].setup.seat == self.nodes[other].setup.seat,
+        }
+    }
+
+    /// A correct node that knows the newest epoch.
+    fn best_informed(&self) -> Option<&Node> {
+        let correct = (0..self.nodes.len()).filter(|index| self.places[*index].behaviour.is_none());
+        correct.map(|index| &self.nodes[index]).max_by_key(|node| node.known.table.epoch())
+    }
+
+    fn newest_table(&self) -> Option<&EpochTable> {
+        self.best_informed().map(|node| node.known.table.newest_table())
+    }
+
+    /// The newest epoch that a correct node knows.
+    pub fn epoch(&self) -> Epoch {
+        self.newest_table().map(|table| table.epoch).unwrap_or_default()
+    }
+
+    /// How many clusters hold a seat and did not at genesis, or the reverse.
+    pub fn reseated(&self) -> u64 {
+        let names = |table: &EpochTable| table.seats.values().map(|seat| seat.cluster.clone()).collect::<BTreeSet<_>>();
+        let first = names(&self.nodes[0].setup.genesis.epoch_table());
+        let now = self.newest_table().map(names).unwrap_or_default();
+        first.symmetric_difference(&now).count() as u64
+    }
+
+    /// Whether a node's cluster holds a seat in the newest epoch that is known.
+    pub fn is_seated(&self, index: NodeIndex) -> bool {
+        let Some(cluster) = self.cluster_of(index) else { return true };
+        self.newest_table().is_some_and(|table| table.seat_of(&cluster).is_some())
+    }
+
+    fn order(&mut self, change: Change, nonce: u64) {
+        let (genesis, epoch) = (self.nodes[0].setup.genesis.clone(), self.epoch());
+        let anyone = self.rng.usize(0..self.nodes.len());
+        self.schedule(1, Event::Submit(anyone, vec![order(&genesis, epoch, change, nonce)]));
+    }
+
+    /// The cluster of the nodes that wait is to be given a seat; any of them holds it.
+    pub(super) fn add_cluster(&mut self, nonce: u64) {
+        let coming: Vec<_> = self.waiting.iter().copied().collect();
+        if coming.is_empty() {
+            return;
+        }
+        let holder = coming[self.rng.usize(0..coming.len())];
+        let (session, now) = (self.rng.u64(1..), self.node_time(holder));
+        let disk = self.nodes[holder].name_disk(now, session);
+        let Some(cluster) = self.cluster_of(holder) else { return };
+        let member = |index: &NodeIndex| Member {
+            key: self.nodes[*index].setup.key,
+            priority: 0,
+            site: "anywhere".to_owned(),
+            address: "simulated:1".to_owned(),
+        };
+        let incarnation = self.auth.as_ref().map(AuthHost::incarnation).unwrap_or_default();
+        let base = Base { holder: self.nodes[holder].setup.key, disk, incarnation };
+        let members = coming.iter().map(member).collect();
+        self.order(Change::Add { cluster, members, base }, nonce);
+    }
+
+    /// The cluster of a node is to hold its seat no more, as long as enough correct ones are left.
+    pub(super) fn remove_cluster(&mut self, index: NodeIndex, nonce: u64) {
+        let seats = self.newest_table().map_or(0, |table| table.seats.len());
+        let are_correct = (0..self.nodes.len()).all(|node| self.waiting.contains(&node) || self.is_correct(node));
+        let may_leave = seats > 4 || (seats == 4 && are_correct && self.lost_all.is_none());
+        if let Some(cluster) = self.cluster_of(index).filter(|_| may_leave && self.is_seated(index)) {
+            self.removes = true;
+            self.order(Change::Remove(cluster), nonce);
+        }
+    }
+
+    /// Nodes whose cluster has been given a seat start.
+    pub(super) fn seat_candidates(&mut self) -> Result<(), Violation> {
+        for index in self.waiting.clone() {
+            let Some(informed) = self.best_informed() else { continue };
+            let Some(cluster) = self.cluster_of(index) else { continue };
+            let Some(seat) = informed.known.table.newest_table().seat_of(&cluster) else { continue };
+            let (known, epochs) = (informed.known.clone(), informed.disk.epochs.clone());
+            self.nodes[index].take_seat(seat, known, epochs);
+            self.waiting.remove(&index);
+            self.fault(Fault::Restart(index))?;
+        }
+        Ok(())
+    }
+}
