@@ -86,7 +86,12 @@ impl Client {
         self.get("/api/v1/cluster").await
     }
 
-    /// A node that waits for its cluster's seat.
+    /// Who belongs to which cluster, as far as the node knows.
+    pub async fn memberships(&self) -> Result<Vec<Membership>, ClientError> {
+        self.get("/api/v1/members").await
+    }
+
+    /// A node that waits for its place in the chain.
     pub async fn candidate(&self) -> Result<CandidateView, ClientError> {
         self.get("/api/v1/candidate").await
     }

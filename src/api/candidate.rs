@@ -1,13 +1,13 @@
-//! What a node shows that waits for its cluster's seat: who it is, so that an order can name it.
+//! What a node shows that waits for its place in the chain: who it is, so that an order can name it.
 
 use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use standin_foundation::{NodeId, PublicKey};
 
 use super::unavailable;
-use crate::node::CandidateHandle;
+use crate::node::{CandidateHandle, Wanted};
 
-/// A node whose cluster holds no seat.
+/// A node that the chain has no place for, or not yet.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CandidateView {
     /// The node's name.
@@ -16,10 +16,12 @@ pub struct CandidateView {
     pub node: NodeId,
     /// Its key.
     pub key: PublicKey,
-    /// Its cluster.
-    pub cluster: String,
-    /// Names its disk, in hexadecimal digits.
-    pub disk: String,
+    /// A member's cluster.
+    pub cluster: Option<String>,
+    /// Names a member's disk, in hexadecimal digits.
+    pub disk: Option<String>,
+    /// The key with which an auth node is to sign grants.
+    pub grants: Option<PublicKey>,
     /// Where its bridge listens.
     pub bridge: String,
 }
@@ -38,7 +40,7 @@ pub fn candidate_routes(handle: CandidateHandle) -> impl FnOnce(&mut web::Servic
 }
 
 async fn readyz(node: web::Data<CandidateHandle>) -> HttpResponse {
-    HttpResponse::ServiceUnavailable().body(format!("[-]cluster {} holds no seat\n", node.cluster))
+    HttpResponse::ServiceUnavailable().body(format!("[-]{}\n", node.wanted))
 }
 
 async fn genesis(node: web::Data<CandidateHandle>) -> HttpResponse {
@@ -46,16 +48,21 @@ async fn genesis(node: web::Data<CandidateHandle>) -> HttpResponse {
 }
 
 async fn candidate(node: web::Data<CandidateHandle>) -> HttpResponse {
+    let (cluster, disk, grants) = match &node.wanted {
+        Wanted::Seat { cluster, disk } => (Some(cluster.to_string()), Some(format!("{disk:016x}")), None),
+        Wanted::Issuer(key) => (None, None, Some(*key)),
+    };
     HttpResponse::Ok().json(CandidateView {
         name: node.name.clone(),
         node: node.node,
         key: node.key,
-        cluster: node.cluster.to_string(),
-        disk: format!("{:016x}", node.disk),
+        cluster,
+        disk,
+        grants,
         bridge: node.bridge.to_string(),
     })
 }
 
 async fn waits(node: web::Data<CandidateHandle>) -> HttpResponse {
-    unavailable(format!("cluster {} holds no seat: the node waits for an order of the chain", node.cluster))
+    unavailable(format!("{}: the node waits for an order of the chain", node.wanted))
 }

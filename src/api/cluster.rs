@@ -170,6 +170,11 @@ pub(super) async fn switch(node: web::Data<NodeHandle>, query: web::Query<Switch
     }
 }
 
+/// Who belongs to which cluster, as far as the node knows.
+pub(super) async fn members(node: web::Data<NodeHandle>) -> HttpResponse {
+    HttpResponse::Ok().json(node.members.memberships())
+}
+
 /// The proofs of all epochs that the node knows: each is judged by the one before.
 pub(super) async fn epochs(node: web::Data<NodeHandle>) -> HttpResponse {
     HttpResponse::Ok().json(node.book.epoch_proofs())

@@ -51,6 +51,7 @@ pub fn routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/api/v1/genesis", web::get().to(genesis))
             .route("/api/v1/grants", web::get().to(cluster::grants))
             .route("/api/v1/epochs", web::get().to(cluster::epochs))
+            .route("/api/v1/members", web::get().to(cluster::members))
             .route("/api/v1/cluster", web::get().to(cluster::cluster))
             .route("/api/v1/cluster/switch", web::post().to(cluster::switch))
             .route("/api/v1/transactions", web::post().to(submit))

@@ -44,6 +44,19 @@ enum AuthCommand {
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
+    /// Write down that grants are to be signed with another key, for an auth node that is lost, or whose key may be known to others. Every
+    /// cluster goes on with the node that holds its seat now, or with one that has all of its log. Nobody is asked yet.
+    Replace {
+        #[command(flatten)]
+        client: ClientArguments,
+        /// A new auth node that runs and waits (`standin init --role auth`): its HTTP address, and where its bridge can be reached, if that
+        /// is not where it listens. Several share a key and a register.
+        #[arg(long = "with", required = true, value_name = "HTTP[,BRIDGE]")]
+        with: Vec<String>,
+        /// The file to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Say of a stopped auth node that its register was brought back from a copy: no seat is granted before every node of its
     /// cluster has said what it knows.
     Recall {
@@ -149,6 +162,13 @@ pub(super) async fn switch(arguments: SwitchArguments) -> Result<(), Failure> {
 pub(super) async fn auth(arguments: AuthArguments) -> Result<(), Failure> {
     match arguments.command {
         AuthCommand::Status { node, output } => auth_status(&node, output).await,
+        AuthCommand::Replace { client, with, out } => {
+            let with: Result<Vec<_>, _> = with.iter().map(|text| text.parse()).collect();
+            let with = with.map_err(|error: String| Failure::new(2, error))?;
+            let clients = client.clients();
+            let change = super::consortium::replace_auth(&clients, &with).await?;
+            super::reconfigure::write_draft(&client.first()?, change, &out).await
+        }
         AuthCommand::Recall { config } => {
             let incarnation = standin::node::recall(&NodeConfig::read(&config)?)?;
             println!("the register begins its life {incarnation}: start the auth node, and every node will be asked");

@@ -76,7 +76,7 @@ mod tests {
     use standin_auth::etcd::EtcdRegister;
     use standin_auth::register::{Register, RegisterError, Stored};
     use standin_auth::{EtcdConfig, Record};
-    use standin_foundation::{ClusterId, Digest, Incarnation, SecretKey};
+    use standin_foundation::{ClusterId, Digest, Epoch, Incarnation, SecretKey};
 
     use super::*;
 
@@ -111,8 +111,8 @@ mod tests {
     async fn g1_two_auth_nodes_change_one_register_by_compare_and_swap() {
         let Some(etcd) = etcd("g1_two_auth_nodes_change_one_register_by_compare_and_swap").await else { return };
         let config = config(&etcd.url());
-        let here = EtcdRegister::open(&config, Digest::ZERO, first()).unwrap();
-        let there = EtcdRegister::open(&config, Digest::ZERO, first()).unwrap();
+        let here = EtcdRegister::open(&config, Digest::ZERO, Epoch(0), first()).unwrap();
+        let there = EtcdRegister::open(&config, Digest::ZERO, Epoch(0), first()).unwrap();
         let (stored, count) = read(&here).await;
         let next = Record { version: 1, ..stored.record.clone() };
         let swapped = here.swap(stored.mark, next.clone()).await.unwrap();
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(seen.record, next);
         assert!(seen_count >= swapped.count);
         assert_eq!(there.read_all().await.unwrap(), [next]);
-        let other = EtcdRegister::open(&config, Digest::sha256(b"another chain"), first()).unwrap();
+        let other = EtcdRegister::open(&config, Digest::sha256(b"another chain"), Epoch(0), first()).unwrap();
         assert_eq!(read(&other).await.0.record.version, 0, "chains do not see each other's registers");
     }
 
@@ -134,13 +134,13 @@ mod tests {
             return;
         };
         let config = config(&etcd.url());
-        let old = EtcdRegister::open(&config, Digest::ZERO, first()).unwrap();
+        let old = EtcdRegister::open(&config, Digest::ZERO, Epoch(0), first()).unwrap();
         let (stored, count) = read(&old).await;
-        assert_eq!(EtcdRegister::recall(&config, Digest::ZERO).unwrap(), Incarnation(2));
+        assert_eq!(EtcdRegister::recall(&config, Digest::ZERO, Epoch(0)).unwrap(), Incarnation(2));
         let swapped = old.swap(stored.mark, Record { version: 1, ..stored.record }).await;
         assert!(matches!(swapped, Err(RegisterError::Recalled { .. })), "{swapped:?}");
         assert!(matches!(old.read(&cluster()).await, Err(RegisterError::Recalled { .. })));
-        let new = EtcdRegister::open(&config, Digest::ZERO, first()).unwrap();
+        let new = EtcdRegister::open(&config, Digest::ZERO, Epoch(0), first()).unwrap();
         let (recalled, higher) = read(&new).await;
         assert_eq!((new.incarnation(), recalled.record.recalling), (Incarnation(2), Some(Default::default())));
         assert!(higher > count);
@@ -149,12 +149,12 @@ mod tests {
     #[test]
     fn an_etcd_that_is_away_or_is_none_is_told() {
         let nobody = free_addresses(1, &[]);
-        let away = EtcdRegister::open(&config(&format!("http://{}", nobody[0])), Digest::ZERO, first());
+        let away = EtcdRegister::open(&config(&format!("http://{}", nobody[0])), Digest::ZERO, Epoch(0), first());
         assert!(matches!(&away, Err(RegisterError::Unreachable(why)) if why.contains("connect")), "{away:?}");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let silent = EtcdConfig { timeout_ms: 100, ..config(&url) };
-        let silent = EtcdRegister::open(&silent, Digest::ZERO, first());
+        let silent = EtcdRegister::open(&silent, Digest::ZERO, Epoch(0), first());
         assert!(matches!(&silent, Err(RegisterError::Unreachable(why)) if why.contains(&url)), "{silent:?}");
     }
 }

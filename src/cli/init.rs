@@ -34,12 +34,12 @@ pub(super) struct InitArguments {
     #[arg(long, default_value = "http://127.0.0.1:2379")]
     etcd: String,
     /// Make one node that is to join a network, in the place of a network.
-    #[arg(long, value_enum, requires_all = ["like", "cluster", "name"])]
+    #[arg(long, value_enum, requires_all = ["like", "name"])]
     role: Option<InitRole>,
     /// Configuration of a member of the network: genesis and peers are taken from it.
     #[arg(long, requires = "role")]
     like: Option<PathBuf>,
-    /// The cluster that the node is to join.
+    /// The cluster of a member.
     #[arg(long, requires = "role")]
     cluster: Option<ClusterId>,
     /// The node's name.
@@ -52,6 +52,8 @@ pub(super) struct InitArguments {
 enum InitRole {
     /// A member of a cluster.
     Member,
+    /// An auth node that is to take the place of another.
+    Auth,
 }
 
 #[derive(Debug, Args)]
@@ -147,6 +149,17 @@ pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
         }
         eprintln!("and it runs with");
         println!("standin run -c {}", newcomer.config.display());
+        return Ok(());
+    }
+    if let (Some(role), Some(like), Some(name)) = (arguments.role, &arguments.like, &arguments.name) {
+        if role == InitRole::Member {
+            return Err(Failure::new(2, "--cluster: a member is a node of a cluster"));
+        }
+        let newcomer = write_new_auth(&arguments.folder, like, name, arguments.port)?;
+        eprintln!("it runs, and waits, with");
+        println!("standin run -c {}", newcomer.config.display());
+        eprintln!("and operators have the chain name it with");
+        println!("standin auth replace --with http://{} --node NODES --out FILE", newcomer.http);
         return Ok(());
     }
     let plan = Plan {
@@ -312,33 +325,72 @@ pub(super) fn write_newcomer(
     name: &str,
     port: Option<u16>,
 ) -> Result<Newcomer, Failure> {
-    let network = NodeConfig::read(like)?;
-    let genesis = network.genesis()?;
-    if genesis.auth.is_none() {
-        let what = format!("the genesis of {} names no auth node: nobody can join its clusters", like.display());
-        return Err(Failure::new(78, what));
-    }
-    let in_use = SecretKey::read(&network.key_file).map_err(|error| Failure::new(78, error.to_string()))?.public();
-    if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Failure::new(6, format!("{} is not empty: nothing is overwritten", folder.display())));
-    }
-    let ports = ports(port, 1)?;
-    let (bridge, http) = ports.first().copied().ok_or_else(|| Failure::new(2, "there are no free ports"))?;
-    let key = write_identity(folder)?;
-    let genesis_file = network.genesis_file.canonicalize()?;
+    let like = Like::read(like)?;
     let role = format!("cluster = \"{cluster}\"\n");
-    let mut text = head(name, "", &role, &genesis_file.display().to_string(), (&bridge, &http));
-    text += &format!(
-        "{CLUSTER_SECTION}{CONSENSUS_SECTION}[store]\n{STORE_SECTION}\n[log]\nlevel = \"info\"\nformat = \"text\"\n"
+    let sections = format!("{CLUSTER_SECTION}{CONSENSUS_SECTION}[store]\n{STORE_SECTION}\n");
+    let joins = like.genesis.seats.iter().any(|seat| seat.cluster == *cluster);
+    Ok(Newcomer { joins, ..like.write(folder, name, &role, &sections, port)? })
+}
+
+/// Writes keys, certificate and configuration of an auth node that waits until the chain names its key.
+pub(super) fn write_new_auth(folder: &Path, like: &Path, name: &str, port: Option<u16>) -> Result<Newcomer, Failure> {
+    let like = Like::read(like)?;
+    let operators: Vec<_> = like.genesis.operators.keys.iter().map(ToString::to_string).collect();
+    let section = format!(
+        "[auth]\nkey_file = \"grants.key\"    # signs grants, once the chain has named its public half\n\
+         successor = true             # waits until then\noperators = \"{}\"    # may admit and remove members\n\n",
+        operators.join(", ")
     );
-    text += &peer(NodeRole::Member, &in_use, &network.bridge_listen.to_string());
-    for known in &network.peers {
-        text += &peer(known.role, &known.key, &known.address);
+    let newcomer = like.write(folder, name, "role = \"auth\"\n", &section, port)?;
+    new_key(&folder.join("grants.key"))?;
+    Ok(newcomer)
+}
+
+/// A member whose network another node joins.
+struct Like {
+    config: NodeConfig,
+    genesis: Genesis,
+    key: PublicKey,
+}
+
+impl Like {
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let config = NodeConfig::read(path)?;
+        let genesis = config.genesis()?;
+        if genesis.auth.is_none() {
+            let what = format!("the genesis of {} names no auth node: nobody can join its clusters", path.display());
+            return Err(Failure::new(78, what));
+        }
+        let key = SecretKey::read(&config.key_file).map_err(|error| Failure::new(78, error.to_string()))?.public();
+        Ok(Self { config, genesis, key })
     }
-    let config = folder.join("node.toml");
-    fs::write(&config, text)?;
-    let joins = genesis.seats.iter().any(|seat| seat.cluster == *cluster);
-    Ok(Newcomer { config, key, joins, address: bridge, http })
+
+    fn write(
+        &self,
+        folder: &Path,
+        name: &str,
+        role: &str,
+        sections: &str,
+        port: Option<u16>,
+    ) -> Result<Newcomer, Failure> {
+        let Self { config: network, key: in_use, .. } = self;
+        if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(Failure::new(6, format!("{} is not empty: nothing is overwritten", folder.display())));
+        }
+        let ports = ports(port, 1)?;
+        let (bridge, http) = ports.first().copied().ok_or_else(|| Failure::new(2, "there are no free ports"))?;
+        let key = write_identity(folder)?;
+        let genesis_file = network.genesis_file.canonicalize()?;
+        let mut text = head(name, "", role, &genesis_file.display().to_string(), (&bridge, &http));
+        text += &format!("{sections}[log]\nlevel = \"info\"\nformat = \"text\"\n");
+        text += &peer(NodeRole::Member, in_use, &network.bridge_listen.to_string());
+        for known in &network.peers {
+            text += &peer(known.role, &known.key, &known.address);
+        }
+        let config = folder.join("node.toml");
+        fs::write(&config, text)?;
+        Ok(Newcomer { config, key, joins: false, address: bridge, http })
+    }
 }
 
 /// A node's key and certificate.
@@ -453,9 +505,10 @@ fn place_in(genesis: &Genesis, config: &NodeConfig, key: &SecretKey) -> Result<S
     if let Some(auth) = &config.auth {
         let grants = SecretKey::read(&auth.key_file).map_err(|error| wrong(error.to_string()))?;
         let is_named = genesis.auth == Some(grants.public());
-        return match is_named {
-            true => Ok("auth node".to_owned()),
-            false => Err(wrong(format!("{}: the genesis names another auth key", auth.key_file.display()))),
+        return match (is_named, auth.successor) {
+            (true, _) => Ok("auth node".to_owned()),
+            (false, true) => Ok("auth node, when the chain has named its key,".to_owned()),
+            (false, false) => Err(wrong(format!("{}: the genesis names another auth key", auth.key_file.display()))),
         };
     }
     let of_genesis = genesis.seat_of_member(&key.public().node_id()).and_then(|seat| genesis.seats.get(seat.index()));

@@ -159,6 +159,7 @@ impl From<NodeError> for Failure {
             | NodeError::Key(_)
             | NodeError::NoSeat(_)
             | NodeError::AuthKey { .. }
+            | NodeError::Replaced { .. }
             | NodeError::NoAuth
             | NodeError::Tls(_) => 78,
             NodeError::NoDrill(_) => 6,

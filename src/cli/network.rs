@@ -35,6 +35,8 @@ pub(super) struct Network {
     clients: Vec<Client>,
     links: Option<Links>,
     frozen: BTreeSet<usize>,
+    /// Auth nodes that came later.
+    later_auths: Vec<usize>,
     /// Where the register stands, if the layout wants one.
     _etcd: Option<Etcd>,
 }
@@ -59,7 +61,17 @@ impl Network {
         let clients = files.urls.iter().map(|url| Client::new(url, Duration::from_secs(5))).collect();
         let nodes: Vec<_> = files.configs.iter().map(|_| None).collect();
         let outputs_from = vec![0; nodes.len()];
-        Ok(Self { folder, files, nodes, outputs_from, clients, links: None, frozen: BTreeSet::new(), _etcd: etcd })
+        Ok(Self {
+            folder,
+            files,
+            nodes,
+            outputs_from,
+            clients,
+            links: None,
+            frozen: BTreeSet::new(),
+            later_auths: Vec::new(),
+            _etcd: etcd,
+        })
     }
 
     /// Starts all nodes.
@@ -88,7 +100,16 @@ impl Network {
 
     /// All nodes that hold seats or stand by, those that joined later included.
     pub(super) fn members(&self) -> impl Iterator<Item = usize> + use<> {
-        (0..self.size()).chain(self.size() + self.files.auths..self.processes())
+        let auths = self.later_auths.clone();
+        let later = self.size() + self.files.auths..self.processes();
+        (0..self.size()).chain(later.filter(move |index| !auths.contains(index)))
+    }
+
+    /// Adds an auth node that is to take another's place, and starts it.
+    pub(super) fn join_auth(&mut self, newcomer: Newcomer) -> Result<usize, Failure> {
+        let index = self.join_newcomer(newcomer)?;
+        self.later_auths.push(index);
+        Ok(index)
     }
 
     /// Adds a node that joins, and starts it.

@@ -10,7 +10,7 @@ use standin::client::Client;
 use standin_foundation::wire::Wire;
 use standin_foundation::{ClusterId, Epoch, Incarnation, PublicKey, SecretKey};
 use standin_ledger::epoch::{Base, EpochTable};
-use standin_ledger::reconfiguration::{Approval, Change, SYSTEM_TITLE};
+use standin_ledger::reconfiguration::{Approval, Change, Named, SYSTEM_TITLE};
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{ApprovedReconfiguration, Genesis, Member, Operators, Outcome, Reconfiguration, Transaction};
 
@@ -208,6 +208,20 @@ fn told(change: &Change) -> String {
                 "cluster {cluster} is given a seat, held by node {node} on disk {disk:016x} at first. Members: {members}"
             )
         }
+        Change::Auth { key, nodes, clusters } => {
+            let nodes: Vec<_> = nodes.iter().map(|node| node.address.as_str()).collect();
+            let named = |named: &Named| {
+                let Named { cluster, members, holder, disk } = named;
+                let node = holder.node_id().short();
+                format!("{cluster} of {} members, held by node {node} on disk {disk:016x}", members.len())
+            };
+            let clusters: Vec<_> = clusters.iter().map(named).collect();
+            format!(
+                "grants are signed with {key}, by auth nodes at {}; every cluster begins with an empty log: {}",
+                nodes.join(", "),
+                clusters.join("; ")
+            )
+        }
         Change::Remove(cluster) => format!("cluster {cluster} holds its seat no more"),
     }
 }
@@ -276,10 +290,15 @@ async fn show(client: &Client, output: Output) -> Result<(), Failure> {
         println!("{}", json(&table));
         return Ok(());
     }
-    let EpochTable { epoch, after, auth, operators, seats } = table;
+    let EpochTable { epoch, after, auth, auth_nodes, operators, seats } = table;
     println!("epoch {epoch} since block {}", after.next());
     if let Some(after) = status.epoch_ends {
         println!("the next one has been ordered: it begins above block {after}");
+    }
+    if let Some(key) = auth {
+        let nodes: Vec<_> = auth_nodes.iter().map(|node| node.address.as_str()).collect();
+        let place = if nodes.is_empty() { "as configured".to_owned() } else { nodes.join(", ") };
+        println!("grants are signed with {key}, by auth nodes at: {place}");
     }
     println!("{} of these operators must approve what changes:", operators.needed);
     operators.keys.iter().for_each(|key| println!("  {key}"));

@@ -53,7 +53,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
         NodeRole::Member => {
             let started = || Node::start_with(&config, Arc::new(Builtin), arguments.misbehave);
             let (node, listener) = match started() {
-                Err(NodeError::Unseated { .. }) => match wait_for_seat(&config, listener).await? {
+                Err(NodeError::Unseated { .. }) => match wait_for_place(&config, listener).await? {
                     Some(listener) => (started()?, listener),
                     None => return Ok(()),
                 },
@@ -69,7 +69,14 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
             failed
         }
         NodeRole::Auth => {
-            let node = AuthNode::start(&config)?;
+            let started = || AuthNode::start(&config);
+            let (node, listener) = match started() {
+                Err(NodeError::Unnamed { .. }) => match wait_for_place(&config, listener).await? {
+                    Some(listener) => (started()?, listener),
+                    None => return Ok(()),
+                },
+                started => (started?, listener),
+            };
             let handle = node.handle().clone();
             tracing::info!(name = config.name, http = %config.http_listen, "auth node runs");
             let http = serve(listener, move || api::auth_routes(handle.clone()))?;
@@ -82,16 +89,16 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
     .map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Waits until the chain gives the node's cluster a seat; gives the HTTP port back. None if the node is told to stop.
-async fn wait_for_seat(config: &NodeConfig, listener: TcpListener) -> Result<Option<TcpListener>, Failure> {
+/// Waits until the chain gives the node its place; gives the HTTP port back. None if the node is told to stop.
+async fn wait_for_place(config: &NodeConfig, listener: TcpListener) -> Result<Option<TcpListener>, Failure> {
     let candidate = Candidate::start(config)?;
     let handle = candidate.handle().clone();
-    tracing::warn!(name = config.name, cluster = %handle.cluster, "the cluster holds no seat: waits for an order of the chain");
+    tracing::warn!(name = config.name, "{}: waits for an order of the chain", handle.wanted);
     let http = serve(listener.try_clone()?, move || api::candidate_routes(handle.clone()))?;
-    let seated = stopped_or(candidate.seated()).await?;
+    let given = stopped_or(candidate.given()).await?;
     http.stop().await;
     candidate.shutdown(config).await?;
-    Ok(seated.map(|()| listener))
+    Ok(given.map(|()| listener))
 }
 
 /// Waits until the node fails, or is told to stop.

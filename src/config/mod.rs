@@ -102,6 +102,8 @@ impl FromStr for NodeRole {
 pub struct AuthSection {
     /// The key that signs grants: the genesis names its public half. Several auth nodes that share a register share it.
     pub key_file: PathBuf,
+    /// The key is not the genesis': the node waits until the chain names it.
+    pub successor: bool,
     /// Whoever has one of these keys may change who belongs to a cluster.
     pub operators: BTreeSet<PublicKey>,
     /// The rules' numbers.
@@ -271,6 +273,7 @@ impl Reader<'_> {
         let defaults = AuthConfig::default();
         AuthSection {
             key_file: self.file("auth", "key_file"),
+            successor: self.flag("auth", "successor", false),
             operators: self.keys("auth", "operators"),
             config: AuthConfig {
                 age_max_ms: self.number("auth", "age_max_ms", 100..=3_600_000, Some(defaults.age_max_ms)),
@@ -283,7 +286,6 @@ impl Reader<'_> {
                 ),
                 split_preference: self.names("auth", "split_preference"),
                 split_after_ms: self.number("auth", "split_after_ms", 100..=600_000, Some(defaults.split_after_ms)),
-                ..defaults
             },
             etcd: self.register_in_etcd().then(|| self.etcd()),
         }

@@ -10,7 +10,7 @@ use standin_auth::etcd::EtcdRegister;
 use standin_auth::messages::SignedOrder;
 use standin_auth::register::{LogRegister, Register, RegisterError};
 use standin_auth::{Refusal, Request};
-use standin_foundation::{ClusterId, Incarnation, NodeId, SecretKey};
+use standin_foundation::{ClusterId, Epoch, Incarnation, NodeId, SecretKey};
 use standin_ledger::{Genesis, GrantBook, Membership};
 use standin_stage::bridge::{Bridge, Roster, Router};
 use standin_stage::{Address, CallError, Cell, Registry};
@@ -62,10 +62,8 @@ impl AuthNode {
         let genesis = Arc::new(config.genesis()?);
         let section = config.auth.as_ref().ok_or_else(|| not_auth(config))?;
         let key = SecretKey::read(&section.key_file)?;
-        if genesis.auth != Some(key.public()) {
-            let expected = genesis.auth.map_or_else(|| "none".to_owned(), |key| key.to_string());
-            return Err(NodeError::AuthKey { path: section.key_file.clone(), expected });
-        }
+        let book = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?;
+        let issuer = issuer_since(&book, &genesis, section, &key)?;
         warn_of_unknown_sites(section, &genesis);
         let (bridge, transport) = bridge_of(config, genesis.digest())?;
         let prepared = Bridge::prepare(&bridge);
@@ -75,8 +73,8 @@ impl AuthNode {
             genesis: Arc::clone(&genesis),
             key,
             config: section.config.clone(),
-            register: open_register(config, section, &genesis)?,
-            book: GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?,
+            register: open_register(config, section, &genesis, issuer)?,
+            book,
             operators: section.operators.clone(),
             peers: prepared.clone(),
             on_membership: let_in(Arc::clone(&roster)),
@@ -117,6 +115,25 @@ impl AuthNode {
         self.auth.stop();
         self.auth.ended().await;
     }
+}
+
+/// Since when the chain has grants signed with this key.
+fn issuer_since(
+    book: &GrantBook,
+    genesis: &Genesis,
+    section: &AuthSection,
+    key: &SecretKey,
+) -> Result<Epoch, NodeError> {
+    let (path, epoch) = (section.key_file.clone(), book.epoch());
+    let is_first = genesis.auth == Some(key.public());
+    book.issuer_since(&key.public()).ok_or_else(|| match (is_first, section.successor) {
+        (_, true) => NodeError::Unnamed { epoch },
+        (true, false) => NodeError::Replaced { epoch },
+        (false, false) => {
+            let expected = genesis.auth.map_or_else(|| "none".to_owned(), |key| key.to_string());
+            NodeError::AuthKey { path, expected }
+        }
+    })
 }
 
 /// A member may be admitted there later.
@@ -160,22 +177,30 @@ fn open_register(
     config: &NodeConfig,
     section: &AuthSection,
     genesis: &Genesis,
+    issuer: Epoch,
 ) -> Result<Arc<dyn Register>, RegisterError> {
-    let (chain, first) = (genesis.digest(), first_records(genesis));
+    // What the chain has ordered is put in when it is looked at.
+    let first = if issuer == Epoch(0) { first_records(genesis) } else { Vec::new() };
+    let chain = genesis.digest();
     match &section.etcd {
         #[cfg(feature = "etcd")]
-        Some(etcd) => Ok(Arc::new(EtcdRegister::open(etcd, chain, first)?)),
-        _ => Ok(Arc::new(LogRegister::open(&config.data_dir.join("register"), chain, first)?)),
+        Some(etcd) => Ok(Arc::new(EtcdRegister::open(etcd, chain, issuer, first)?)),
+        _ => Ok(Arc::new(LogRegister::open(&config.data_dir.join("register"), chain, issuer, first)?)),
     }
 }
 
 /// Says of the register of stopped auth nodes that it was brought back from a copy: see [`LogRegister::recall`].
 pub fn recall(config: &NodeConfig) -> Result<Incarnation, NodeError> {
-    let chain = config.genesis()?.digest();
+    let genesis = config.genesis()?;
+    let chain = genesis.digest();
     let section = config.auth.as_ref().ok_or_else(|| not_auth(config))?;
     Ok(match &section.etcd {
         #[cfg(feature = "etcd")]
-        Some(etcd) => EtcdRegister::recall(etcd, chain)?,
+        Some(etcd) => {
+            let book = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?;
+            let issuer = issuer_since(&book, &genesis, section, &SecretKey::read(&section.key_file)?)?;
+            EtcdRegister::recall(etcd, chain, issuer)?
+        }
         _ => LogRegister::recall(&config.data_dir.join("register"), chain)?,
     })
 }

@@ -1,5 +1,6 @@
-//! A node whose cluster holds no seat, or not yet: it waits until the chain gives it one. Others let it in when that has been ordered and
-//! has begun; until then it has nothing but a key, and a disk that the order can name.
+//! A node that the chain has no place for, or not yet: a member whose cluster holds no seat, or an auth node with whose key no grants are
+//! signed. It waits until an epoch names it. Others let it in when that has begun; until then it has nothing but a key, and a disk that
+//! the order can name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,15 +32,45 @@ pub struct CandidateHandle {
     pub key: PublicKey,
     /// Where its bridge listens.
     pub bridge: std::net::SocketAddr,
-    /// Its cluster.
-    pub cluster: ClusterId,
-    /// Names its disk.
-    pub disk: u64,
+    /// What it is to be.
+    pub wanted: Wanted,
     /// The chain's beginning.
     pub genesis: Arc<Genesis>,
 }
 
-/// A node that waits for its cluster's seat.
+/// What the chain must give a node before it can start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// A seat for its cluster.
+    Seat {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Names the node's disk.
+        disk: u64,
+    },
+    /// That grants are signed with this key.
+    Issuer(PublicKey),
+}
+
+impl Wanted {
+    fn is_given(&self, book: &GrantBook) -> bool {
+        match self {
+            Self::Seat { cluster, .. } => book.seat_of_cluster(cluster).is_some(),
+            Self::Issuer(key) => book.issuer_since(key).is_some(),
+        }
+    }
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Seat { cluster, .. } => write!(f, "cluster {cluster} holds no seat"),
+            Self::Issuer(_) => f.write_str("the chain does not have grants signed with the node's key"),
+        }
+    }
+}
+
+/// A node that waits for its place.
 #[derive(Debug)]
 pub struct Candidate {
     handle: CandidateHandle,
@@ -50,10 +81,10 @@ pub struct Candidate {
 /// What has been found of the epochs so far.
 #[derive(Debug, Clone)]
 struct Search {
-    cluster: ClusterId,
+    wanted: Wanted,
     book: Arc<GrantBook>,
     peers: Peers,
-    seated: Arc<watch::Sender<bool>>,
+    given: Arc<watch::Sender<bool>>,
 }
 
 impl Search {
@@ -67,9 +98,9 @@ impl Search {
     fn take_epoch(&self, from: NodeId, proof: EpochProof) {
         match self.book.note_epoch(proof) {
             Ok(true) => {
-                let is_seated = self.book.seat_of_cluster(&self.cluster).is_some();
-                tracing::info!(epoch = self.book.epoch().0, is_seated, "an epoch has begun");
-                self.seated.send_replace(is_seated);
+                let is_given = self.wanted.is_given(&self.book);
+                tracing::info!(epoch = self.book.epoch().0, is_given, "an epoch has begun");
+                self.given.send_replace(is_given);
                 self.tell(&from, &Note::FetchEpoch(self.book.epoch().next()));
             }
             Ok(false) => {}
@@ -96,25 +127,26 @@ impl Search {
 }
 
 impl Candidate {
-    /// Starts waiting: names the disk, durably, and listens.
+    /// Starts waiting: names a member's disk, durably, and listens.
     pub fn start(config: &NodeConfig) -> Result<Self, NodeError> {
         let genesis = Arc::new(config.genesis()?);
         let key = SecretKey::read(&config.key_file)?.public();
         let node = key.node_id();
-        let cluster = cluster_of(config, &genesis, &node)?;
-        let (opened, _) = Opened::open(member_config(config, &genesis, (node, &cluster), Default::default()))?;
-        let disk = opened.name_disk()?;
+        let wanted = match &config.auth {
+            Some(section) => Wanted::Issuer(SecretKey::read(&section.key_file)?.public()),
+            None => {
+                let cluster = cluster_of(config, &genesis, &node)?;
+                let (opened, _) = Opened::open(member_config(config, &genesis, (node, &cluster), Default::default()))?;
+                Wanted::Seat { cluster, disk: opened.name_disk()? }
+            }
+        };
         let (bridge, transport) = bridge_of(config, genesis.digest())?;
         let prepared = Bridge::prepare(&bridge);
         // What was known before stays so: a cluster that was removed waits for a later epoch.
         let known = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?;
         let book = Arc::new(known.into_unkept());
-        let search = Search {
-            cluster: cluster.clone(),
-            book,
-            peers: prepared.clone(),
-            seated: Arc::new(watch::channel(false).0),
-        };
+        let given = Arc::new(watch::channel(false).0);
+        let search = Search { wanted: wanted.clone(), book, peers: prepared.clone(), given };
         let noted = search.clone();
         let router = Router::default().tell::<Note>(move |from, note| {
             match note {
@@ -127,7 +159,7 @@ impl Candidate {
         });
         let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, None)?;
         let (name, listens) = (config.name.clone(), config.bridge_listen);
-        let handle = CandidateHandle { name, node, key, bridge: listens, cluster, disk, genesis };
+        let handle = CandidateHandle { name, node, key, bridge: listens, wanted, genesis };
         Ok(Self { handle, bridge, search })
     }
 
@@ -136,17 +168,17 @@ impl Candidate {
         &self.handle
     }
 
-    /// Waits until the chain has given the cluster a seat.
-    pub async fn seated(&self) {
-        let mut seated = self.search.seated.subscribe();
+    /// Waits until the chain has given the node its place.
+    pub async fn given(&self) {
+        let mut given = self.search.given.subscribe();
         tokio::select! {
             // The sender lives as long as this.
-            _ = seated.wait_for(|seated| *seated) => {}
+            _ = given.wait_for(|given| *given) => {}
             () = self.search.go_on() => {}
         }
     }
 
-    /// Stops, and keeps what was found: a node that starts afterwards knows its seat.
+    /// Stops, and keeps what was found: a node that starts afterwards knows its place.
     pub async fn shutdown(self, config: &NodeConfig) -> Result<(), NodeError> {
         self.bridge.stop().await;
         let (found, genesis) = (&self.search.book, &self.handle.genesis);

@@ -168,7 +168,7 @@ impl Node {
         let grants = Grants {
             directory: directory.clone(),
             ingress: Arc::clone(&ingress),
-            members: Members::new(directory.clone(), member.address().clone()),
+            members: Members::new(directory.clone(), member.address().clone(), auths.clone()),
             member: member.address().clone(),
             replica: replica.address().clone(),
         };

@@ -3,9 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use standin_auth::actor::{MembershipNotice, WantMembers};
-use standin_cluster::actor::{MemberActor, MembersChanged};
+use standin_cluster::actor::{Auths, MemberActor, MembersChanged};
 use standin_consensus::actor::Directory;
 use standin_foundation::NodeId;
+use standin_ledger::epoch::AuthNode;
 use standin_ledger::{EpochTable, SignedMembership};
 use standin_stage::Address;
 use standin_stage::bridge::{PeerConfig, Roster};
@@ -15,13 +16,14 @@ use standin_stage::bridge::{PeerConfig, Roster};
 pub(super) struct Members {
     directory: Directory,
     member: Address<MemberActor>,
+    auths: Auths,
     /// Known as soon as the bridge runs.
     roster: Arc<OnceLock<Roster>>,
 }
 
 impl Members {
-    pub(super) fn new(directory: Directory, member: Address<MemberActor>) -> Self {
-        Self { directory, member, roster: Arc::default() }
+    pub(super) fn new(directory: Directory, member: Address<MemberActor>, auths: Auths) -> Self {
+        Self { directory, member, auths, roster: Arc::default() }
     }
 
     /// The bridge runs: members that are not in the configuration are let in, and those who were removed and may be in a set
@@ -32,6 +34,17 @@ impl Members {
             admit(roster, member);
         }
         self.dismiss_those_who_left();
+        self.ask_named_auths(&self.directory.book.newest_table());
+    }
+
+    /// Where the chain has said who the auth nodes are, those are asked.
+    fn ask_named_auths(&self, table: &EpochTable) {
+        let Some(roster) = self.roster.get().filter(|_| !table.auth_nodes.is_empty()) else { return };
+        for AuthNode { key, address } in &table.auth_nodes {
+            roster.admit(&PeerConfig { key: *key, address: address.clone() });
+        }
+        let remotes = table.auth_nodes.iter().filter_map(|node| self.directory.node(&node.key.node_id()));
+        self.auths.replace(remotes.collect());
     }
 
     /// Checks a list, and tells those whom it concerns. To be called on a thread that runs actors.
@@ -65,6 +78,7 @@ impl Members {
             let gone = before.into_iter().map(|(_, member)| member.key.node_id()).filter(is_gone);
             gone.for_each(|node| roster.dismiss(&node));
         }
+        self.ask_named_auths(table);
         self.tell_own();
     }
 

@@ -16,7 +16,7 @@ use standin_stage::{Cell, MailboxLimits, Role, Supervision};
 use tokio::sync::watch;
 
 pub use auth::{AuthHandle, AuthNode, recall};
-pub use candidate::{Candidate, CandidateHandle};
+pub use candidate::{Candidate, CandidateHandle, Wanted};
 pub use listen::listen;
 pub use member::{Node, NodeHandle};
 
@@ -40,13 +40,28 @@ pub enum NodeError {
     NoSeat(std::path::PathBuf),
     /// The key that signs grants is not the one that the genesis names.
     #[error(
-        "the key in {path} is not the auth key that the genesis names ({expected}): grants that it signs would be refused"
+        "the key in {path} is not the auth key that the genesis names ({expected}): grants that it signs would be refused. A node that \
+         is to take the auth node's place needs `auth.successor = true`"
     )]
     AuthKey {
         /// The key file.
         path: std::path::PathBuf,
         /// What the genesis says.
         expected: String,
+    },
+    /// The chain does not have grants signed with this key, or not yet: the node waits as a [`Candidate`].
+    #[error("in epoch {epoch}, the newest that the node knows, the chain does not have grants signed with its key")]
+    Unnamed {
+        /// The newest epoch that the node knows.
+        epoch: Epoch,
+    },
+    /// The chain has another auth key.
+    #[error(
+        "the chain has grants signed with another key since epoch {epoch} at the latest: this auth node is not needed any more. One          that is to be named again needs `auth.successor = true`"
+    )]
+    Replaced {
+        /// The newest epoch that the node knows.
+        epoch: Epoch,
     },
     /// The chain has clusters, and nobody is named who grants their seats.
     #[error("the seats of this chain are granted by an auth node, and no [[peer]] has the role \"auth\"")]

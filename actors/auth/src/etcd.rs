@@ -21,7 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, Digest, Incarnation};
+use standin_foundation::{ClusterId, Digest, Epoch, Incarnation};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::config::EtcdConfig;
@@ -47,7 +47,7 @@ pub struct EtcdRegister {
 
 impl EtcdRegister {
     /// Opens the register of a chain, or begins one. Clusters that it does not know yet begin with `first`. Waits for etcd.
-    pub fn open(config: &EtcdConfig, chain: Digest, first: Vec<Record>) -> Result<Self, RegisterError> {
+    pub fn open(config: &EtcdConfig, chain: Digest, issuer: Epoch, first: Vec<Record>) -> Result<Self, RegisterError> {
         let (tasks, receiver) = mpsc::channel(CALLS_MAX);
         let (opened, told) = std::sync::mpsc::channel();
         let config = config.clone();
@@ -57,7 +57,7 @@ impl EtcdRegister {
                 Err(error) => return drop(opened.send(Err(error.into()))),
             };
             runtime.block_on(async move {
-                match Client::open(&config, chain, first).await {
+                match Client::open(&config, chain, issuer, first).await {
                     Ok(client) => {
                         drop(opened.send(Ok(client.life)));
                         carry_out(Rc::new(client), receiver).await;
@@ -73,12 +73,12 @@ impl EtcdRegister {
 
     /// Begins a new life of a register that was brought back from a copy, as [`crate::register::LogRegister::recall`] does.
     /// Auth nodes that run stop, and begin the new life when they are started again. Gives the new life.
-    pub fn recall(config: &EtcdConfig, chain: Digest) -> Result<Incarnation, RegisterError> {
+    pub fn recall(config: &EtcdConfig, chain: Digest, issuer: Epoch) -> Result<Incarnation, RegisterError> {
         let config = config.clone();
         // A thread of its own: this one may be an actor's.
         let recalled = std::thread::spawn(move || {
             actix_rt::Runtime::new()?.block_on(async move {
-                let client = Client::open(&config, chain, Vec::new()).await?;
+                let client = Client::open(&config, chain, issuer, Vec::new()).await?;
                 client.recall().await
             })
         });
@@ -170,7 +170,12 @@ struct Client {
 }
 
 impl Client {
-    async fn open(config: &EtcdConfig, chain: Digest, first: Vec<Record>) -> Result<Self, RegisterError> {
+    async fn open(
+        config: &EtcdConfig,
+        chain: Digest,
+        issuer: Epoch,
+        first: Vec<Record>,
+    ) -> Result<Self, RegisterError> {
         let tls = Arc::new(tls(config)?);
         let connector = awc::Connector::new().rustls_0_23(tls).limit(CALLS_MAX);
         let timeout = Duration::from_millis(config.timeout_ms);
@@ -182,8 +187,12 @@ impl Client {
             current: Cell::new(0),
             user: user.transpose()?,
             token: RefCell::new(None),
-            prefix: format!("standin/{chain}/register/"),
-            life: Incarnation(1),
+            prefix: match issuer {
+                Epoch(0) => format!("standin/{chain}/register/"),
+                // A register of its own for each auth key.
+                issuer => format!("standin/{chain}/register-{issuer}/"),
+            },
+            life: Incarnation::first_of(issuer),
         };
         client.check_version().await?;
         client.begin(first).await?;

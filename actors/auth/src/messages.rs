@@ -232,6 +232,12 @@ pub enum Refusal {
         /// The newest epoch that the auth node knows.
         epoch: Epoch,
     },
+    /// The chain has another auth key.
+    #[error("another auth node signs grants since epoch {epoch}")]
+    NotIssuer {
+        /// The newest epoch that this one knows.
+        epoch: Epoch,
+    },
     /// The ticket does not open, or is another cluster's.
     #[error("the ticket is not this cluster's")]
     BadTicket,

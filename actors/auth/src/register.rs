@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use serde::{Deserialize, Serialize};
 use standin_foundation::limits::LOG_RECORD_BYTES_MAX;
 use standin_foundation::wire::{Wire, WireError};
-use standin_foundation::{ClusterId, Digest, Incarnation};
+use standin_foundation::{ClusterId, Digest, Epoch, Incarnation};
 use standin_ledger::log::{Log, LogError, LogOptions};
 use tokio::sync::oneshot;
 
@@ -201,10 +201,11 @@ fn write_anew(log: &mut Log, content: &Content) -> Result<(), RegisterError> {
 }
 
 impl LogRegister {
-    /// Opens the register in `folder`, or begins one. Clusters that it does not know yet begin with `first`.
-    pub fn open(folder: &Path, chain: Digest, first: Vec<Record>) -> Result<Self, RegisterError> {
+    /// Opens the register in `folder`, or begins one, for a key that has signed grants since `issuer`. Clusters that it does not know
+    /// yet begin with `first`.
+    pub fn open(folder: &Path, chain: Digest, issuer: Epoch, first: Vec<Record>) -> Result<Self, RegisterError> {
         let (mut log, mut content) = load(folder, chain)?;
-        content.incarnation = content.incarnation.max(Incarnation(1));
+        content.incarnation = content.incarnation.max(Incarnation::first_of(issuer));
         for record in first {
             content.records.entry(record.cluster.clone()).or_insert(record);
         }
@@ -344,7 +345,7 @@ mod tests {
     }
 
     fn open(folder: &Path) -> LogRegister {
-        LogRegister::open(folder, Digest::ZERO, vec![record(0)]).unwrap()
+        LogRegister::open(folder, Digest::ZERO, Epoch(0), vec![record(0)]).unwrap()
     }
 
     fn swap(register: &LogRegister, version: u64) -> bool {

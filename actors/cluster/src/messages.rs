@@ -272,6 +272,8 @@ impl Facts {
         self.note(&Fact::Granted(Box::new(grant.clone())));
         self.note(&Fact::Session { session, complete });
         self.base = Mark::default();
+        // It may be another auth node's.
+        self.ticket = Bytes::new();
     }
 
     /// The newest term that was accepted.

@@ -101,6 +101,17 @@ impl Term {
     }
 }
 
+/// Lives that a register may begin under one auth key: beyond them it counts into those of a later key.
+const LIVES_PER_ISSUER: u64 = 256;
+
+impl Incarnation {
+    /// The first life of the register of an auth node whose key signs grants from this epoch on: above every life of the registers of
+    /// the keys before.
+    pub fn first_of(issuer: Epoch) -> Self {
+        Self(issuer.0.saturating_mul(LIVES_PER_ISSUER).saturating_add(1))
+    }
+}
+
 impl Seat {
     /// The seat as an index into a table of seats.
     pub fn index(self) -> usize {

@@ -21,6 +21,9 @@ use crate::snapshot::Snapshot;
 use crate::state::Write;
 use crate::trie::{StateProof, Trie};
 
+/// Auth nodes that share a key.
+pub const AUTH_NODES_MAX: usize = 8;
+
 /// Keys of the state that begin with this byte are the chain's own: no state machine writes them.
 pub const SYSTEM_PREFIX: u8 = 0xff;
 
@@ -113,6 +116,15 @@ pub struct EpochSeat {
     pub base: Option<Base>,
 }
 
+/// A node of which the chain says where it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthNode {
+    /// The node's key.
+    pub key: PublicKey,
+    /// Where its bridge can be reached: host and port.
+    pub address: String,
+}
+
 /// Who holds the seats in one epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochTable {
@@ -122,6 +134,8 @@ pub struct EpochTable {
     pub after: Height,
     /// The key with which grants of this epoch are signed; none where each seat is held by one node.
     pub auth: Option<PublicKey>,
+    /// The auth nodes that have that key, in the order in which they are asked; none where each configuration says who they are.
+    pub auth_nodes: Vec<AuthNode>,
     /// Who approves reconfigurations in this epoch.
     pub operators: Operators,
     /// The seats. A cluster keeps its seat's number as long as it holds one; that of a cluster that was removed stays vacant until
@@ -131,7 +145,10 @@ pub struct EpochTable {
 
 impl Wire for EpochTable {
     const NAME: &'static str = "epoch";
-    const BYTES_MAX: usize = 256 + OPERATORS_MAX * 40 + SEATS_MAX * (256 + MEMBERS_MAX * (2 * NAME_BYTES_MAX + 64));
+    const BYTES_MAX: usize = 256
+        + OPERATORS_MAX * 40
+        + AUTH_NODES_MAX * (NAME_BYTES_MAX + 64)
+        + SEATS_MAX * (256 + MEMBERS_MAX * (2 * NAME_BYTES_MAX + 64));
 }
 
 impl EpochTable {

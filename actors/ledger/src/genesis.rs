@@ -265,6 +265,7 @@ impl Genesis {
             epoch: Epoch(0),
             after: Height(0),
             auth: self.auth,
+            auth_nodes: Vec::new(),
             operators: self.operators.clone(),
             seats: (0..).map(Seat).zip(self.seats.iter().map(seat)).collect(),
         }

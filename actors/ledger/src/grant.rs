@@ -174,7 +174,7 @@ struct Lineage {
 fn first_table(auth: Option<PublicKey>, seats: impl Iterator<Item = (ClusterId, Option<Base>)>) -> EpochTable {
     let seat = |(cluster, base)| EpochSeat { cluster, members: Vec::new(), listed: Epoch(0), since: Epoch(0), base };
     let (operators, seats) = (Operators::default(), (0..).map(Seat).zip(seats.map(seat)).collect());
-    EpochTable { epoch: Epoch(0), after: Height(0), auth, operators, seats }
+    EpochTable { epoch: Epoch(0), after: Height(0), auth, auth_nodes: Vec::new(), operators, seats }
 }
 
 /// All that is known of who may speak for which seat, in which epoch.
@@ -245,6 +245,12 @@ impl GrantTable {
     /// The table of the newest epoch.
     pub fn newest_table(&self) -> &EpochTable {
         self.later.last().unwrap_or(&self.genesis)
+    }
+
+    /// The epoch since which this key has signed grants; none if another one does now, or none.
+    pub fn issuer_since(&self, key: &PublicKey) -> Option<Epoch> {
+        let of_key = self.tables_down().take_while(|table| table.auth.as_ref() == Some(key));
+        of_key.last().map(|table| table.epoch)
     }
 
     /// All tables, the newest first.

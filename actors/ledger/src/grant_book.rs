@@ -207,6 +207,11 @@ impl GrantBook {
         self.read().newest_table().clone()
     }
 
+    /// The epoch since which this key has signed grants; none if another one does now, or none.
+    pub fn issuer_since(&self, key: &PublicKey) -> Option<Epoch> {
+        self.read().issuer_since(key)
+    }
+
     /// The seat of a cluster, in the newest epoch.
     pub fn seat_of_cluster(&self, cluster: &ClusterId) -> Option<Seat> {
         self.read().seat_of_cluster(cluster)

@@ -239,6 +239,13 @@ impl MemberBook {
         self.read().entries.values().filter_map(|entry| entry.signed.clone()).collect()
     }
 
+    /// The newest memberships of all clusters that hold seats.
+    pub fn memberships(&self) -> Vec<Membership> {
+        let clusters = self.read();
+        let held = clusters.entries.values().filter(|entry| !entry.gone);
+        held.map(|entry| entry.newest.clone()).collect()
+    }
+
     /// The newest membership of a seat's cluster, with its signature unless the chain itself has said so.
     pub fn signed_of(&self, seat: Seat) -> Option<SignedMembership> {
         self.read().holding(seat)?.signed.clone()

@@ -41,6 +41,14 @@ impl Member {
         Self { key, priority, site, address: String::new() }
     }
 
+    /// As [`Member::check`], of one that may be reached where each configuration says.
+    pub fn check_place(&self) -> Result<(), &'static str> {
+        match self.address.is_empty() {
+            true => Self { address: "configured:1".to_owned(), ..self.clone() }.check(),
+            false => self.check(),
+        }
+    }
+
     /// Whether site and address are such as can be.
     pub fn check(&self) -> Result<(), &'static str> {
         let has_port = |address: &str| address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::wire::Wire;
 use standin_foundation::{
-    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, PublicKey, Seats, SecretKey, Signature,
+    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, Incarnation, PublicKey, Seats, SecretKey, Signature,
 };
 
-use crate::epoch::{Base, EpochSeat, EpochTable};
+use crate::epoch::{AUTH_NODES_MAX, AuthNode, Base, EpochSeat, EpochTable};
 use crate::genesis::{OPERATORS_MAX, Operators, Parameters, largest_window};
 use crate::grant::MEMBERS_MAX;
 use crate::membership::{Member, NAME_BYTES_MAX};
@@ -45,6 +45,28 @@ pub enum Change {
     },
     /// A cluster holds its seat no more: quorums are counted without it.
     Remove(ClusterId),
+    /// Grants are signed with another key. What the register of the one before knew is void: every cluster is named, with its members.
+    Auth {
+        /// The key that signs grants.
+        key: PublicKey,
+        /// Who has it, and is asked.
+        nodes: Vec<AuthNode>,
+        /// Every cluster that holds a seat.
+        clusters: Vec<Named>,
+    },
+}
+
+/// A cluster, as it begins under another auth key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its members. The address is empty for one that is reached where each configuration says.
+    pub members: Vec<Member>,
+    /// The node that speaks for the seat.
+    pub holder: PublicKey,
+    /// Names the holder's disk, as in [`Base`].
+    pub disk: u64,
 }
 
 /// What is ordered. It is carried out in one epoch only, so it cannot be ordered a second time.
@@ -74,14 +96,29 @@ impl Canonical for Reconfiguration {
                 }
                 Change::Add { cluster, members, base: Base { holder, disk, incarnation } } => {
                     out.u8(3).bytes(cluster.as_str().as_bytes()).raw(holder.as_bytes()).u64(*disk).u64(incarnation.0);
-                    out.length(members.len());
-                    for Member { key, priority, site, address } in members {
-                        out.raw(key.as_bytes()).u8(*priority).bytes(site.as_bytes()).bytes(address.as_bytes());
-                    }
+                    encode_members(out, members);
                 }
                 Change::Remove(cluster) => _ = out.u8(4).bytes(cluster.as_str().as_bytes()),
+                Change::Auth { key, nodes, clusters } => {
+                    out.u8(5).raw(key.as_bytes()).length(nodes.len());
+                    for AuthNode { key, address } in nodes {
+                        out.raw(key.as_bytes()).bytes(address.as_bytes());
+                    }
+                    out.length(clusters.len());
+                    for Named { cluster, members, holder, disk } in clusters {
+                        out.bytes(cluster.as_str().as_bytes()).raw(holder.as_bytes()).u64(*disk);
+                        encode_members(out, members);
+                    }
+                }
             }
         }
+    }
+}
+
+fn encode_members(out: &mut Encoder, members: &[Member]) {
+    out.length(members.len());
+    for Member { key, priority, site, address } in members {
+        out.raw(key.as_bytes()).u8(*priority).bytes(site.as_bytes()).bytes(address.as_bytes());
     }
 }
 
@@ -162,6 +199,7 @@ impl Change {
                 let (cluster, members, since) = (cluster.clone(), members.clone(), table.epoch);
                 table.seats.insert(seat, EpochSeat { cluster, members, listed: since, since, base: Some(*base) });
             }
+            Self::Auth { key, nodes, clusters } => replace_auth(table, key, nodes, clusters)?,
             Self::Remove(cluster) => {
                 let seat = table.seat_of(cluster);
                 let seat = seat.ok_or_else(|| Reject::new(format!("cluster {cluster} holds no seat")))?;
@@ -183,11 +221,59 @@ impl Change {
     }
 }
 
+/// Every cluster begins anew with its holder alone, as if it had been named, and with the members of the order.
+fn replace_auth(table: &mut EpochTable, key: &PublicKey, nodes: &[AuthNode], clusters: &[Named]) -> Result<(), Reject> {
+    let wrong = |what: String| Err(Reject::new(what));
+    if table.auth.as_ref() == Some(key) {
+        return wrong("this auth key signs grants already".to_owned());
+    }
+    let distinct: BTreeSet<_> = nodes.iter().map(|node| node.key).collect();
+    if nodes.is_empty() || nodes.len() > AUTH_NODES_MAX || distinct.len() < nodes.len() {
+        return wrong(format!("1 to {AUTH_NODES_MAX} different auth nodes are needed, {} found", nodes.len()));
+    }
+    if nodes.iter().any(|node| node.address.is_empty() || node.address.len() > NAME_BYTES_MAX) {
+        return wrong(format!("an auth node needs host and port of its bridge, of at most {NAME_BYTES_MAX} bytes"));
+    }
+    if clusters.len() > table.seats.len() {
+        return wrong("a cluster is named that holds no seat".to_owned());
+    }
+    let mut keys: BTreeSet<_> = distinct.into_iter().chain([*key]).collect();
+    let (epoch, incarnation) = (table.epoch, Incarnation::first_of(table.epoch));
+    for seat in table.seats.values_mut() {
+        let mut of_cluster = clusters.iter().filter(|named| named.cluster == seat.cluster);
+        let (Some(named), None) = (of_cluster.next(), of_cluster.next()) else {
+            return wrong(format!(
+                "cluster {} must be named, once: another auth key knows nothing of it",
+                seat.cluster
+            ));
+        };
+        let Named { cluster, members, holder, disk } = named;
+        check_list(cluster, members, holder, &mut keys, Member::check_place)?;
+        (seat.members, seat.listed, seat.since) = (members.clone(), epoch, epoch);
+        seat.base = Some(Base { holder: *holder, disk: *disk, incarnation });
+    }
+    (table.auth, table.auth_nodes) = (Some(*key), nodes.to_vec());
+    Ok(())
+}
+
 fn check_members(
     table: &EpochTable,
     cluster: &ClusterId,
     members: &[Member],
     holder: &PublicKey,
+) -> Result<(), Reject> {
+    let of_seats = table.seats.values().flat_map(|seat| &seat.members).map(|member| member.key);
+    let mut keys = of_seats.chain(table.auth).collect();
+    check_list(cluster, members, holder, &mut keys, Member::check)
+}
+
+/// `keys` are those that are in use; those of the members are added.
+fn check_list(
+    cluster: &ClusterId,
+    members: &[Member],
+    holder: &PublicKey,
+    keys: &mut BTreeSet<PublicKey>,
+    check: impl Fn(&Member) -> Result<(), &'static str>,
 ) -> Result<(), Reject> {
     let wrong = |what: String| Err(Reject::new(format!("cluster {cluster}: {what}")));
     if members.is_empty() || members.len() > MEMBERS_MAX {
@@ -196,13 +282,11 @@ fn check_members(
     if !members.iter().any(|member| member.key == *holder) {
         return wrong("the holder is not among the members".to_owned());
     }
-    let mut keys: BTreeSet<_> =
-        table.seats.values().flat_map(|seat| &seat.members).map(|member| member.key).chain(table.auth).collect();
     for member in members {
         if !keys.insert(member.key) {
             return wrong(format!("a node is in one cluster, and {} is there twice", member.key));
         }
-        if let Err(what) = member.check() {
+        if let Err(what) = check(member) {
             return wrong(what.to_owned());
         }
     }
@@ -242,8 +326,9 @@ pub struct ApprovedReconfiguration {
 
 impl Wire for ApprovedReconfiguration {
     const NAME: &'static str = "reconfiguration";
-    const BYTES_MAX: usize =
-        256 + CHANGES_MAX * (256 + OPERATORS_MAX * 40 + MEMBERS_MAX * (2 * NAME_BYTES_MAX + 64)) + OPERATORS_MAX * 128;
+    const BYTES_MAX: usize = EpochTable::BYTES_MAX
+        + CHANGES_MAX * (256 + OPERATORS_MAX * 40 + MEMBERS_MAX * (2 * NAME_BYTES_MAX + 64))
+        + OPERATORS_MAX * 128;
 }
 
 impl ApprovedReconfiguration {

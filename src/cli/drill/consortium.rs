@@ -1,4 +1,4 @@
-//! Clusters are added to the chain and removed from it, by the chain's order, under load.
+//! Clusters are added to the chain and removed from it, and the auth node is replaced, by the chain's order, under load.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -6,8 +6,8 @@ use std::time::Instant;
 use standin_foundation::{ClusterId, Epoch, Seat};
 use standin_ledger::reconfiguration::Change;
 
-use super::super::consortium::{NewMember, add};
-use super::super::init::write_newcomer;
+use super::super::consortium::{NewAuth, NewMember, add, replace_auth};
+use super::super::init::{write_new_auth, write_newcomer};
 use super::epochs::{anyone, in_epoch, order};
 use super::seats::{Holder, POLL, SOON};
 use super::{Drill, Failure};
@@ -92,6 +92,50 @@ pub(super) async fn cluster_removed(drill: &mut Drill) -> Result<(), Failure> {
     for node in &nodes {
         drill.caught_up(*node, SOON).await?;
     }
+    Ok(())
+}
+
+/// The auth node is lost for good, with its key. Another one is made; the chain orders that it grants the seats from now on, and every
+/// cluster begins with its holder alone. Then an active is killed, which only the new auth node can replace; and the old one comes back,
+/// and grants nothing any more.
+pub(super) async fn auth_replaced(drill: &mut Drill) -> Result<(), Failure> {
+    let (operator, old) = (drill.operator_key()?, drill.auth()?);
+    drill.network.kill(old).await?;
+    let like = drill.network.config(0);
+    let network = like.parent().and_then(|folder| folder.parent());
+    let network = network.ok_or_else(|| Failure::new(1, "the network has no folder"))?.to_owned();
+    let newcomer = write_new_auth(&network.join("auth-new"), &like, "auth-new", None)?;
+    let with = NewAuth { http: format!("http://{}", newcomer.http), bridge: None };
+    let new = drill.network.join_auth(newcomer)?;
+    wait_as_candidates(drill, &[new]).await?;
+    drill.progress("without an auth node", 300, SOON).await;
+
+    let begun = Instant::now();
+    let clients = drill.network.clients().to_vec();
+    let change = replace_auth(&clients, &[with]).await?;
+    order(drill, &operator, change).await?;
+    in_epoch(drill, Epoch(1), None).await?;
+    drill.recovery_ms =
+        drill.progress("with every cluster begun anew", 300, SOON).await.map(|_| begun.elapsed().as_millis() as u64);
+    drill.made_whole().await?;
+
+    let lost = drill.primary().await?;
+    let begun = Instant::now();
+    drill.network.kill(lost.node).await?;
+    drill.taken_over(lost, begun).await?;
+    drill.start_all(&[lost.node]).await?;
+    drill.made_whole().await?;
+
+    drill.network.start_node(old)?;
+    let all: Vec<_> = (0..drill.network.size()).collect();
+    drill.kill_all(&all).await?;
+    drill.start_all(&all).await?;
+    drill.progress("after all were killed and came back, and the old auth node with them", 300, SOON).await;
+    drill.made_whole().await?;
+    let granted = drill.network.client(old)?.auth().await?;
+    let terms: Vec<_> = granted.iter().map(|view| view.term).collect();
+    let is_old = terms.iter().all(|term| term.lineage() == Epoch(0));
+    drill.check("the old auth node has granted nothing more", is_old, format!("{terms:?}"));
     Ok(())
 }
 

@@ -132,6 +132,12 @@ const DRILLS: &[Kind] = &[
         "the cluster that leads the view is removed by the chain's order, and added again later",
         |drill| Box::pin(consortium::cluster_removed(drill)),
     ),
+    kind(
+        "auth-replaced",
+        CLUSTERS,
+        "the auth node is lost with its key: another takes its place by the chain's order, with every cluster begun anew",
+        |drill| Box::pin(consortium::auth_replaced(drill)),
+    ),
     kind("log-torn", SEATS, "a replica is killed and its log gets a torn tail, then damage in the middle", |drill| {
         Box::pin(disks::log_torn(drill))
     }),

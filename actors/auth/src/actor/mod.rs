@@ -222,6 +222,10 @@ impl AuthActor {
         let Some(cluster) = asked.request.cluster().cloned() else {
             return self.look_up(None, reply, ctx);
         };
+        if self.setup.book.issuer_since(&self.setup.key.public()).is_none() {
+            let why = Refusal::NotIssuer { epoch: self.setup.book.epoch() };
+            return reply.send(Answer::Refused { why, current: None });
+        }
         if let Request::LookUp { .. } = &asked.request {
             return self.look_up(Some(cluster), reply, ctx);
         }

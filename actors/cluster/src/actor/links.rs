@@ -1,8 +1,8 @@
 //! What a member says to the other members and to the auth node, and what they say to it.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -99,7 +99,7 @@ const LEFT_FOR: Duration = Duration::from_secs(1);
 /// not failed lately. All nodes have the same order, so that as a rule one auth node hears all of a cluster.
 #[derive(Debug, Clone)]
 pub struct Auths {
-    fronts: Arc<[Front]>,
+    fronts: Arc<RwLock<Arc<[Front]>>>,
     begun: Instant,
 }
 
@@ -108,6 +108,10 @@ struct Front {
     remote: Remote,
     /// Not asked before this, in ms since the beginning.
     left_until: AtomicU64,
+}
+
+fn fronts_of(remotes: Vec<Remote>) -> Arc<[Front]> {
+    remotes.into_iter().map(|remote| Front { remote, left_until: AtomicU64::new(0) }).collect()
 }
 
 impl Default for Auths {
@@ -119,8 +123,20 @@ impl Default for Auths {
 impl Auths {
     /// These, in order of preference.
     pub fn new(fronts: Vec<Remote>) -> Self {
-        let front = |remote| Front { remote, left_until: AtomicU64::new(0) };
-        Self { fronts: fronts.into_iter().map(front).collect(), begun: Instant::now() }
+        Self { fronts: Arc::new(RwLock::new(fronts_of(fronts))), begun: Instant::now() }
+    }
+
+    /// From now on these, since the chain has said so.
+    pub fn replace(&self, fronts: Vec<Remote>) {
+        let known = self.fronts();
+        let are_known = fronts.iter().map(Remote::id).eq(known.iter().map(|front| front.remote.id()));
+        if !are_known {
+            *self.fronts.write().unwrap_or_else(PoisonError::into_inner) = fronts_of(fronts);
+        }
+    }
+
+    fn fronts(&self) -> Arc<[Front]> {
+        Arc::clone(&self.fronts.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn now(&self) -> u64 {
@@ -128,19 +144,20 @@ impl Auths {
     }
 
     /// The first that may be asked; if all have failed, the one that failed first.
-    fn place(&self) -> Option<usize> {
+    fn place(&self, fronts: &[Front]) -> Option<usize> {
         let now = self.now();
         let left_until = |front: &Front| front.left_until.load(Ordering::Relaxed);
         let may = |front: &Front| front.remote.is_connected() && left_until(front) <= now;
-        let least = || (0..self.fronts.len()).min_by_key(|place| self.fronts.get(*place).map(left_until));
-        self.fronts.iter().position(may).or_else(least)
+        let least = || (0..fronts.len()).min_by_key(|place| fronts.get(*place).map(left_until));
+        fronts.iter().position(may).or_else(least)
     }
 
     /// Asks; none if there is no answer.
     pub fn ask(&self, request: Request) -> impl Future<Output = Option<Answer>> + use<> {
-        let (auths, place) = (self.clone(), self.place());
+        let (auths, fronts) = (self.clone(), self.fronts());
+        let place = self.place(&fronts);
         async move {
-            let front = auths.fronts.get(place?)?;
+            let front = fronts.get(place?)?;
             let answered = front.remote.ask(&request, ANSWER_WITHIN).await;
             if let Err(error) = &answered {
                 tracing::debug!(%error, "the auth node does not answer");

@@ -199,6 +199,18 @@ pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>
     router
         .tell::<Signed>(move |node, message| signed_ingress.take_signed(node, message, &signed_to))
         .tell::<Note>(move |node, note| {
+            // What proves itself is shown to whoever was let in: an auth node holds no seat.
+            match note {
+                Note::WantGrant(seat, term) => {
+                    note_ingress.show_grant(node, seat, term);
+                    return Ok(());
+                }
+                Note::FetchEpoch(epoch) => {
+                    note_ingress.show_epoch(node, epoch);
+                    return Ok(());
+                }
+                _ => {}
+            }
             let from = note_ingress.seat_of(node)?;
             match note {
                 Note::Stable(certificate) => {
@@ -212,16 +224,6 @@ pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>
                     let grants = Arc::clone(&grants);
                     check(&note_ingress, &note_to, (Urgency::Votes, 0), (node, from), move |_, _, _share| {
                         grants(*grant);
-                        Ok(())
-                    })
-                }
-                Note::WantGrant(seat, term) => {
-                    note_ingress.show_grant(node, seat, term);
-                    Ok(())
-                }
-                Note::FetchEpoch(epoch) => {
-                    check(&note_ingress, &note_to, (Urgency::Payloads, 0), (node, from), move |ingress, _, _share| {
-                        ingress.show_epoch(node, epoch);
                         Ok(())
                     })
                 }
