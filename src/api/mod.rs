@@ -81,7 +81,7 @@ async fn readyz(node: web::Data<NodeHandle>) -> HttpResponse {
     let ahead = reached.get(certificate::faulty_max(seats)).copied().unwrap_or_default();
     let window = node.genesis.parameters.window;
     let checks = [
-        (!status.removed, format!("cluster {} holds its seat", node.cluster)),
+        (!is_removed(&node, &status), format!("cluster {} holds its seat", node.cluster)),
         (connected >= quorum, format!("quorum {connected} of {seats} connected, {quorum} needed")),
         (status.status.changing_to.is_none(), format!("view {}", status.status.view)),
         (ahead <= status.executed.plus(window), format!("sync at {} of {ahead}", status.executed)),
@@ -101,6 +101,11 @@ async fn status(node: web::Data<NodeHandle>) -> HttpResponse {
     }
 }
 
+/// Whether the chain has removed the node's cluster, as far as the node knows; its replica may not have come there.
+fn is_removed(node: &NodeHandle, status: &ReplicaStatus) -> bool {
+    status.removed || node.book.seat_of_cluster(&node.cluster) != Some(node.seat)
+}
+
 fn view_of(node: &NodeHandle, status: &ReplicaStatus) -> StatusView {
     let peer = |(seat, (status, connected)): (&standin_foundation::Seat, &(standin_consensus::Status, bool))| {
         PeerView { seat: seat.0, connected: *connected, view: status.view.0, committed: status.committed }
@@ -110,7 +115,7 @@ fn view_of(node: &NodeHandle, status: &ReplicaStatus) -> StatusView {
         name: node.name.clone(),
         node: node.node,
         active: status.speaks,
-        removed: status.removed,
+        removed: is_removed(node, status),
         cluster: node.cluster.to_string(),
         seat: node.seat.0,
         epoch: status.status.epoch.0,

@@ -1,5 +1,6 @@
 //! `cluster` and `auth replace`: which clusters hold seats, and who grants them, as operators order it through the chain.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -105,6 +106,12 @@ pub(super) async fn add(other: &Client, cluster: ClusterId, members: &[NewMember
         }
         known.push((member, view));
     }
+    for membership in other.memberships().await? {
+        if let Some((_, view)) = known.iter().find(|(_, view)| membership.members.contains_key(&view.node)) {
+            let (name, of) = (&view.name, &membership.cluster);
+            return Err(Failure::new(6, format!("{name} is a member of cluster {of}: remove it there first")));
+        }
+    }
     let register = other.cluster().await?.register;
     let (_, first) = known.first().ok_or_else(|| Failure::new(2, "--member: a cluster has one at least"))?;
     if register == 0 {
@@ -121,10 +128,21 @@ pub(super) async fn add(other: &Client, cluster: ClusterId, members: &[NewMember
         address: new.bridge.clone().unwrap_or_else(|| view.bridge.clone()),
     });
     let members: Vec<_> = admitted.collect();
-    if let Some((member, why)) = members.iter().find_map(|member| Some((member, member.check().err()?))) {
-        return Err(Failure::new(2, format!("{}: {why}", member.key)));
+    for member in &members {
+        member.check().map_err(|why| Failure::new(2, format!("{}: {why}", member.key)))?;
+        check_reachable(&member.address)?;
     }
     Ok(Change::Add { cluster, members, base })
+}
+
+/// What a node listens on may be all of its addresses, which is nothing that others can dial.
+fn check_reachable(address: &str) -> Result<(), Failure> {
+    match address.parse::<SocketAddr>() {
+        Ok(parsed) if parsed.ip().is_unspecified() => {
+            Err(Failure::new(2, format!("{address} is no address that others can reach: give the bridge's")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A new auth node.
@@ -158,7 +176,9 @@ pub(super) async fn replace_auth(clients: &[Client], with: &[NewAuth]) -> Result
             Client::new(&new.http, Duration::from_secs(10)).candidate().await?;
         let grants = grants.ok_or_else(|| Failure::new(6, format!("{name} is not configured as an auth node")))?;
         keys.push(grants);
-        nodes.push(AuthNode { key, address: new.bridge.clone().unwrap_or(bridge) });
+        let address = new.bridge.clone().unwrap_or(bridge);
+        check_reachable(&address)?;
+        nodes.push(AuthNode { key, address });
     }
     let key = match keys.as_slice() {
         [first, others @ ..] if others.iter().all(|other| other == first) => *first,

@@ -165,6 +165,12 @@ impl Node {
         };
         let known = opened.grant();
         let (member, replica, reader) = start_seat(opened, links, found, replica_config)?;
+        if directory.book.seat_of_cluster(&cluster) != Some(seat) {
+            // The store knew epochs that the book had lost.
+            replica.stop();
+            member.stop();
+            return Err(NodeError::Unseated { cluster: cluster.to_string(), epoch: directory.book.epoch() });
+        }
         let grants = Grants {
             directory: directory.clone(),
             ingress: Arc::clone(&ingress),

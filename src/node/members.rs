@@ -7,6 +7,7 @@ use standin_cluster::actor::{Auths, MemberActor, MembersChanged};
 use standin_consensus::actor::Directory;
 use standin_foundation::NodeId;
 use standin_ledger::epoch::AuthNode;
+use standin_ledger::error::LedgerError;
 use standin_ledger::{EpochTable, SignedMembership};
 use standin_stage::Address;
 use standin_stage::bridge::{PeerConfig, Roster};
@@ -54,6 +55,10 @@ impl Members {
         let seat = match members.note(signed) {
             Ok(Some(seat)) => seat,
             Ok(None) => return,
+            // Its proof is asked for, and the list told again.
+            Err(LedgerError::UnknownEpoch(epoch)) => {
+                return tracing::debug!(%epoch, "members of an epoch that is not known yet");
+            }
             Err(error) => return tracing::warn!(%error, "members refused"),
         };
         let now = members.of(seat).map(|membership| membership.members).unwrap_or_default();

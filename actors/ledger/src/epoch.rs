@@ -157,6 +157,11 @@ impl EpochTable {
         EpochStart { epoch: self.epoch, after: self.after, seats: self.seats.keys().copied().collect() }
     }
 
+    /// The cluster that holds a seat.
+    pub fn cluster_of(&self, seat: &Seat) -> Option<&ClusterId> {
+        self.seats.get(seat).map(|seat| &seat.cluster)
+    }
+
     /// The seat of a cluster.
     pub fn seat_of(&self, cluster: &ClusterId) -> Option<Seat> {
         self.seats.iter().find(|(_, seat)| seat.cluster == *cluster).map(|(number, _)| *number)

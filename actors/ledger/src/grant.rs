@@ -341,14 +341,15 @@ impl GrantTable {
         self.lineages.iter().flat_map(|lineage| lineage.grants.values())
     }
 
-    /// Up to `count` terms below the newest whose grants are not known here, of all seats.
+    /// Up to `count` terms below the newest whose grants are not known here, of all lines of grants: blocks of clusters that were removed
+    /// are judged by theirs.
     pub fn missing(&self, count: usize) -> Vec<(Seat, Term)> {
         let mut missing = Vec::new();
-        let seats = self.seats(self.epoch()).unwrap_or_default();
-        for seat in seats.iter().filter(|seat| self.is_granted(*seat)) {
-            let since = self.seat(self.epoch(), seat).map(|seat| seat.since);
-            let mut next = Term::first_of(since.unwrap_or_default()).next();
-            for term in self.grants(self.epoch(), seat).into_iter().flat_map(BTreeMap::keys) {
+        for Lineage { cluster, since, grants } in &self.lineages {
+            let table = self.table(*since).filter(|table| table.auth.is_some());
+            let Some(seat) = table.and_then(|table| table.seat_of(cluster)) else { continue };
+            let mut next = Term::first_of(*since).next();
+            for term in grants.keys() {
                 while next < *term && missing.len() < count {
                     missing.push((seat, next));
                     next = next.next();
@@ -357,6 +358,16 @@ impl GrantTable {
             }
         }
         missing
+    }
+
+    /// Whether votes of a seat under this term cannot be judged here before its grant, or the epoch that its line of grants began in, is
+    /// known.
+    pub fn lacks(&self, seat: Seat, term: Term) -> bool {
+        let may_be_granted = match self.table(term.lineage()) {
+            Some(table) => table.auth.is_some() && table.seats.contains_key(&seat),
+            None => true,
+        };
+        term > Term(0) && may_be_granted && self.grant(seat, term).is_none()
     }
 
     /// Whether a seat is held under grants.
@@ -528,6 +539,24 @@ mod tests {
         let mut stranger = grant(8, 1, Digest::ZERO);
         stranger.cluster = "z".parse().unwrap();
         assert!(table.note(stranger.sign(&key(9))).unwrap_err().to_string().contains("holds no seat"));
+    }
+
+    /// Old blocks carry votes of clusters that hold no seat any more: what they are judged by is missed, and asked for.
+    #[test]
+    fn g6_a_grant_of_a_cluster_that_was_removed_can_be_lacking() {
+        let mut table = table();
+        table.note(grant(1, 1, Digest::ZERO).sign(&key(9))).unwrap();
+        table.note(grant(3, 2, Digest::ZERO).sign(&key(9))).unwrap();
+        let mut next = EpochTable { epoch: Epoch(1), after: Height(64), ..table.table(Epoch(0)).unwrap().clone() };
+        next.seats.remove(&Seat(0));
+        table.begin(next);
+        assert_eq!(table.judge(&vote(2, 1).0, &vote(2, 1).1), Verdict::Unknown);
+        let lacks = |seat, term| table.lacks(Seat(seat), term);
+        assert!(lacks(0, Term(2)) && !lacks(0, Term(3)) && !lacks(0, Term(0)), "although it holds no seat now");
+        assert!(lacks(0, Term::first_of(Epoch(9))), "of an epoch that is not known");
+        assert!(!lacks(0, Term::first_of(Epoch(1)).next()), "it has none in that epoch");
+        assert_eq!(table.missing(9), [(Seat(0), Term(2))]);
+        assert_eq!(table.speaker(Seat(0)), Some(&key(2).public()), "who held it last");
     }
 
     /// T7: two grants for one term are noticed by whoever sees both.

@@ -244,8 +244,7 @@ impl GrantBook {
 
     /// Whether votes of a seat under this term cannot be judged here before its grant is known.
     pub fn lacks(&self, seat: Seat, term: Term) -> bool {
-        let table = self.read();
-        table.is_granted(seat) && term > Term(0) && table.grant(seat, term).is_none()
+        self.read().lacks(seat, term)
     }
 
     /// The node that speaks for a seat now, as far as is known here.

@@ -92,7 +92,7 @@ impl Clusters {
 
     fn of_node(&self, node: &NodeId) -> Option<&Entry> {
         let has = |entry: &&Entry| entry.newest.members.contains_key(node);
-        self.entries.values().filter(has).min_by_key(|entry| entry.gone)
+        self.entries.values().filter(has).max_by_key(|entry| (!entry.gone, entry.newest.listed))
     }
 }
 
@@ -117,6 +117,7 @@ impl MemberBook {
     pub fn open(path: &Path, genesis: &Genesis, newest: Option<&EpochTable>) -> Result<Self, MemberBookError> {
         let book = Self::unkept(genesis);
         newest.into_iter().for_each(|table| book.begin(table));
+        book.clusters.write().unwrap_or_else(PoisonError::into_inner).entries.retain(|_, entry| !entry.gone);
         let wrong = |what: String| MemberBookError { path: path.to_owned(), what };
         match fs::read(path) {
             Ok(bytes) => {
@@ -146,6 +147,7 @@ impl MemberBook {
         if table.epoch > clusters.epoch {
             clusters.entries.retain(|_, entry| !entry.gone);
         }
+        let skips = table.epoch > clusters.epoch.next();
         (clusters.epoch, clusters.auth) = (table.epoch, table.auth);
         for entry in clusters.entries.values_mut() {
             entry.gone = true;
@@ -164,6 +166,8 @@ impl MemberBook {
                 entry.replace(first, None);
             }
         }
+        // Whoever comes as one that holds a seat is taken for it: of the others only those of the epoch before are let in.
+        clusters.entries.retain(|_, entry| !entry.gone || !(skips || table.seats.contains_key(&entry.seat)));
         drop(clusters);
         self.keep();
     }
@@ -175,10 +179,10 @@ impl MemberBook {
         let is_newer = |entry: &Entry| entry.newest.order() < signed.membership.order();
         let clusters = self.read();
         let auth = clusters.auth.ok_or_else(|| bad("this chain has no auth node"))?;
-        let entry = clusters.entries.get(cluster).ok_or_else(|| bad("the cluster holds no seat"))?;
         if signed.membership.listed > clusters.epoch {
             return Err(LedgerError::UnknownEpoch(signed.membership.listed));
         }
+        let entry = clusters.entries.get(cluster).ok_or_else(|| bad("the cluster holds no seat"))?;
         if !is_newer(entry) {
             return Ok(None);
         }
@@ -283,7 +287,10 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use standin_foundation::Height;
+
     use super::*;
+    use crate::epoch::EpochSeat;
     use crate::transaction::tests::key;
     use crate::{MemberDescriptor, SeatDescriptor};
 
@@ -338,6 +345,46 @@ mod tests {
         assert_eq!(removed(&again), [], "one is a member again");
         fs::write(&path, b"rot").unwrap();
         assert!(MemberBook::open(&path, &genesis(), None).unwrap_err().to_string().contains("delete the file"));
+    }
+
+    /// Whoever was removed is let in until the next epoch begins, unless another holds the number; after a restart not at all.
+    #[test]
+    fn clusters_come_and_go_with_the_epochs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("members");
+        let book = MemberBook::open(&path, &genesis(), None).unwrap();
+        let id = |n| key(n).public().node_id();
+        book.note(with(1, &[1, 3]).sign(&key(9))).unwrap();
+        let mut next = EpochTable { epoch: Epoch(1), after: Height(64), ..genesis().epoch_table() };
+        next.seats.remove(&Seat(0));
+        book.begin(&next);
+        assert_eq!((book.seat_of(&id(3)), book.of(Seat(0)).is_some()), (Some(Seat(0)), false), "heard still");
+        assert_eq!(MemberBook::open(&path, &genesis(), Some(&next)).unwrap().seat_of(&id(3)), None);
+        let member = |n| Member { address: "h:1".to_owned(), site: "s".to_owned(), ..Member::from(key(n).public()) };
+        let added = |listed, members: &[u8]| EpochSeat {
+            cluster: "e".parse().unwrap(),
+            members: members.iter().map(|n| member(*n)).collect(),
+            listed: Epoch(listed),
+            since: Epoch(listed),
+            base: None,
+        };
+        next.epoch = Epoch(2);
+        next.seats.insert(Seat(0), added(2, &[5]));
+        let late = Membership { cluster: "e".parse().unwrap(), listed: Epoch(2), ..with(1, &[5, 6]) };
+        assert_eq!(book.note(late.clone().sign(&key(9))), Err(LedgerError::UnknownEpoch(Epoch(2))));
+        book.begin(&next);
+        assert_eq!((book.seat_of(&id(3)), book.seat_of(&id(5))), (None, Some(Seat(0))));
+        assert_eq!(book.note(late.clone().sign(&key(9))).unwrap(), Some(Seat(0)));
+        // A list of a later order stands before every one that came before it, and another key signs.
+        next.epoch = Epoch(3);
+        next.auth = Some(key(8).public());
+        next.seats.insert(Seat(0), added(3, &[5]));
+        book.begin(&next);
+        assert_eq!(book.seat_of(&id(6)), None);
+        assert_eq!(book.note(Membership { version: 9, ..late.clone() }.sign(&key(9))).unwrap(), None);
+        let new = Membership { listed: Epoch(3), ..late };
+        assert!(book.note(new.clone().sign(&key(9))).is_err() && book.note(new.sign(&key(8))).is_ok());
+        assert_eq!(book.memberships().len(), 2);
     }
 
     #[test]

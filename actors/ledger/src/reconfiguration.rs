@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::wire::Wire;
 use standin_foundation::{
-    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, Incarnation, PublicKey, Seats, SecretKey, Signature,
+    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, Incarnation, PublicKey, Seat, Seats, SecretKey,
+    Signature,
 };
 
+use crate::certificate::{faulty_max, quorum};
 use crate::epoch::{AUTH_NODES_MAX, AuthNode, Base, EpochSeat, EpochTable};
 use crate::genesis::{OPERATORS_MAX, Operators, Parameters, largest_window};
 use crate::grant::MEMBERS_MAX;
@@ -153,10 +155,16 @@ impl Reconfiguration {
         for change in &self.changes {
             change.apply(&mut next, current.start().seats)?;
         }
-        let (seats, window) = (next.seats.len(), parameters.window);
-        if seats == 0 {
-            return Err(Reject::new("no cluster would be left"));
+        // Whoever is behind at the boundary is helped by a quorum's correct seats that stay.
+        let stays = |number: &&Seat| next.seats.get(number).map(|seat| &seat.cluster) == current.cluster_of(number);
+        let (before, kept) = (current.seats.len(), current.seats.keys().filter(stays).count());
+        let needed = before + faulty_max(before) + 1 - quorum(before);
+        if kept < needed {
+            let what =
+                format!("of {before} clusters {kept} would stay, {needed} must: remove the others in later epochs");
+            return Err(Reject::new(what));
         }
+        let (seats, window) = (next.seats.len(), parameters.window);
         if window > largest_window(seats) {
             let most = largest_window(seats);
             return Err(Reject::new(format!(
@@ -558,7 +566,8 @@ mod tests {
         refuse(vec![add("e", &[], 41)], "0 members found");
         refuse(vec![add("e", &[41], 41), add("f", &[41], 41)], "a node is in one cluster");
         refuse(vec![remove("z")], "cluster z holds no seat");
-        refuse((1..=4).map(|n| remove(&format!("c{n}"))).collect(), "no cluster would be left");
+        refuse((1..=4).map(|n| remove(&format!("c{n}"))).collect(), "of 4 clusters 0 would stay, 3 must");
+        refuse(vec![remove("c1"), remove("c2"), add("e", &[41], 41)], "of 4 clusters 2 would stay, 3 must");
         let mut unsited = member(41);
         unsited.site.clear();
         let base = Base { holder: unsited.key, disk: 1, incarnation: Incarnation(1) };
@@ -587,6 +596,60 @@ mod tests {
         let first = |epoch| Some(Term::first_of(Epoch(epoch)));
         let newest = |seat| known.newest(Seat(seat)).map(|grant| grant.grant.term);
         assert_eq!((newest(1), newest(4)), (first(2), first(1)), "who is gone can be told of it");
+    }
+
+    /// Another auth key knows nothing of what the one before granted: every cluster begins anew, with the members of the order.
+    #[test]
+    fn e2_another_auth_key_names_every_cluster() {
+        let genesis = Genesis { auth: Some(key(9).public()), ..operated() };
+        let mut chain = Chain::new(&genesis, Arc::new(Builtin));
+        let member = |n: u8| Member { site: "s".to_owned(), ..Member::from(key(n).public()) };
+        let named = |cluster: u8, holder: u8| Named {
+            cluster: format!("c{cluster}").parse().unwrap(),
+            members: vec![member(holder), member(holder + 10)],
+            holder: key(holder).public(),
+            disk: 7,
+        };
+        let all = || (1..=4).map(|n| named(n, n)).collect::<Vec<_>>();
+        let node = |address: &str| AuthNode { key: key(61).public(), address: address.to_owned() };
+        let change = |by: u8, nodes: Vec<AuthNode>, clusters: Vec<Named>| Change::Auth {
+            key: key(by).public(),
+            nodes,
+            clusters,
+        };
+        let mut nonce = 0;
+        let mut order = |change: Change, chain: &mut Chain| {
+            nonce += 1;
+            let ordered = Reconfiguration { chain: genesis.digest(), epoch: Epoch(0), changes: vec![change] };
+            step(chain, vec![transaction(&ordered, &[21, 22], nonce)])
+        };
+        let sound = || vec![node("h:1")];
+        let mut refuse = |change: Change, why: &str| {
+            let block = order(change, &mut chain);
+            assert!(rejected(&block).contains(why), "{}", rejected(&block));
+        };
+        refuse(change(9, sound(), all()), "signs grants already");
+        refuse(change(60, vec![], all()), "different auth nodes are needed");
+        refuse(change(60, vec![node("")], all()), "needs host and port");
+        refuse(change(60, sound(), all().split_off(1)), "cluster c1 must be named, once");
+        refuse(change(60, sound(), [all(), vec![named(5, 5)]].concat()), "holds no seat");
+        let stolen = Named { holder: key(1).public(), ..named(2, 2) };
+        refuse(change(60, sound(), [vec![stolen], all().split_off(1)].concat()), "must be named, once");
+        let twice = Named { members: vec![member(2), member(1)], ..named(2, 2) };
+        refuse(change(60, sound(), vec![named(1, 1), twice, named(3, 3), named(4, 4)]), "a node is in one cluster");
+        order(change(60, sound(), all()), &mut chain);
+        while chain.epoch_tables().len() < 2 {
+            empty(&mut chain);
+        }
+        let table = chain.epoch_tables().pop().unwrap();
+        assert_eq!((table.auth, table.auth_nodes.len()), (Some(key(60).public()), 1));
+        let begins = Some(Base { holder: key(3).public(), disk: 7, incarnation: Incarnation::first_of(Epoch(1)) });
+        let seat = &table.seats[&Seat(2)];
+        assert_eq!((seat.base, seat.listed, seat.since, seat.members.len()), (begins, Epoch(1), Epoch(1), 2));
+        let mut known = genesis.grant_table();
+        known.begin(table);
+        let since = |n| known.issuer_since(&key(n).public());
+        assert_eq!((since(60), since(9)), (Some(Epoch(1)), None));
     }
 
     #[test]

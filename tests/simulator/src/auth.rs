@@ -171,11 +171,29 @@ impl AuthHost {
     /// Votes were checked by whoever keeps the proof: nobody shows the simulated auth node a false one.
     fn take_epoch(&mut self, proof: &EpochProof) {
         let Ok(table) = proof.table() else { return };
+        let issuer = self.table.newest_table().auth;
         self.table.begin(table);
+        if self.table.newest_table().auth != issuer {
+            self.take_place();
+        }
         self.auth.begin(self.table.newest_table());
         for record in self.auth.ordered_records() {
             self.register.entry(record.cluster.clone()).or_insert(record);
         }
+    }
+
+    /// Another auth node is asked from now on: it knows of the clusters what the chain has ordered, and nothing else.
+    fn take_place(&mut self) {
+        self.genesis = self.table.clone();
+        self.incarnation = Incarnation::first_of(self.table.epoch());
+        self.register.clear();
+        self.start();
+        for record in self.auth.ordered_records() {
+            self.register.insert(record.cluster.clone(), record);
+        }
+        self.durable = self.register.clone();
+        self.backups = vec![self.register.clone()];
+        self.life += 1;
     }
 
     fn alive(&self, now: Millis, record: &Record, request: &Request) -> Answer {

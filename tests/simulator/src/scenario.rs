@@ -65,6 +65,8 @@ pub struct Report {
     pub grants: u64,
     /// Clusters that hold a seat and did not at genesis, or the reverse.
     pub reseated: u64,
+    /// How often the auth node was replaced.
+    pub issuers: u64,
 }
 
 /// Runs a scenario. The same scenario gives the same result, always. A panic is a violation, too.
@@ -110,6 +112,7 @@ fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
         faulty,
         grants: world.auth.as_ref().map_or(0, AuthHost::grants),
         reseated: world.reseated(),
+        issuers: world.issuers(),
     })
 }
 
@@ -117,7 +120,7 @@ fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
 pub(crate) fn key_of(number: usize) -> PublicKey {
     static KEYS: OnceLock<Vec<PublicKey>> = OnceLock::new();
     let key = |n: u8| SecretKey::from_bytes(&[n + 1; 32]).unwrap_or_else(|| unreachable!("a small number is a key"));
-    KEYS.get_or_init(|| (0..40).map(|n| key(n).public()).collect())[number]
+    KEYS.get_or_init(|| (0..60).map(|n| key(n).public()).collect())[number]
 }
 
 pub(crate) fn cluster_name(seat: usize) -> ClusterId {
@@ -329,14 +332,15 @@ fn orders(rng: &mut Rng, world: &mut World) {
     }
 }
 
-/// Operators have clusters added and removed; most of the orders come while another has been given.
+/// Operators have clusters added and removed, and the auth node replaced; most of the orders come while another has been given.
 fn consortium_orders(rng: &mut Rng, world: &mut World) {
     let nodes = world.nodes.len();
     for nonce in 0..rng.u64(0..8) {
         let nonce = ORDERS_FROM + 500 + nonce;
-        let event = match rng.bool() {
-            true => Event::AddCluster(nonce),
-            false => Event::RemoveCluster(rng.usize(0..nodes), nonce),
+        let event = match rng.u8(0..5) {
+            0..=1 => Event::AddCluster(nonce),
+            2..=3 => Event::RemoveCluster(rng.usize(0..nodes), nonce),
+            _ => Event::ReplaceAuth(nonce),
         };
         world.schedule(rng.u64(0..FAULTS_US), event);
     }

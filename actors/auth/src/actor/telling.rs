@@ -11,6 +11,7 @@ use standin_ledger::{Grant, Member, SignedGrant, SignedMembership};
 use standin_stage::{Ctx, Handle, Lane, Message, RemoteMessage, Reply, Shell};
 
 use super::AuthActor;
+use crate::register::{Counted, Stored};
 use crate::{Answer, Record};
 
 /// A grant that is new, told to every node.
@@ -160,6 +161,7 @@ impl AuthActor {
                     shell.role.told(record);
                 }
                 shell.role.add_clusters(&records, ctx);
+                shell.role.name_clusters(&records, ctx);
             }
             Err(error) => tracing::debug!(%error, "the register cannot be read"),
         }));
@@ -183,12 +185,33 @@ impl AuthActor {
         }
     }
 
+    /// Moves the records of clusters on that the chain has named since: members that are new in one are let in by its list, and could
+    /// not ask before.
+    fn name_clusters(&self, records: &[Record], ctx: &mut Ctx<Self>) {
+        for record in records.iter().filter(|record| self.machine.named(record).is_some()) {
+            let read = wrap_future(self.setup.register.read(&record.cluster));
+            ctx.spawn(read.map(|read, shell: &mut Shell<Self>, ctx| {
+                let Ok(Counted { content: Some(Stored { record, mark }), .. }) = read else { return };
+                let Some(next) = shell.role.machine.named(&record) else { return };
+                let swapped = wrap_future(shell.role.setup.register.swap(mark, next));
+                // Whether this one was faster or another: the next look shows.
+                ctx.spawn(swapped.map(|swapped, shell: &mut Shell<Self>, ctx| match swapped {
+                    Ok(_) => shell.role.look(ctx),
+                    Err(error) => tracing::warn!(%error, "a cluster could not be moved on as the chain has ordered"),
+                }));
+            }));
+        }
+    }
+
     fn actives<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Answer {
         let (mut grants, mut memberships) = (Vec::new(), Vec::new());
         for record in records {
             let told = self.told(record);
-            grants.extend(told.grant);
-            memberships.extend(told.membership);
+            // One that holds no seat any more concerns nobody.
+            if self.setup.book.seat_of_cluster(&record.cluster).is_some() {
+                grants.extend(told.grant);
+                memberships.extend(told.membership);
+            }
         }
         Answer::Actives { grants, memberships, epoch: self.setup.book.epoch() }
     }

@@ -48,19 +48,29 @@ impl Auth {
     /// register: the life before may have granted upon an older one (G5).
     pub fn named(&self, record: &Record) -> Option<Record> {
         let seat = self.table.seats.values().find(|seat| seat.cluster == record.cluster)?;
-        if seat.since <= record.term().lineage() {
+        let (begins, lists) = (seat.since > record.term().lineage(), seat.listed > record.listed);
+        if !begins && !lists {
             return None;
         }
         let base = self.table.base_grant(&self.chain, seat)?.grant;
+        let is_older = base.incarnation < self.incarnation;
         let mut next = record.clone();
         next.version += 1;
-        if seat.listed > record.listed {
+        if lists {
             (next.admitted, next.listed, next.membership_version) =
                 (by_id(seat.members.iter().cloned()), seat.listed, 0);
         }
+        next.recalling = match (lists, begins) {
+            // Nobody has asked these members.
+            (true, _) if is_older => Some(BTreeSet::new()),
+            (_, true) => next.recalling.filter(|_| is_older),
+            (_, false) => next.recalling,
+        };
+        if !begins {
+            return Some(next);
+        }
         // Whoever ordered it answers for the holder.
         next.not_electable.remove(&base.holder_id());
-        next.recalling = next.recalling.filter(|_| base.incarnation < self.incarnation);
         (next.grant, next.forced) = (Some(base), None);
         Some(next)
     }
@@ -251,6 +261,12 @@ impl Auth {
         promised: Incarnation,
     ) -> Decision {
         let Some(heard) = &record.recalling else { return Decision::Alive };
+        // Whoever knows of a later epoch shows it, and is asked again by the list of that.
+        let knows_later = newest.is_some_and(|newest| newest.grant.epoch > self.table.epoch)
+            || membership.is_some_and(|list| list.membership.listed > self.table.epoch);
+        if knows_later {
+            return Decision::Alive;
+        }
         if promised < self.incarnation || heard.contains(from) {
             return Decision::Alive;
         }

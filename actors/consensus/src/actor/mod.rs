@@ -261,7 +261,9 @@ impl Replica {
 
     fn tell_seats_heard(&mut self) {
         self.heard_told = Instant::now();
-        let ages = self.heard.values().map(Instant::elapsed).filter(|age| *age < HEARD_WITHIN);
+        let seats = self.machine.seats();
+        let heard = self.heard.iter().filter(|(seat, _)| seats.contains(**seat)).map(|(_, at)| at.elapsed());
+        let ages = heard.filter(|age| *age < HEARD_WITHIN);
         let (ages, needed) = (ages.map(|age| age.as_millis() as u64).collect(), self.machine.others_needed());
         self.tell_log(SeatFact::SeatsHeard { ages, needed });
     }

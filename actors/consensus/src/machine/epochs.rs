@@ -50,11 +50,10 @@ impl Machine {
             && let Some(start) =
                 self.epochs.start_of(self.start.epoch.next()).filter(|next| next.after <= self.stable())
         {
-            let held = self.start.seats.contains(self.identity.seat);
             self.begin_epoch(start);
             // Before anything that is said in it.
             self.log_epoch();
-            if held && self.leave_if_removed() {
+            if self.leave_if_removed() {
                 return;
             }
             for result in self.checkpoints.take_postponed() {
@@ -93,16 +92,13 @@ impl Machine {
         self.epochs.note(start);
         self.logged_epoch = self.logged_epoch.max(start.epoch);
         if start.epoch > self.start.epoch {
-            let held = self.start.seats.contains(self.identity.seat);
             self.begin_epoch(start);
-            if held {
-                self.leave_if_removed();
-            }
+            self.leave_if_removed();
         }
     }
 
     /// A cluster that holds no seat any more has nothing to say, and nobody speaks to it: it stands still where the chain has left it.
-    /// Where a later epoch is known, it may have been given a seat again.
+    /// Where a later epoch is known, it may have been given a seat in that: a node starts when one is known that gives it a seat.
     fn leave_if_removed(&mut self) -> bool {
         let is_removed = !self.start.seats.contains(self.identity.seat) && self.start.epoch >= self.known;
         if is_removed {

@@ -299,6 +299,11 @@ impl Machine {
         self.pool.bytes_of(self.identity.seat)
     }
 
+    /// The seats that vote in the replica's epoch.
+    pub fn seats(&self) -> Seats {
+        self.start.seats
+    }
+
     /// How many other seats must be heard for a quorum to be near, whoever of them is faulty: 2f.
     pub fn others_needed(&self) -> usize {
         2 * self.faulty_max()

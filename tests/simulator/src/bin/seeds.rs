@@ -74,6 +74,7 @@ struct Found {
     grants: u64,
     epochs: u64,
     reseated: u64,
+    issuers: u64,
     faulty: BTreeMap<&'static str, u64>,
 }
 
@@ -102,8 +103,8 @@ fn main() -> ExitCode {
     match &found.violation {
         None => {
             println!(
-                "{} seeds, {} events, {} blocks, {} grants, {} epochs, {} clusters come or gone: no violation",
-                arguments.seeds, found.steps, found.blocks, found.grants, found.epochs, found.reseated
+                "{} seeds, {} events, {} blocks, {} grants, {} epochs, {} clusters come or gone, {} auth nodes replaced: no violation",
+                arguments.seeds, found.steps, found.blocks, found.grants, found.epochs, found.reseated, found.issuers
             );
             ExitCode::SUCCESS
         }
@@ -186,6 +187,7 @@ fn note(found: &Mutex<Found>, seed: u64, outcome: Result<Report, Violation>) {
             found.grants += report.grants;
             found.epochs += report.epoch;
             found.reseated += report.reseated;
+            found.issuers += report.issuers;
             *found.faulty.entry(report.faulty).or_default() += 1;
         }
         Err(violation) => {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use standin_foundation::{Digest, Epoch, Height};
+use standin_foundation::{Digest, Epoch, Height, Seat};
 use standin_ledger::certificate::CommitCertificate;
 use standin_ledger::{EpochStart, Proposal};
 
@@ -10,18 +10,18 @@ use super::Violation;
 
 #[derive(Debug)]
 pub(super) struct NoLoss {
-    /// How many seats there are in each epoch.
-    seats: BTreeMap<Epoch, usize>,
+    /// The seats of each epoch, as first told.
+    seats: BTreeMap<Epoch, BTreeSet<Seat>>,
     committed: BTreeMap<Height, Digest>,
 }
 
 impl NoLoss {
     pub(super) fn new(seats: usize) -> Self {
-        Self { seats: [(Epoch(0), seats)].into(), committed: BTreeMap::new() }
+        Self { seats: [(Epoch(0), (0..seats as u16).map(Seat).collect())].into(), committed: BTreeMap::new() }
     }
 
     pub(super) fn begun(&mut self, start: EpochStart) {
-        self.seats.insert(start.epoch, start.seats.iter().count());
+        self.seats.entry(start.epoch).or_insert_with(|| start.seats.iter().collect());
     }
 
     pub(super) fn committed(
@@ -32,11 +32,12 @@ impl NoLoss {
     ) -> Result<(), Violation> {
         let digest = proposal.digest();
         let violation = |what| Err(Violation { invariant: "no_loss", what });
-        let seats: BTreeSet<_> = certificate.votes.iter().map(|vote| vote.seat).collect();
         // Any two such sets share a correct seat, and enough correct seats are left to make one.
-        let Some(all) = self.seats.get(&certificate.epoch).copied() else {
+        let Some(of_epoch) = self.seats.get(&certificate.epoch) else {
             return violation(format!("height {height}: epoch {} has begun nowhere", certificate.epoch));
         };
+        let voted = certificate.votes.iter().map(|vote| vote.seat).filter(|seat| of_epoch.contains(seat));
+        let (seats, all): (BTreeSet<_>, _) = (voted.collect(), of_epoch.len());
         let tolerated = (all - 1) / 3;
         let is_quorum = 2 * seats.len() > all + tolerated;
         if !is_quorum || certificate.digest != digest || certificate.height != height {

@@ -10,8 +10,8 @@ use super::Violation;
 
 #[derive(Debug, Default)]
 pub(super) struct OneEpoch {
-    /// The last block of the epoch before.
-    begins: BTreeMap<Epoch, Height>,
+    /// Where each begins, and with which seats.
+    begins: BTreeMap<Epoch, EpochStart>,
     /// The highest slot that anyone voted for.
     highest: BTreeMap<Epoch, (Height, Seat)>,
     /// The epoch of each block's certificate.
@@ -23,10 +23,11 @@ fn violation(what: String) -> Result<(), Violation> {
 }
 
 impl OneEpoch {
-    pub(super) fn begun(&mut self, EpochStart { epoch, after, .. }: EpochStart) -> Result<(), Violation> {
-        let first = *self.begins.entry(epoch).or_insert(after);
-        if first != after {
-            return violation(format!("epoch {epoch} begins above {first} and above {after}"));
+    pub(super) fn begun(&mut self, start: EpochStart) -> Result<(), Violation> {
+        let EpochStart { epoch, after, .. } = start;
+        let first = *self.begins.entry(epoch).or_insert(start);
+        if first != start {
+            return violation(format!("epoch {epoch} begins as {first:?} and as {start:?}"));
         }
         let before = Epoch(epoch.0 - 1);
         match self.highest.get(&before) {
@@ -47,8 +48,8 @@ impl OneEpoch {
         let (epoch, seat) = (message.epoch, message.seat());
         let highest = self.highest.entry(epoch).or_insert((height, seat));
         *highest = (*highest).max((height, seat));
-        let begins = self.begins.get(&epoch).copied().unwrap_or_default();
-        let ends = self.begins.get(&Epoch(epoch.0 + 1)).copied().unwrap_or(Height(u64::MAX));
+        let begins = self.begins.get(&epoch).map(|start| start.after).unwrap_or_default();
+        let ends = self.begins.get(&Epoch(epoch.0 + 1)).map_or(Height(u64::MAX), |start| start.after);
         if height <= begins || height > ends {
             return violation(format!(
                 "seat {seat} voted for {height} in epoch {epoch}: it begins above {begins} and ends with {ends}"
@@ -58,7 +59,7 @@ impl OneEpoch {
     }
 
     pub(super) fn executed(&mut self, height: Height, certificate: &CommitCertificate) -> Result<(), Violation> {
-        let begun = self.begins.iter().rev().find(|(_, after)| **after < height);
+        let begun = self.begins.iter().rev().find(|(_, start)| start.after < height);
         if let Some((expected, _)) = begun.filter(|(expected, _)| certificate.epoch < **expected) {
             return violation(format!("block {height} of epoch {expected} was proven in epoch {}", certificate.epoch));
         }

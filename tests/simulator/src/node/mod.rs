@@ -301,7 +301,9 @@ impl Node {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Millis) -> Vec<Action> {
-        let ages = self.heard.values().filter(|at| **at + 1_000 > now).map(|at| now - *at).collect();
+        let seats = self.machine.seats();
+        let heard = self.heard.iter().filter(|(seat, at)| seats.contains(**seat) && **at + 1_000 > now);
+        let ages = heard.map(|(_, at)| now - *at).collect();
         let needed = self.machine.others_needed();
         self.step_member(now, standin_cluster::Input::SeatsHeard { ages, needed });
         self.step_member(now, standin_cluster::Input::Executed(self.chain.height()));

@@ -53,6 +53,8 @@ pub enum Event {
     AddCluster(u64),
     /// The operator orders that this node's cluster holds its seat no more.
     RemoveCluster(NodeIndex, u64),
+    /// The operator orders that another auth node takes the place of the one that is asked.
+    ReplaceAuth(u64),
     /// A node sees that another has closed their connection.
     LinkDown(NodeIndex, NodeIndex),
     /// A request reaches the auth node.
@@ -246,11 +248,14 @@ impl World {
                 return Ok(());
             }
             Event::AddCluster(nonce) => {
-                self.add_cluster(*nonce);
-                return Ok(());
+                return self.add_cluster(*nonce);
             }
             Event::RemoveCluster(index, nonce) => {
                 self.remove_cluster(*index, *nonce);
+                return Ok(());
+            }
+            Event::ReplaceAuth(nonce) => {
+                self.replace_auth(*nonce);
                 return Ok(());
             }
             Event::Submit(index, transactions) if self.nodes[*index].setup.cluster.is_some() => {
@@ -313,7 +318,8 @@ impl World {
             | Event::Decided(..)
             | Event::Name(..)
             | Event::AddCluster(_)
-            | Event::RemoveCluster(..) => Vec::new(),
+            | Event::RemoveCluster(..)
+            | Event::ReplaceAuth(_) => Vec::new(),
         };
         self.act(index, actions)
     }

@@ -15,8 +15,9 @@ impl World {
             return;
         }
         if node.setup.genesis.seats.len() == 1 {
-            // With its disk the chain would be lost.
-            self.irreplaceable.insert(index);
+            // No other seat has the blocks that the named node may lack.
+            let mates: Vec<_> = (0..self.nodes.len()).filter(|other| self.are_mates(*other, index)).collect();
+            self.irreplaceable.extend(mates);
         }
         let Some(cluster) = self.cluster_of(index) else { return };
         let incarnation = self.auth.as_ref().map(AuthHost::incarnation).unwrap_or_default();

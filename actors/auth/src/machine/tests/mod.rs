@@ -341,6 +341,38 @@ fn e1_clusters_come_and_go_with_the_chains_orders() {
     assert_eq!((again.admitted.len(), again.listed, again.membership_version), (2, Epoch(2), 0));
 }
 
+/// G5: a register that was brought back from a copy may know less of the chain than those whom it asks. What they know of a later epoch
+/// counts when that is proven here, and then those are asked who belong to the cluster by it.
+#[test]
+fn g5_a_recall_asks_the_members_of_the_newest_order() {
+    let old = Record { recalling: Some(set(&[])), ..fresh_granted() };
+    let (mut ordered, base) = named(1, 3, 1);
+    let seat = ordered.seats.get_mut(&Seat(0)).unwrap();
+    (seat.listed, seat.members) = (Epoch(1), vec![Member::from(key(3)), Member::from(key(4))]);
+    let mut restored = started(2, Config::default());
+    let granted = Grant { term: base.term.next(), cause: Cause::Grow, previous: base.digest(), ..base.clone() };
+    let says = |from: u8, newest: &Grant| {
+        let newest = Some(SignedGrant { grant: newest.clone(), signature: standin_foundation::Signature::NONE });
+        let promised = Incarnation(2);
+        present(from, Request::Recall { cluster: cluster(), newest, membership: None, promised })
+    };
+    let early = restored.decide(Millis(0), &cluster(), &old, &says(3, &granted));
+    assert_eq!(early, Decision::Alive, "its epoch is not known here");
+    restored.begin(&ordered);
+    let mut record = restored.named(&old).unwrap();
+    assert_eq!((record.recalling.clone(), record.admitted.len()), (Some(set(&[])), 2));
+    record = swap(restored.decide(Millis(1), &cluster(), &record, &says(3, &granted)));
+    assert!(record.recalling.is_some(), "node 4 may know more");
+    let newer = Grant { term: granted.term.next(), previous: granted.digest(), ..granted.clone() };
+    record = swap(restored.decide(Millis(2), &cluster(), &record, &says(4, &newer)));
+    let grant = record.grant.unwrap();
+    assert_eq!((grant.term, grant.cause, record.recalling), (newer.term.next(), Cause::Recovered, None));
+    // A record that got into the later line of grants without its list gets that, too, and is asked again.
+    let ahead = Record { grant: Some(granted), recalling: None, ..old };
+    let listed = restored.named(&ahead).unwrap();
+    assert_eq!((listed.listed, listed.recalling, listed.grant), (Epoch(1), Some(set(&[])), ahead.grant));
+}
+
 #[test]
 fn g1_no_term_of_another_lineage_is_granted() {
     let mut auth = auth();
