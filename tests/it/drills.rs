@@ -27,7 +27,7 @@ fn all_drills_of_seats_that_one_node_holds_pass() {
 }
 
 /// One of each kind: a death, a pause, a start, a lost site, a fault, a forgery, a partition, a lost disk, a register of old, growth,
-/// another epoch, a seat that begins anew.
+/// another epoch, a seat that begins anew, clusters that come and go, another auth node.
 #[test]
 fn drills_of_clusters_pass() {
     let kinds = [
@@ -45,6 +45,9 @@ fn drills_of_clusters_pass() {
         "grow",
         "operators-replaced",
         "cold-spare",
+        "cluster-added",
+        "cluster-removed",
+        "auth-replaced",
     ];
     pass(&[&kinds[..], &["--layout", "four-sites"]].concat(), kinds.len());
     pass(&["site-lost", "--layout", "two-sites"], 1);
@@ -59,5 +62,5 @@ fn an_unknown_drill_or_layout_is_wrong_usage() {
     assert!(code == 2 && talk.contains("no-such-layout"), "{talk}");
     let (code, talk) = told(&run(&["drill", "run", "site-lost", "--layout", "four-seats"]));
     assert!(code == 2 && talk.contains("runs on four-sites, two-sites"), "{talk}");
-    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 28);
+    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 31);
 }

@@ -46,6 +46,7 @@ const PARKED_MAX: usize = 256;
 
 /// What a node wants the world to do.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "short-lived, and most of them are of the large kind")]
 pub enum Action {
     /// Deliver something to other seats.
     Deliver(Recipient, Envelope),
