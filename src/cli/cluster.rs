@@ -45,7 +45,8 @@ enum AuthCommand {
         output: Output,
     },
     /// Write down that grants are to be signed with another key, for an auth node that is lost, or whose key may be known to others. Every
-    /// cluster goes on with the node that holds its seat now, or with one that has all of its log. Nobody is asked yet.
+    /// cluster begins anew with the node that holds its seat now, or with one that has all of its log: those must live until others follow
+    /// them. Whom the auth node before had barred, since its results were wrong, is to be removed first. Nobody is asked yet.
     Replace {
         #[command(flatten)]
         client: ClientArguments,

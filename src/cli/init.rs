@@ -384,7 +384,9 @@ impl Like {
         let mut text = head(name, "", role, &genesis_file.display().to_string(), (&bridge, &http));
         text += &format!("{sections}[log]\nlevel = \"info\"\nformat = \"text\"\n");
         text += &peer(NodeRole::Member, in_use, &network.bridge_listen.to_string());
-        for known in &network.peers {
+        // Whoever is to take the place of an auth node takes no word of that one.
+        let replaces = role.contains("\"auth\"");
+        for known in network.peers.iter().filter(|known| !replaces || known.role == NodeRole::Member) {
             text += &peer(known.role, &known.key, &known.address);
         }
         let config = folder.join("node.toml");

@@ -74,6 +74,7 @@ impl AuthNode {
             key,
             config: section.config.clone(),
             register: open_register(config, section, &genesis, issuer)?,
+            issuer,
             book,
             operators: section.operators.clone(),
             peers: prepared.clone(),
@@ -194,13 +195,11 @@ pub fn recall(config: &NodeConfig) -> Result<Incarnation, NodeError> {
     let genesis = config.genesis()?;
     let chain = genesis.digest();
     let section = config.auth.as_ref().ok_or_else(|| not_auth(config))?;
+    let book = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?;
+    let issuer = issuer_since(&book, &genesis, section, &SecretKey::read(&section.key_file)?)?;
     Ok(match &section.etcd {
         #[cfg(feature = "etcd")]
-        Some(etcd) => {
-            let book = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?;
-            let issuer = issuer_since(&book, &genesis, section, &SecretKey::read(&section.key_file)?)?;
-            EtcdRegister::recall(etcd, chain, issuer)?
-        }
-        _ => LogRegister::recall(&config.data_dir.join("register"), chain)?,
+        Some(etcd) => EtcdRegister::recall(etcd, chain, issuer)?,
+        _ => LogRegister::recall(&config.data_dir.join("register"), chain, issuer)?,
     })
 }

@@ -174,7 +174,7 @@ impl Node {
         let grants = Grants {
             directory: directory.clone(),
             ingress: Arc::clone(&ingress),
-            members: Members::new(directory.clone(), member.address().clone(), auths.clone()),
+            members: Members::new(directory.clone(), member.address().clone(), auths.clone(), configured_auths(config)),
             member: member.address().clone(),
             replica: replica.address().clone(),
         };
@@ -246,6 +246,11 @@ pub(super) fn cluster_of(config: &NodeConfig, genesis: &Genesis, node: &NodeId) 
         (None, Some(cluster)) if genesis.auth.is_some() => Ok(cluster.clone()),
         _ => Err(NodeError::NoSeat(config.key_file.clone())),
     }
+}
+
+fn configured_auths(config: &NodeConfig) -> Arc<[NodeId]> {
+    let auths = config.peers.iter().filter(|peer| peer.role == NodeRole::Auth);
+    auths.map(|peer| peer.key.node_id()).collect()
 }
 
 fn auths(config: &NodeConfig, genesis: &Genesis, prepared: &Peers) -> Result<Auths, NodeError> {

@@ -18,13 +18,20 @@ pub(super) struct Members {
     directory: Directory,
     member: Address<MemberActor>,
     auths: Auths,
+    /// Those that the configuration names.
+    configured: Arc<[NodeId]>,
     /// Known as soon as the bridge runs.
     roster: Arc<OnceLock<Roster>>,
 }
 
 impl Members {
-    pub(super) fn new(directory: Directory, member: Address<MemberActor>, auths: Auths) -> Self {
-        Self { directory, member, auths, roster: Arc::default() }
+    pub(super) fn new(
+        directory: Directory,
+        member: Address<MemberActor>,
+        auths: Auths,
+        configured: Arc<[NodeId]>,
+    ) -> Self {
+        Self { directory, member, auths, configured, roster: Arc::default() }
     }
 
     /// The bridge runs: members that are not in the configuration are let in, and those who were removed and may be in a set
@@ -46,6 +53,9 @@ impl Members {
         }
         let remotes = table.auth_nodes.iter().filter_map(|node| self.directory.node(&node.key.node_id()));
         self.auths.replace(remotes.collect());
+        // Whoever had the key before has nothing to say any more.
+        let is_named = |node: &NodeId| table.auth_nodes.iter().any(|named| named.key.node_id() == *node);
+        self.configured.iter().filter(|node| !is_named(node)).for_each(|node| roster.dismiss(node));
     }
 
     /// Checks a list, and tells those whom it concerns. To be called on a thread that runs actors.

@@ -220,9 +220,9 @@ impl LogRegister {
 
     /// Begins a new life of a register that was brought back from a copy: no cluster gets a grant before each of its admitted
     /// nodes has said what it knows, and promised to refuse what an earlier life granted (G5). Gives the new life.
-    pub fn recall(folder: &Path, chain: Digest) -> Result<Incarnation, RegisterError> {
+    pub fn recall(folder: &Path, chain: Digest, issuer: Epoch) -> Result<Incarnation, RegisterError> {
         let (mut log, mut content) = load(folder, chain)?;
-        content.incarnation = content.incarnation.max(Incarnation(1)).next();
+        content.incarnation = content.incarnation.max(Incarnation::first_of(issuer)).next();
         for record in content.records.values_mut() {
             record.version += 1;
             record.recalling = Some(Default::default());
@@ -413,10 +413,16 @@ mod tests {
         assert!(swap(&register, 1) && swap(&register, 2));
         let before = count(&register);
         drop(register);
-        assert_eq!(LogRegister::recall(folder.path(), Digest::ZERO).unwrap(), Incarnation(2));
+        assert_eq!(LogRegister::recall(folder.path(), Digest::ZERO, Epoch(0)).unwrap(), Incarnation(2));
         let register = open(folder.path());
         assert!(count(&register) > before);
         let record = register.read(&"a".parse().unwrap()).now_or_never().unwrap().unwrap().content.unwrap().record;
         assert_eq!((record.version, record.recalling), (3, Some(Default::default())));
+        // One that is lost whole begins a new life of its issuer's.
+        let lost = tempfile::tempdir().unwrap();
+        let life = LogRegister::recall(lost.path(), Digest::ZERO, Epoch(3)).unwrap();
+        assert_eq!(life, Incarnation::first_of(Epoch(3)).next());
+        let register = LogRegister::open(lost.path(), Digest::ZERO, Epoch(3), Vec::new()).unwrap();
+        assert_eq!(register.incarnation(), life);
     }
 }

@@ -345,7 +345,7 @@ impl GrantTable {
     /// are judged by theirs.
     pub fn missing(&self, count: usize) -> Vec<(Seat, Term)> {
         let mut missing = Vec::new();
-        for Lineage { cluster, since, grants } in &self.lineages {
+        for Lineage { cluster, since, grants } in self.lineages.iter().rev() {
             let table = self.table(*since).filter(|table| table.auth.is_some());
             let Some(seat) = table.and_then(|table| table.seat_of(cluster)) else { continue };
             let mut next = Term::first_of(*since).next();

@@ -634,7 +634,8 @@ mod tests {
         refuse(change(60, sound(), all().split_off(1)), "cluster c1 must be named, once");
         refuse(change(60, sound(), [all(), vec![named(5, 5)]].concat()), "holds no seat");
         let stolen = Named { holder: key(1).public(), ..named(2, 2) };
-        refuse(change(60, sound(), [vec![stolen], all().split_off(1)].concat()), "must be named, once");
+        let with_stolen = vec![named(1, 1), stolen, named(3, 3), named(4, 4)];
+        refuse(change(60, sound(), with_stolen), "the holder is not among the members");
         let twice = Named { members: vec![member(2), member(1)], ..named(2, 2) };
         refuse(change(60, sound(), vec![named(1, 1), twice, named(3, 3), named(4, 4)]), "a node is in one cluster");
         order(change(60, sound(), all()), &mut chain);

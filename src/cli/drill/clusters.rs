@@ -9,7 +9,7 @@ use standin_foundation::{ClusterId, Seat, SecretKey};
 use standin_ledger::grant::Cause;
 
 use super::forger::Forger;
-use super::seats::SOON;
+use super::seats::{Holder, SOON};
 use super::{Drill, Failure};
 
 pub(super) async fn active_killed(drill: &mut Drill) -> Result<(), Failure> {
@@ -306,13 +306,13 @@ pub(super) async fn wrong_result(drill: &mut Drill) -> Result<(), Failure> {
         drill.made_whole().await?;
         let holder = drill.holder_of(active.seat).await?;
         let wanted = drill.network.client(active.node)?.cluster().await?.node;
-        drill.network.client(holder.node)?.switch(Some(wanted)).await?;
-        drill.held_by(active.seat, active.node).await?;
-        let wrong = drill.holder_of(active.seat).await?;
         let begun = Instant::now();
+        drill.network.client(holder.node)?.switch(Some(wanted)).await?;
+        // It may be found within moments: who held the seat is read from the grants, and not from the nodes.
+        let (last, cause) = drill.replaced(holder, wanted).await?;
+        let wrong = Holder { node: active.node, term: last, ..holder };
         let ms = drill.taken_over(wrong, begun).await?;
         drill.recovery_ms = drill.recovery_ms.max(ms);
-        let cause = drill.cause_after(wrong).await?;
         let expected = if kind == "wrong-result" { Cause::Resigned } else { Cause::Forced };
         drill.check(&format!("{kind} is found {found}"), cause == Some(expected), format!("{cause:?}"));
         if kind == "wrong-vote" {

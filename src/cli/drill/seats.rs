@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use standin::api::{ClusterView, RoleView};
 use standin::client::Client;
-use standin_foundation::{Height, Seat, SecretKey, Term};
+use standin_foundation::{Height, NodeId, Seat, SecretKey, Term};
 use standin_ledger::certificate::faulty_max;
 use standin_ledger::grant::Cause;
 use standin_ledger::{SeatVote, SignedGrant};
@@ -248,24 +248,28 @@ impl Drill {
         }
     }
 
-    /// Why the first grant after this holder's last was made to another. It may not be known yet to the node that is asked.
-    pub(super) async fn cause_after(&mut self, lost: Holder) -> Result<Option<Cause>, Failure> {
-        let witness = (0..self.network.size()).find(|node| *node != lost.node && self.network.answers(*node));
+    /// Waits until `wanted` has held the seat after `before`, and was replaced: the last term of its own, and why the next was granted.
+    pub(super) async fn replaced(&mut self, before: Holder, wanted: NodeId) -> Result<(Term, Option<Cause>), Failure> {
+        let cluster = self.mates_of(before);
+        let is_outside = |node: &usize| *node != before.node && !cluster.contains(node);
+        let witness = (0..self.network.size()).find(|node| is_outside(node) && self.network.answers(*node));
         let genesis = self.network.files().genesis.clone();
         let client = self.network.client(witness.unwrap_or_default())?.clone();
         let begun = Instant::now();
         loop {
             let table = client.grant_table(&genesis).await?;
-            let before = table.holder(lost.seat, lost.term).copied();
-            let is_later = |grant: &SignedGrant| {
-                table.seat_of_cluster(&grant.grant.cluster) == Some(lost.seat) && grant.grant.term > lost.term
+            let is_later = |signed: &&SignedGrant| {
+                table.seat_of_cluster(&signed.grant.cluster) == Some(before.seat) && signed.grant.term > before.term
             };
-            let mut later = table.all().filter(|grant| is_later(grant));
-            let found = later.find(|grant| Some(grant.grant.holder) != before).map(|grant| grant.grant.cause);
-            if found.is_some() || begun.elapsed() > SOON {
-                return Ok(found);
+            let later: Vec<_> = table.all().filter(is_later).map(|signed| &signed.grant).collect();
+            let held = later.iter().skip_while(|grant| grant.holder_id() != wanted);
+            let own = held.clone().take_while(|grant| grant.holder_id() == wanted).last().map(|grant| grant.term);
+            let next = held.clone().find(|grant| grant.holder_id() != wanted).map(|grant| grant.cause);
+            match (own, next) {
+                (Some(term), cause @ Some(_)) => return Ok((term, cause)),
+                (own, _) if begun.elapsed() > SOON => return Ok((own.unwrap_or(before.term), None)),
+                _ => tokio::time::sleep(POLL).await,
             }
-            tokio::time::sleep(POLL).await;
         }
     }
 

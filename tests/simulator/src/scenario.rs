@@ -391,8 +391,8 @@ fn demand_progress(rng: &mut Rng, world: &mut World) -> Result<(), Violation> {
     while world.now_us < end {
         world.run_until(world.now_us + 250_000)?;
         let correct = seated(world);
-        // What a cluster had taken that is not there any more is asked for elsewhere.
-        if world.removes() && asked_again + 3_000_000 < world.now_us {
+        // What a cluster had taken that was removed since, or begun anew, is asked for elsewhere.
+        if world.auth.is_some() && asked_again + 3_000_000 < world.now_us {
             asked_again = world.now_us;
             let index = correct[rng.usize(0..correct.len())];
             world.schedule(0, Event::Submit(index, transactions.clone()));

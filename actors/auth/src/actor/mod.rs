@@ -12,7 +12,7 @@ use actix::fut::wrap_future;
 use actix::{ActorFutureExt, AsyncContext};
 use bytes::Bytes;
 use standin_foundation::limits::SEATS_MAX;
-use standin_foundation::{ClusterId, Digest, Millis, NodeId, PublicKey, SecretKey, Signature, Term};
+use standin_foundation::{ClusterId, Digest, Epoch, Millis, NodeId, PublicKey, SecretKey, Signature, Term};
 use standin_ledger::grant::{Cause, MEMBERS_MAX};
 use standin_ledger::grant_book::EpochError;
 use standin_ledger::{
@@ -70,6 +70,8 @@ pub struct AuthConfig {
     pub config: Config,
     /// Where the register stands.
     pub register: Arc<dyn Register>,
+    /// The epoch since which grants are signed with the key: the register is that issuer's.
+    pub issuer: Epoch,
     /// Grants by which votes in evidence are judged.
     pub book: GrantBook,
     /// Operators: whoever has one of these keys may change who belongs to a cluster.
@@ -205,6 +207,19 @@ impl AuthActor {
         }
     }
 
+    /// Nothing is granted or ordered by a register whose key does not sign grants any more, or does so again, from another register.
+    fn check_issuer(&self) -> Result<(), Refusal> {
+        let epoch = self.setup.book.epoch();
+        match self.setup.book.issuer_since(&self.setup.key.public()) {
+            Some(issuer) if issuer == self.setup.issuer => Ok(()),
+            Some(_) => {
+                self.fatal(format!("its key was named anew by epoch {epoch} at the latest: start it again"));
+                Err(Refusal::NotIssuer { epoch })
+            }
+            None => Err(Refusal::NotIssuer { epoch }),
+        }
+    }
+
     /// Whether what a node tells a recalled register of its cluster was signed with this key.
     fn holds(&self, cluster: &ClusterId, newest: Option<&SignedGrant>, membership: Option<&SignedMembership>) -> bool {
         let (key, chain) = (self.setup.key.public(), &self.chain);
@@ -222,8 +237,7 @@ impl AuthActor {
         let Some(cluster) = asked.request.cluster().cloned() else {
             return self.look_up(None, reply, ctx);
         };
-        if self.setup.book.issuer_since(&self.setup.key.public()).is_none() {
-            let why = Refusal::NotIssuer { epoch: self.setup.book.epoch() };
+        if let Err(why) = self.check_issuer() {
             return reply.send(Answer::Refused { why, current: None });
         }
         if let Request::LookUp { .. } = &asked.request {

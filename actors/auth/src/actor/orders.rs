@@ -31,6 +31,9 @@ impl AuthActor {
         if !self.setup.operators.contains(&signed.operator) || !signed.verify(&self.chain) {
             return reply.send(Err(Refusal::NotOperator));
         }
+        if let Err(why) = self.check_issuer() {
+            return reply.send(Err(why));
+        }
         let read = wrap_future(self.setup.register.read_all());
         ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, ctx| match read {
             Ok(records) => shell.role.order_on(signed.order, &records, reply, ctx),

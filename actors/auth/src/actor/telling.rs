@@ -160,8 +160,10 @@ impl AuthActor {
                 for record in &records {
                     shell.role.told(record);
                 }
-                shell.role.add_clusters(&records, ctx);
-                shell.role.name_clusters(&records, ctx);
+                if shell.role.check_issuer().is_ok() {
+                    shell.role.add_clusters(&records, ctx);
+                    shell.role.name_clusters(&records, ctx);
+                }
             }
             Err(error) => tracing::debug!(%error, "the register cannot be read"),
         }));

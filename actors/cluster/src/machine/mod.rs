@@ -387,6 +387,10 @@ impl Member {
                 self.accept(grant);
             }
             Answer::Refused { why, current } => {
+                if why == standin_auth::Refusal::BadTicket && !self.facts.ticket.is_empty() {
+                    // Another auth node's: this one gives its own to whoever lacks it.
+                    self.write_fact(Fact::Ticket(Bytes::new()));
+                }
                 self.report(Event::Refused(why));
                 if let Some(current) = current {
                     self.accept(current);

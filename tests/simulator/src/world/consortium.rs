@@ -20,11 +20,6 @@ impl World {
         }
     }
 
-    /// Whether a cluster was to be removed.
-    pub fn removes(&self) -> bool {
-        self.removes
-    }
-
     pub(super) fn cluster_of(&self, index: NodeIndex) -> Option<ClusterId> {
         self.nodes[index].setup.cluster.as_ref().map(|cluster| cluster.cluster.clone())
     }
@@ -136,6 +131,8 @@ impl World {
             let nodes: Vec<_> = (0..self.nodes.len()).filter(of_cluster).collect();
             let speaks = |index: &&NodeIndex| self.nodes[**index].up && self.nodes[**index].is_active();
             let Some(index) = nodes.iter().find(speaks).copied() else { return };
+            // More named nodes that lose their disks before it takes effect than there may be faulty seats end the chain.
+            self.irreplaceable.insert(index);
             if table.seats.len() == 1 {
                 // No other seat has the blocks that the named node may lack.
                 self.irreplaceable.extend(&nodes);
