@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use standin_foundation::{Digest, Encoder, Height};
+use standin_foundation::{ClusterId, Digest, Encoder, Height};
 
 use crate::batch::Batch;
 use crate::block::{Header, Proposal};
@@ -290,8 +290,10 @@ impl Chain {
         }
         let current = epoch::newest(&self.state).unwrap_or_else(|| self.rules.table.clone());
         approved.reconfiguration.check_epoch(&current)?;
+        let tables = self.epoch_tables();
+        let former = |cluster: &ClusterId| epoch::last_seat_of(tables.iter(), cluster);
         approved.check(&self.rules.chain, &current.operators)?;
-        let next = approved.reconfiguration.next_table(&current, &self.rules.parameters, context.height)?;
+        let next = approved.reconfiguration.next_table(&current, former, &self.rules.parameters, context.height)?;
         epoch::write_of_order(&next).ok_or_else(|| Reject::new("the table of the next epoch is too large"))
     }
 

@@ -214,6 +214,14 @@ pub(crate) fn newest(state: &Trie) -> Option<EpochTable> {
     table(state, newest)
 }
 
+/// The seat that a cluster held last, by these tables.
+pub(crate) fn last_seat_of<'a>(
+    tables: impl DoubleEndedIterator<Item = &'a EpochTable>,
+    cluster: &ClusterId,
+) -> Option<Seat> {
+    tables.rev().find_map(|table| table.seat_of(cluster))
+}
+
 /// The tables of all epochs that have begun, but the genesis'.
 pub(crate) fn tables(state: &Trie) -> impl Iterator<Item = EpochTable> {
     (1..).map_while(|epoch| table(state, Epoch(epoch)))

@@ -139,11 +139,14 @@ impl Reconfiguration {
         }
     }
 
+    /// `former` says which seat a cluster held last that holds none now.
+    ///
     /// The table of the next epoch, if this is ordered at `height` of an epoch with `current` as its table. What is refused is
     /// refused by all: it depends on genesis and state alone.
     pub(crate) fn next_table(
         &self,
         current: &EpochTable,
+        former: impl Fn(&ClusterId) -> Option<Seat>,
         parameters: &Parameters,
         height: Height,
     ) -> Result<EpochTable, Reject> {
@@ -153,7 +156,7 @@ impl Reconfiguration {
         let mut next = current.clone();
         (next.epoch, next.after) = (current.epoch.next(), boundary(height, parameters));
         for change in &self.changes {
-            change.apply(&mut next, current.start().seats)?;
+            change.apply(&mut next, current.start().seats, &former)?;
         }
         // Whoever is behind at the boundary is helped by a quorum's correct seats that stay.
         let stays = |number: &&Seat| next.seats.get(number).map(|seat| &seat.cluster) == current.cluster_of(number);
@@ -182,7 +185,12 @@ impl Reconfiguration {
 
 impl Change {
     /// `taken` are the seats that are held in the epoch before.
-    fn apply(&self, table: &mut EpochTable, taken: Seats) -> Result<(), Reject> {
+    fn apply(
+        &self,
+        table: &mut EpochTable,
+        taken: Seats,
+        former: &impl Fn(&ClusterId) -> Option<Seat>,
+    ) -> Result<(), Reject> {
         if table.auth.is_none() && !matches!(self, Self::Operators(_)) {
             return Err(Reject::new("a chain without an auth node has one node for each seat, for ever"));
         }
@@ -202,8 +210,15 @@ impl Change {
                 }
                 check_members(table, cluster, members, &base.holder)?;
                 let next: Seats = table.seats.keys().copied().chain(taken.iter()).collect();
-                let seat =
-                    next.lowest_vacant().ok_or_else(|| Reject::new(format!("all {SEATS_MAX} seats are held")))?;
+                let lowest =
+                    || next.lowest_vacant().ok_or_else(|| Reject::new(format!("all {SEATS_MAX} seats are held")));
+                // Its nodes' disks hold the log of that seat.
+                let seat = former(cluster).map_or_else(lowest, Ok)?;
+                if next.contains(seat) {
+                    let what =
+                        format!("cluster {cluster} held seat {seat}, which another has now: add it under another name");
+                    return Err(Reject::new(what));
+                }
                 let (cluster, members, since) = (cluster.clone(), members.clone(), table.epoch);
                 table.seats.insert(seat, EpochSeat { cluster, members, listed: since, since, base: Some(*base) });
             }
@@ -586,11 +601,17 @@ mod tests {
         let added = &table.seats[&Seat(4)];
         assert_eq!((added.listed, added.since, added.members.len()), (Epoch(1), Epoch(1), 2));
         assert_eq!(table.base_grant(&genesis.digest(), added).unwrap().grant.holder, key(41).public());
+        let taken = order(vec![remove("e"), add("e", &[41], 41)], &mut chain, 1);
+        assert!(rejected(&taken).contains("cluster e held seat 4, which another has now"), "{}", rejected(&taken));
         order(vec![add("f", &[51], 51), remove("e")], &mut chain, 1);
         let table = after(&mut chain, 2);
         assert_eq!((table.seat_of(&"f".parse().unwrap()), table.start().seats.len()), (Some(Seat(1)), 4));
         let mut known = genesis.grant_table();
         chain.epoch_tables().into_iter().for_each(|table| known.begin(table));
+        let back = order(vec![add("c2", &[61], 61)], &mut chain, 2);
+        assert!(rejected(&back).contains("cluster c2 held seat 1, which another has now"), "{}", rejected(&back));
+        order(vec![add("e", &[41], 41)], &mut chain, 2);
+        assert_eq!(after(&mut chain, 3).seat_of(&"e".parse().unwrap()), Some(Seat(4)), "its own, and not a vacant one");
         let seats = |epoch| known.seats(Epoch(epoch)).unwrap().iter().map(|seat| seat.0).collect::<Vec<_>>();
         assert_eq!([seats(0), seats(1), seats(2)], [vec![0, 1, 2, 3], vec![0, 2, 3, 4], vec![0, 1, 2, 3]]);
         let first = |epoch| Some(Term::first_of(Epoch(epoch)));

@@ -32,6 +32,19 @@ pub enum OpenError {
         /// Its number.
         sequence: u64,
     },
+    /// The log of another cluster's node.
+    #[error(
+        "{path}: the log is of cluster {found}, and the node is configured as one of {wanted}: a node that changes its cluster begins with \
+         an empty data folder"
+    )]
+    OtherCluster {
+        /// The log's folder.
+        path: PathBuf,
+        /// The cluster whose grants are in it.
+        found: String,
+        /// The node's.
+        wanted: String,
+    },
     /// A record that cannot be written.
     #[error(transparent)]
     Wire(#[from] WireError),
@@ -75,7 +88,7 @@ impl Opened {
         if let Some((path, offset)) = &recovered.torn_at {
             tracing::warn!(path = %path.display(), offset, "a torn tail of the log was cut: what was in it never left");
         }
-        let MemberConfig { identity, config, describe, .. } = config;
+        let MemberConfig { identity, config, describe, folder, .. } = config;
         let fixed = identity.fixed;
         let mut records = Vec::with_capacity(recovered.records.len());
         let mut payloads = BTreeMap::new();
@@ -97,7 +110,12 @@ impl Opened {
             // Any number that no log of this node had before: a deleted one cannot be asked.
             new_session: fastrand::u64(1..),
         };
+        let cluster = identity.cluster.clone();
         let mut member = Member::open(identity, config, describe, found, Millis(0));
+        if let Some(granted) = member.facts().grant.as_ref().filter(|granted| granted.grant.cluster != cluster) {
+            let (found, wanted) = (granted.grant.cluster.to_string(), cluster.to_string());
+            return Err(OpenError::OtherCluster { path: folder, found, wanted });
+        }
         let carried = |entry: &Entry| describe(&entry.record).and_then(|description| description.carries);
         let piece = |entry: &Entry| LogPiece {
             record: entry.record.clone(),
