@@ -76,11 +76,13 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
 
 fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
     let mut rng = Rng::with_seed(scenario.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5354_414e_4449_4e00);
+    // A mutation of another rule is found soonest where nothing of this goes on.
+    let reseats = scenario.rule.is_none_or(|rule| rule.reseats);
     // Draws of its own: what a seed without a change of clusters does stays as it was.
     let mut consortium = Rng::with_seed(scenario.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x636c_7573_7465_7273);
     let (mut world, faulty) = match scenario.protocol {
         Protocol::Consensus => build(&mut rng, scenario.rule),
-        Protocol::Clusters => build_clusters(&mut rng, &mut consortium, scenario.rule),
+        Protocol::Clusters => build_clusters(&mut rng, reseats.then_some(&mut consortium), scenario.rule),
     };
     let plan = match scenario.protocol {
         Protocol::Consensus => faults::plan(&mut rng, world.nodes.len(), FAULTS_US),
@@ -96,7 +98,7 @@ fn run_unguarded(scenario: &Scenario) -> Result<Report, Violation> {
     }
     load(&mut rng, &mut world, storm);
     orders(&mut rng, &mut world);
-    if scenario.protocol == Protocol::Clusters {
+    if scenario.protocol == Protocol::Clusters && reseats {
         consortium_orders(&mut consortium, &mut world);
     }
     world.run_until(FAULTS_US)?;
@@ -179,7 +181,7 @@ fn build(rng: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
 }
 
 /// Clusters of one to four nodes, an auth node, and up to f seats whose nodes are all faulty.
-fn build_clusters(rng: &mut Rng, consortium: &mut Rng, rule: Option<Rule>) -> (World, &'static str) {
+fn build_clusters(rng: &mut Rng, consortium: Option<&mut Rng>, rule: Option<Rule>) -> (World, &'static str) {
     let mut genesis = genesis(rng);
     genesis.seats.truncate(rng.choice([1, 4, 4, 4]).unwrap_or(4));
     let seats = genesis.seats.len();
@@ -219,10 +221,12 @@ fn build_clusters(rng: &mut Rng, consortium: &mut Rng, rule: Option<Rule>) -> (W
             nodes.push((Node::new(setup), behaviour));
         }
     }
-    let coming = if seats == 4 && consortium.bool() { consortium.usize(1..4) } else { 0 };
-    let waiting = nodes.len()..nodes.len() + coming;
-    let keys: Vec<_> = (next_key..next_key + coming).map(key_of).collect();
-    let members = keys.iter().map(|key| (key.node_id(), consortium.u8(0..4))).collect();
+    let coming =
+        |draws: &mut Rng| (0..if draws.bool() { draws.usize(1..4) } else { 0 }).map(|_| draws.u8(0..4)).collect();
+    let priorities: Vec<u8> = consortium.filter(|_| seats == 4).map(coming).unwrap_or_default();
+    let waiting = nodes.len()..nodes.len() + priorities.len();
+    let keys: Vec<_> = (next_key..next_key + priorities.len()).map(key_of).collect();
+    let members = keys.iter().map(PublicKey::node_id).zip(priorities).collect();
     let cluster = Arc::new(ClusterSetup { cluster: cluster_name(seats), members, config: member_config });
     for key in keys {
         let (id, genesis, seat, cluster) =
