@@ -5,13 +5,14 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use standin_auth::messages::SignedOrder;
 use standin_foundation::limits::HTTP_BODY_BYTES_MAX;
-use standin_foundation::{Encoder, Height, NodeId};
+use standin_foundation::{ClusterId, Encoder, Height, NodeId};
 use standin_ledger::{
     EpochProof, EpochTable, Genesis, GrantTable, Membership, SignedGrant, Title, Transaction, TransactionId,
 };
 
 use crate::api::{
-    AnswerView, BlockView, CandidateView, ClusterView, ErrorView, StatusView, Submitted, TitleView, TransactionView,
+    AnswerView, BlockView, CandidateView, ClusterView, ErrorView, HeldView, StatusView, Submitted, TitleView,
+    TransactionView,
 };
 
 /// Connections that one client may have open.
@@ -35,6 +36,14 @@ pub enum ClientError {
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
+    /// The node began with a snapshot, and does not have the blocks before.
+    #[error("{what}")]
+    Gone {
+        /// What the node says.
+        what: String,
+        /// The first block that it has.
+        first: Height,
+    },
     /// The node refuses the request.
     #[error("{0}")]
     Refused(String),
@@ -84,6 +93,12 @@ impl Client {
     /// The node's cluster.
     pub async fn cluster(&self) -> Result<ClusterView, ClientError> {
         self.get("/api/v1/cluster").await
+    }
+
+    /// Who held a cluster's seat at a block; at the newest without one. The answer is not checked.
+    pub async fn held(&self, cluster: &ClusterId, at: Option<Height>) -> Result<HeldView, ClientError> {
+        let at = at.map(|height| format!("?at={height}")).unwrap_or_default();
+        self.get(&format!("/api/v1/clusters/{cluster}/holder{at}")).await
     }
 
     /// Who belongs to which cluster, as far as the node knows.
@@ -160,7 +175,7 @@ impl Client {
         self.get(&format!("/api/v1/blocks/{height}")).await
     }
 
-    /// Blocks from a height on, as far as there are.
+    /// Blocks from a height on, as far as there are; [`ClientError::Gone`] if the node does not have the first of them.
     pub async fn blocks(&self, from: Height, limit: u64) -> Result<Vec<BlockView>, ClientError> {
         self.get(&format!("/api/v1/blocks?from={from}&limit={limit}")).await
     }
@@ -224,12 +239,13 @@ impl Client {
                 |error: serde_json::Error| ClientError::BadAnswer { url: url.to_owned(), what: error.to_string() };
             return serde_json::from_slice(&body).map_err(bad);
         }
-        let text = serde_json::from_slice::<ErrorView>(&body).map(|view| view.error);
-        let text = text.unwrap_or_else(|_| format!("{url} answered {status}"));
-        Err(match status.as_u16() {
-            404 => ClientError::NotFound(text),
-            503 => ClientError::Busy(text),
-            _ => ClientError::Refused(text),
+        let view = serde_json::from_slice::<ErrorView>(&body);
+        let ErrorView { error, first } = view.unwrap_or_else(|_| format!("{url} answered {status}").into());
+        Err(match (status.as_u16(), first) {
+            (404, _) => ClientError::NotFound(error),
+            (410, Some(first)) => ClientError::Gone { what: error, first },
+            (503, _) => ClientError::Busy(error),
+            _ => ClientError::Refused(error),
         })
     }
 }

@@ -37,7 +37,7 @@ async fn genesis(auth: web::Data<AuthHandle>) -> HttpResponse {
 async fn order(auth: web::Data<AuthHandle>, order: web::Json<SignedOrder>) -> HttpResponse {
     match auth.order(order.into_inner()).await {
         Ok(Ok(membership)) => HttpResponse::Ok().json(membership),
-        Ok(Err(why)) => HttpResponse::Conflict().json(ErrorView { error: why.to_string() }),
+        Ok(Err(why)) => HttpResponse::Conflict().json(ErrorView::from(why.to_string())),
         Err(error) => unavailable(error.to_string()),
     }
 }

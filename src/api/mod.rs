@@ -7,7 +7,7 @@ mod views;
 
 pub use auth::auth_routes;
 pub use candidate::{CandidateView, candidate_routes};
-pub use cluster::{ClusterView, MateView, RoleView, TookOverView};
+pub use cluster::{ClusterView, HeldView, MateView, ProvenRecord, RoleView, TookOverView};
 pub use views::{
     AnswerView, BlockView, ErrorView, PeerView, StatusView, Submitted, TitleBatch, TitleView, TransactionView,
 };
@@ -24,10 +24,10 @@ use standin_foundation::limits::{BATCH_TRANSACTIONS_MAX, HTTP_BODY_BYTES_MAX, QU
 use standin_foundation::{Height, PublicKey};
 use standin_ledger::builtin::{Builtin, Question};
 use standin_ledger::certificate::{self, CheckpointCertificate};
-use standin_ledger::store::StoreError;
+use standin_ledger::store::{StoreError, StoredBlock};
 use standin_ledger::{
     Authority, Batch, ClientSignatures, Outcome, Receipt, ReceiptProof, Reject, StateMachine, Title, Transaction,
-    TransactionId, reconfiguration,
+    TransactionId, system,
 };
 use tokio::sync::oneshot;
 
@@ -53,6 +53,7 @@ pub fn routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/api/v1/epochs", web::get().to(cluster::epochs))
             .route("/api/v1/members", web::get().to(cluster::members))
             .route("/api/v1/cluster", web::get().to(cluster::cluster))
+            .route("/api/v1/clusters/{cluster}/holder", web::get().to(cluster::held))
             .route("/api/v1/cluster/switch", web::post().to(cluster::switch))
             .route("/api/v1/transactions", web::post().to(submit))
             .route("/api/v1/transactions/{id}", web::get().to(transaction))
@@ -306,6 +307,8 @@ async fn read<T: Send + 'static>(
 enum HttpFault {
     Busy,
     NotFound(String),
+    /// The node began with a snapshot, and has blocks from this one on.
+    Gone(Height),
     Store(StoreError),
 }
 
@@ -319,10 +322,12 @@ fn respond<T: Serialize>(result: Result<T, HttpFault>) -> HttpResponse {
     match result {
         Ok(value) => HttpResponse::Ok().json(value),
         Err(HttpFault::Busy) => unavailable("too many reads wait; try again in a moment".to_owned()),
-        Err(HttpFault::NotFound(what)) => HttpResponse::NotFound().json(ErrorView { error: what }),
-        Err(HttpFault::Store(error)) => {
-            HttpResponse::InternalServerError().json(ErrorView { error: error.to_string() })
+        Err(HttpFault::NotFound(what)) => HttpResponse::NotFound().json(ErrorView::from(what)),
+        Err(HttpFault::Gone(first)) => {
+            let error = format!("this node has blocks from {first} on: ask for those, or ask another node");
+            HttpResponse::Gone().json(ErrorView { error, first: Some(first) })
         }
+        Err(HttpFault::Store(error)) => HttpResponse::InternalServerError().json(ErrorView::from(error.to_string())),
     }
 }
 
@@ -394,11 +399,18 @@ async fn block(node: web::Data<NodeHandle>, height: web::Path<String>) -> HttpRe
     };
     let view = move |ledger: &Ledger| {
         let height = wanted.unwrap_or_else(|| ledger.chain.height());
-        let block = ledger.store.block(height)?;
-        let block = block.ok_or_else(|| HttpFault::NotFound(format!("block {height} is not here")))?;
-        Ok(BlockView::from(block))
+        Ok(BlockView::from(stored_block(ledger, height)?))
     };
     respond(read(&node, view).await)
+}
+
+fn stored_block(ledger: &Ledger, height: Height) -> Result<StoredBlock, HttpFault> {
+    if let Some(block) = ledger.store.block(height)? {
+        return Ok(block);
+    }
+    let first = ledger.store.base()?.next();
+    let is_below = height < first && height > Height(0);
+    Err(if is_below { HttpFault::Gone(first) } else { HttpFault::NotFound(format!("block {height} is not here")) })
 }
 
 /// All transactions of a title in a block, with the proof that there are no others.
@@ -412,8 +424,7 @@ async fn title(node: web::Data<NodeHandle>, path: web::Path<(u64, String)>) -> H
 }
 
 fn title_view(ledger: &Ledger, height: Height, title: Title) -> Result<TitleView, HttpFault> {
-    let block = ledger.store.block(height)?;
-    let block = block.ok_or_else(|| HttpFault::NotFound(format!("block {height} is not here")))?;
+    let block = stored_block(ledger, height)?;
     let batches = block.payloads.into_iter().filter_map(|payload| Batch::parse(payload).ok());
     let of_title = |batch: Batch| {
         let wanted = batch.transactions().iter().filter(|transaction| transaction.title() == title);
@@ -437,10 +448,14 @@ fn default_limit() -> u64 {
     100
 }
 
-/// Lists blocks with receipts, by rising height, as far as there are.
+/// Lists blocks with receipts, by rising height, as far as there are. A list never begins later than it was asked to.
 async fn blocks(node: web::Data<NodeHandle>, query: web::Query<ListQuery>) -> HttpResponse {
     let (from, limit) = (query.from.max(1), query.limit.min(LIST_MAX));
     let list = move |ledger: &Ledger| {
+        let first = ledger.store.base()?.next();
+        if first > Height(from) {
+            return Err(HttpFault::Gone(first));
+        }
         let mut blocks = Vec::new();
         for height in (from..from.saturating_add(limit)).map(Height) {
             let Some(block) = ledger.store.block(height)? else { break };
@@ -491,17 +506,17 @@ fn question_of(query: &QueryQuery) -> Result<Question, String> {
 }
 
 fn bad(error: String) -> HttpResponse {
-    HttpResponse::BadRequest().json(ErrorView { error })
+    HttpResponse::BadRequest().json(ErrorView::from(error))
 }
 
 fn unavailable(error: String) -> HttpResponse {
-    HttpResponse::ServiceUnavailable().json(ErrorView { error })
+    HttpResponse::ServiceUnavailable().json(ErrorView::from(error))
 }
 
 /// Refuses a transaction that can never be applied, before it is ordered.
 fn can_apply(transaction: &Transaction) -> Result<(), Reject> {
-    match reconfiguration::is_system(transaction) {
-        true => reconfiguration::check(transaction),
+    match system::is_system(transaction) {
+        true => system::check(transaction),
         false => Builtin.check(transaction),
     }
 }

@@ -183,6 +183,15 @@ pub struct AnswerView {
 pub struct ErrorView {
     /// What is wrong, and what to do.
     pub error: String,
+    /// Where blocks were asked for that the node does not have any more: the first that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<Height>,
+}
+
+impl From<String> for ErrorView {
+    fn from(error: String) -> Self {
+        Self { error, first: None }
+    }
 }
 
 impl TransactionView {

@@ -9,7 +9,7 @@
 use serde::Deserialize;
 use standin_foundation::{Height, PublicKey, SecretKey};
 use standin_ledger::builtin::Operation;
-use standin_ledger::reconfiguration::SYSTEM_TITLE;
+use standin_ledger::system::SYSTEM_TITLE;
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{Genesis, Title, Transaction};
 

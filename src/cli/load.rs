@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use standin::client::Client;
+use standin::client::{Client, ClientError};
 use standin_foundation::{Digest, Height, SecretKey};
 use standin_ledger::{Genesis, Outcome, Transaction, TransactionId};
 use tokio::task::JoinHandle;
@@ -199,9 +199,9 @@ struct ReadChain {
 }
 
 impl ReadChain {
-    /// Whether no block is missing: a node that took a snapshot does not have the blocks before it.
+    /// Whether no block is missing: a node that took a snapshot does not have the blocks before it, and may have none behind it.
     fn is_whole(&self) -> bool {
-        self.hashes.last_key_value().is_none_or(|(last, _)| last.0 == self.hashes.len() as u64)
+        self.hashes.last_key_value().is_some_and(|(last, _)| last.0 == self.hashes.len() as u64)
     }
 }
 
@@ -209,7 +209,13 @@ async fn read_chain(client: &Client) -> Result<ReadChain, Failure> {
     let mut chain = ReadChain { hashes: BTreeMap::new(), applied: BTreeMap::new() };
     let mut from = Height(1);
     loop {
-        let blocks = client.blocks(from, 200).await?;
+        let blocks = match client.blocks(from, 200).await {
+            Err(ClientError::Gone { first, .. }) if first > from => {
+                from = first;
+                continue;
+            }
+            blocks => blocks?,
+        };
         let Some(last) = blocks.last().map(|block| block.height) else { return Ok(chain) };
         for block in blocks {
             chain.hashes.insert(block.height, block.hash);
@@ -244,4 +250,34 @@ fn compare(outcomes: &BTreeMap<TransactionId, Option<bool>>, chains: &[ReadChain
     }
     judgement.height = agreed.last_key_value().map(|(height, _)| *height).unwrap_or_default();
     judgement
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> TransactionId {
+        hex::encode([n; 32]).parse().unwrap()
+    }
+
+    /// A chain with one transaction a block, named after its height.
+    fn chain(heights: std::ops::RangeInclusive<u64>) -> ReadChain {
+        let hashes = heights.clone().map(|height| (Height(height), Digest::sha256(&height.to_be_bytes()))).collect();
+        ReadChain { hashes, applied: heights.map(|height| (id(height as u8), 1)).collect() }
+    }
+
+    /// A node whose disk was lost has the blocks behind its snapshot only, or none yet: it does not say what was lost before.
+    #[test]
+    fn a_chain_that_begins_with_a_snapshot_loses_nothing() {
+        let committed = (1..=9).map(|n| (id(n), Some(true))).collect();
+        for short in [chain(5..=9), chain(8..=9), chain(1..=0)] {
+            let judgement = compare(&committed, &[chain(1..=9), short]);
+            assert_eq!((judgement.committed, judgement.lost, judgement.forks), (9, 0, 0));
+        }
+        assert_eq!(compare(&committed, &[chain(1..=9), chain(1..=8)]).lost, 1, "a whole chain must have all");
+        assert_eq!(compare(&committed, &[chain(2..=9)]).lost, 9, "nobody shows what became of them");
+        let mut forked = chain(5..=9);
+        forked.hashes.insert(Height(7), Digest::ZERO);
+        assert_eq!(compare(&committed, &[chain(1..=9), forked]).forks, 1);
+    }
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use standin::client::{Client, percent_encoded};
 use standin::config::read_genesis;
-use standin_foundation::Height;
+use standin_foundation::{ClusterId, Height};
 use standin_ledger::builtin::Question;
-use standin_ledger::{Genesis, Title, TransactionId};
+use standin_ledger::{Genesis, SignedGrant, Title, TransactionId};
 
 use super::{ClientArguments, Failure, Output};
 
@@ -36,6 +36,14 @@ pub(super) struct QueryArguments {
     /// An account's public key: asks for its balance.
     #[arg(long, conflicts_with = "title")]
     account: Option<String>,
+    /// A cluster: asks who held its seat, by the grants on the chain's record, and checks the proofs; ends with 3 if one does not hold.
+    #[arg(long, conflicts_with_all = ["title", "account"])]
+    cluster: Option<String>,
+    /// The block at which the seat was held; the newest without it.
+    #[arg(long, value_name = "HEIGHT", requires = "cluster")]
+    at: Option<u64>,
+    #[command(flatten)]
+    trust: TrustArguments,
 }
 
 #[derive(Debug, Args)]
@@ -142,6 +150,9 @@ pub(super) async fn health(arguments: ClientArguments) -> Result<(), Failure> {
 
 pub(super) async fn query(arguments: QueryArguments) -> Result<(), Failure> {
     let client = arguments.client.first()?;
+    if let Some(cluster) = &arguments.cluster {
+        return held(&client, cluster, &arguments).await;
+    }
     let (query, question) = match (&arguments.title, &arguments.key, &arguments.account) {
         (Some(title), Some(key), _) => {
             let parsed: Title = title.parse().map_err(|error| Failure::new(2, format!("{error}")))?;
@@ -152,7 +163,7 @@ pub(super) async fn query(arguments: QueryArguments) -> Result<(), Failure> {
             let parsed = account.parse().map_err(|error| Failure::new(2, format!("{error}")))?;
             (format!("account={account}"), Question::Balance { account: parsed })
         }
-        _ => return Err(Failure::new(2, "either --title and --key, or --account is needed")),
+        _ => return Err(Failure::new(2, "--title and --key, or --account, or --cluster is needed")),
     };
     let answer = client.query(&query).await?;
     let proven = answer.proof.verify(&answer.root, &question.state_key());
@@ -165,6 +176,31 @@ pub(super) async fn query(arguments: QueryArguments) -> Result<(), Failure> {
         (Some(value), Question::Record { .. }) => println!("{}", String::from_utf8_lossy(value)),
     }
     eprintln!("as of height {}", answer.height);
+    Ok(())
+}
+
+async fn held(client: &Client, cluster: &str, arguments: &QueryArguments) -> Result<(), Failure> {
+    let cluster: ClusterId = cluster.parse().map_err(|error| Failure::new(2, format!("--cluster: {error}")))?;
+    let genesis = arguments.trust.genesis(std::slice::from_ref(client)).await?;
+    let view = client.held(&cluster, arguments.at.map(Height)).await?;
+    view.verify(&client.grant_table(&genesis).await?).map_err(|what| Failure::new(3, what))?;
+    let Some(SignedGrant { grant, .. }) = &view.grant else {
+        return Err(Failure::new(4, format!("no grant of cluster {cluster} was on record at block {}", view.at)));
+    };
+    let since = match &view.record {
+        Some(proven) => format!("on record since block {}", proven.record.height),
+        None => "named by the chain's own order".to_owned(),
+    };
+    let in_sync: Vec<_> = grant.in_sync.iter().map(standin_foundation::NodeId::short).collect();
+    println!(
+        "node {} with key {}: term {} ({}), in sync {}, {since}",
+        grant.holder_id().short(),
+        grant.holder,
+        grant.term,
+        format!("{:?}", grant.cause).to_lowercase(),
+        in_sync.join(" ")
+    );
+    eprintln!("at block {} as of height {}", view.at, view.height);
     Ok(())
 }
 

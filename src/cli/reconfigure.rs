@@ -7,12 +7,10 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use standin::api::StatusView;
 use standin::client::Client;
-use standin_foundation::wire::Wire;
 use standin_foundation::{ClusterId, Epoch, Incarnation, PublicKey, SecretKey};
 use standin_ledger::epoch::{Base, EpochTable};
-use standin_ledger::reconfiguration::{Approval, Change, Named, SYSTEM_TITLE};
-use standin_ledger::transaction::TransactionBody;
-use standin_ledger::{ApprovedReconfiguration, Genesis, Member, Operators, Outcome, Reconfiguration, Transaction};
+use standin_ledger::reconfiguration::{Approval, Change, Named};
+use standin_ledger::{ApprovedReconfiguration, Member, Operators, Outcome, Reconfiguration, SystemTransaction};
 
 use super::read::json;
 use super::submit::unique_nonce;
@@ -240,7 +238,8 @@ pub(super) async fn submit(
     approved: &ApprovedReconfiguration,
 ) -> Result<StatusView, Failure> {
     let (genesis, status) = (client.genesis().await?, client.status().await?);
-    let transaction = transaction(&genesis, key, approved, &status)?;
+    let signed = SystemTransaction::Reconfigure(approved.clone()).sign(&genesis, key, unique_nonce(), status.height);
+    let transaction = signed.map_err(|error| Failure::new(6, error.to_string()))?;
     let results = client.submit(&[transaction], OUTCOME_WAIT).await?;
     match results.into_iter().next() {
         Some(result) => match (result.outcome, result.refused) {
@@ -251,20 +250,6 @@ pub(super) async fn submit(
         },
         None => Err(Failure::new(1, "the node says nothing of the transaction")),
     }
-}
-
-fn transaction(
-    genesis: &Genesis,
-    key: &SecretKey,
-    approved: &ApprovedReconfiguration,
-    status: &StatusView,
-) -> Result<Transaction, Failure> {
-    let told = |error: &dyn std::fmt::Display| Failure::new(6, error.to_string());
-    let title = SYSTEM_TITLE.parse().map_err(|error| told(&error))?;
-    let payload = approved.to_wire().map_err(|error| told(&error))?;
-    let expires = status.height.plus(genesis.parameters.replay_window / 2);
-    let body = TransactionBody { title, nonce: unique_nonce(), expires, payload };
-    Transaction::sign(&genesis.digest(), key, &body).map_err(|error| told(&error))
 }
 
 /// Waits until a node votes in an epoch.

@@ -1,6 +1,6 @@
 //! A member's node: it holds a seat, or follows the one that does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use tokio::sync::watch;
 
 use super::grants::Grants;
 use super::members::Members;
+use super::recorder::Recorder;
 use super::{NodeError, bridge_of, cell_for_one, told};
 use crate::config::{NodeConfig, NodeRole};
 
@@ -189,6 +190,16 @@ impl Node {
             directory.members.begin(&directory.book.newest_table());
             grants.members.begin(bridge.roster());
             actix_rt::spawn(grants.look_up(auths));
+            let recorder = Recorder {
+                genesis: Arc::clone(&genesis),
+                key: SecretKey::read(&config.key_file)?,
+                cluster: cluster.clone(),
+                directory: directory.clone(),
+                replica: replica.address().clone(),
+                reader: reader.clone(),
+                settled: BTreeSet::new(),
+            };
+            actix_rt::spawn(recorder.run());
         }
         let actors = Registry::default();
         // The first of its name in a registry of its own.

@@ -6,6 +6,7 @@ mod grants;
 mod listen;
 mod member;
 mod members;
+mod recorder;
 
 use std::sync::mpsc::Sender;
 
@@ -57,7 +58,8 @@ pub enum NodeError {
     },
     /// The chain has another auth key.
     #[error(
-        "the chain has grants signed with another key since epoch {epoch} at the latest: this auth node is not needed any more. One          that is to be named again needs `auth.successor = true`"
+        "the chain has grants signed with another key since epoch {epoch} at the latest: this auth node is not needed any more. One \
+         that is to be named again needs `auth.successor = true`"
     )]
     Replaced {
         /// The newest epoch that the node knows.

@@ -11,11 +11,14 @@ use crate::certificate::CheckpointResult;
 use crate::epoch::{self, EpochStart, EpochTable, Epochs, SYSTEM_PREFIX};
 use crate::error::LedgerError;
 use crate::genesis::{Genesis, Parameters};
+use crate::grant::SignedGrant;
+use crate::history::{self, Held};
 use crate::receipt::{Outcome, Receipt, interval_root, receipts_root};
-use crate::reconfiguration::{ApprovedReconfiguration, is_system};
+use crate::reconfiguration::ApprovedReconfiguration;
 use crate::snapshot::{RecentIds, Snapshot};
 use crate::state::{State, Write};
 use crate::state_machine::{Context, Reject, StateMachine};
+use crate::system::{SystemTransaction, is_system};
 use crate::transaction::{Transaction, TransactionId};
 use crate::trie::Trie;
 
@@ -172,6 +175,17 @@ impl Chain {
         self.machine.query(&self.state, query)
     }
 
+    /// Who held a cluster's seat at a block up to the head, by the grants on record.
+    pub fn held(&self, cluster: &ClusterId, height: Height) -> Option<Held> {
+        history::held(&self.state, &self.epoch_tables(), &self.rules.chain, cluster, height)
+    }
+
+    /// Whether this very grant is on record.
+    pub fn is_recorded(&self, grant: &SignedGrant) -> bool {
+        let recorded = history::recorded(&self.state, &grant.grant.cluster, grant.grant.term);
+        recorded.is_some_and(|recorded| recorded.grant == *grant)
+    }
+
     /// Executes the next proposal. `batches` are the payloads that it names, in order.
     pub fn execute(&mut self, proposal: Proposal, batches: &[Arc<Batch>]) -> Result<ExecutedBlock, LedgerError> {
         self.check_next(&proposal, batches)?;
@@ -258,7 +272,7 @@ impl Chain {
             return Outcome::Duplicate;
         }
         let applied = match is_system(transaction) {
-            true => self.order(context, transaction).map(|write| (Vec::new(), vec![write])),
+            true => self.apply_system(context, transaction).map(|writes| (Vec::new(), writes)),
             false => self.apply_user(context, transaction),
         };
         match applied {
@@ -280,9 +294,19 @@ impl Chain {
         }
     }
 
+    fn apply_system(&self, context: &Context, transaction: &Transaction) -> Result<Vec<Write>, Reject> {
+        match SystemTransaction::from_payload(transaction.payload())? {
+            SystemTransaction::Reconfigure(approved) => self.order(context, &approved).map(|write| vec![write]),
+            SystemTransaction::Record(grants) => {
+                let mut state = State::new(&self.state);
+                history::record(&mut state, &self.epoch_tables(), &self.rules.chain, context.height, grants)?;
+                Ok(state.into_writes())
+            }
+        }
+    }
+
     /// Carries out a reconfiguration: from the next epoch on its table holds.
-    fn order(&self, context: &Context, transaction: &Transaction) -> Result<Write, Reject> {
-        let approved = ApprovedReconfiguration::from_payload(transaction.payload())?;
+    fn order(&self, context: &Context, approved: &ApprovedReconfiguration) -> Result<Write, Reject> {
         if let Some(EpochStart { epoch, after, .. }) = self.ordered_epoch() {
             return Err(Reject::new(format!(
                 "epoch {epoch} has been ordered and begins above block {after}: order it then"

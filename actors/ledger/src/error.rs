@@ -1,5 +1,6 @@
 //! What can be wrong with a transaction, a batch, a proof or a certificate.
 
+use standin_foundation::wire::WireError;
 use standin_foundation::{ClusterId, Digest, Epoch, Height, MalformedBytes, Seat, Term};
 
 /// A value of the ledger that does not hold.
@@ -24,6 +25,9 @@ pub enum LedgerError {
         /// The largest size allowed.
         limit: usize,
     },
+    /// It has no encoding within its limit.
+    #[error(transparent)]
+    Unencodable(#[from] WireError),
     /// The signature does not belong to the content and the key.
     #[error("{what}: the signature is not valid")]
     BadSignature {

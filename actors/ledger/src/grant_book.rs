@@ -14,7 +14,7 @@ use standin_foundation::{ClusterId, Digest, Epoch, Height, NodeId, PublicKey, Se
 use crate::certificate::{Authority, SeatVote, Verdict, VoteTarget};
 use crate::epoch::{EpochProof, EpochStart, EpochTable};
 use crate::error::LedgerError;
-use crate::grant::{GrantTable, Noted, SignedGrant};
+use crate::grant::{Grant, GrantTable, Noted, SignedGrant};
 use crate::log::{Log, LogError, LogOptions};
 
 /// Size of a segment of the grants' log, in bytes.
@@ -237,6 +237,11 @@ impl GrantBook {
         self.read().all().cloned().collect()
     }
 
+    /// Up to `count` grants that are wanted, by seat and rising term.
+    pub fn matching(&self, count: usize, wanted: impl Fn(&Grant) -> bool) -> Vec<SignedGrant> {
+        self.read().all().filter(|signed| wanted(&signed.grant)).take(count).cloned().collect()
+    }
+
     /// Up to `count` terms below the newest whose grants are not known here, of all seats.
     pub fn missing(&self, count: usize) -> Vec<(Seat, Term)> {
         self.read().missing(count)
@@ -278,7 +283,7 @@ mod tests {
     use standin_foundation::{ClusterId, Incarnation, SecretKey};
 
     use super::*;
-    use crate::grant::{Cause, Grant};
+    use crate::grant::Cause;
     use crate::transaction::tests::key;
 
     fn grant(term: u64, holder: &SecretKey) -> SignedGrant {

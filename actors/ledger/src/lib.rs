@@ -37,6 +37,7 @@ pub mod genesis;
 pub mod grant;
 #[cfg(feature = "store")]
 pub mod grant_book;
+pub mod history;
 #[cfg(feature = "store")]
 pub mod log;
 #[cfg(feature = "store")]
@@ -52,6 +53,7 @@ pub mod state;
 pub mod state_machine;
 #[cfg(feature = "store")]
 pub mod store;
+pub mod system;
 pub mod transaction;
 pub mod trie;
 
@@ -67,6 +69,7 @@ pub use genesis::{ClientSignatures, Genesis, MemberDescriptor, Operators, Parame
 pub use grant::{Grant, GrantTable, SignedGrant};
 #[cfg(feature = "store")]
 pub use grant_book::GrantBook;
+pub use history::{Held, RecordedGrant};
 #[cfg(feature = "store")]
 pub use member_book::MemberBook;
 pub use membership::{Member, Membership, SignedMembership};
@@ -74,4 +77,5 @@ pub use receipt::{Outcome, Receipt, ReceiptProof};
 pub use reconfiguration::{ApprovedReconfiguration, Reconfiguration};
 pub use state::State;
 pub use state_machine::{Context, Reject, StateMachine};
+pub use system::SystemTransaction;
 pub use transaction::{Title, Transaction, TransactionId};

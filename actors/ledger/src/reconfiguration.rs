@@ -16,10 +16,7 @@ use crate::genesis::{OPERATORS_MAX, Operators, Parameters, largest_window};
 use crate::grant::MEMBERS_MAX;
 use crate::membership::{Member, NAME_BYTES_MAX};
 use crate::state_machine::Reject;
-use crate::transaction::Transaction;
 
-/// The title of transactions that the chain itself carries out.
-pub const SYSTEM_TITLE: &str = "standin";
 /// Changes in one reconfiguration.
 const CHANGES_MAX: usize = 16;
 
@@ -338,7 +335,7 @@ impl Approval {
     }
 }
 
-/// A reconfiguration with its approvals: the payload of a transaction under [`SYSTEM_TITLE`].
+/// A reconfiguration with its approvals, as a transaction of the chain's own holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovedReconfiguration {
     /// What is ordered.
@@ -355,15 +352,13 @@ impl Wire for ApprovedReconfiguration {
 }
 
 impl ApprovedReconfiguration {
-    /// Reads a transaction's payload.
-    pub fn from_payload(payload: &[u8]) -> Result<Self, Reject> {
-        let approved = Self::from_wire(payload).map_err(|error| Reject::new(format!("payload: {error}")))?;
-        let operators: BTreeSet<_> = approved.approvals.iter().map(|approval| approval.operator).collect();
-        if operators.len() < approved.approvals.len() || operators.len() > OPERATORS_MAX {
-            // Each of them costs a check of a signature.
-            return Err(Reject::new(format!("payload: at most {OPERATORS_MAX} operators approve, each of them once")));
+    /// Refuses approvals that are too many: each of them costs a check of a signature.
+    pub(crate) fn check_approvals(&self) -> Result<(), Reject> {
+        let operators: BTreeSet<_> = self.approvals.iter().map(|approval| approval.operator).collect();
+        match operators.len() == self.approvals.len() && operators.len() <= OPERATORS_MAX {
+            true => Ok(()),
+            false => Err(Reject::new(format!("payload: at most {OPERATORS_MAX} operators approve, each of them once"))),
         }
-        Ok(approved)
     }
 
     /// How many of the approvals were signed by who they name.
@@ -392,16 +387,6 @@ impl ApprovedReconfiguration {
     }
 }
 
-/// Refuses what can never be carried out, before it is ordered.
-pub fn check(transaction: &Transaction) -> Result<(), Reject> {
-    ApprovedReconfiguration::from_payload(transaction.payload()).map(drop)
-}
-
-/// Whether the chain itself carries a transaction out.
-pub fn is_system(transaction: &Transaction) -> bool {
-    transaction.title().as_str() == SYSTEM_TITLE
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -418,8 +403,9 @@ mod tests {
     use crate::epoch::{EpochProof, EpochStart};
     use crate::genesis::Genesis;
     use crate::receipt::Outcome;
-    use crate::transaction::TransactionBody;
+    use crate::system::{SYSTEM_TITLE, SystemTransaction};
     use crate::transaction::tests::key;
+    use crate::transaction::{Transaction, TransactionBody};
 
     /// Checkpoints every 4 blocks, a window of 8; two of three operators must approve.
     fn operated() -> Genesis {
@@ -437,7 +423,7 @@ mod tests {
     fn transaction(reconfiguration: &Reconfiguration, operators: &[u8], nonce: u64) -> Transaction {
         let approvals = operators.iter().map(|n| reconfiguration.approve(&key(*n))).collect();
         let approved = ApprovedReconfiguration { reconfiguration: reconfiguration.clone(), approvals };
-        let payload = approved.to_wire().unwrap();
+        let payload = SystemTransaction::Reconfigure(approved).to_wire().unwrap();
         let body = TransactionBody { title: SYSTEM_TITLE.parse().unwrap(), nonce, expires: Height(90), payload };
         Transaction::unsigned(&key(1).public(), &body).unwrap()
     }

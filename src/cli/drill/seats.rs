@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use standin::api::{ClusterView, RoleView};
-use standin::client::Client;
-use standin_foundation::{Height, NodeId, Seat, SecretKey, Term};
+use standin::client::{Client, ClientError};
+use standin_foundation::{ClusterId, Height, NodeId, Seat, SecretKey, Term};
 use standin_ledger::certificate::faulty_max;
 use standin_ledger::grant::Cause;
 use standin_ledger::{SeatVote, SignedGrant};
@@ -96,6 +96,32 @@ impl Drill {
         }
         self.check("another member holds the seat", false, "no block carries its vote".to_owned());
         Ok(None)
+    }
+
+    /// Waits until a node of another cluster shows, with proofs, that the seat is held under a later term by the chain's own record.
+    pub(super) async fn on_record(&mut self, lost: Holder) -> Result<(), Failure> {
+        let cluster = self.cluster_of(lost)?;
+        let away = [&self.mates_of(lost)[..], &[lost.node]].concat();
+        let witness = (0..self.network.size()).find(|node| !away.contains(node) && self.network.answers(*node));
+        let client = self.network.client(witness.unwrap_or_default())?.clone();
+        let genesis = self.network.files().genesis.clone();
+        let begun = Instant::now();
+        loop {
+            let view = client.held(&cluster, None).await?;
+            let term = view.grant.as_ref().map_or(Term(0), |signed| signed.grant.term);
+            if term > lost.term || begun.elapsed() > SOON {
+                let proven = view.verify(&client.grant_table(&genesis).await?);
+                let detail = format!("term {term} of cluster {cluster} at block {}, proofs: {proven:?}", view.at);
+                self.check("the takeover is on the chain's record", term > lost.term && proven.is_ok(), detail);
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn cluster_of(&self, holder: Holder) -> Result<ClusterId, Failure> {
+        let node = self.layout.nodes.get(holder.node);
+        node.map(|node| node.cluster.clone()).ok_or_else(|| Failure::new(1, "the layout does not have the holder"))
     }
 
     pub(super) async fn view_changes(&mut self) -> BTreeMap<usize, u64> {
@@ -303,7 +329,12 @@ impl Drill {
 
 /// The first block above `seen` whose certificate has such a vote; moves `seen` on to what was looked at.
 async fn first_with(client: &Client, seen: &mut Height, wanted: impl Fn(&SeatVote) -> bool) -> Option<Height> {
-    for block in client.blocks(seen.next(), 50).await.unwrap_or_default() {
+    let blocks = match client.blocks(seen.next(), 50).await {
+        // It has taken a snapshot meanwhile: what it has from there on will do.
+        Err(ClientError::Gone { first, .. }) => client.blocks(first, 50).await,
+        blocks => blocks,
+    };
+    for block in blocks.unwrap_or_default() {
         *seen = block.height;
         if block.certificate.votes.iter().any(&wanted) {
             return Some(block.height);

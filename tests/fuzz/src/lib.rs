@@ -15,7 +15,7 @@ use standin_foundation::{Digest, SecretKey};
 use standin_ledger::builtin::Operation;
 use standin_ledger::snapshot::{Chunk, Manifest};
 use standin_ledger::store::{StoredBlock, StoredCheckpoint};
-use standin_ledger::{ApprovedReconfiguration, Batch, EpochTable, SignedGrant, Transaction};
+use standin_ledger::{Batch, EpochTable, SignedGrant, SystemTransaction, Transaction};
 use standin_stage::bridge::frame::Frame;
 
 /// A target.
@@ -45,7 +45,7 @@ pub const TARGETS: [(&str, Target); 24] = [
     ("auth_notice", wire::<Notice>),
     ("forward", wire::<Forward>),
     ("ticket", ticket),
-    ("reconfiguration", wire::<ApprovedReconfiguration>),
+    ("system_transaction", wire::<SystemTransaction>),
     ("epoch_table", wire::<EpochTable>),
 ];
 

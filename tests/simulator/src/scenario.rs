@@ -8,7 +8,8 @@ use standin_foundation::wire::Wire;
 use standin_foundation::{ClusterId, Epoch, Height, PublicKey, Seat, SecretKey};
 use standin_ledger::builtin::Operation;
 use standin_ledger::certificate::Authority as _;
-use standin_ledger::reconfiguration::{Change, SYSTEM_TITLE};
+use standin_ledger::reconfiguration::Change;
+use standin_ledger::system::{SYSTEM_TITLE, SystemTransaction};
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{
     ApprovedReconfiguration, Genesis, Operators, Parameters, Reconfiguration, SeatDescriptor, Transaction,
@@ -355,7 +356,7 @@ pub(crate) fn order(genesis: &Genesis, epoch: Epoch, change: Change, nonce: u64)
     let reconfiguration = Reconfiguration { chain: genesis.digest(), epoch, changes: vec![change] };
     let approvals = vec![reconfiguration.approve(&operator())];
     let approved = ApprovedReconfiguration { reconfiguration, approvals };
-    let payload = approved.to_wire().unwrap_or_else(|error| panic!("{error}"));
+    let payload = SystemTransaction::Reconfigure(approved).to_wire().unwrap_or_else(|error| panic!("{error}"));
     transaction_of(SYSTEM_TITLE, nonce, 450, payload)
 }
 

@@ -25,7 +25,8 @@ use standin_ledger::snapshot::{Chunk, Manifest};
 use standin_ledger::store::{StoredBlock, StoredCheckpoint};
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{
-    ApprovedReconfiguration, Batch, Grant, GrantTable, Header, Operators, Proposal, Reconfiguration, Transaction,
+    ApprovedReconfiguration, Batch, Grant, GrantTable, Header, Operators, Proposal, Reconfiguration, SystemTransaction,
+    Transaction,
 };
 use standin_stage::bridge::frame::{Frame, FrameKind, type_of};
 
@@ -157,7 +158,9 @@ fn clusters(key: &SecretKey, stable: CheckpointCertificate) {
     let changes = vec![Change::Operators(operators), Change::Hold { cluster: cluster.clone(), base }];
     let reconfiguration = Reconfiguration { chain: Digest::ZERO, epoch: Epoch(0), changes };
     let approvals = vec![reconfiguration.approve(key)];
-    wire("reconfiguration", "operators", &ApprovedReconfiguration { reconfiguration, approvals });
+    let approved = ApprovedReconfiguration { reconfiguration, approvals };
+    wire("system_transaction", "reconfigure", &SystemTransaction::Reconfigure(approved));
+    wire("system_transaction", "record", &SystemTransaction::Record(vec![grant.clone()]));
     let table = GrantTable::fixed(Digest::ZERO, vec![key.public()]);
     wire("epoch_table", "fixed", table.table(Epoch(0)).expect("the table of epoch 0"));
     wire("note", "fetch-epoch", &Note::FetchEpoch(Epoch(1)));
