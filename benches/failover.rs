@@ -6,22 +6,23 @@
 //! `cargo bench --bench failover -- 20` takes 20 of each instead of 100.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::indexing_slicing, reason = "a bench")]
 
+mod common;
+
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-use standin::api::{ClusterView, RoleView};
+use common::network::{Network, POLL};
+use rustix::process::Signal;
 use standin::client::Client;
-use standin::config::read_genesis;
 use standin_foundation::{Height, SecretKey, Term};
 use standin_ledger::builtin::Operation;
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{Genesis, Transaction};
 
-const POLL: Duration = Duration::from_millis(2);
+/// As in the demo: logs are cut many times in a run.
+const SMALL_LOGS: &[(&str, &str)] =
+    &[("STANDIN__STORE__SEGMENT_BYTES", "4194304"), ("STANDIN__STORE__LOG_BYTES_MAX", "16777216")];
 const RATE: u64 = 500;
 /// Kills of a plain PBFT's primary: each costs a view change.
 const PLAIN_ROUNDS: usize = 10;
@@ -29,7 +30,7 @@ const PLAIN_ROUNDS: usize = 10;
 fn main() {
     let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(100);
     actix::System::new().block_on(async {
-        let mut network = Network::start("four-sites").await;
+        let mut network = Loaded::start("four-sites").await;
         let mut killed = Vec::new();
         let mut frozen = Vec::new();
         for round in 0..rounds {
@@ -38,7 +39,7 @@ fn main() {
         }
         let views = network.view().await;
         drop(network);
-        let mut plain_network = Network::start("four-seats").await;
+        let mut plain_network = Loaded::start("four-seats").await;
         let mut plain = Vec::new();
         for _ in 0..PLAIN_ROUNDS.min(rounds) {
             plain.push(plain_network.kill_primary().await);
@@ -57,116 +58,37 @@ fn print(name: &str, samples: &mut [f64]) {
     println!("{name:<38} {:>4} times: p50 {p50:>7.1} ms, p99 {p99:>7.1} ms, most {:>7.1} ms", samples.len(), at(1.0));
 }
 
-struct Node {
-    config: PathBuf,
-    client: Option<Client>,
-    process: Option<Child>,
-}
-
-impl Node {
-    fn start(&mut self) {
-        let child = Command::new(env!("CARGO_BIN_EXE_standin"))
-            .args(["run", "--die-with-parent", "-c"])
-            .arg(&self.config)
-            // As in the demo: logs are cut many times in a run.
-            .env("STANDIN__STORE__SEGMENT_BYTES", "4194304")
-            .env("STANDIN__STORE__LOG_BYTES_MAX", "16777216")
-            .stderr(std::fs::File::options().create(true).append(true).open(self.config.with_extension("log")).unwrap())
-            .spawn();
-        self.process = Some(child.unwrap());
-    }
-
-    fn signal(&mut self, signal: Signal) {
-        let process = self.process.as_mut().unwrap();
-        kill_process(Pid::from_raw(process.id() as i32).unwrap(), signal).unwrap();
-    }
-
-    fn reap(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.wait().unwrap();
-        }
-    }
-}
-
-struct Network {
-    _folder: tempfile::TempDir,
-    nodes: Vec<Node>,
+/// A network under load.
+struct Loaded {
+    network: Network,
     task: actix_rt::task::JoinHandle<()>,
 }
 
-impl Drop for Network {
+impl Drop for Loaded {
     fn drop(&mut self) {
         self.task.abort();
-        for node in &mut self.nodes {
-            if let Some(mut process) = node.process.take() {
-                // Nothing can be done about a process that is gone.
-                let _ = process.kill();
-                let _ = process.wait();
-            }
-        }
     }
 }
 
-impl Network {
+impl Loaded {
     async fn start(layout: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let made = folder.path().join("net");
-        let (genesis, key, mut nodes) = init(&made, layout);
-        for node in &mut nodes {
-            node.start();
-        }
-        let clients: Vec<_> = nodes.iter().filter_map(|node| node.client.clone()).collect();
-        for client in &clients {
-            while !matches!(client.ready().await, Ok((true, _))) {
-                tokio::time::sleep(POLL).await;
-            }
-        }
-        let task = actix_rt::spawn(load(Rc::new(clients), genesis, key));
-        Self { _folder: folder, nodes, task }
-    }
-
-    fn client(&self, node: usize) -> Client {
-        self.nodes[node].client.clone().unwrap()
-    }
-
-    async fn views(&self) -> Vec<(usize, ClusterView)> {
-        let mut views = Vec::new();
-        for (index, node) in self.nodes.iter().enumerate() {
-            if let (Some(client), Some(_)) = (&node.client, &node.process)
-                && let Ok(view) = client.cluster().await
-            {
-                views.push((index, view));
-            }
-        }
-        views
-    }
-
-    /// Waits until every seat is held with all of its members in sync and complete; gives the holders.
-    async fn whole(&self) -> Vec<(usize, ClusterView)> {
-        loop {
-            let views = self.views().await;
-            let size = |view: &ClusterView| views.iter().filter(|(_, other)| other.seat == view.seat).count();
-            let whole = |view: &ClusterView| view.role == RoleView::Active && view.in_sync.len() == size(view);
-            let holders: Vec<_> = views.iter().filter(|(_, view)| whole(view)).cloned().collect();
-            let up = self.nodes.iter().filter(|node| node.client.is_some()).count();
-            if holders.len() == 4 && views.len() == up && views.iter().all(|(_, view)| view.complete) {
-                return holders;
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        let mut network = Network::init(layout, "bench", |_| {});
+        network.start(SMALL_LOGS).await;
+        let (clients, genesis, key) = (network.clients(), network.genesis.clone(), Rc::clone(&network.client_key));
+        Self { task: actix_rt::spawn(load(Rc::new(clients), genesis, key)), network }
     }
 
     /// Takes the active of a cluster away, and brings it back; in ms.
     async fn fail_over(&mut self, round: usize, signal: Signal) -> f64 {
-        let holders = self.whole().await;
+        let holders = self.network.whole().await;
         let (lost, view) = holders[round % holders.len()].clone();
-        let mates: Vec<_> = self.views().await.into_iter().filter(|(_, mate)| mate.seat == view.seat).collect();
+        let mates: Vec<_> = self.network.views().await.into_iter().filter(|(_, mate)| mate.seat == view.seat).collect();
         let mates: Vec<_> = mates.into_iter().map(|(index, _)| index).filter(|index| *index != lost).collect();
-        let witnesses: Vec<_> = mates.iter().map(|mate| self.client(*mate)).collect();
+        let witnesses: Vec<_> = mates.iter().map(|mate| self.network.client(*mate)).collect();
         let height = witnesses[0].status().await.unwrap().height;
         let mut seen = vec![height; witnesses.len()];
         let begun = Instant::now();
-        self.nodes[lost].signal(signal);
+        self.network.nodes[lost].signal(signal);
         // A certificate holds the first votes of a quorum, and those differ from node to node: the seat's own members see its
         // vote first. Each block is looked at once.
         let ms = 'waiting: loop {
@@ -184,10 +106,10 @@ impl Network {
         let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64() % 1_000.0;
         eprintln!("round {round}: cluster {}, {signal:?}: {ms:.0} ms (at {at:.3} s)", view.cluster);
         match signal {
-            Signal::STOP => self.nodes[lost].signal(Signal::CONT),
+            Signal::STOP => self.network.nodes[lost].signal(Signal::CONT),
             _ => {
-                self.nodes[lost].reap();
-                self.nodes[lost].start();
+                self.network.nodes[lost].reap();
+                self.network.nodes[lost].start(SMALL_LOGS);
             }
         }
         ms
@@ -195,21 +117,21 @@ impl Network {
 
     /// Kills the seat that leads the view, and brings it back; to the next block, in ms.
     async fn kill_primary(&mut self) -> f64 {
-        for node in 0..self.nodes.len() {
-            while !matches!(self.client(node).ready().await, Ok((true, _))) {
+        for node in 0..self.network.nodes.len() {
+            while !matches!(self.network.client(node).ready().await, Ok((true, _))) {
                 tokio::time::sleep(POLL).await;
             }
         }
         // A node that was just restarted may not have heard of the newest view.
         let mut newest = (0, 0);
-        for node in 0..self.nodes.len() {
-            let status = self.client(node).status().await.unwrap();
+        for node in 0..self.network.nodes.len() {
+            let status = self.network.client(node).status().await.unwrap();
             newest = newest.max((status.view, status.primary));
         }
         let (view, lost) = (newest.0, usize::from(newest.1));
-        let witness = self.client((lost + 1) % self.nodes.len());
+        let witness = self.network.client((lost + 1) % self.network.nodes.len());
         let begun = Instant::now();
-        self.nodes[lost].signal(Signal::KILL);
+        self.network.nodes[lost].signal(Signal::KILL);
         let mut last = None;
         loop {
             let status = witness.status().await.unwrap();
@@ -221,38 +143,22 @@ impl Network {
             tokio::time::sleep(POLL).await;
         }
         let ms = begun.elapsed().as_secs_f64() * 1_000.0;
-        self.nodes[lost].reap();
-        self.nodes[lost].start();
+        self.network.nodes[lost].reap();
+        self.network.nodes[lost].start(SMALL_LOGS);
         ms
     }
 
     async fn view(&self) -> u64 {
         let mut highest = 0;
-        for node in self.nodes.iter().filter_map(|node| node.client.as_ref()) {
+        for node in self.network.nodes.iter().filter_map(|node| node.client.as_ref()) {
             highest = highest.max(node.status().await.map_or(0, |status| status.view));
         }
         highest
     }
 }
 
-/// Makes a network's files; the auth node, where there is one, is last and has no client.
-fn init(folder: &Path, layout: &str) -> (Genesis, SecretKey, Vec<Node>) {
-    let output = Command::new(env!("CARGO_BIN_EXE_standin"))
-        .args(["init", folder.to_str().unwrap(), "--layout", layout, "--chain", "bench"])
-        .output()
-        .unwrap();
-    let (commands, talk) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    let urls = talk.split_once("--node ").unwrap().1.split_whitespace().next().unwrap();
-    let mut clients = urls.split(',').map(|url| Client::new(url, Duration::from_secs(2)));
-    let configs = commands.lines().map(|line| PathBuf::from(line.rsplit(' ').next().unwrap()));
-    let node = |config| Node { config, client: clients.next(), process: None };
-    let nodes = configs.map(node).collect();
-    let genesis = read_genesis(&folder.join("genesis.toml")).unwrap();
-    (genesis, SecretKey::read(&folder.join("client.key")).unwrap(), nodes)
-}
-
 /// Signed transactions at a fixed rate, over all nodes, until it is aborted.
-async fn load(clients: Rc<Vec<Client>>, genesis: Genesis, key: SecretKey) {
+async fn load(clients: Rc<Vec<Client>>, genesis: Genesis, key: Rc<SecretKey>) {
     const EACH: u64 = 5;
     let mut tick = tokio::time::interval(Duration::from_millis(1_000 * EACH / RATE));
     let newest = Rc::new(Cell::new(Height(0)));

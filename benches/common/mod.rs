@@ -1,5 +1,14 @@
 //! What the benches share: interleaved rounds, medians, and one line a figure.
-#![allow(dead_code, clippy::print_stdout, reason = "each bench uses a part of it; it prints its figures")]
+#![allow(
+    dead_code,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "each bench uses a part of it; it prints its figures"
+)]
+
+pub(crate) mod load;
+pub(crate) mod network;
 
 use std::time::Instant;
 

@@ -193,7 +193,7 @@ impl ProvenRecord {
 impl HeldView {
     pub(super) fn new(chain: &Chain, cluster: ClusterId, at: Height) -> Option<Self> {
         let (held, state) = (chain.held(&cluster, at)?, chain.state());
-        let prove = |record| ProvenRecord::new(record, state);
+        let prove = |record: Box<RecordedGrant>| ProvenRecord::new(*record, state);
         let (grant, record, next) = match held {
             Held::Granted { granted, next } => (Some(granted.grant.clone()), Some(prove(granted)), next.map(prove)),
             Held::Ordered(base) => (Some(*base), None, None),

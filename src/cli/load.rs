@@ -270,7 +270,8 @@ mod tests {
     #[test]
     fn a_chain_that_begins_with_a_snapshot_loses_nothing() {
         let committed = (1..=9).map(|n| (id(n), Some(true))).collect();
-        for short in [chain(5..=9), chain(8..=9), chain(1..=0)] {
+        let none_yet = ReadChain { hashes: BTreeMap::new(), applied: BTreeMap::new() };
+        for short in [chain(5..=9), chain(8..=9), none_yet] {
             let judgement = compare(&committed, &[chain(1..=9), short]);
             assert_eq!((judgement.committed, judgement.lost, judgement.forks), (9, 0, 0));
         }

@@ -1,6 +1,6 @@
 //! Seeds that once showed a violation, and a first look at each run.
 
-use standin_simulator::{Protocol, Scenario, run, stories};
+use standin_simulator::{Protocol, Scenario, rules, run, stories};
 
 /// What each of these found is in the history of the consensus machine; none may find it again.
 const FOUND: [u64; 13] = [12, 58, 80, 90, 175, 886, 1886, 2876, 3571, 6, 4, 6281, 8335];
@@ -34,6 +34,31 @@ fn a_seed_gives_the_same_run_every_time() {
             assert_eq!(report(()), report(()));
         }
     }
+}
+
+/// What a rule's absence breaks within a few seeds.
+fn broken_without(name: &str) -> &'static str {
+    let rule = rules::CLUSTERS.into_iter().find(|rule| rule.name == name);
+    let run_of = |seed| run(&Scenario { protocol: Protocol::Clusters, seed, rule });
+    assert!(rule.is_some(), "{name}");
+    (1..100).find_map(|seed| run_of(seed).err()).map_or("nothing", |violation| violation.invariant)
+}
+
+/// A design that looks right and is not: a new term fences the old holder, and whoever has it speaks, with whatever log.
+#[test]
+fn design_1_a_fence_without_the_log_forks() {
+    assert_eq!(broken_without("t8-anyone-takes-over"), "one_log");
+}
+
+/// A design that looks right and is not: only votes of the current term count, in certificates, too.
+#[test]
+fn design_4_certificates_judged_by_the_current_term_lose_what_was_certified() {
+    assert_ne!(broken_without("v3-judge-by-newest"), "nothing");
+}
+
+#[test]
+fn story_t12_a_grant_that_only_its_cluster_hears_of() {
+    stories::a_grant_that_only_its_cluster_hears_of().unwrap();
 }
 
 #[test]

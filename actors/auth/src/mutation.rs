@@ -11,6 +11,8 @@ pub enum Mutation {
     ForgetAged,
     /// G3: a candidate may add members.
     CandidateAdds,
+    /// G5: a register that was brought back from a copy grants before all members have said what they know.
+    GrantWhileRecalling,
     /// L9: a candidate's head is not compared with what the holder has released.
     ShortLogTakesOver,
     /// Only members of the in-sync set may take over.

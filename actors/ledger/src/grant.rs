@@ -559,6 +559,60 @@ mod tests {
         assert_eq!(table.speaker(Seat(0)), Some(&key(2).public()), "who held it last");
     }
 
+    /// T10, and the design that takes only votes of the current term for a certificate's, too: what was certified would be lost with each hand-over.
+    /// T11: two holders of one seat are one seat, to a client as to a replica.
+    #[test]
+    fn t10_t11_a_certificate_outlives_the_terms_of_its_votes_and_counts_a_seat_once() {
+        let clusters = ["a", "b", "c", "d"].map(|name| name.parse().unwrap());
+        let mut table = GrantTable::granted(Digest::sha256(CHAIN), key(9).public(), clusters.to_vec());
+        let mut grant_of = |name: &str, term, holder| {
+            let cluster = name.parse().unwrap();
+            table.note(Grant { cluster, ..grant(term, holder, Digest::ZERO) }.sign(&key(9))).unwrap()
+        };
+        for (name, holder) in [("a", 1), ("b", 2), ("c", 3)] {
+            grant_of(name, 1, holder);
+        }
+        let voted = |seat: u16, term, signer| {
+            let (target, _) = vote(1, 1);
+            let content = target.signed_content(&Digest::sha256(CHAIN), Seat(seat), Term(term));
+            SeatVote { seat: Seat(seat), term: Term(term), signature: key(signer).sign(Domain::Consensus, &content) }
+        };
+        let certificate = |votes: &[SeatVote]| crate::CommitCertificate {
+            epoch: Epoch(0),
+            view: standin_foundation::View(0),
+            height: Height(3),
+            digest: Digest::sha256(b"p"),
+            votes: votes.to_vec(),
+        };
+        let made = certificate(&[voted(0, 1, 1), voted(1, 1, 2), voted(2, 1, 3)]);
+        let mut grant_of = |name: &str, term, holder| {
+            let cluster = name.parse().unwrap();
+            table.note(Grant { cluster, ..grant(term, holder, Digest::ZERO) }.sign(&key(9))).unwrap()
+        };
+        for (name, holder) in [("a", 4), ("b", 5), ("c", 6)] {
+            grant_of(name, 2, holder);
+        }
+        assert_eq!(made.verify(&table), Ok(()), "all of its terms have ended");
+        assert_eq!(certificate(&[voted(0, 2, 4), voted(1, 1, 2), voted(2, 2, 6)]).verify(&table), Ok(()));
+        let twice = certificate(&[voted(0, 1, 1), voted(0, 2, 4), voted(1, 1, 2)]);
+        assert_eq!(twice.verify(&table), Err(LedgerError::BadSeat(Seat(0))));
+    }
+
+    /// A design that looks right and is not: a quorum of other seats grants while the auth node is away. The auth node may have granted the
+    /// same term a moment before. There is one issuer in each epoch, and what anyone else signs is no grant.
+    #[test]
+    fn design_3_nobody_grants_beside_the_auth_node() {
+        let mut table = table();
+        table.note(grant(1, 1, Digest::ZERO).sign(&key(9))).unwrap();
+        for seat in 2..5 {
+            let beside = grant(2, 2, Digest::ZERO).sign(&key(seat));
+            assert!(table.note(beside).unwrap_err().to_string().contains("signature is not valid"));
+        }
+        table.note(grant(2, 1, Digest::ZERO).sign(&key(9))).unwrap();
+        assert!(matches!(table.note(grant(2, 2, Digest::ZERO).sign(&key(9))), Ok(Noted::Contradiction(_))));
+        assert_eq!(table.holder(Seat(0), Term(2)), Some(&key(1).public()));
+    }
+
     /// T7: two grants for one term are noticed by whoever sees both.
     #[test]
     fn t7_two_grants_for_one_term_are_a_contradiction() {

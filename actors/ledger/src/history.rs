@@ -49,9 +49,9 @@ pub enum Held {
     /// The holder by a grant on record, with the next one that was put on record above the height that was asked for.
     Granted {
         /// The newest grant on record at that height.
-        granted: RecordedGrant,
+        granted: Box<RecordedGrant>,
         /// The first one above it; none if there is none yet.
-        next: Option<RecordedGrant>,
+        next: Option<Box<RecordedGrant>>,
     },
     /// The node that the chain's own order named, as the base that it began with.
     Ordered(Box<SignedGrant>),
@@ -143,7 +143,7 @@ pub(crate) fn held(
     let mut next = None;
     let mut term =
         state.get(&newest_key(cluster)).and_then(|bytes| Newest::from_wire(bytes).ok()).map(|newest| newest.0);
-    while let Some(granted) = term.and_then(|term| recorded(state, cluster, term)) {
+    while let Some(granted) = term.and_then(|term| recorded(state, cluster, term)).map(Box::new) {
         if granted.grant.grant.term.lineage() < seat.since {
             break;
         }

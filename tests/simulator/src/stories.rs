@@ -239,6 +239,26 @@ pub fn wrong_result_found_by_the_others() -> Result<(), Violation> {
     story.expect(grows, "and the chain runs")
 }
 
+/// T12: the auth node's word reaches nobody but the cluster that it is about. The others learn of the new holder from what it says: its
+/// messages wait, its grant is fetched, and its votes count. Without them there would be no quorum.
+pub fn a_grant_that_only_its_cluster_hears_of() -> Result<(), Violation> {
+    let mut story = Story::new(&[2, 2, 2, 2], |_, _, _| {})?;
+    let auth = story.world.nodes.len();
+    for node in 2..auth {
+        story.fault(Fault::Cut(auth, node))?;
+        story.fault(Fault::Cut(node, auth))?;
+    }
+    for node in [6, 7] {
+        story.fault(Fault::Kill(node))?;
+    }
+    let Some(active) = story.active(0) else { return story.expect(false, "a seat without a holder") };
+    story.fault(Fault::Kill(active))?;
+    story.run(1_000)?;
+    story.expect(story.active(0).is_some_and(|next| next != active), "the standby speaks for the seat")?;
+    let grows = story.grows(1_000)?;
+    story.expect(grows, "and is heard by the two other seats")
+}
+
 /// The active is killed, the active and the standby are killed: no view changes, and nobody loses a block.
 pub fn actives_killed_one_by_one() -> Result<(), Violation> {
     let mut story = Story::new(&[3, 3, 3, 3], |_, _, _| {})?;

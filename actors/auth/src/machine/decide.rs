@@ -32,7 +32,7 @@ impl Auth {
             Request::Recall { newest, membership, promised, .. } => {
                 Ok(self.recall(record, &presented.from, (newest.as_ref(), membership.as_ref()), *promised))
             }
-            _ if record.recalling.is_some() => Err(Refusal::Recovering),
+            _ if record.recalling.is_some() && !self.is_off(Mutation::GrantWhileRecalling) => Err(Refusal::Recovering),
             Request::Register(request) => {
                 let forgotten = self.is_off(Mutation::ForgetAged) && self.is_vacant(cluster, now);
                 self.register(record, &presented.from, request, forgotten)

@@ -192,7 +192,7 @@ fn l6_in_one_term_nothing_is_deleted_whatever_the_holder_says() {
 
 /// L7 and T13: a listed member that lost its disk neither asks nor activates, until it has caught up.
 #[test]
-fn l7_a_member_that_lost_its_log_does_not_take_over() {
+fn l7_t13_a_member_that_lost_its_log_does_not_take_over() {
     let mut net = Net::settled(2);
     net.append(0, &["a", "b"]);
     net.run(30);

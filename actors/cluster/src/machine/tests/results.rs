@@ -56,9 +56,9 @@ fn c1_a_member_whose_result_is_wrong_leaves_the_set_until_it_has_agreed_often_en
     assert!(net.grant().is_some_and(|grant| grant.in_sync.contains(&id(1))), "it has agreed three times");
 }
 
-/// T14: a holder whose own result is decided against gives the seat up before it has voted.
+/// A holder whose own result is decided against gives the seat up before it has voted.
 #[test]
-fn c1_a_holder_that_is_wrong_gives_the_seat_up() {
+fn c1_t14_a_holder_that_is_wrong_gives_the_seat_up() {
     let mut net = Net::settled(2);
     computed(&mut net, 0, 4, "wrong");
     computed(&mut net, 1, 4, "x");

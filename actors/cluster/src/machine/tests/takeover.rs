@@ -46,6 +46,25 @@ fn r2_a_reserve_takes_over_when_active_and_standby_die_together() {
     assert_eq!(net.grant().map(|grant| grant.in_sync.len()), Some(1));
 }
 
+/// T8: the active went on without a member, which does not have all that was said: with the active gone it waits, and says so.
+#[test]
+fn t8_a_member_that_was_left_out_does_not_take_over() {
+    let mut net = Net::settled(2);
+    net.cut.extend([(0, 1), (1, 0)]);
+    net.append(0, &["a"]);
+    net.run(700);
+    assert_eq!(net.grant().map(|grant| grant.in_sync.len()), Some(1), "it goes on alone");
+    assert_eq!((net.released(0), net.texts(1).len()), (1, 0));
+    net.kill(0);
+    net.run(5_000);
+    assert!(net.nodes[1].activated.is_empty());
+    assert_eq!(net.grant().map(|grant| (grant.holder_id(), grant.term)), Some((id(0), Term(2))));
+    net.restart(0, false);
+    net.cut.clear();
+    net.run(2_000);
+    assert!(net.nodes[0].member.is_active() && net.texts(1) == ["a"]);
+}
+
 /// S1 and S3: a member that answers and gets no further is silent, and a node whose disk hangs asks for nothing.
 #[test]
 fn s3_a_member_whose_disk_hangs_is_left_out_and_does_not_take_over() {

@@ -87,6 +87,20 @@ fn e1_nobody_votes_beyond_the_boundary() {
     assert!(proposed.iter().all(|height| *height <= 4), "{proposed:?}");
 }
 
+/// A design that looks right and is not: what was ordered at block 1 takes effect at the next checkpoint, 4, and not a window behind it. A
+/// correct replica that has not executed the order yet votes for what lies beyond that, and no further than a window above what it
+/// has executed: so that is where the boundary stands.
+#[test]
+fn design_5_a_boundary_at_the_next_checkpoint_is_too_close() {
+    let mut behind = machine(1);
+    for nonce in 1..10 {
+        behind.step(Millis(1), arrives(nonce));
+    }
+    let votes: Vec<_> =
+        (1..12).filter(|height| !sent(&behind.step(Millis(1), pre_prepare(0, *height, *height))).is_empty()).collect();
+    assert_eq!(votes.last(), Some(&8), "beyond 4, and a window above block 0");
+}
+
 /// Others wait for an epoch to begin although nobody has anything to say: the way to the boundary is filled with empty blocks.
 #[test]
 fn e1_the_way_to_the_boundary_is_filled_without_being_asked() {
