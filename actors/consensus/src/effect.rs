@@ -218,8 +218,8 @@ pub enum Event {
         /// Whether by a snapshot.
         snapshot: bool,
     },
-    /// A seat's log begins, in a new term or life, below what it had said before: it has lost its end. Nothing of that
-    /// writer is counted.
+    /// A seat's log begins, in a new term or life, below what it had said before, or in one that is known elsewhere than it did: it has lost
+    /// its end. Nothing that stands in that log is counted.
     RolledBack {
         /// The seat.
         seat: Seat,

@@ -505,6 +505,24 @@ pub(crate) mod tests {
         chain.execute(proposal, &batches).unwrap()
     }
 
+    /// Proposers whose clocks differ by hours: a block's time never goes back, and nothing else depends on it. How long transactions live
+    /// and are remembered is counted in heights.
+    #[test]
+    fn clocks_that_differ_by_hours_never_take_time_back() {
+        let (mut chain, hour) = (chain(5), 3_600_000);
+        let mut times = vec![chain.header().time_ms];
+        for clock in [hour, 9 * hour, 2 * hour, 0, 9 * hour + 7, u64::MAX, hour, u64::MAX] {
+            let batch = Arc::new(Batch::new(vec![put(chain.height().0, chain.height().0 + 3)]).unwrap());
+            let mut proposal = Proposal::null(chain.height().next(), Epoch(0), View(0), Seat(0));
+            (proposal.time_ms, proposal.batches) = (clock, vec![batch.reference()]);
+            let block = chain.execute(proposal, &[batch]).unwrap();
+            assert!(block.receipts[0].outcome.is_applied());
+            times.push(block.header.time_ms);
+        }
+        assert_eq!(times[1..5], [hour, 9 * hour, 9 * hour + 1, 9 * hour + 2]);
+        assert!(times.is_sorted(), "{times:?}");
+    }
+
     #[test]
     fn a_transaction_takes_effect_once_within_its_life() {
         let mut chain = chain(5);

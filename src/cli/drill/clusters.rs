@@ -241,6 +241,32 @@ pub(super) async fn lost_disk(drill: &mut Drill) -> Result<(), Failure> {
     Ok(())
 }
 
+/// L9: a member, then an active, comes back with an image of its disk from before; then a member with a log from before its store, and
+/// with a store from before its log.
+pub(super) async fn older_image(drill: &mut Drill) -> Result<(), Failure> {
+    let active = drill.primary().await?;
+    let member = drill.mates_of(active).into_iter().next();
+    let member = member.ok_or_else(|| Failure::new(1, "the cluster has one member"))?;
+    for (node, part) in [(member, ""), (active.node, ""), (member, "log"), (member, "store")] {
+        let kept = drill.network.data(node).join(part);
+        let image = drill.network.data(node).with_extension("image");
+        drill.network.kill(node).await?;
+        copy_folder(&kept, &image)?;
+        drill.start_all(&[node]).await?;
+        drill.made_whole().await?;
+        drill.progress("after the image was taken", 300, SOON).await;
+        let begun = Instant::now();
+        drill.network.kill(node).await?;
+        std::fs::remove_dir_all(&kept)?;
+        std::fs::rename(&image, &kept)?;
+        drill.start_all(&[node]).await?;
+        drill.made_whole().await?;
+        drill.caught_up(node, SOON).await?;
+        drill.recovery_ms = drill.recovery_ms.max(Some(begun.elapsed().as_millis() as u64));
+    }
+    Ok(())
+}
+
 /// The active is cut off from its cluster and not from the others, and the reverse.
 pub(super) async fn partition_active(drill: &mut Drill) -> Result<(), Failure> {
     let lost = drill.primary().await?;
@@ -397,7 +423,11 @@ fn combinations(of: &[String], count: usize) -> Vec<Vec<String>> {
 fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<(), Failure> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)?.flatten() {
-        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match from.is_dir() {
+            true => copy_folder(&from, &to)?,
+            false => drop(std::fs::copy(&from, &to)?),
+        }
     }
     Ok(())
 }

@@ -222,6 +222,12 @@ const DRILLS: &[Kind] = &[
         Box::pin(clusters::lost_disk(drill))
     }),
     kind(
+        "older-image",
+        CLUSTERS,
+        "a member, then an active, comes back with an older image of its disk; then of its log, and of its store, alone",
+        |drill| Box::pin(clusters::older_image(drill)),
+    ),
+    kind(
         "grow",
         FOUR,
         "fourth members join the live network: then any three sites may go; one is removed again",

@@ -6,6 +6,9 @@ use standin_ledger::grant::{Cause, request_digest};
 use super::*;
 use crate::election::{Candidate, order};
 
+/// Statements that may be lost one after the other before a member does not count as suspecting the holder any more.
+const STATEMENTS_LOST: u64 = 4;
+
 /// How a member stands to the holder of the current term.
 #[derive(Debug, Default)]
 pub(super) struct Takeover {
@@ -14,8 +17,8 @@ pub(super) struct Takeover {
     complains_since: Option<Millis>,
     own: Option<Statement>,
     stated_at: Option<Millis>,
-    /// What the others state of this term's holder.
-    suspicions: BTreeMap<NodeId, Statement>,
+    /// What the others state of this term's holder, and when they last did.
+    suspicions: BTreeMap<NodeId, (Statement, Millis)>,
     resignation: Option<Statement>,
     /// Whom the holder wants to succeed it.
     successor: Option<NodeId>,
@@ -41,6 +44,7 @@ impl Takeover {
         let moved = |at: Millis| at + gap;
         self.suspected = self.suspected.map(|(at, cause)| (moved(at), cause));
         self.complains_since = self.complains_since.map(moved);
+        self.suspicions.values_mut().for_each(|(_, at)| *at = moved(*at));
     }
 }
 
@@ -129,6 +133,9 @@ impl Member {
 
     fn consider_asking(&mut self) {
         let Some((since, cause)) = self.takeover.suspected else { return };
+        // Whoever still suspects the holder says so again.
+        let (now, fresh_ms) = (self.now, STATEMENTS_LOST * self.config.retry_ms);
+        self.takeover.suspicions.retain(|_, (_, stated_at)| *stated_at + fresh_ms > now);
         let anyone = self.is_off(Mutation::AnyoneTakesOver);
         let may_ask = anyone || (self.is_listed() && self.is_complete());
         let Some(rank) = self.rank().or(anyone.then_some(1)).filter(|_| may_ask) else { return };
@@ -161,7 +168,7 @@ impl Member {
         // Whoever was removed is no member of the new set, although it acknowledges in the old one.
         in_sync.retain(|node| self.identity.members.contains_key(node));
         self.takeover.asked_at = Some(self.now);
-        let others = self.takeover.suspicions.values().cloned();
+        let others = self.takeover.suspicions.values().map(|(statement, _)| statement.clone());
         let statements = others.chain(self.takeover.own.clone()).chain(self.takeover.resignation.clone()).collect();
         let request = Update {
             cluster: self.identity.cluster.clone(),
@@ -224,7 +231,7 @@ impl Member {
         let node = statement.node.node_id();
         let counts = self.identity.members.contains_key(&node) || self.in_sync().contains(&node);
         if statement.claim == Claim::Suspicion && counts {
-            self.takeover.suspicions.insert(node, statement);
+            self.takeover.suspicions.insert(node, (statement, self.now));
             self.consider_asking();
         }
     }

@@ -63,13 +63,19 @@ pub enum Role {
 }
 
 /// What has been seen of another seat's log.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct SeenLog {
     writer: Writer,
     highest: Lsn,
     /// This writer's log had lost its end.
     rolled_back: bool,
+    /// Where the newest writers began, up to [`WRITERS_MAX`] of them.
+    starts: BTreeMap<Writer, Lsn>,
 }
+
+/// Writers of one seat that are remembered: an image of a disk that is older than so many hand-overs and restarts is known by its old
+/// terms alone.
+const WRITERS_MAX: usize = 16;
 
 /// In a view, or between two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

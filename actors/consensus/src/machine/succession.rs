@@ -30,6 +30,15 @@ impl Machine {
             return true;
         }
         let seen = self.seen.entry(seat).or_default();
+        let start = *seen.starts.entry(place.writer).or_insert(place.start);
+        if seen.starts.len() > WRITERS_MAX {
+            seen.starts.pop_first();
+        }
+        if start != place.start {
+            // A writer begins once: an image of an earlier disk has come to the same number again.
+            self.report(Event::RolledBack { seat, start: place.start, seen: start });
+            return false;
+        }
         if place.writer < seen.writer {
             // Passed on by another, or late: it counts as what it is.
             return true;
@@ -37,7 +46,7 @@ impl Machine {
         if place.writer > seen.writer {
             let rolled_back = place.start < seen.highest;
             let before = seen.highest;
-            *seen = SeenLog { writer: place.writer, highest: before, rolled_back };
+            (seen.writer, seen.rolled_back) = (place.writer, rolled_back);
             if rolled_back {
                 self.report(Event::RolledBack { seat, start: place.start, seen: before });
                 return false;

@@ -6,7 +6,10 @@ use standin_foundation::Seats;
 use super::*;
 
 impl Node {
-    pub(super) fn apply_mutation(&mut self) {
+    /// Sets what no log tells: the rule that is switched off, and the node's clock. Clocks differ by hours.
+    pub(super) fn set_up_machine(&mut self) {
+        let hours = self.setup.id.as_bytes().first().map_or(0, |byte| u64::from(*byte % 48));
+        self.machine.set_unix_ms_at_zero(hours * 3_600_000);
         if let Some(mutation) = self.setup.core_rule() {
             self.machine.mutate(mutation);
         }
@@ -120,7 +123,7 @@ impl Node {
         };
         let holds = |digest: &Digest| self.payloads.contains_key(digest);
         self.machine = Machine::restore(identity(&self.setup), self.setup.config, now, remains, holds);
-        self.apply_mutation();
+        self.set_up_machine();
     }
 
     pub(super) fn execute_stored(&mut self) -> Vec<CheckpointResult> {

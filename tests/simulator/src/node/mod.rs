@@ -230,7 +230,7 @@ impl Node {
             wiped_in: None,
             actions: Vec::new(),
         };
-        node.apply_mutation();
+        node.set_up_machine();
         node
     }
 

@@ -1,6 +1,6 @@
 //! Who holds the seat: the start and the recoveries (R), suspicion and asking (S), grants (G).
 
-use super::net::recalled;
+use super::net::{cluster, key, recalled};
 use super::*;
 
 /// R0: the table fills, the first of it registers, and the others follow it.
@@ -138,6 +138,35 @@ fn s1_silence_is_measured_after_the_holder_last_woke() {
     net.pump();
     net.run(100);
     assert_eq!(net.grant().map(|grant| grant.term), Some(Term(1)));
+}
+
+/// A member that suspected the holder for a moment, and does not any more, is no ground for others to replace it.
+#[test]
+fn a_suspicion_that_is_not_repeated_counts_for_nothing() {
+    let mut net = Net::settled(3);
+    let suspects = |net: &mut Net| {
+        let statement = standin_auth::Statement {
+            claim: standin_auth::Claim::Suspicion,
+            cluster: cluster(),
+            term: Term(1),
+            node: key(2),
+            signature: standin_foundation::Signature::NONE,
+        };
+        net.step(1, Input::Received { from: id(2), message: Message::Statement(statement) });
+    };
+    suspects(&mut net);
+    net.run(600);
+    net.step(1, Input::LinkDown(id(0)));
+    net.run(200);
+    assert_eq!(
+        net.grant().map(|grant| grant.term),
+        Some(Term(1)),
+        "the other member hears the holder, and so does this one again"
+    );
+    suspects(&mut net);
+    net.step(1, Input::LinkDown(id(0)));
+    net.run(50);
+    assert_eq!(net.grant().map(|grant| grant.holder_id()), Some(id(1)));
 }
 
 #[test]

@@ -236,6 +236,22 @@ fn l9_t13_a_log_that_has_lost_its_end_is_not_counted() {
     assert!(events(&sound).is_empty(), "a later writer that goes on from there counts again");
 }
 
+/// L9 and T13: an image of a disk from before the seat's last restarts comes to a number of life that others know; they know where that
+/// life had begun, too.
+#[test]
+fn l9_t13_a_life_that_begins_twice_is_not_counted_the_second_time() {
+    let mut machine = machine(1);
+    machine.step(Millis(1), arrives(1));
+    machine.step(Millis(1), under(1, 10, 40, 0, Body::PrePrepare { view: View(0), proposal: proposal(1, 1) }));
+    let prepare = Body::Prepare { view: View(0), height: Height(1), digest: proposal(1, 1).digest() };
+    machine.step(Millis(1), under(1, 3, 9, 2, prepare.clone()));
+    machine.step(Millis(1), under(2, 9, 11, 2, prepare.clone()));
+    let vote = Body::Prepare { view: View(0), height: Height(2), digest: Digest::ZERO };
+    let image = machine.step(Millis(2), under(1, 2, 9, 2, vote.clone()));
+    assert!(matches!(events(&image)[..], [Event::RolledBack { seat: Seat(2), start: 2, seen: 3 }]));
+    assert!(events(&machine.step(Millis(2), under(1, 3, 9, 2, vote))).is_empty(), "late, and of that life");
+}
+
 /// V1: a live message is taken for the highest known term only; what is passed on is judged by its own.
 #[test]
 fn v1_a_live_message_of_an_ended_term_is_refused() {
