@@ -13,7 +13,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use common::network::{Network, POLL};
+use futures_util::future::select_all;
 use rustix::process::Signal;
+use standin::api::ClusterView;
 use standin::client::Client;
 use standin_foundation::{Height, SecretKey, Term};
 use standin_ledger::builtin::Operation;
@@ -86,23 +88,13 @@ impl Loaded {
         let mates: Vec<_> = mates.into_iter().map(|(index, _)| index).filter(|index| *index != lost).collect();
         let witnesses: Vec<_> = mates.iter().map(|mate| self.network.client(*mate)).collect();
         let height = witnesses[0].status().await.unwrap().height;
-        let mut seen = vec![height; witnesses.len()];
         let begun = Instant::now();
         self.network.nodes[lost].signal(signal);
         // A certificate holds the first votes of a quorum, and those differ from node to node: the seat's own members see its
-        // vote first. Each block is looked at once.
-        let ms = 'waiting: loop {
-            for (client, seen) in witnesses.iter().zip(&mut seen) {
-                for block in client.blocks(seen.next(), 50).await.unwrap_or_default() {
-                    *seen = block.height;
-                    let votes = &block.certificate.votes;
-                    if votes.iter().any(|vote| vote.seat.0 == view.seat && vote.term > Term(view.term)) {
-                        break 'waiting begun.elapsed().as_secs_f64() * 1_000.0;
-                    }
-                }
-            }
-            tokio::time::sleep(POLL).await;
-        };
+        // vote first. Each block is looked at once, at all of them at the same time: one that makes its store durable answers late.
+        let votes = witnesses.iter().map(|client| Box::pin(new_holder_votes(client, height, &view)));
+        select_all(votes).await;
+        let ms = begun.elapsed().as_secs_f64() * 1_000.0;
         let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64() % 1_000.0;
         eprintln!("round {round}: cluster {}, {signal:?}: {ms:.0} ms (at {at:.3} s)", view.cluster);
         match signal {
@@ -154,6 +146,20 @@ impl Loaded {
             highest = highest.max(node.status().await.map_or(0, |status| status.view));
         }
         highest
+    }
+}
+
+/// Waits until a node has a block above `seen` that carries a vote of the seat under a later term.
+async fn new_holder_votes(client: &Client, mut seen: Height, lost: &ClusterView) {
+    loop {
+        for block in client.blocks(seen.next(), 50).await.unwrap_or_default() {
+            seen = block.height;
+            let votes = &block.certificate.votes;
+            if votes.iter().any(|vote| vote.seat.0 == lost.seat && vote.term > Term(lost.term)) {
+                return;
+            }
+        }
+        tokio::time::sleep(POLL).await;
     }
 }
 

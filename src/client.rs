@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use awc::error::{ConnectError, PayloadError, SendRequestError};
+use bytes::Bytes;
+use futures_util::Stream;
 use serde::de::DeserializeOwned;
 use standin_auth::messages::SignedOrder;
 use standin_foundation::limits::HTTP_BODY_BYTES_MAX;
@@ -199,7 +202,7 @@ impl Client {
     /// Whether the node is ready, with its reasons.
     pub async fn ready(&self) -> Result<(bool, String), ClientError> {
         let url = format!("{}/readyz", self.base);
-        let mut response = self.http.get(&url).send().await.map_err(|error| unreachable(&url, error))?;
+        let mut response = self.fetch(&url).await.map_err(|error| unreachable(&url, error))?;
         let body = response.body().limit(HTTP_BODY_BYTES_MAX).await.map_err(|error| unreachable(&url, error))?;
         Ok((response.status().is_success(), String::from_utf8_lossy(&body).into_owned()))
     }
@@ -219,17 +222,30 @@ impl Client {
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let url = format!("{}{path}", self.base);
-        let response = self.http.get(&url).send().await;
+        let response = self.fetch(&url).await;
         self.answer(&url, response).await
+    }
+
+    async fn fetch(
+        &self,
+        url: &str,
+    ) -> Result<awc::ClientResponse<impl Stream<Item = Result<Bytes, PayloadError>> + Unpin>, SendRequestError> {
+        let response = self.http.get(url).send().await;
+        // The server may close a connection that it took for idle at the moment at which it is used again. To ask a second time
+        // changes nothing (RFC 9112, 9.3.1), and by then the pool knows of the end of all that were closed with it.
+        match response {
+            Err(SendRequestError::Connect(ConnectError::Disconnected)) => self.http.get(url).send().await,
+            response => response,
+        }
     }
 
     async fn answer<T: DeserializeOwned, S>(
         &self,
         url: &str,
-        response: Result<awc::ClientResponse<S>, awc::error::SendRequestError>,
+        response: Result<awc::ClientResponse<S>, SendRequestError>,
     ) -> Result<T, ClientError>
     where
-        S: futures_util::Stream<Item = Result<bytes::Bytes, awc::error::PayloadError>> + Unpin,
+        S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
     {
         let mut response = response.map_err(|error| unreachable(url, error))?;
         let body = response.body().limit(64 * HTTP_BODY_BYTES_MAX).await.map_err(|error| unreachable(url, error))?;
@@ -258,4 +274,42 @@ fn unreachable(url: &str, error: impl std::fmt::Display) -> ClientError {
 pub fn percent_encoded(text: &str) -> String {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     text.bytes().map(|byte| if safe(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn read_request(stream: &mut TcpStream) {
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            read.extend(byte);
+        }
+    }
+
+    /// A server that closes a connection at the moment at which it is used again, as after a pause.
+    #[actix::test]
+    async fn a_connection_that_ends_when_it_is_used_again_is_no_failure() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()), Duration::from_secs(5));
+        let server = std::thread::spawn(move || {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]";
+            let (mut first, _) = listener.accept().unwrap();
+            read_request(&mut first);
+            first.write_all(answer).unwrap();
+            read_request(&mut first);
+            drop(first);
+            let (mut second, _) = listener.accept().unwrap();
+            read_request(&mut second);
+            second.write_all(answer).unwrap();
+        });
+        assert_eq!(client.grants().await, Ok(vec![]));
+        assert_eq!(client.grants().await, Ok(vec![]));
+        server.join().unwrap();
+    }
 }

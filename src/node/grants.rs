@@ -40,8 +40,10 @@ impl Grants {
         match book.note(grant.clone()) {
             Ok(Noted::Newest(seat)) => {
                 // Full mailboxes: the member hears of it again with its next keep-alive, the replica with the next status.
-                if seat == own {
-                    drop(self.member.tell(Granted(grant)));
+                let (term, holder) = (grant.grant.term.0, grant.grant.holder_id().short());
+                match seat == own {
+                    true => drop(self.member.tell(Granted(grant))),
+                    false => tracing::info!(seat = seat.0, term, holder, "notified"),
                 }
                 let is_other = seat != own || book.holder(seat) != own_holder;
                 drop(if is_other { self.replica.tell(HolderChanged(seat)) } else { self.replica.tell(GrantKnown) });

@@ -20,6 +20,7 @@ pub(super) async fn active_killed(drill: &mut Drill) -> Result<(), Failure> {
     drill.recovery_ms = drill.taken_over(lost, begun).await?;
     drill.progress("after the active died", 300, SOON).await;
     drill.check_no_view_change(&before).await;
+    drill.step_by_step(lost).await?;
     drill.on_record(lost).await?;
     drill.start_all(&[lost.node]).await?;
     drill.made_whole().await

@@ -119,6 +119,31 @@ impl Drill {
         }
     }
 
+    /// Every step of the hand-over is in the logs: of the new holder, of the auth node, and of a node of another cluster.
+    pub(super) async fn step_by_step(&mut self, lost: Holder) -> Result<(), Failure> {
+        let next = self.holder_of(lost.seat).await?;
+        let (before, term, cluster) = (lost.term.0, next.term.0, self.cluster_of(lost)?);
+        let mates = self.mates_of(lost);
+        let others = (0..self.network.size()).filter(|node| *node != lost.node && !mates.contains(node));
+        let other = others.into_iter().find(|node| self.network.answers(*node)).unwrap_or_default();
+        let own = |step: &str| (next.node, step.to_owned());
+        let steps = [
+            own(&format!("suspected term={before}")),
+            own(&format!("asked term={before}")),
+            own(&format!("granted term={term}")),
+            own(&format!("fenced term={term}")),
+            own(&format!("active term={term}")),
+            own("first block height="),
+            (self.auth()?, format!("granted cluster={cluster} term={term}")),
+            (self.auth()?, format!("notified cluster={cluster} term={term}")),
+            (other, format!("notified seat={} term={term}", lost.seat.0)),
+        ];
+        let missing: Vec<_> =
+            steps.into_iter().filter(|(node, step)| !self.network.output(*node).contains(step)).collect();
+        self.check("the hand-over is in the logs, step by step", missing.is_empty(), format!("missing: {missing:?}"));
+        Ok(())
+    }
+
     fn cluster_of(&self, holder: Holder) -> Result<ClusterId, Failure> {
         let node = self.layout.nodes.get(holder.node);
         node.map(|node| node.cluster.clone()).ok_or_else(|| Failure::new(1, "the layout does not have the holder"))

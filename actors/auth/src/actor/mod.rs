@@ -352,7 +352,8 @@ impl AuthActor {
             Request::Recall { .. } => reply.send(self.alive(&next, newest.clone(), &asked.request, count)),
             _ => self.answer_granted(granted.clone(), reply),
         }
-        self.tell_all(&Notice(granted.clone()));
+        let nodes = self.tell_all(&Notice(granted.clone()));
+        tracing::info!(cluster = %next.cluster, term = term.0, nodes, "notified");
     }
 
     /// A grant of the register, signed. What the chain has ordered is nobody's word.

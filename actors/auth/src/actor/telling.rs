@@ -123,11 +123,10 @@ impl Handle<AskClusters> for AuthActor {
 
 impl AuthActor {
     /// Tells all nodes something.
-    pub(super) fn tell_all<M: RemoteMessage>(&self, message: &M) {
-        for node in self.setup.peers.all() {
-            // Whoever is not reached hears of it with its next keep-alive, looks it up, or hears it from those that were.
-            let _ = node.tell(message);
-        }
+    /// Says to how many nodes it went out. Whoever is not reached hears of it with its next keep-alive, looks it up, or hears it from
+    /// those that were.
+    pub(super) fn tell_all<M: RemoteMessage>(&self, message: &M) -> usize {
+        self.setup.peers.all().into_iter().filter(|node| node.tell(message).is_ok()).count()
     }
 
     /// The records of all clusters, whose members may have been changed by another auth node.
