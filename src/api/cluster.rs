@@ -140,7 +140,8 @@ fn view_of(node: &NodeHandle, MemberStatus { view, took_over }: MemberStatus) ->
     }
 }
 
-/// Who held a cluster's seat at a block, by the grants that are on the chain's record.
+/// Who held a cluster's seat at a block, by the grants that were on the chain's record by then. The grants prove themselves; when they were put
+/// on record is the node's word, for the state with this root, as all that a query answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HeldView {
     /// The cluster.
@@ -202,8 +203,18 @@ impl HeldView {
         Some(Self { cluster, at, height: chain.height(), root: state.root(), grant, record, next })
     }
 
-    /// Checks everything that this view claims of a grant, against the genesis, the epochs and the grants alone.
-    pub fn verify(&self, seats: &GrantTable) -> Result<(), String> {
+    /// Checks that this is an answer about the cluster, that its grants hold, by the genesis, the epochs and the grants alone, that they
+    /// count at that block, and that they stand in the state with this root.
+    pub fn verify(&self, cluster: &ClusterId, seats: &GrantTable) -> Result<(), String> {
+        if self.cluster != *cluster || self.at > self.height {
+            return Err("another cluster or block came back".to_owned());
+        }
+        let table = seats.table(seats.epoch_at(self.at)).ok_or("the epoch is not known")?;
+        let seat = table.seats.values().find(|seat| seat.cluster == self.cluster);
+        let seat = seat.ok_or("the cluster held no seat then")?;
+        if self.grant.as_ref().is_some_and(|signed| signed.grant.term.lineage() != seat.since) {
+            return Err("the chain had ordered another holder by then".to_owned());
+        }
         for proven in self.record.iter().chain(&self.next) {
             proven.verify(&self.root, seats)?;
         }
@@ -217,9 +228,7 @@ impl HeldView {
                 if stands { Ok(()) } else { Err("the records are not those of that block".to_owned()) }
             }
             (None, None, Some(base)) => {
-                let table = seats.table(seats.epoch_at(self.at)).ok_or("the epoch is not known")?;
-                let seat = table.seats.values().find(|seat| seat.cluster == self.cluster);
-                let ordered = seat.and_then(|seat| table.base_grant(seats.chain(), seat));
+                let ordered = table.base_grant(seats.chain(), seat);
                 if ordered.as_ref() == Some(base) { Ok(()) } else { Err("the chain has not ordered it".to_owned()) }
             }
             (None, _, None) => Ok(()),

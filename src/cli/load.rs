@@ -194,6 +194,8 @@ impl Source {
 
 /// A node's chain as far as it can be read: hashes, and applied transactions with how often.
 struct ReadChain {
+    /// The first block that the node has, or will have: it began with a snapshot if that is not the chain's first.
+    first: Height,
     hashes: BTreeMap<Height, Digest>,
     applied: BTreeMap<TransactionId, u64>,
 }
@@ -201,17 +203,17 @@ struct ReadChain {
 impl ReadChain {
     /// Whether no block is missing: a node that took a snapshot does not have the blocks before it, and may have none behind it.
     fn is_whole(&self) -> bool {
-        self.hashes.last_key_value().is_some_and(|(last, _)| last.0 == self.hashes.len() as u64)
+        self.first == Height(1)
     }
 }
 
 async fn read_chain(client: &Client) -> Result<ReadChain, Failure> {
-    let mut chain = ReadChain { hashes: BTreeMap::new(), applied: BTreeMap::new() };
-    let mut from = Height(1);
+    let mut chain = ReadChain { first: Height(1), hashes: BTreeMap::new(), applied: BTreeMap::new() };
+    let mut from = chain.first;
     loop {
         let blocks = match client.blocks(from, 200).await {
             Err(ClientError::Gone { first, .. }) if first > from => {
-                from = first;
+                (chain.first, from) = (first, first);
                 continue;
             }
             blocks => blocks?,
@@ -263,19 +265,25 @@ mod tests {
     /// A chain with one transaction a block, named after its height.
     fn chain(heights: std::ops::RangeInclusive<u64>) -> ReadChain {
         let hashes = heights.clone().map(|height| (Height(height), Digest::sha256(&height.to_be_bytes()))).collect();
-        ReadChain { hashes, applied: heights.map(|height| (id(height as u8), 1)).collect() }
+        ReadChain {
+            first: Height(*heights.start()),
+            hashes,
+            applied: heights.map(|height| (id(height as u8), 1)).collect(),
+        }
     }
 
     /// A node whose disk was lost has the blocks behind its snapshot only, or none yet: it does not say what was lost before.
     #[test]
     fn a_chain_that_begins_with_a_snapshot_loses_nothing() {
         let committed = (1..=9).map(|n| (id(n), Some(true))).collect();
-        let none_yet = ReadChain { hashes: BTreeMap::new(), applied: BTreeMap::new() };
+        let none_yet = ReadChain { first: Height(9), hashes: BTreeMap::new(), applied: BTreeMap::new() };
         for short in [chain(5..=9), chain(8..=9), none_yet] {
             let judgement = compare(&committed, &[chain(1..=9), short]);
             assert_eq!((judgement.committed, judgement.lost, judgement.forks), (9, 0, 0));
         }
         assert_eq!(compare(&committed, &[chain(1..=9), chain(1..=8)]).lost, 1, "a whole chain must have all");
+        let lost_all = ReadChain { first: Height(1), hashes: BTreeMap::new(), applied: BTreeMap::new() };
+        assert_eq!(compare(&committed, &[chain(1..=9), lost_all]).lost, 9, "it did not begin with a snapshot");
         assert_eq!(compare(&committed, &[chain(2..=9)]).lost, 9, "nobody shows what became of them");
         let mut forked = chain(5..=9);
         forked.hashes.insert(Height(7), Digest::ZERO);

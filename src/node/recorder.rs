@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use standin_consensus::actor::{Directory, LedgerReader, Replica, Submit};
-use standin_foundation::{ClusterId, SecretKey, Term};
+use standin_foundation::{ClusterId, Digest, Encoder, Height, SecretKey};
 use standin_ledger::grant::{Cause, Grant};
 use standin_ledger::history::RECORDED_AT_ONCE;
 use standin_ledger::{Genesis, Outcome, SignedGrant, SystemTransaction};
@@ -27,8 +27,8 @@ pub(super) struct Recorder {
     pub(super) directory: Directory,
     pub(super) replica: Address<Replica>,
     pub(super) reader: LedgerReader,
-    /// Grants that are on record, or never will be.
-    pub(super) settled: BTreeSet<(ClusterId, Term)>,
+    /// Grants that are on record, or never will be, by their digests.
+    pub(super) settled: BTreeSet<Digest>,
 }
 
 impl Recorder {
@@ -50,48 +50,51 @@ impl Recorder {
         let is_wanted = |grant: &Grant| {
             grant.cause != Cause::Ordered
                 && (others_too || grant.cluster == self.cluster)
-                && !self.settled.contains(&(grant.cluster.clone(), grant.term))
+                && !self.settled.contains(&grant.digest())
         };
-        let unsettled = self.directory.book.matching(RECORDED_AT_ONCE, is_wanted);
-        if unsettled.is_empty() {
+        let unsettled = self.directory.book.matching(is_wanted);
+        // By rising term: whatever is put there behind a later one does not say any more who held the seat.
+        let Some(mut missing) = self.missing(unsettled).await else { return };
+        missing.truncate(RECORDED_AT_ONCE);
+        if missing.is_empty() || self.submit(&missing).await != Some(false) {
             return;
         }
-        let Some((on_record, missing)) = self.split(unsettled).await else { return };
-        self.settle(&on_record);
-        if !missing.is_empty() && self.submit(missing.clone()).await == Some(false) {
-            // One that cannot be recorded must not keep the others out.
-            for grant in missing {
-                if let Some(false) = self.submit(vec![grant.clone()]).await {
-                    self.settle(&[grant]);
-                }
+        // Another node was faster, or one of them cannot be recorded: that must not keep the others out.
+        for grant in self.missing(missing).await.unwrap_or_default() {
+            if self.submit(std::slice::from_ref(&grant)).await == Some(false) {
+                self.settled.insert(grant.grant.digest());
             }
         }
     }
 
-    fn settle(&mut self, grants: &[SignedGrant]) {
-        self.settled.extend(grants.iter().map(|signed| (signed.grant.cluster.clone(), signed.grant.term)));
-    }
-
-    /// Those that are on record, and those that can be put there: the epoch of the others has not begun on this node's chain.
-    async fn split(&self, grants: Vec<SignedGrant>) -> Option<(Vec<SignedGrant>, Vec<SignedGrant>)> {
+    /// Those that are not on record and can be put there: the epoch of others has not begun on this node's chain. None from a node that is
+    /// busy or stops: at the next look.
+    async fn missing(&mut self, grants: Vec<SignedGrant>) -> Option<Vec<SignedGrant>> {
+        if grants.is_empty() {
+            return Some(grants);
+        }
         let (sender, receiver) = oneshot::channel();
-        // A busy or stopping node: at the next look.
         let taken = self.reader.read(move |ledger| {
             let newest = ledger.chain.entered_epochs().last().map(|table| table.epoch);
             let (on_record, missing): (Vec<_>, Vec<_>) =
                 grants.into_iter().partition(|grant| ledger.chain.is_recorded(grant));
-            let missing = missing.into_iter().filter(|signed| Some(signed.grant.epoch) <= newest).collect();
+            let missing: Vec<_> = missing.into_iter().filter(|signed| Some(signed.grant.epoch) <= newest).collect();
             drop(sender.send((on_record, missing)));
         });
-        if taken { receiver.await.ok() } else { None }
+        let (on_record, missing) = if taken { receiver.await.ok()? } else { return None };
+        self.settled.extend(on_record.iter().map(|signed| signed.grant.digest()));
+        Some(missing)
     }
 
     /// Whether the chain took them; none if that is not known, since a quorum is not at hand, or too much waits.
-    async fn submit(&self, grants: Vec<SignedGrant>) -> Option<bool> {
+    async fn submit(&self, grants: &[SignedGrant]) -> Option<bool> {
         let (sender, height) = oneshot::channel();
         self.reader.read(move |ledger| _ = sender.send(ledger.chain.height()));
-        let record = SystemTransaction::Record(grants);
-        let signed = record.sign(&self.genesis, &self.key, fastrand::u64(..), height.await.ok()?);
+        // The same transaction for a while, however often it is tried: while there is no quorum nothing piles up.
+        let while_blocks = (self.genesis.parameters.replay_window / 4).max(1);
+        let height = Height(height.await.ok()?.0 / while_blocks * while_blocks);
+        let record = SystemTransaction::Record(grants.to_vec());
+        let signed = record.sign(&self.genesis, &self.key, nonce_of(grants), height);
         let transaction = signed.inspect_err(|error| tracing::warn!(%error, "grants cannot be put on record")).ok()?;
         let submitted = self.replica.ask(Submit { transactions: vec![transaction] }, OUTCOME_WAIT).await;
         let outcome = submitted.ok()?.ok()?.pop()?;
@@ -105,4 +108,11 @@ impl Recorder {
             _ => None,
         }
     }
+}
+
+fn nonce_of(grants: &[SignedGrant]) -> u64 {
+    let mut out = Encoder::default();
+    grants.iter().for_each(|signed| _ = out.digest(&signed.grant.digest()));
+    let digest = Digest::sha256(&out.into_bytes());
+    digest.as_bytes().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }

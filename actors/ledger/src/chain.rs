@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use standin_foundation::{ClusterId, Digest, Encoder, Height};
+use standin_foundation::{ClusterId, Digest, Encoder, Epoch, Height};
 
 use crate::batch::Batch;
 use crate::block::{Header, Proposal};
@@ -299,7 +299,11 @@ impl Chain {
             SystemTransaction::Reconfigure(approved) => self.order(context, &approved).map(|write| vec![write]),
             SystemTransaction::Record(grants) => {
                 let mut state = State::new(&self.state);
-                history::record(&mut state, &self.epoch_tables(), &self.rules.chain, context.height, grants)?;
+                let table = |epoch: Epoch| match epoch {
+                    Epoch(0) => Some(self.rules.table.clone()),
+                    later => epoch::table(&self.state, later),
+                };
+                history::record(&mut state, table, &self.rules.chain, context.height, grants)?;
                 Ok(state.into_writes())
             }
         }
@@ -471,7 +475,7 @@ pub(crate) mod tests {
     use crate::genesis::{Account, SeatDescriptor};
     use crate::transaction::TransactionBody;
     use crate::transaction::tests::key;
-    use standin_foundation::{Epoch, Seat, View};
+    use standin_foundation::{Seat, View};
 
     pub(crate) fn genesis(replay_window: u64) -> Genesis {
         let seat = |n: u8| SeatDescriptor::of_one(format!("c{n}").parse().unwrap(), key(n).public());

@@ -237,14 +237,19 @@ impl GrantBook {
         self.read().all().cloned().collect()
     }
 
-    /// Up to `count` grants that are wanted, by seat and rising term.
-    pub fn matching(&self, count: usize, wanted: impl Fn(&Grant) -> bool) -> Vec<SignedGrant> {
-        self.read().all().filter(|signed| wanted(&signed.grant)).take(count).cloned().collect()
+    /// The grants that are wanted, by seat and rising term.
+    pub fn matching(&self, wanted: impl Fn(&Grant) -> bool) -> Vec<SignedGrant> {
+        self.read().all().filter(|signed| wanted(&signed.grant)).cloned().collect()
     }
 
     /// Up to `count` terms below the newest whose grants are not known here, of all seats.
     pub fn missing(&self, count: usize) -> Vec<(Seat, Term)> {
         self.read().missing(count)
+    }
+
+    /// Whether a node may speak for a seat in a term of an epoch, as far as is known here.
+    pub fn may_speak(&self, node: &NodeId, epoch: Epoch, seat: Seat, term: Term) -> bool {
+        self.read().holder_in(epoch, seat, term).is_none_or(|holder| holder.node_id() == *node)
     }
 
     /// Whether votes of a seat under this term cannot be judged here before its grant is known.
@@ -320,6 +325,8 @@ mod tests {
         let book = GrantBook::open(folder.path(), table(9)).unwrap();
         assert_eq!(book.holder(Seat(0)), Some(key(2).public().node_id()));
         assert_eq!(book.grant(Seat(0), Term(1)).unwrap(), grant(1, &key(1)));
+        let may_speak = |signer, term| book.may_speak(&key(signer).public().node_id(), Epoch(0), Seat(0), Term(term));
+        assert!(may_speak(1, 1) && may_speak(2, 3) && !may_speak(2, 1) && !may_speak(1, 3));
         drop(book);
         let error = GrantBook::open(folder.path(), table(8)).unwrap_err().to_string();
         assert!(error.contains("signature is not valid"), "the auth node's key is another one: {error}");

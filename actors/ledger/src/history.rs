@@ -1,12 +1,13 @@
 //! Who held which seat: grants on record in the chain's state.
 //!
 //! Votes are judged by grants wherever they come from, and not by this record. It makes them part of what every node has for ever,
-//! in snapshots, too, so that anyone can ask who held a seat at a height, and be shown a proof. A grant is on record soon after it was
-//! made: the node that it names sees to that, or whoever speaks for another seat.
+//! in snapshots, too, so that anyone can ask who held a seat at a height. A grant is on record soon after it was made: the node that it
+//! names sees to that, or whoever speaks for another seat. Between the two the record still names the holder before; the certificate of a
+//! block names the terms under which its own votes were given.
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, Digest, Height, Term};
+use standin_foundation::{ClusterId, Digest, Epoch, Height, Term};
 
 use crate::epoch::{EpochTable, SYSTEM_PREFIX};
 use crate::grant::{Cause, SignedGrant};
@@ -73,13 +74,13 @@ pub fn recorded(state: &Trie, cluster: &ClusterId, term: Term) -> Option<Recorde
     RecordedGrant::from_wire(state.get(&state_key(cluster, term))?).ok()
 }
 
-/// Puts grants on record. `tables` are those of the epochs that have begun, by rising number.
+/// Puts grants on record. `table` gives those of the epochs that have begun.
 ///
 /// Only what votes could be judged by is recorded, and the first of two grants for one term stands, as in [`crate::GrantTable`]. A
 /// grant that comes behind a later one is recorded, too, and does not change who held the seat.
 pub(crate) fn record(
     state: &mut State<'_>,
-    tables: &[EpochTable],
+    table: impl Fn(Epoch) -> Option<EpochTable>,
     chain: &Digest,
     height: Height,
     grants: Vec<SignedGrant>,
@@ -96,7 +97,7 @@ pub(crate) fn record(
             }
             _ => {}
         }
-        check(&grant, tables, chain)?;
+        check(&grant, table(grant.grant.epoch), chain)?;
         let newest = state.get(&newest_key(&cluster)).and_then(|bytes| Newest::from_wire(bytes).ok());
         let is_newest = newest.is_none_or(|Newest(newest)| newest < term);
         let before = known.map_or(newest.filter(|_| is_newest).map(|Newest(term)| term), |known| known.before);
@@ -111,14 +112,12 @@ pub(crate) fn record(
 }
 
 /// Whether a vote could be judged by a grant.
-fn check(grant: &SignedGrant, tables: &[EpochTable], chain: &Digest) -> Result<(), Reject> {
+fn check(grant: &SignedGrant, table: Option<EpochTable>, chain: &Digest) -> Result<(), Reject> {
     let wrong = |what: &str| {
         let (cluster, term) = (&grant.grant.cluster, grant.grant.term);
         Err(Reject::new(format!("grant of cluster {cluster} for term {term}: {what}")))
     };
-    let Some(table) = tables.iter().find(|table| table.epoch == grant.grant.epoch) else {
-        return wrong("its epoch has not begun");
-    };
+    let Some(table) = table else { return wrong("its epoch has not begun") };
     let Some(auth) = &table.auth else { return wrong("this chain has no auth node") };
     let Some(seat) = table.seats.values().find(|seat| seat.cluster == grant.grant.cluster) else {
         return wrong("the cluster holds no seat in its epoch");
@@ -160,7 +159,7 @@ pub(crate) fn held(
 mod tests {
     use std::sync::Arc;
 
-    use standin_foundation::{Epoch, Incarnation};
+    use standin_foundation::Incarnation;
 
     use super::*;
     use crate::chain::tests::{genesis, step};

@@ -242,8 +242,8 @@ pub(super) async fn lost_disk(drill: &mut Drill) -> Result<(), Failure> {
     Ok(())
 }
 
-/// L9: a member, then an active, comes back with an image of its disk from before; then a member with a log from before its store, and
-/// with a store from before its log.
+/// L9: a member, then an active, comes back with an image of its disk from before; then a member with a log from before its store, with
+/// a store from before its log, and without a store.
 pub(super) async fn older_image(drill: &mut Drill) -> Result<(), Failure> {
     let active = drill.primary().await?;
     let member = drill.mates_of(active).into_iter().next();
@@ -265,7 +265,12 @@ pub(super) async fn older_image(drill: &mut Drill) -> Result<(), Failure> {
         drill.caught_up(node, SOON).await?;
         drill.recovery_ms = drill.recovery_ms.max(Some(begun.elapsed().as_millis() as u64));
     }
-    Ok(())
+    // A clean resync, as after a wrong result: the log stays.
+    drill.network.kill(member).await?;
+    std::fs::remove_dir_all(drill.network.data(member).join("store"))?;
+    drill.start_all(&[member]).await?;
+    drill.made_whole().await?;
+    drill.caught_up(member, SOON).await
 }
 
 /// The active is cut off from its cluster and not from the others, and the reverse.

@@ -224,7 +224,7 @@ const DRILLS: &[Kind] = &[
     kind(
         "older-image",
         CLUSTERS,
-        "a member, then an active, comes back with an older image of its disk; then of its log, and of its store, alone",
+        "a member, then an active, comes back with an older image of its disk; then of its log or store alone, and without a store",
         |drill| Box::pin(clusters::older_image(drill)),
     ),
     kind(

@@ -110,7 +110,7 @@ impl Drill {
             let view = client.held(&cluster, None).await?;
             let term = view.grant.as_ref().map_or(Term(0), |signed| signed.grant.term);
             if term > lost.term || begun.elapsed() > SOON {
-                let proven = view.verify(&client.grant_table(&genesis).await?);
+                let proven = view.verify(&cluster, &client.grant_table(&genesis).await?);
                 let detail = format!("term {term} of cluster {cluster} at block {}, proofs: {proven:?}", view.at);
                 self.check("the takeover is on the chain's record", term > lost.term && proven.is_ok(), detail);
                 return Ok(());
@@ -128,15 +128,15 @@ impl Drill {
         let other = others.into_iter().find(|node| self.network.answers(*node)).unwrap_or_default();
         let own = |step: &str| (next.node, step.to_owned());
         let steps = [
-            own(&format!("suspected term={before}")),
-            own(&format!("asked term={before}")),
-            own(&format!("granted term={term}")),
-            own(&format!("fenced term={term}")),
-            own(&format!("active term={term}")),
+            own(&format!("suspected term={before} ")),
+            own(&format!("asked term={before} ")),
+            own(&format!("granted term={term} ")),
+            own(&format!("fenced term={term} ")),
+            own(&format!("active term={term} ")),
             own("first block height="),
-            (self.auth()?, format!("granted cluster={cluster} term={term}")),
-            (self.auth()?, format!("notified cluster={cluster} term={term}")),
-            (other, format!("notified seat={} term={term}", lost.seat.0)),
+            (self.auth()?, format!("granted cluster={cluster} term={term} ")),
+            (self.auth()?, format!("notified cluster={cluster} term={term} ")),
+            (other, format!("notified seat={} term={term} ", lost.seat.0)),
         ];
         let missing: Vec<_> =
             steps.into_iter().filter(|(node, step)| !self.network.output(*node).contains(step)).collect();

@@ -134,7 +134,8 @@ impl Member {
     fn consider_asking(&mut self) {
         let Some((since, cause)) = self.takeover.suspected else { return };
         // Whoever still suspects the holder says so again.
-        let (now, fresh_ms) = (self.now, STATEMENTS_LOST * self.config.retry_ms);
+        let (now, repeated_ms) = (self.now, self.config.retry_ms.max(self.config.keep_alive_ms));
+        let fresh_ms = STATEMENTS_LOST * repeated_ms;
         self.takeover.suspicions.retain(|_, (_, stated_at)| *stated_at + fresh_ms > now);
         let anyone = self.is_off(Mutation::AnyoneTakesOver);
         let may_ask = anyone || (self.is_listed() && self.is_complete());

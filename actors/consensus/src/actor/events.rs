@@ -68,6 +68,15 @@ impl Replica {
                     "the seat voted for another result than this node computed: it does not vote"
                 );
             }
+            Event::Diverged { own, certificate } => {
+                let (height, proven) = (own.height, certificate.result);
+                let folder = self.config.storage.folder.join("store");
+                self.fatal(format!(
+                    "at block {height} this node computed {own:?}, and a quorum of seats {proven:?}: its state is wrong, or its state \
+                     machine is not the others'. See to the second first; then remove {} and start the node: it resyncs, and its log stays",
+                    folder.display()
+                ));
+            }
             fatal => self.fatal(format!("{fatal:?}")),
         }
     }

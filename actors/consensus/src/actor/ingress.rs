@@ -126,6 +126,10 @@ impl Ingress {
             self.tell(node, &question);
             return Ok(());
         }
+        if seat == from && !self.directory.book.may_speak(&node, message.epoch, seat, term) {
+            // The vote may be genuine; where it stands in the seat's log is not signed, and only the holder's word for that counts.
+            return Err(CallError::Refused("only the node that holds a seat speaks for it".to_owned()));
+        }
         let cost = (Urgency::Votes, weight(&message));
         check(self, replica, cost, (node, from), move |ingress, to, share| {
             let message = ingress.verifier.message(from, message)?;

@@ -34,8 +34,11 @@ impl Machine {
         if seen.starts.len() > WRITERS_MAX {
             seen.starts.pop_first();
         }
-        if start != place.start {
-            // A writer begins once: an image of an earlier disk has come to the same number again.
+        // A writer begins once: an image of an earlier disk has come to the same number again. If it goes on from all that was seen it has
+        // been told of it by its members, and counts.
+        if start != place.start && place.writer == seen.writer && place.start >= seen.highest {
+            seen.starts.insert(place.writer, place.start);
+        } else if start != place.start {
             self.report(Event::RolledBack { seat, start: place.start, seen: start });
             return false;
         }

@@ -249,7 +249,11 @@ fn l9_t13_a_life_that_begins_twice_is_not_counted_the_second_time() {
     let vote = Body::Prepare { view: View(0), height: Height(2), digest: Digest::ZERO };
     let image = machine.step(Millis(2), under(1, 2, 9, 2, vote.clone()));
     assert!(matches!(events(&image)[..], [Event::RolledBack { seat: Seat(2), start: 2, seen: 3 }]));
-    assert!(events(&machine.step(Millis(2), under(1, 3, 9, 2, vote))).is_empty(), "late, and of that life");
+    assert!(events(&machine.step(Millis(2), under(1, 3, 9, 2, vote.clone()))).is_empty(), "late, and of that life");
+    let told = machine.step(Millis(3), under(2, 12, 13, 2, vote.clone()));
+    assert!(events(&told).is_empty(), "its members had all that was seen of that life");
+    let again = machine.step(Millis(4), under(2, 9, 14, 2, vote));
+    assert!(matches!(events(&again)[..], [Event::RolledBack { seat: Seat(2), start: 9, seen: 12 }]));
 }
 
 /// V1: a live message is taken for the highest known term only; what is passed on is judged by its own.
