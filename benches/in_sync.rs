@@ -2,8 +2,10 @@
 //! processes, in turns. At equal load below saturation: the actives' CPU time a transaction, and the median time to commit. Saturated:
 //! the rate, with every seat verifying clients' signatures, and without any.
 //!
-//! All processes share this machine, and every member executes: without signatures, where execution is most of the work, clusters of k
-//! can reach no more than 1/k of the rate of clusters of one here. That is the limit that is printed. `cargo bench --bench in_sync -- 1` takes one
+//! All processes share this machine, and every member takes the CPU of a copy: it receives, writes and executes. Without signatures, where
+//! that is most of the work, clusters of k can reach no more than 1/k of the rate of clusters of one here: that is the limit that is
+//! printed. With signatures the share of the CPU that the actives had is printed beside the rate: what they would reach on machines of
+//! their own is the rate by that share. `cargo bench --bench in_sync -- 1` takes one
 //! round instead of three.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::indexing_slicing, reason = "a bench")]
 
@@ -30,6 +32,7 @@ struct Figures {
     cpu_us: Vec<f64>,
     p50_ms: Vec<f64>,
     signed: Vec<f64>,
+    actives_share: Vec<f64>,
     unsigned: Vec<f64>,
 }
 
@@ -50,7 +53,7 @@ impl Figures {
     async fn measure(&mut self, layout: &str) {
         let (network, actives) = start(layout, ClientSignatures::Required).await;
         let clients: Vec<_> = actives.iter().map(|node| network.client(*node)).collect();
-        let cpu = || actives.iter().map(|node| network.nodes[*node].cpu_ticks()).sum::<u64>();
+        let cpu = || cpu_ticks(&network, actives.iter().copied());
         let paced = requests(&network.genesis, &network.client_key, 256, PACED, CHUNK);
         // The first quarter warms up.
         let warm = paced.len() / 4;
@@ -61,16 +64,27 @@ impl Figures {
         self.cpu_us.push((cpu() - before) as f64 * 10_000.0 / count as f64);
         self.p50_ms.push(latencies.value_at_quantile(0.5) as f64 / 1_000.0);
         drop(network);
-        self.signed.push(saturated(layout, ClientSignatures::Required, SIGNED, 100).await);
-        self.unsigned.push(saturated(layout, ClientSignatures::None, UNSIGNED, 500).await);
+        let (rate, share) = saturated(layout, ClientSignatures::Required, SIGNED, 100).await;
+        self.signed.push(rate);
+        self.actives_share.push(share);
+        self.unsigned.push(saturated(layout, ClientSignatures::None, UNSIGNED, 500).await.0);
     }
 }
 
-async fn saturated(layout: &str, signatures: ClientSignatures, count: usize, chunk: usize) -> f64 {
+fn cpu_ticks(network: &Network, nodes: impl Iterator<Item = usize>) -> u64 {
+    nodes.map(|node| network.nodes[node].cpu_ticks()).sum()
+}
+
+/// The rate, and the share of all nodes' CPU time that the actives had.
+async fn saturated(layout: &str, signatures: ClientSignatures, count: usize, chunk: usize) -> (f64, f64) {
     let (network, actives) = start(layout, signatures).await;
     let clients: Vec<_> = actives.iter().map(|node| network.client(*node)).collect();
     let requests = requests(&network.genesis, &network.client_key, 128, count, chunk);
-    saturate(&clients, &requests, 0..requests.len()).await
+    let of_actives = || cpu_ticks(&network, actives.iter().copied());
+    let of_all = || cpu_ticks(&network, 0..network.nodes.len());
+    let before = (of_actives(), of_all());
+    let rate = saturate(&clients, &requests, 0..requests.len()).await;
+    (rate, (of_actives() - before.0) as f64 / (of_all() - before.1) as f64)
 }
 
 /// A network, and the nodes that hold its seats.
@@ -86,18 +100,20 @@ async fn start(layout: &str, signatures: ClientSignatures) -> (Network, Vec<usiz
 
 fn print(figures: [Figures; 3]) {
     let medians = figures.map(|figures| {
-        let Figures { cpu_us, p50_ms, signed, unsigned } = figures;
-        [cpu_us, p50_ms, signed, unsigned].map(median)
+        let Figures { cpu_us, p50_ms, signed, actives_share, unsigned } = figures;
+        [cpu_us, p50_ms, signed, actives_share, unsigned].map(median)
     });
-    let [cpu_of_one, p50_of_one, signed_of_one, unsigned_of_one] = medians[0];
-    for (index, [cpu, p50, signed, unsigned]) in medians.into_iter().enumerate() {
+    let [cpu_of_one, p50_of_one, signed_of_one, _, unsigned_of_one] = medians[0];
+    for (index, [cpu, p50, signed, share, unsigned]) in medians.into_iter().enumerate() {
         let members = index + 1;
         println!(
             "in-sync set of {members}: at {RATE} tx/s {cpu:.0} us CPU of the active a transaction ({:.2} x), commit p50 {p50:.1} ms \
-             ({:+.1} ms); saturated, every seat verifies, {signed:.0} tx/s ({:.2} x); unsigned {unsigned:.0} tx/s ({:.2} x, limit {:.2} x)",
+             ({:+.1} ms); saturated, every seat verifies, {signed:.0} tx/s ({:.2} x, by the actives' {:.0} % of the CPU {:.2} x); unsigned {unsigned:.0} tx/s ({:.2} x, limit {:.2} x)",
             cpu / cpu_of_one,
             p50 - p50_of_one,
             signed / signed_of_one,
+            share * 100.0,
+            signed / share / signed_of_one,
             unsigned / unsigned_of_one,
             1.0 / members as f64
         );
