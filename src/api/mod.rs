@@ -3,11 +3,13 @@
 mod auth;
 mod candidate;
 mod cluster;
+mod holder;
 mod views;
 
 pub use auth::auth_routes;
 pub use candidate::{CandidateView, candidate_routes};
-pub use cluster::{ClusterView, HeldView, MateView, ProvenRecord, RoleView, TookOverView};
+pub use cluster::{ClusterView, MateView, RoleView, TookOverView};
+pub use holder::{HeldView, ProvenRecord};
 pub use views::{
     AnswerView, BlockView, ErrorView, PeerView, StatusView, Submitted, TitleBatch, TitleView, TransactionView,
 };
@@ -53,7 +55,7 @@ pub fn routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/api/v1/epochs", web::get().to(cluster::epochs))
             .route("/api/v1/members", web::get().to(cluster::members))
             .route("/api/v1/cluster", web::get().to(cluster::cluster))
-            .route("/api/v1/clusters/{cluster}/holder", web::get().to(cluster::held))
+            .route("/api/v1/clusters/{cluster}/holder", web::get().to(holder::held))
             .route("/api/v1/cluster/switch", web::post().to(cluster::switch))
             .route("/api/v1/transactions", web::post().to(submit))
             .route("/api/v1/transactions/{id}", web::get().to(transaction))
