@@ -73,11 +73,11 @@ pub const CONSENSUS: [Rule; 8] = [
 
 /// The rules of seats that are held by clusters.
 pub const CLUSTERS: [Rule; 20] = [
-    auth("g1-swap-without-compare", Auth::SwapWithoutCompare),
-    auth("g2-forget-aged", Auth::ForgetAged),
+    rare(auth("g1-swap-without-compare", Auth::SwapWithoutCompare)),
+    rare(auth("g2-forget-aged", Auth::ForgetAged)),
     rare(asked_and_granted("g3-candidate-adds", Member::CandidateAdds, Auth::CandidateAdds)),
     asked_and_granted("t8-anyone-takes-over", Member::AnyoneTakesOver, Auth::AnyoneTakesOver),
-    auth("g5-grant-while-recalling", Auth::GrantWhileRecalling),
+    rare(auth("g5-grant-while-recalling", Auth::GrantWhileRecalling)),
     member("l1-without-payload", Member::AcknowledgeWithoutPayload),
     rare(member("l1-cut-early", Member::CutEarly)),
     member("l2-release-alone", Member::ReleaseAlone),
