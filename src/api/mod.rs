@@ -16,6 +16,7 @@ pub use views::{
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpResponse, Responder, web};
@@ -28,8 +29,7 @@ use standin_ledger::builtin::{Builtin, Question};
 use standin_ledger::certificate::{self, CheckpointCertificate};
 use standin_ledger::store::{StoreError, StoredBlock};
 use standin_ledger::{
-    Authority, Batch, ClientSignatures, Outcome, Receipt, ReceiptProof, Reject, StateMachine, Title, Transaction,
-    TransactionId, system,
+    Authority, Batch, Outcome, Receipt, ReceiptProof, Reject, StateMachine, Title, Transaction, TransactionId, system,
 };
 use tokio::sync::oneshot;
 
@@ -204,12 +204,11 @@ type CheckedTransactions = Vec<Result<Transaction, (TransactionId, String)>>;
 /// Checks signatures on the pool, and what needs no state.
 async fn check(node: &NodeHandle, transactions: Vec<Transaction>) -> Result<CheckedTransactions, String> {
     let (sender, receiver) = oneshot::channel();
-    let chain = node.genesis.digest();
-    let signed = node.genesis.parameters.client_signatures == ClientSignatures::Required;
+    let ingress = Arc::clone(&node.ingress);
     let job = move || {
         let check = |transaction: Transaction| {
             let id = transaction.id();
-            if signed && let Err(error) = transaction.verify(&chain) {
+            if let Err(error) = ingress.signatures().check(&transaction) {
                 return Err((id, error.to_string()));
             }
             match can_apply(&transaction) {

@@ -204,7 +204,12 @@ pub(crate) fn main() -> ExitCode {
             tell(panic);
         }
     }));
-    let run = || actix::System::new().block_on(dispatch(arguments.command));
+    // In a task of its own: what the system waits for is polled whenever any task is.
+    let run = || match actix::System::new().block_on(async { actix::spawn(dispatch(arguments.command)).await }) {
+        Ok(ended) => ended,
+        // Nothing cancels it.
+        Err(error) => error.try_into_panic().map_or(Ok(()), |panic| std::panic::resume_unwind(panic)),
+    };
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).or_else(|panic| {
         match panic.downcast_ref::<String>().is_some_and(|told| is_reader_gone(told)) {
             true => Ok(Ok(())),

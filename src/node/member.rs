@@ -304,6 +304,7 @@ fn describe(record: &Bytes) -> Option<Description> {
         carries: record.carries().map(|batch| (batch.digest(), batch.bytes)),
         names: record.names(),
         base: record.base(),
+        may_wait: record.may_wait(),
     })
 }
 

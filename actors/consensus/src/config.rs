@@ -16,7 +16,8 @@ pub struct Config {
     pub status_interval_ms: u64,
     /// Proposals that a primary may have open at one time.
     pub in_flight_max: u64,
-    /// How long a primary with open proposals waits for more batches, in ms.
+    /// How long a primary with open proposals waits for more batches at least, in ms, and a seat with open batches for more transactions. It
+    /// is half of what a commit takes if that is more, up to 20.
     pub linger_ms: u64,
     /// A primary takes a checkpoint after this much silence, in ms.
     pub idle_checkpoint_ms: u64,

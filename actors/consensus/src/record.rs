@@ -80,6 +80,11 @@ impl Record {
             _ => None,
         }
     }
+
+    /// Whether nothing that leaves this node waits for the record: the seat is bound by it through later ones alone, or by none.
+    pub fn may_wait(&self) -> bool {
+        matches!(self, Self::Batch(_) | Self::Committed { .. } | Self::Stable(_) | Self::Base { .. })
+    }
 }
 
 impl Wire for Record {

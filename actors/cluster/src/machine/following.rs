@@ -202,7 +202,9 @@ impl Member {
         if !self.facts.complete && is_reached {
             self.write_fact(Fact::Session { session: self.facts.session, complete: true });
         }
-        if self.following.answer || self.following.acknowledged != Some(lsn) {
+        // What is being written is answered once it is durable: an answer before that would say nothing.
+        let answers = self.following.answer && self.log.durable() >= self.following.matched;
+        if answers || self.following.acknowledged != Some(lsn) {
             self.following.answer = false;
             self.following.acknowledged = Some(lsn);
             let (writer, round, session) = (self.facts.aligned, self.following.round, self.facts.session);

@@ -248,7 +248,7 @@ impl Member {
             match progress.session {
                 None if is_due => {
                     let (writer, round, head) = (holding.writer, progress.round, self.log.head());
-                    self.effects.push(Effect::Send { to: *node, message: Message::Probe { writer, round, head } });
+                    self.send(*node, Message::Probe { writer, round, head });
                     progress.pushed_at = Some(self.now);
                     progress.waiting_since.get_or_insert(self.now);
                 }
@@ -265,10 +265,12 @@ impl Member {
     fn push(&mut self, to: NodeId, progress: &mut Progress, context: (Writer, Lsn, Lsn, u64), is_due: bool) {
         let (writer, start, released, session) = context;
         let head = self.log.head().lsn;
+        // What nothing waits for goes along with what something waits for, or with the next tick.
+        let wanted = if self.collects { head } else { self.log.urgent() };
         let mut is_due = is_due;
         progress.sent = progress.sent.max(self.log.base().lsn).min(head);
         let end = progress.acked.max(self.log.base().lsn) + self.config.window;
-        while is_due || progress.sent < head.min(end) {
+        while is_due || progress.sent < wanted.min(end) {
             let Some(hash) = self.log.hash_at(progress.sent) else { return };
             let previous = Mark { lsn: progress.sent, hash };
             let count = if progress.sent < end { PUSH_ENTRIES } else { 0 };
@@ -280,7 +282,7 @@ impl Member {
             is_due = false;
             let round = progress.round;
             let message = Message::Push { writer, round, session, previous, from_base, head, start, released, entries };
-            self.effects.push(Effect::Send { to, message });
+            self.send(to, message);
         }
     }
 

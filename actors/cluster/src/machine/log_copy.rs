@@ -16,6 +16,8 @@ pub struct Description {
     pub names: Vec<Digest>,
     /// Everything live has been logged once more from this record on, for whoever has stored blocks up to this height.
     pub base: Option<(Lsn, Height)>,
+    /// Nothing waits for the record's release: it goes to the other members with the next one that something waits for.
+    pub may_wait: bool,
 }
 
 /// Reads a record's description; none if the record is of no known kind.
@@ -56,6 +58,8 @@ pub(super) struct LogCopy {
     bases: BTreeSet<Lsn>,
     /// Records that name a payload which no record before them carried. Of those that are durable the first still lacks it.
     lacking: BTreeSet<Lsn>,
+    /// The newest record whose release something waits for.
+    urgent: Lsn,
     durable: Lsn,
 }
 
@@ -72,6 +76,7 @@ impl LogCopy {
             carriers: BTreeMap::new(),
             bases: BTreeSet::new(),
             lacking: BTreeSet::new(),
+            urgent: base.lsn,
             durable: base.lsn,
         }
     }
@@ -127,7 +132,10 @@ impl LogCopy {
 
     /// Appends the entry that follows the head. `sequence` is the number of its record in the node's log.
     pub(super) fn append(&mut self, entry: Entry, sequence: u64) {
-        let Description { carries, names, base } = (self.describe)(&entry.record).unwrap_or_default();
+        let Description { carries, names, base, may_wait } = (self.describe)(&entry.record).unwrap_or_default();
+        if !may_wait {
+            self.urgent = entry.lsn;
+        }
         let lacks: Vec<_> = names.into_iter().filter(|name| !self.carriers.contains_key(name)).collect();
         if !lacks.is_empty() {
             self.lacking.insert(entry.lsn);
@@ -157,6 +165,7 @@ impl LogCopy {
         self.carriers.retain(|_, lsn| *lsn <= to);
         self.bases.split_off(&(to + 1));
         self.durable = self.durable.min(to);
+        self.urgent = self.urgent.min(to);
         // What a record lacked may have come with one that is gone.
         let lacking = self.entries.iter().filter(|kept| !kept.lacks.is_empty()).map(|kept| kept.entry.lsn);
         self.lacking = lacking.collect();
@@ -202,6 +211,11 @@ impl LogCopy {
     /// The last record that is durable here with all before it.
     pub(super) fn durable(&self) -> Lsn {
         self.durable
+    }
+
+    /// The newest record whose release something waits for, or one behind it.
+    pub(super) fn urgent(&self) -> Lsn {
+        self.urgent
     }
 
     /// The last record up to which everything is durable, payloads that are named included.
@@ -279,7 +293,7 @@ mod tests {
         Some(Description {
             carries: text.strip_prefix('+').map(|name| (digest(name), 1)),
             names: text.strip_prefix('?').map(digest).into_iter().collect(),
-            base: None,
+            ..Description::default()
         })
     }
 

@@ -95,6 +95,8 @@ pub struct Member {
     now: Millis,
     woke: Millis,
     pulse_due: Millis,
+    /// In this step the members are sent what nothing waits for, too.
+    collects: bool,
     effects: Vec<Effect>,
 }
 
@@ -131,6 +133,7 @@ impl Member {
             Input::Resign(to) => self.on_resign(to),
         }
         self.push_to_all();
+        self.collects = false;
         self.acknowledge();
         std::mem::take(&mut self.effects)
     }
@@ -242,6 +245,9 @@ impl Member {
     }
 
     fn send(&mut self, to: NodeId, message: Message) {
+        if let Some(neighbour) = self.neighbours.get_mut(&to) {
+            neighbour.told = Some(self.now);
+        }
         self.effects.push(Effect::Send { to, message });
     }
 
@@ -315,6 +321,7 @@ impl Member {
     }
 
     fn on_tick(&mut self) {
+        self.collects = true;
         if self.now >= self.pulse_due {
             self.pulse_due = self.now + self.config.keep_alive_ms;
             self.pulse();

@@ -14,6 +14,24 @@ pub(super) struct Neighbour {
     pub(super) heard: Option<Millis>,
     /// Its end closed the connection, and nothing came since.
     pub(super) link_down: bool,
+    /// When anything was sent to it last.
+    pub(super) told: Option<Millis>,
+    /// What this node said of itself to it last, and when.
+    pub(super) pulsed: Option<(Pulse, Millis)>,
+}
+
+/// So many intervals may pass without a pulse while other messages show that this node lives.
+const PULSE_EVERY: u64 = 4;
+
+impl Neighbour {
+    /// Whether a pulse would tell it nothing: it has heard this node just now, and what it decides by has not changed.
+    fn needs_no_pulse(&self, pulse: &Pulse, now: Millis, interval_ms: u64) -> bool {
+        let same = |(said, at): (Pulse, Millis)| {
+            Pulse { head: pulse.head, executed: pulse.executed, ..said } == *pulse
+                && at + PULSE_EVERY * interval_ms > now
+        };
+        self.told.is_some_and(|at| at + interval_ms / 2 > now) && self.pulsed.is_some_and(same)
+    }
 }
 
 impl Member {
@@ -120,7 +138,14 @@ impl Member {
                 || self.holding.as_ref().is_some_and(|holding| holding.is_mute(self.now, self.config.mute_ms)),
             heard_seats: self.seats_heard.len() as u16,
         };
-        self.send_to_mates(&Message::Pulse(pulse));
+        let (now, interval_ms) = (self.now, self.config.keep_alive_ms);
+        for mate in self.mates() {
+            let Some(neighbour) = self.neighbours.get_mut(&mate) else { continue };
+            if !neighbour.needs_no_pulse(&pulse, now, interval_ms) {
+                neighbour.pulsed = Some((pulse, now));
+                self.send(mate, Message::Pulse(pulse));
+            }
+        }
         self.tell_results();
         if !self.identity.fixed {
             let active = self.is_active();

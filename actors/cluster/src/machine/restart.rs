@@ -82,6 +82,7 @@ impl Member {
             now,
             woke: now,
             pulse_due: now,
+            collects: false,
             effects: Vec::new(),
         }
     }

@@ -9,7 +9,7 @@ use standin_foundation::{Epoch, NodeId, Seat, Term};
 use standin_ledger::error::LedgerError;
 use standin_ledger::grant_book::EpochError;
 use standin_ledger::snapshot::Manifest;
-use standin_ledger::{Batch, ClientSignatures, EpochProof, Genesis, GrantBook, SeatVote, SignedGrant, Transaction};
+use standin_ledger::{Batch, EpochProof, Genesis, GrantBook, SeatVote, SignedGrant, Transaction};
 use standin_stage::bridge::Router;
 use standin_stage::{Address, CallError, Handle, Message, Throttle};
 
@@ -19,6 +19,7 @@ use super::peers::{Checked, CheckedBlock, PeerBatch, PeerBlocks, PeerChunk, Peer
 use super::pool::{Urgency, VerifyPool};
 use super::reports::EpochKnown;
 use super::serving::ANSWER_BYTES;
+use super::signatures::SignatureCheck;
 use crate::effect::Input;
 use crate::messages::{BatchPayload, BlockTransfer, Body, Forward, Note, Signed, Transfer, ViewChange};
 use crate::verify::{Verified, Verifier, VerifyError};
@@ -41,7 +42,7 @@ pub type GrantSink = Arc<dyn Fn(SignedGrant) + Send + Sync>;
 #[derive(Debug)]
 pub struct Ingress {
     verifier: Verifier<Arc<GrantBook>>,
-    signatures: ClientSignatures,
+    signatures: SignatureCheck,
     directory: Directory,
     waiting: Vec<Waiting>,
     pool: VerifyPool,
@@ -61,7 +62,7 @@ impl Ingress {
     pub fn new(genesis: &Genesis, directory: Directory, pool: VerifyPool) -> Self {
         Self {
             verifier: Verifier { authority: Arc::clone(&directory.book), window: genesis.parameters.window },
-            signatures: genesis.parameters.client_signatures,
+            signatures: SignatureCheck::new(genesis),
             directory,
             waiting: (0..SEATS_MAX).map(|_| Waiting::default()).collect(),
             pool,
@@ -69,19 +70,9 @@ impl Ingress {
         }
     }
 
-    /// Checks the clients' signatures of a batch.
-    pub fn check_batch(&self, batch: &Batch) -> Result<(), VerifyError> {
-        match self.signatures {
-            ClientSignatures::None => Ok(()),
-            ClientSignatures::Required => Ok(batch.verify_signatures(&self.verifier.authority.chain())?),
-        }
-    }
-
-    fn check_transaction(&self, transaction: &Transaction) -> Result<(), VerifyError> {
-        match self.signatures {
-            ClientSignatures::None => Ok(()),
-            ClientSignatures::Required => Ok(transaction.verify(&self.verifier.authority.chain())?),
-        }
+    /// The check of clients' signatures.
+    pub fn signatures(&self) -> &SignatureCheck {
+        &self.signatures
     }
 
     fn seat_of(&self, node: NodeId) -> Result<Seat, CallError> {
@@ -247,7 +238,7 @@ pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>
             let cost = (Urgency::Payloads, payload.len());
             check(&batch_ingress, &batch_to, cost, (node, from), move |ingress, to, share| {
                 let batch = Batch::parse(payload)?;
-                ingress.check_batch(&batch)?;
+                ingress.signatures.check_batch(&batch)?;
                 tell(to, PeerBatch(from, batch, share));
                 Ok(())
             })
@@ -261,7 +252,7 @@ pub fn routes(router: Router, ingress: &Arc<Ingress>, replica: &Address<Replica>
             check(&forward_ingress, &forward_to, cost, (node, from), move |ingress, to, share| {
                 let parsed: Result<Vec<_>, _> = transactions.into_iter().map(Transaction::parse).collect();
                 let parsed = parsed?;
-                parsed.iter().try_for_each(|transaction| ingress.check_transaction(transaction))?;
+                parsed.iter().try_for_each(|transaction| ingress.signatures.check(transaction))?;
                 tell(to, PeerTransactions(parsed, share));
                 Ok(())
             })

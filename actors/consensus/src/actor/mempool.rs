@@ -19,8 +19,6 @@ use crate::messages::{BatchPayload, Forward};
 const WAITING_MAX: usize = 200_000;
 /// A batch is made when this much waits.
 const BATCH_BYTES: usize = BATCH_BYTES_MAX / 4;
-/// A batch is made when the oldest transaction has waited this long, unless nothing is under way: then at once.
-const LINGER: Duration = Duration::from_millis(2);
 /// Bytes of own batches without an order above which no new ones are made.
 const OWN_PENDING_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -247,7 +245,9 @@ impl Replica {
 
     fn set_flush_timer(&mut self, ctx: &mut Ctx<Self>) {
         if self.flush_timer.is_none() {
-            let timer = ctx.run_later(LINGER, |shell, ctx| {
+            // Never no time at all: what comes with the next request is to go along.
+            let linger = Duration::from_millis(self.machine.linger_ms().max(1));
+            let timer = ctx.run_later(linger, |shell, ctx| {
                 shell.role.flush_timer = None;
                 shell.role.flush_late(ctx);
             });

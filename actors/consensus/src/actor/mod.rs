@@ -17,6 +17,7 @@ mod pool;
 mod reports;
 mod served;
 mod serving;
+mod signatures;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -39,6 +40,7 @@ pub use misbehaviour::Misbehaviour;
 pub use open::{OpenError, Storage};
 pub use pool::{PoolFull, Urgency, VerifyPool};
 pub use reports::{GrantKnown, HolderChanged};
+pub use signatures::SignatureCheck;
 pub use status::{AskStatus, Counters, ReplicaStatus};
 
 use crate::config::Config;

@@ -28,7 +28,10 @@ pub struct PoolFull;
 
 struct Jobs {
     waiting: Mutex<Waiting>,
-    changed: Condvar,
+    /// Wakes the thread that takes votes alone.
+    votes: Condvar,
+    /// Wakes the others.
+    any: Condvar,
     max: usize,
 }
 
@@ -54,19 +57,24 @@ impl Drop for Closer {
         if let Ok(mut waiting) = self.0.waiting.lock() {
             waiting.closed = true;
         }
-        self.0.changed.notify_all();
+        self.0.votes.notify_all();
+        self.0.any.notify_all();
     }
 }
 
 impl VerifyPool {
-    /// A pool of so many threads, for which so many jobs of each urgency may wait.
+    /// A pool of so many threads, for which so many jobs of each urgency may wait; and one thread more that takes votes alone, so that
+    /// none waits until a whole batch has been checked.
     pub fn start(threads: usize, jobs_max: usize) -> std::io::Result<Self> {
-        let jobs = Arc::new(Jobs { waiting: Mutex::default(), changed: Condvar::new(), max: jobs_max });
+        let jobs =
+            Arc::new(Jobs { waiting: Mutex::default(), votes: Condvar::new(), any: Condvar::new(), max: jobs_max });
         let closer = Arc::new(Closer(Arc::clone(&jobs)));
         for number in 0..threads.max(1) {
             let jobs = Arc::clone(&jobs);
-            std::thread::Builder::new().name(format!("verify-{number}")).spawn(move || run(&jobs))?;
+            std::thread::Builder::new().name(format!("verify-{number}")).spawn(move || run(&jobs, Takes::Any))?;
         }
+        let for_votes = Arc::clone(&jobs);
+        std::thread::Builder::new().name("verify-votes".to_owned()).spawn(move || run(&for_votes, Takes::Votes))?;
         Ok(Self { jobs, _threads: closer })
     }
 
@@ -82,30 +90,44 @@ impl VerifyPool {
         }
         queue.push_back(Box::new(job));
         drop(waiting);
-        self.jobs.changed.notify_one();
+        match urgency {
+            Urgency::Votes => self.jobs.votes.notify_one(),
+            Urgency::Payloads => self.jobs.any.notify_one(),
+        }
         Ok(())
     }
 }
 
-fn run(jobs: &Jobs) {
-    while let Some(job) = next(jobs) {
+/// What a thread takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Votes,
+    /// Votes first.
+    Any,
+}
+
+fn run(jobs: &Jobs, takes: Takes) {
+    while let Some(job) = next(jobs, takes) {
         job();
     }
 }
 
-fn next(jobs: &Jobs) -> Option<Job> {
+fn next(jobs: &Jobs, takes: Takes) -> Option<Job> {
     let mut waiting = jobs.waiting.lock().ok()?;
     loop {
         if let Some(job) = waiting.votes.pop_front() {
             return Some(job);
         }
-        if let Some(job) = waiting.payloads.pop_front() {
+        if takes == Takes::Any
+            && let Some(job) = waiting.payloads.pop_front()
+        {
             return Some(job);
         }
         if waiting.closed {
             return None;
         }
-        waiting = jobs.changed.wait(waiting).ok()?;
+        let changed = if takes == Takes::Votes { &jobs.votes } else { &jobs.any };
+        waiting = changed.wait(waiting).ok()?;
     }
 }
 
@@ -115,17 +137,23 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn votes_go_first_and_each_queue_is_bounded() {
-        let pool = VerifyPool::start(1, 2).unwrap();
+    /// Keeps a thread of the pool busy with a job of this urgency until the sender is used.
+    fn block(pool: &VerifyPool, urgency: Urgency) -> std::sync::mpsc::Sender<()> {
         let (blocked, block) = channel::<()>();
         let (begun, begins) = channel();
-        pool.run(Urgency::Payloads, move || {
+        pool.run(urgency, move || {
             begun.send(()).unwrap();
             block.recv().unwrap();
         })
         .unwrap();
         begins.recv().unwrap();
+        blocked
+    }
+
+    #[test]
+    fn votes_go_first_and_each_queue_is_bounded() {
+        let pool = VerifyPool::start(1, 2).unwrap();
+        let (payload, vote) = (block(&pool, Urgency::Payloads), block(&pool, Urgency::Votes));
         let (done, order) = channel();
         for (name, urgency) in
             [("p1", Urgency::Payloads), ("p2", Urgency::Payloads), ("v1", Urgency::Votes), ("v2", Urgency::Votes)]
@@ -135,8 +163,19 @@ mod tests {
         }
         assert_eq!(pool.run(Urgency::Payloads, || {}), Err(PoolFull));
         assert_eq!(pool.run(Urgency::Votes, || {}), Err(PoolFull));
-        blocked.send(()).unwrap();
-        drop((pool, done));
-        assert_eq!(order.iter().collect::<Vec<_>>(), ["v1", "v2", "p1", "p2"]);
+        // The thread for votes stays busy: the other one takes everything.
+        payload.send(()).unwrap();
+        assert_eq!(order.iter().take(4).collect::<Vec<_>>(), ["v1", "v2", "p1", "p2"]);
+        vote.send(()).unwrap();
+    }
+
+    #[test]
+    fn a_vote_does_not_wait_for_a_batch_that_is_being_checked() {
+        let pool = VerifyPool::start(1, 2).unwrap();
+        let payload = block(&pool, Urgency::Payloads);
+        let (done, order) = channel();
+        pool.run(Urgency::Votes, move || done.send("vote").unwrap()).unwrap();
+        assert_eq!(order.recv(), Ok("vote"));
+        payload.send(()).unwrap();
     }
 }

@@ -151,6 +151,10 @@ pub struct Machine {
     again_at: BTreeMap<Seat, Millis>,
 
     next_lsn: Lsn,
+    /// The newest record that something may wait for: see [`Record::may_wait`].
+    binding_lsn: Lsn,
+    /// How long a proposal takes from being accepted here until it is handed to execution, smoothed, in eighths of a ms.
+    commit_eighths: u64,
     now: Millis,
     /// What the Unix clock showed, in ms, when `now` was zero.
     unix_ms_at_zero: u64,
@@ -206,6 +210,8 @@ impl Machine {
             helped_at: BTreeMap::new(),
             again_at: BTreeMap::new(),
             next_lsn: 1,
+            binding_lsn: 0,
+            commit_eighths: 0,
             now,
             unix_ms_at_zero: 0,
             failed_views: 0,
@@ -434,17 +440,15 @@ impl Machine {
     /// Logs a record; a shadow follows the log of another.
     fn log(&mut self, record: Record) -> Lsn {
         if self.role == Role::Shadow {
-            return self.last_lsn();
+            return self.binding_lsn;
         }
         let lsn = self.next_lsn;
         self.next_lsn += 1;
+        if !record.may_wait() {
+            self.binding_lsn = lsn;
+        }
         self.effects.push(Effect::Log { lsn, record });
         lsn
-    }
-
-    /// The last record written: what a message that was logged some time ago waits for when it is sent again.
-    fn last_lsn(&self) -> Lsn {
-        self.next_lsn - 1
     }
 
     fn send(&mut self, to: Recipient, body: Body, after: Lsn) {

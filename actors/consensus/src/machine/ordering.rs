@@ -164,7 +164,7 @@ impl Machine {
             self.log(Record::Batch(batch));
         }
         let slot = self.slots.entry(height).or_default();
-        slot.accepted = Some(Accepted { view, digest, proposal: proposal.clone() });
+        slot.accepted = Some(Accepted { view, digest, proposal: proposal.clone(), since: self.now });
         slot.touched = self.now;
         let lsn = self.log(Record::Accepted { view, proposal: proposal.clone() });
         let body = match self.is_primary() {
@@ -250,6 +250,7 @@ impl Machine {
                 return;
             }
             self.delivered = proposal.height;
+            self.note_commit_time(proposal.height);
             for batch in &proposal.batches {
                 self.pool.order(*batch, proposal.height);
             }

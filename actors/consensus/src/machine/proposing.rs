@@ -7,6 +7,10 @@ use super::*;
 
 /// Batches that are ordered a second time for one offer.
 const AGAIN_PER_OFFER_MAX: usize = 4;
+/// Nothing lingers for longer than this, in ms, unless it is configured so.
+const LINGER_MAX_MS: u64 = 20;
+/// A commit that took longer than this counts as one that took so long, in ms: it was held up.
+const COMMIT_MAX_MS: u64 = 200;
 
 impl Machine {
     pub(super) fn on_batch(&mut self, from: Seat, batch: BatchRef, needed: bool) {
@@ -90,13 +94,28 @@ impl Machine {
         self.deliver();
     }
 
+    /// How long what could go out is kept for more to go with it while something is under way, in ms: half of what a commit takes, since
+    /// where that is long, by distance or by load, few large blocks serve everybody better than many small ones.
+    pub fn linger_ms(&self) -> u64 {
+        let half = self.commit_eighths / 16;
+        half.min(LINGER_MAX_MS).max(self.config.linger_ms)
+    }
+
+    /// Takes in how long the block at this height took.
+    pub(super) fn note_commit_time(&mut self, height: Height) {
+        if let Some(accepted) = self.slots.get(&height).and_then(|slot| slot.accepted.as_ref()) {
+            let took = self.now - accepted.since;
+            self.commit_eighths = self.commit_eighths - self.commit_eighths / 8 + took.min(COMMIT_MAX_MS);
+        }
+    }
+
     /// When the primary has waited long enough for more batches.
     pub(super) fn linger_deadline(&self) -> Option<Millis> {
         if !self.may_propose() {
             return None;
         }
         let idle = self.wants_checkpoint().then_some(self.idle_since + self.config.idle_checkpoint_ms);
-        let linger = self.pool.oldest_unassigned().map(|since| since + self.config.linger_ms);
+        let linger = self.pool.oldest_unassigned().map(|since| since + self.linger_ms());
         [idle, linger].into_iter().flatten().min()
     }
 
@@ -151,7 +170,7 @@ impl Machine {
 
     fn next_proposal(&self) -> Option<Proposal> {
         let open = self.open_slots();
-        let waited = self.pool.oldest_unassigned().is_some_and(|since| since + self.config.linger_ms <= self.now);
+        let waited = self.pool.oldest_unassigned().is_some_and(|since| since + self.linger_ms() <= self.now);
         let batches = if open == 0 || waited || self.pool.is_plenty() { self.pool.next() } else { Vec::new() };
         let silent = self.idle_since + self.config.idle_checkpoint_ms <= self.now;
         let checkpoint = batches.is_empty() && silent && self.wants_checkpoint();

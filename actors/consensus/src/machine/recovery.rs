@@ -39,6 +39,7 @@ impl Machine {
         let Remains { base, records, blocks, executed, epochs, known, next_lsn } = remains;
         let mut machine = Self::shadow(identity, config, now);
         machine.next_lsn = next_lsn.max(1);
+        machine.binding_lsn = machine.next_lsn - 1;
         (machine.epochs, machine.known) = (epochs, known);
         base.into_iter().for_each(|certificate| machine.checkpoints.set_stable(certificate));
         for (lsn, record) in records {
@@ -98,7 +99,7 @@ impl Machine {
             Record::Accepted { view, proposal } => {
                 let slot = self.slots.entry(proposal.height).or_default();
                 if slot.accepted.as_ref().is_none_or(|accepted| accepted.view < view) {
-                    slot.accepted = Some(Accepted { view, digest: proposal.digest(), proposal });
+                    slot.accepted = Some(Accepted { view, digest: proposal.digest(), proposal, since: self.now });
                 }
             }
             Record::Prepared(certificate) => {
@@ -234,7 +235,7 @@ impl Machine {
 
     /// Own votes are not in memory any more: they are signed again and come back through the gate, as the first time.
     pub(super) fn send_all_again(&mut self) {
-        let after = self.last_lsn();
+        let after = self.binding_lsn;
         let own: Vec<CheckpointResult> = self.checkpoints.own().filter(|own| !self.is_disputed(own)).copied().collect();
         for result in own {
             self.send(Recipient::All, Body::Checkpoint(result), after);

@@ -44,7 +44,7 @@ impl Machine {
     }
 
     fn follow(&mut self, lsn: Lsn, record: Option<Record>) {
-        self.next_lsn = lsn + 1;
+        (self.next_lsn, self.binding_lsn) = (lsn + 1, lsn);
         match record {
             Some(Record::Stable(certificate)) => {
                 self.logged_stable = self.logged_stable.max(certificate.result.height);

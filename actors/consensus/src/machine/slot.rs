@@ -23,6 +23,8 @@ pub(super) struct Accepted {
     pub(super) view: View,
     pub(super) digest: Digest,
     pub(super) proposal: Proposal,
+    /// When.
+    pub(super) since: Millis,
 }
 
 /// What became of a vote that came in.

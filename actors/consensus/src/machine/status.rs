@@ -66,7 +66,7 @@ impl Machine {
         if status.view < view
             && let Some(body) = self.unsent_new_view()
         {
-            self.send(Recipient::All, body, self.last_lsn());
+            self.send(Recipient::All, body, self.binding_lsn);
         }
     }
 
@@ -100,9 +100,9 @@ impl Machine {
         }
     }
 
-    /// A message that was logged some time ago may still not be durable: it waits for the whole log, as the first time.
+    /// A message that was logged some time ago may still not be durable: it waits for all that binds, as the first time.
     fn resend_after(&self) -> Lsn {
-        if self.mutation == Some(Mutation::ResendUngated) { 0 } else { self.last_lsn() }
+        if self.mutation == Some(Mutation::ResendUngated) { 0 } else { self.binding_lsn }
     }
 
     /// What this replica has said about a slot in the current view.

@@ -59,6 +59,8 @@ pub trait Listening: fmt::Debug {
 
 /// Messages between the socket's task and the session, each way.
 const PIPE_MESSAGES: usize = 64;
+/// Bytes that are read at one time: the buffer is cleared before each read, and most messages are small.
+const READ_BUFFER_BYTES: usize = 8 * 1024;
 const PATH: &str = "/bridge/v1";
 /// A message that has not gone out after this long never will.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -119,6 +121,7 @@ async fn dial(address: &str, tls: &TlsIdentity) -> Result<Opened, BridgeError> {
         .export_keying_material(vec![0; 32], EXPORTER_LABEL, None)
         .map_err(|error| failed(format!("TLS: {error}")))?;
     let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
         .max_message_size(Some(FRAME_BYTES_MAX * 2))
         .max_frame_size(Some(FRAME_BYTES_MAX * 2))
         .max_write_buffer_size(FRAME_BYTES_MAX * 4);

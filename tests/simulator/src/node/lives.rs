@@ -182,5 +182,5 @@ pub(super) fn open_member(setup: &Setup, disk: &mut Disk, session: u64, now: Mil
 pub(super) fn describe(bytes: &Bytes) -> Option<Description> {
     let record = decode(bytes);
     let carries = record.carries().map(|batch| (batch.digest(), batch.bytes));
-    Some(Description { carries, names: record.names(), base: record.base() })
+    Some(Description { carries, names: record.names(), base: record.base(), may_wait: record.may_wait() })
 }

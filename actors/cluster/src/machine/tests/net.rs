@@ -39,7 +39,7 @@ pub(super) fn recalled(life: u64) -> Answer {
     }
 }
 
-/// A record is text: `+x` carries payload x, `?x` names it, `|n` marks a base that keeps from record n on.
+/// A record is text: `+x` carries payload x, `?x` names it, `|n` marks a base that keeps from record n on, and nothing waits for `~`.
 pub(super) fn describe(bytes: &Bytes) -> Option<Description> {
     let text = std::str::from_utf8(bytes).unwrap();
     let digest = |name: &str| Digest::sha256(name.as_bytes());
@@ -47,6 +47,7 @@ pub(super) fn describe(bytes: &Bytes) -> Option<Description> {
         carries: text.strip_prefix('+').map(|name| (digest(name), 0)),
         names: text.strip_prefix('?').map(digest).into_iter().collect(),
         base: text.strip_prefix('|').map(|from| (from.parse().unwrap(), Height(0))),
+        may_wait: text.starts_with('~'),
     })
 }
 
