@@ -34,6 +34,11 @@ impl Node {
         self.process = Some(child.unwrap());
     }
 
+    /// What the node has logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.config.with_extension("log")).unwrap_or_default()
+    }
+
     pub(crate) fn signal(&mut self, signal: Signal) {
         let process = self.process.as_mut().unwrap();
         kill_process(Pid::from_raw(process.id() as i32).unwrap(), signal).unwrap();

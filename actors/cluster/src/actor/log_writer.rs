@@ -1,7 +1,8 @@
 //! The thread that owns the durable log: it takes whatever has been handed in, writes it, and syncs once for all of it.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use standin_foundation::wire::{Wire, WireError};
@@ -12,11 +13,23 @@ use crate::messages::NodeRecord;
 /// Commands that may wait: more would mean that the disk does not keep up, and whoever writes waits for it.
 const COMMANDS_MAX: usize = 4_096;
 
+/// What nothing waits for is synced after this time, if nothing has come that something waits for.
+const SYNC_WITHIN: Duration = Duration::from_millis(20);
+
 /// What the log is told.
 #[derive(Debug)]
 pub(super) enum LogCommand {
-    /// Append an encoded record. Its number must be the next.
-    Append(u64, Vec<u8>, Bytes),
+    /// Append a record.
+    Append {
+        /// Its number; it must be the next.
+        sequence: u64,
+        /// It, encoded.
+        record: Vec<u8>,
+        /// What it carries.
+        payload: Bytes,
+        /// Nothing waits until it is durable.
+        may_wait: bool,
+    },
     /// Begin a new segment.
     Roll,
     /// What was appended before this command is durable when segments below this number are dropped.
@@ -60,36 +73,64 @@ impl Drop for LogWriter {
 }
 
 fn run(mut log: Log, commands: &Receiver<LogCommand>, report: &impl Fn(LogReport)) {
-    while let Ok(first) = commands.recv() {
-        match write_group(&mut log, first, commands) {
-            Ok(durable) => report(Ok((durable, log.bytes()))),
-            Err(error) => {
-                report(Err(error));
-                return;
+    // When what was written is to be synced at the latest; none while all of it is.
+    let mut due: Option<Instant> = None;
+    loop {
+        let next = match due {
+            None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => commands.recv_timeout(due.saturating_duration_since(Instant::now())),
+        };
+        let has_ended = matches!(next, Err(RecvTimeoutError::Disconnected));
+        if has_ended && due.is_none() {
+            return;
+        }
+        let done = match next.map(|first| write_group(&mut log, first, commands)) {
+            Ok(Ok(May::Wait)) if due.is_none_or(|due| due > Instant::now()) => {
+                due.get_or_insert_with(|| Instant::now() + SYNC_WITHIN);
+                continue;
             }
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(_)) | Err(_) => log.sync().map(|durable| (durable, log.bytes())),
+        };
+        due = None;
+        let has_failed = done.is_err();
+        report(done);
+        if has_ended || has_failed {
+            return;
         }
     }
 }
 
-fn write_group(log: &mut Log, first: LogCommand, commands: &Receiver<LogCommand>) -> Result<u64, LogError> {
+/// Whether what was written may wait until it is synced.
+enum May {
+    Wait,
+    NotWait,
+}
+
+fn write_group(log: &mut Log, first: LogCommand, commands: &Receiver<LogCommand>) -> Result<May, LogError> {
     let mut next = Some(first);
     let mut taken = 0;
+    let mut may = May::Wait;
     while let Some(command) = next {
         match command {
-            LogCommand::Append(sequence, record, payload) => {
+            LogCommand::Append { sequence, record, payload, may_wait } => {
                 let appended = log.append(&[&record, &payload])?;
                 debug_assert_eq!(appended, sequence);
+                if !may_wait {
+                    may = May::NotWait;
+                }
             }
             LogCommand::Roll => log.roll()?,
             LogCommand::CutBefore(keep_from) => {
                 log.sync()?;
                 log.cut_before(keep_from)?;
+                may = May::NotWait;
             }
         }
         taken += 1;
         next = if taken < COMMANDS_MAX { commands.try_recv().ok() } else { None };
     }
-    log.sync()
+    Ok(may)
 }
 
 /// A record as it stands in the log: its length, itself, and the payload that it carries behind it.

@@ -367,7 +367,10 @@ impl MemberActor {
             }
         };
         match log_writer::encode(record) {
-            Ok(encoded) => self.log.send(LogCommand::Append(sequence, encoded, payload)),
+            Ok(record) => {
+                let may_wait = described.may_wait;
+                self.log.send(LogCommand::Append { sequence, record, payload, may_wait });
+            }
             Err(error) => (self.sink)(SeatLogEvent::Failed(format!("a record cannot be written: {error}"))),
         }
     }

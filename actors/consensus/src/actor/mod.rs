@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use actix::SpawnHandle;
 use standin_foundation::wire::Wire;
 use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, NodeId, Seat};
+use standin_ledger::certificate::{CommitCertificate, SeatVote};
 use standin_ledger::seat_log::{FoundLog, LogPiece, SeatFact, SeatLog, SeatLogEvent};
 use standin_ledger::{Batch, CheckpointResult, Genesis, StateMachine};
 use standin_stage::{Address, Alarm, Ctx, Lane, Message, Remote, RemoteMessage, Reports, Role, Throttle};
@@ -169,7 +170,7 @@ pub struct Replica {
     epoch_told: Epoch,
     /// A member of the cluster that has executed more than this node.
     mate_ahead: Option<NodeId>,
-    /// When this node began to speak, until the first block after that.
+    /// When this node began to speak, until the first block that carries its vote.
     began_to_speak: Option<Instant>,
 }
 
@@ -306,10 +307,7 @@ impl Replica {
             Effect::Relay { to, message } => self.send_to(to, &*message),
             Effect::Tell { to, note } => self.tell_note(to, &note),
             Effect::Commit { proposal, certificate } => {
-                if let Some(began) = self.began_to_speak.take().filter(|_| self.speaks()) {
-                    let (height, ms) = (proposal.height.0, began.elapsed().as_millis() as u64);
-                    tracing::info!(height, ms, "first block");
-                }
+                self.tell_first_block(&certificate);
                 let names = proposal.batches.iter().map(|batch| batch.digest());
                 let batches = names.filter_map(|name| self.payloads.get(&name).cloned()).collect();
                 self.executor.send(Command::Execute { proposal, certificate, batches });
@@ -334,6 +332,16 @@ impl Replica {
                 }
             }
             Effect::Report(event) => self.report(event),
+        }
+    }
+
+    /// The last step of a hand-over: a block is final by this holder's vote, among others.
+    fn tell_first_block(&mut self, certificate: &CommitCertificate) {
+        let (seat, term) = (self.config.signer.seat, self.config.signer.writer.term);
+        let is_own = |vote: &SeatVote| vote.seat == seat && vote.term == term;
+        if self.began_to_speak.is_some() && self.speaks() && certificate.votes.iter().any(is_own) {
+            let ms = self.began_to_speak.take().map(|began| began.elapsed().as_millis() as u64);
+            tracing::info!(height = certificate.height.0, ms, "first block");
         }
     }
 

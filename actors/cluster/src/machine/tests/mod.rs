@@ -6,6 +6,7 @@ mod named;
 mod net;
 mod results;
 mod takeover;
+mod traffic;
 
 use standin_auth::messages::Request;
 use standin_foundation::{Digest, Height, Incarnation, Millis, Term, Writer};

@@ -486,3 +486,34 @@ fn a_seat_that_gives_junk_in_the_place_of_chunks_is_left_for_another() {
     }
     assert!(left, "seat 2 was never asked");
 }
+
+/// How long this replica lingers after blocks that each took so long, in ms.
+fn lingers_after(blocks_ms: &[u64]) -> u64 {
+    let parameters = Parameters { checkpoint_interval: 256, window: 512, ..Parameters::default() };
+    let identity = Identity { seat: Seat(1), seats: Seats::first(4), parameters };
+    let mut machine = Machine::new(identity, Config::default(), Millis(0));
+    let mut now = 1;
+    for (height, took) in (1..).zip(blocks_ms) {
+        let proposed = proposal(height, height);
+        let (view, digest, height) = (View(0), proposed.digest(), Height(height));
+        machine.step(Millis(now), arrives(height.0));
+        machine.step(Millis(now), said(0, Body::PrePrepare { view, proposal: proposed }));
+        now += took;
+        for seat in [0, 2, 3] {
+            machine.step(Millis(now), said(seat, Body::Commit { view, height, digest }));
+        }
+        machine.step(Millis(now), Input::Executed { height, checkpoint: None, ordered: None });
+    }
+    assert_eq!(machine.status().committed, Height(blocks_ms.len() as u64));
+    machine.linger_ms()
+}
+
+#[test]
+fn what_goes_out_lingers_for_half_of_what_a_commit_takes_within_bounds() {
+    assert_eq!(lingers_after(&[]), 2, "what is configured, before anything is known");
+    assert_eq!(lingers_after(&[1; 40]), 2);
+    assert!((9..=10).contains(&lingers_after(&[20; 60])));
+    assert_eq!(lingers_after(&[150; 60]), 20);
+    let one_late = [[10; 30].as_slice(), &[900]].concat();
+    assert!(lingers_after(&one_late) <= 20, "one that was held up does not change it for long");
+}
