@@ -21,11 +21,12 @@ impl Machine {
             self.check_catch_up();
             return;
         }
-        if is_first {
-            // What this node said when it began to speak may have come before the word that it speaks for the seat.
+        let fresh = self.fresh_holders.remove(&from);
+        if is_first || fresh {
+            // What this node said when it began to speak may have come before the word that it speaks for the seat; what it said to a new
+            // holder, before that one spoke.
             self.tell(Recipient::One(from), Note::Status(self.status()));
         }
-        let fresh = self.fresh_holders.remove(&from);
         if self.may_help(from) || fresh {
             self.ask_for_epoch(from, &status);
             if status.epoch == self.start.epoch {

@@ -311,6 +311,22 @@ fn a_new_holder_of_another_seat_is_told_where_this_one_stands() {
     assert!(effects.iter().any(told), "{effects:?}");
 }
 
+/// What it was told may have come while it still followed: it is told again when it says where it stands itself, once.
+#[test]
+fn a_new_holder_of_another_seat_is_told_again_when_it_speaks() {
+    let mut other = machine(1);
+    let answers = |effects: &[Effect]| {
+        let told =
+            |effect: &&Effect| matches!(effect, Effect::Tell { to: Recipient::One(Seat(2)), note: Note::Status(_) });
+        effects.iter().filter(told).count()
+    };
+    let mut hear = |at, input| answers(&other.step(Millis(at), input));
+    let status = || Input::StatusReceived(Seat(2), Status::default());
+    assert_eq!([hear(7, status()), hear(8, status())], [1, 0], "an old acquaintance");
+    assert_eq!(hear(9, Input::HolderChanged(Seat(2))), 1);
+    assert_eq!([hear(10, status()), hear(11, status())], [1, 0]);
+}
+
 /// Its first word may come before the grant that makes it count: it says again where it stands to whoever tells it the same.
 #[test]
 fn a_new_holder_answers_the_first_status_of_each_seat() {
