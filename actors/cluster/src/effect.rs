@@ -69,6 +69,8 @@ pub enum Effect {
         /// The record.
         record: NodeRecord,
     },
+    /// What was written so far is waited for: make it durable now, also what could have waited.
+    Sync,
     /// Send to a member. Payloads that entries carry go with them.
     Send {
         /// To whom.

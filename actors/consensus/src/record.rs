@@ -81,7 +81,8 @@ impl Record {
         }
     }
 
-    /// Whether nothing that leaves this node waits for the record: the seat is bound by it through later ones alone, or by none.
+    /// Whether nothing that leaves this node waits for the record: the seat is bound by it through later ones alone, or by none. A payload that
+    /// an earlier record names is waited for all the same.
     pub fn may_wait(&self) -> bool {
         matches!(self, Self::Batch(_) | Self::Committed { .. } | Self::Stable(_) | Self::Base { .. })
     }

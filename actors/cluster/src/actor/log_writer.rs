@@ -30,6 +30,8 @@ pub(super) enum LogCommand {
         /// Nothing waits until it is durable.
         may_wait: bool,
     },
+    /// What was appended is waited for after all.
+    Sync,
     /// Begin a new segment.
     Roll,
     /// What was appended before this command is durable when segments below this number are dropped.
@@ -120,6 +122,7 @@ fn write_group(log: &mut Log, first: LogCommand, commands: &Receiver<LogCommand>
                     may = May::NotWait;
                 }
             }
+            LogCommand::Sync => may = May::NotWait,
             LogCommand::Roll => log.roll()?,
             LogCommand::CutBefore(keep_from) => {
                 log.sync()?;
@@ -147,4 +150,71 @@ pub(super) fn decode(bytes: &Bytes) -> Option<(NodeRecord, Bytes)> {
     let length = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     let record = NodeRecord::from_wire(bytes.get(4..4 + length)?).ok()?;
     Some((record, bytes.slice(4 + length..)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use standin_ledger::log::LogOptions;
+
+    use super::*;
+
+    /// Longer than anything here takes.
+    const WITHIN: Duration = Duration::from_secs(30);
+
+    fn writer(folder: &std::path::Path) -> (LogWriter, Receiver<LogReport>, u64) {
+        let options = LogOptions { segment_bytes: 1 << 20, chain: standin_foundation::Digest::ZERO };
+        let (log, recovered) = Log::open(folder, options).unwrap();
+        let (reports, reported) = channel();
+        let writer = LogWriter::start(log, move |report| drop(reports.send(report))).unwrap();
+        (writer, reported, recovered.records.len() as u64)
+    }
+
+    fn append(sequence: u64, may_wait: bool) -> LogCommand {
+        LogCommand::Append { sequence, record: vec![1], payload: Bytes::new(), may_wait }
+    }
+
+    fn durable(reported: &Receiver<LogReport>) -> u64 {
+        reported.recv_timeout(WITHIN).unwrap().unwrap().0
+    }
+
+    #[test]
+    fn what_may_wait_is_durable_soon_or_with_what_may_not_or_when_it_is_waited_for_after_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, reported, _) = writer(folder.path());
+        writer.send(append(1, true));
+        assert_eq!(durable(&reported), 1, "by itself");
+        writer.send(append(2, true));
+        writer.send(append(3, false));
+        while durable(&reported) < 3 {}
+        writer.send(append(4, true));
+        writer.send(LogCommand::Sync);
+        while durable(&reported) < 4 {}
+    }
+
+    #[test]
+    fn a_stream_of_what_may_wait_is_made_durable_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, reported, _) = writer(folder.path());
+        let mut sequence = 0;
+        let begun = Instant::now();
+        while reported.try_recv().is_err() {
+            assert!(begun.elapsed() < WITHIN, "nothing is ever synced");
+            sequence += 1;
+            writer.send(append(sequence, true));
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_may_wait_is_written_before_the_thread_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, reported, found) = writer(folder.path());
+        assert_eq!(found, 0);
+        first.send(append(1, true));
+        drop(first);
+        assert_eq!(durable(&reported), 1);
+        assert_eq!(writer(folder.path()).2, 1);
+    }
 }

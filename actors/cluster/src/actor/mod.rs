@@ -313,6 +313,7 @@ impl MemberActor {
     fn carry_out(&mut self, effect: Effect, ctx: &mut Ctx<Self>) {
         match effect {
             Effect::Write { sequence, record } => self.write(sequence, &record),
+            Effect::Sync => self.log.send(LogCommand::Sync),
             Effect::Send { to, message } => self.send(to, message),
             Effect::Ask(request) => self.ask(request, ctx),
             // Carried out in its place.

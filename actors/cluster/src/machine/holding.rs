@@ -142,6 +142,8 @@ impl Member {
             progress.keeps_up_since = None;
         }
         self.effects.push(Effect::Rebase { writer, start });
+        // What is sent anew waits for all of it.
+        self.collects = true;
         self.release();
         // Whoever has left the set is not waited for.
         self.consider_results();

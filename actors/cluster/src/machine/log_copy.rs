@@ -16,7 +16,8 @@ pub struct Description {
     pub names: Vec<Digest>,
     /// Everything live has been logged once more from this record on, for whoever has stored blocks up to this height.
     pub base: Option<(Lsn, Height)>,
-    /// Nothing waits for the record's release: it goes to the other members with the next one that something waits for.
+    /// Nothing waits for the record's release, unless it carries what an earlier one names: it goes to the other members with the next one
+    /// that something waits for.
     pub may_wait: bool,
 }
 
@@ -130,10 +131,12 @@ impl LogCopy {
         before.is_some_and(|before| chained(&before, &entry.record) == entry.hash)
     }
 
-    /// Appends the entry that follows the head. `sequence` is the number of its record in the node's log.
-    pub(super) fn append(&mut self, entry: Entry, sequence: u64) {
+    /// Appends the entry that follows the head. `sequence` is the number of its record in the node's log. True if records before it have
+    /// waited for the payload that it carries.
+    pub(super) fn append(&mut self, entry: Entry, sequence: u64) -> bool {
         let Description { carries, names, base, may_wait } = (self.describe)(&entry.record).unwrap_or_default();
-        if !may_wait {
+        let is_lacked = carries.is_some_and(|(digest, _)| self.is_lacked(&digest));
+        if is_lacked || !may_wait {
             self.urgent = entry.lsn;
         }
         let lacks: Vec<_> = names.into_iter().filter(|name| !self.carriers.contains_key(name)).collect();
@@ -147,6 +150,11 @@ impl LogCopy {
             self.carriers.entry(digest).or_insert(entry.lsn);
         }
         self.entries.push_back(Kept { entry, sequence, lacks, carries, base });
+        is_lacked
+    }
+
+    fn is_lacked(&self, payload: &Digest) -> bool {
+        self.lacking.iter().filter_map(|lsn| self.kept(*lsn)).any(|kept| kept.lacks.contains(payload))
     }
 
     /// Drops the contents of the newest entries: their places stay.
@@ -213,7 +221,8 @@ impl LogCopy {
         self.durable
     }
 
-    /// The newest record whose release something waits for, or one behind it.
+    /// For no record behind this one does anything wait. What stands before it and was followed, or read from the disk, may be waited for: it
+    /// goes to the members with the next tick.
     pub(super) fn urgent(&self) -> Lsn {
         self.urgent
     }

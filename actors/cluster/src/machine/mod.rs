@@ -275,11 +275,16 @@ impl Member {
 
     fn append(&mut self, entry: Entry) {
         let sequence = self.write(NodeRecord::Entry(entry.clone()));
-        self.log.append(entry, sequence);
+        if self.log.append(entry, sequence) {
+            self.effects.push(Effect::Sync);
+        }
         self.forget_contents();
     }
 
     fn when_durable(&mut self, sequence: u64, deferred: Deferred) {
+        if sequence > self.durable_sequence {
+            self.effects.push(Effect::Sync);
+        }
         self.deferred.push_back((sequence, deferred));
         self.carry_out_deferred();
     }

@@ -20,17 +20,19 @@ pub(super) struct Neighbour {
     pub(super) pulsed: Option<(Pulse, Millis)>,
 }
 
-/// So many intervals may pass without a pulse while other messages show that this node lives.
-const PULSE_EVERY: u64 = 4;
+/// So many intervals may pass without a pulse while other messages show that this node lives: less than what makes it suspected, since
+/// these may be large, and a pulse gets past them.
+const PULSE_EVERY: u64 = 2;
 
 impl Neighbour {
-    /// Whether a pulse would tell it nothing: it has heard this node just now, and what it decides by has not changed.
+    /// Whether a pulse would tell it nothing: both have just sent the other something, and what it decides by has not changed.
     fn needs_no_pulse(&self, pulse: &Pulse, now: Millis, interval_ms: u64) -> bool {
         let same = |(said, at): (Pulse, Millis)| {
             Pulse { head: pulse.head, executed: pulse.executed, ..said } == *pulse
                 && at + PULSE_EVERY * interval_ms > now
         };
-        self.told.is_some_and(|at| at + interval_ms / 2 > now) && self.pulsed.is_some_and(same)
+        let just_now = |at: Option<Millis>| at.is_some_and(|at| at + interval_ms / 2 > now);
+        just_now(self.told) && just_now(self.heard) && self.pulsed.is_some_and(same)
     }
 }
 
@@ -163,7 +165,7 @@ impl Member {
     /// The system at a member's end has closed the connection: its process is gone.
     pub(super) fn on_link_down(&mut self, node: NodeId) {
         if let Some(neighbour) = self.neighbours.get_mut(&node) {
-            neighbour.link_down = true;
+            (neighbour.link_down, neighbour.pulsed) = (true, None);
         }
         self.check_members();
         self.check_holder();

@@ -39,6 +39,8 @@ struct Jobs {
 struct Waiting {
     votes: VecDeque<Job>,
     payloads: VecDeque<Job>,
+    /// The thread that takes votes alone waits for one.
+    votes_idle: bool,
     closed: bool,
 }
 
@@ -89,11 +91,11 @@ impl VerifyPool {
             return Err(PoolFull);
         }
         queue.push_back(Box::new(job));
+        // Where the thread for votes is at one already, another may be free.
+        let takes_it = urgency == Urgency::Votes && std::mem::take(&mut waiting.votes_idle);
         drop(waiting);
-        match urgency {
-            Urgency::Votes => self.jobs.votes.notify_one(),
-            Urgency::Payloads => self.jobs.any.notify_one(),
-        }
+        let changed = if takes_it { &self.jobs.votes } else { &self.jobs.any };
+        changed.notify_one();
         Ok(())
     }
 }
@@ -126,6 +128,7 @@ fn next(jobs: &Jobs, takes: Takes) -> Option<Job> {
         if waiting.closed {
             return None;
         }
+        waiting.votes_idle |= takes == Takes::Votes;
         let changed = if takes == Takes::Votes { &jobs.votes } else { &jobs.any };
         waiting = changed.wait(waiting).ok()?;
     }
@@ -166,6 +169,16 @@ mod tests {
         // The thread for votes stays busy: the other one takes everything.
         payload.send(()).unwrap();
         assert_eq!(order.iter().take(4).collect::<Vec<_>>(), ["v1", "v2", "p1", "p2"]);
+        vote.send(()).unwrap();
+    }
+
+    #[test]
+    fn a_vote_does_not_wait_for_another_while_a_thread_is_free() {
+        let pool = VerifyPool::start(1, 2).unwrap();
+        let vote = block(&pool, Urgency::Votes);
+        let (done, order) = channel();
+        pool.run(Urgency::Votes, move || done.send("vote").unwrap()).unwrap();
+        assert_eq!(order.recv(), Ok("vote"));
         vote.send(()).unwrap();
     }
 

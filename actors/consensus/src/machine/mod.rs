@@ -348,7 +348,11 @@ impl Machine {
             Input::SnapshotInstalled { certificate, epochs } => self.on_snapshot_installed(certificate, &epochs),
             Input::EpochKnown(epoch) => self.on_epoch_known(epoch),
             Input::LogFull => self.on_log_full(),
-            Input::Rebased => self.send_all_again(),
+            Input::Rebased => {
+                // All that the log held when the term began is said to stand before what is sent in it: that waits for all of it.
+                self.binding_lsn = self.next_lsn - 1;
+                self.send_all_again();
+            }
             Input::HolderChanged(seat) => self.on_holder_changed(seat),
             Input::Followed { .. } | Input::Activated => {}
         }

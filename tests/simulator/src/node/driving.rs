@@ -60,6 +60,8 @@ impl Node {
             Of::Write { sequence, record } => {
                 self.disk.append(sequence, record, |digest| self.payloads.get(digest).cloned());
             }
+            // Disks of the world take their time with everything.
+            Of::Sync => {}
             Of::Send { to, message } => {
                 let payloads = self.payloads_of(&message);
                 self.actions.push(Action::DeliverTo(to, Envelope::Cluster(Box::new(message), payloads)));

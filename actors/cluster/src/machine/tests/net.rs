@@ -43,11 +43,12 @@ pub(super) fn recalled(life: u64) -> Answer {
 pub(super) fn describe(bytes: &Bytes) -> Option<Description> {
     let text = std::str::from_utf8(bytes).unwrap();
     let digest = |name: &str| Digest::sha256(name.as_bytes());
+    let (may_wait, text) = text.strip_prefix('~').map_or((false, text), |rest| (true, rest));
     Some(Description {
         carries: text.strip_prefix('+').map(|name| (digest(name), 0)),
         names: text.strip_prefix('?').map(digest).into_iter().collect(),
         base: text.strip_prefix('|').map(|from| (from.parse().unwrap(), Height(0))),
-        may_wait: text.starts_with('~'),
+        may_wait,
     })
 }
 
@@ -196,7 +197,7 @@ impl Net {
             Effect::CutBefore(sequence) => node.disk.retain(|(at, _)| *at >= sequence),
             Effect::Report(event) => node.events.push(event),
             Effect::Agreed(height) => node.agreed = Some(height),
-            Effect::Follow(_) => {}
+            Effect::Follow(_) | Effect::Sync => {}
         }
     }
 

@@ -515,5 +515,8 @@ fn what_goes_out_lingers_for_half_of_what_a_commit_takes_within_bounds() {
     assert!((9..=10).contains(&lingers_after(&[20; 60])));
     assert_eq!(lingers_after(&[150; 60]), 20);
     let one_late = [[10; 30].as_slice(), &[900]].concat();
-    assert!(lingers_after(&one_late) <= 20, "one that was held up does not change it for long");
+    assert!(
+        (10..20).contains(&lingers_after(&one_late)),
+        "one that was held up counts as one that took long, and no more"
+    );
 }

@@ -311,6 +311,23 @@ fn a_new_holder_of_another_seat_is_told_where_this_one_stands() {
     assert!(effects.iter().any(told), "{effects:?}");
 }
 
+/// L9: what is sent anew in a new term is said to stand behind all that the log held when the term began, so it waits for all of it.
+#[test]
+fn l9_what_is_sent_anew_in_a_new_term_waits_for_the_whole_log() {
+    let mut machine = machine(1);
+    machine.step(Millis(1), arrives(1));
+    let voted = machine.step(Millis(1), said(0, Body::PrePrepare { view: View(0), proposal: proposal(1, 1) }));
+    let vote = sent(&voted)[0].1;
+    let late = machine.step(Millis(2), arrives(2));
+    let last = late.iter().find_map(|effect| match effect {
+        Effect::Log { lsn, .. } => Some(*lsn),
+        _ => None,
+    });
+    assert!(last > Some(vote), "a payload came after the vote");
+    let again = machine.step(Millis(3), Input::Rebased);
+    assert_eq!(sent(&again).iter().map(|(_, after)| Some(*after)).collect::<Vec<_>>(), [last]);
+}
+
 /// What it was told may have come while it still followed: it is told again when it says where it stands itself, once.
 #[test]
 fn a_new_holder_of_another_seat_is_told_again_when_it_speaks() {
