@@ -89,7 +89,11 @@ fn run(mut log: Log, commands: &Receiver<LogCommand>, report: &impl Fn(LogReport
         let done = match next.map(|first| write_group(&mut log, first, commands)) {
             Ok(Ok(May::Wait)) if due.is_none_or(|due| due > Instant::now()) => {
                 due.get_or_insert_with(|| Instant::now() + SYNC_WITHIN);
-                continue;
+                // It outlives the process at once.
+                match log.write_out() {
+                    Ok(()) => continue,
+                    Err(error) => Err(error),
+                }
             }
             Ok(Err(error)) => Err(error),
             Ok(Ok(_)) | Err(_) => log.sync().map(|durable| (durable, log.bytes())),
