@@ -1,7 +1,7 @@
 //! Fail-over inside a seat, on real node processes under 500 tx/s: the active is killed, or stopped with SIGSTOP, and the clock
-//! runs from the signal to the first block that carries the new holder's vote, by the time at which that node logs it. Beside it, in the same run, what one dead
-//! replica costs a plain PBFT of ours, whose seats are held by one node each: the primary is killed, and the clock runs to the
-//! next block.
+//! runs from the signal to the first block that carries the new holder's vote, by the time at which that node logs it. Beside it,
+//! in the same run, what one dead replica costs a plain PBFT of ours, whose seats are held by one node each: the primary is killed,
+//! and the clock runs to the next block.
 //!
 //! `cargo bench --bench failover -- 20` takes 20 of each instead of 100.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::indexing_slicing, reason = "a bench")]
