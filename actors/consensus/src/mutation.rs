@@ -9,6 +9,8 @@ pub enum Mutation {
     QuorumTooSmall,
     /// A message leaves before its record is durable.
     SendBeforeSync,
+    /// After a change of term a message may say that all of the log stands before it, and leave before that is durable.
+    ClaimEarly,
     /// A message that is sent again leaves although its record may not be durable.
     ResendUngated,
     /// A view-change leaves out what was prepared.

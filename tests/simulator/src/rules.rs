@@ -72,7 +72,7 @@ pub const CONSENSUS: [Rule; 8] = [
 ];
 
 /// The rules of seats that are held by clusters.
-pub const CLUSTERS: [Rule; 20] = [
+pub const CLUSTERS: [Rule; 21] = [
     rare(auth("g1-swap-without-compare", Auth::SwapWithoutCompare)),
     rare(auth("g2-forget-aged", Auth::ForgetAged)),
     rare(asked_and_granted("g3-candidate-adds", Member::CandidateAdds, Auth::CandidateAdds)),
@@ -90,6 +90,7 @@ pub const CLUSTERS: [Rule; 20] = [
     rare(member("l6-loser-deletes", Member::LoserDeletes)),
     rare(member("l7-always-complete", Member::AlwaysComplete)),
     member("l8-forget-asked", Member::ForgetAsked),
+    rare(core("l9-claim-early", Core::ClaimEarly)),
     driver("v3-judge-by-newest", Driver::JudgeByNewestTerm),
     Rule { reseats: true, ..core("e1-count-genesis-seats", Core::CountGenesisSeats) },
     rare(member("e2-found-again", Member::FoundAgain)),

@@ -350,7 +350,9 @@ impl Machine {
             Input::LogFull => self.on_log_full(),
             Input::Rebased => {
                 // All that the log held when the term began is said to stand before what is sent in it: that waits for all of it.
-                self.binding_lsn = self.next_lsn - 1;
+                if self.mutation != Some(Mutation::ClaimEarly) {
+                    self.binding_lsn = self.next_lsn - 1;
+                }
                 self.send_all_again();
             }
             Input::HolderChanged(seat) => self.on_holder_changed(seat),

@@ -58,10 +58,16 @@ impl Node {
         use standin_cluster::Effect as Of;
         match effect {
             Of::Write { sequence, record } => {
+                let may_wait = match &record {
+                    NodeRecord::Entry(entry) => describe(&entry.record).is_some_and(|described| described.may_wait),
+                    _ => false,
+                };
                 self.disk.append(sequence, record, |digest| self.payloads.get(digest).cloned());
+                if !may_wait {
+                    self.waited_for = sequence;
+                }
             }
-            // Disks of the world take their time with everything.
-            Of::Sync => {}
+            Of::Sync => self.waited_for = self.disk.last(),
             Of::Send { to, message } => {
                 let payloads = self.payloads_of(&message);
                 self.actions.push(Action::DeliverTo(to, Envelope::Cluster(Box::new(message), payloads)));
@@ -277,9 +283,15 @@ impl Node {
     }
 
     pub(super) fn sync_more(&mut self) {
-        if !self.syncing && self.disk.last() > self.disk.durable() {
+        if self.syncing || self.disk.last() <= self.disk.durable() {
+            return;
+        }
+        if self.waited_for > self.disk.durable() {
             self.syncing = true;
             self.actions.push(Action::Sync(self.disk.last()));
+        } else if !self.syncs_soon {
+            self.syncs_soon = true;
+            self.actions.push(Action::SyncSoon);
         }
     }
 }

@@ -82,7 +82,7 @@ impl Node {
         self.again.clear();
         self.wrong_result = None;
         self.installing = None;
-        self.syncing = false;
+        (self.syncing, self.syncs_soon, self.waited_for) = (false, false, 0);
         self.disk.reopen();
         self.member = open_member(&self.setup, &mut self.disk, session, now);
         self.rebuild(now);

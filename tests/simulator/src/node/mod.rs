@@ -11,9 +11,9 @@ use bytes::Bytes;
 use fastrand::Rng;
 use standin_auth::Statement;
 use standin_auth::messages::{Answer, BegunEpoch, Request, WrongResult};
-use standin_cluster::Member;
 use standin_cluster::machine::Description;
 use standin_cluster::messages::Message;
+use standin_cluster::{Member, NodeRecord};
 use standin_consensus::config::Config;
 use standin_consensus::effect::{Effect, Event, Input, Recipient};
 use standin_consensus::messages::BlockTransfer;
@@ -56,6 +56,8 @@ pub enum Action {
     Ask(Request),
     /// Tell the node later that its log is durable up to here.
     Sync(u64),
+    /// Tell the node later that what may wait has waited for long enough.
+    SyncSoon,
     /// Tell the node later to execute its next block.
     Execute,
     /// Tell the node later that the snapshot is in place.
@@ -166,6 +168,10 @@ pub struct Node {
     waiting: BTreeSet<Digest>,
     installing: Option<standin_ledger::CheckpointCertificate>,
     syncing: bool,
+    /// The last record of the disk that must be synced at once.
+    waited_for: u64,
+    /// What may wait until it is synced has a time by which it is.
+    syncs_soon: bool,
     own_batches: BTreeMap<Digest, Vec<Transaction>>,
     /// Own transactions that need a new batch.
     again: Vec<Transaction>,
@@ -218,6 +224,8 @@ impl Node {
             waiting: BTreeSet::new(),
             installing: None,
             syncing: false,
+            waited_for: 0,
+            syncs_soon: false,
             own_batches: BTreeMap::new(),
             again: Vec::new(),
             parked: Vec::new(),
@@ -366,6 +374,13 @@ impl Node {
         self.syncing = false;
         self.disk.sync(sequence);
         self.step_member(now, standin_cluster::Input::Persisted(sequence));
+        self.sync_more();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// What may wait has waited for long enough.
+    pub fn sync_due(&mut self) -> Vec<Action> {
+        (self.syncs_soon, self.waited_for) = (false, self.disk.last());
         self.sync_more();
         std::mem::take(&mut self.actions)
     }

@@ -27,6 +27,9 @@ use crate::scenario::key_of;
 /// No run of a seed needs more events than this: more are a storm.
 const STEPS_MAX: u64 = 400_000;
 
+/// What nothing waits for is synced within this time.
+const SYNC_WITHIN_US: u64 = 20_000;
+
 /// A request is not under way for longer than this.
 const REQUEST_LIFE_US: u64 = 2_500_000;
 
@@ -39,6 +42,8 @@ pub enum Event {
     Tick(NodeIndex, u64),
     /// A node's log is durable up to here.
     Synced(NodeIndex, u64, u64),
+    /// What a node's log has put off is to be synced.
+    SyncDue(NodeIndex, u64),
     /// A node's executor is done with the block before.
     Executes(NodeIndex, u64),
     /// A node's snapshot is in place.
@@ -155,6 +160,13 @@ impl World {
         world
     }
 
+    /// Whether nobody who speaks for the seat is faulty, and its log was never lost as a whole.
+    fn is_honest(&self, seat: Seat) -> bool {
+        let mut nodes = (0..self.nodes.len())
+            .filter(|index| self.nodes[*index].setup.seat == seat && !self.waiting.contains(index));
+        nodes.all(|index| self.is_correct(index)) && self.lost_all != Some(seat)
+    }
+
     /// Adds an event `after_us` from now.
     pub fn schedule(&mut self, after_us: u64, event: Event) {
         let id = self.next_event;
@@ -264,6 +276,7 @@ impl World {
             Event::Arrives(index, ..) | Event::Submit(index, _) | Event::LinkDown(index, _) => (*index, None),
             Event::Tick(index, life)
             | Event::Synced(index, life, _)
+            | Event::SyncDue(index, life)
             | Event::Executes(index, life)
             | Event::Installed(index, life) => (*index, Some(*life)),
         };
@@ -305,6 +318,7 @@ impl World {
                 node.tick(now)
             }
             Event::Synced(_, _, sequence) => node.synced(now, sequence),
+            Event::SyncDue(..) => node.sync_due(),
             Event::Executes(..) => node.execute(now),
             Event::Installed(..) => node.installed(now),
             Event::Submit(_, transactions) => {
@@ -340,6 +354,7 @@ impl World {
                     let latency = self.rng.u64(latency / 2..=latency * 2);
                     self.schedule(latency, Event::Synced(index, life, sequence));
                 }
+                Action::SyncSoon => self.schedule(SYNC_WITHIN_US, Event::SyncDue(index, life)),
                 Action::Execute => {
                     let latency = self.rng.u64(20..1_000);
                     self.schedule(latency, Event::Executes(index, life));
@@ -373,6 +388,12 @@ impl World {
             )?;
         }
         self.invariants.check(node.setup.seat, &node.disk, observation)?;
+        if let Observation::Event(ConsensusEvent::RolledBack { seat, start, seen }) = observation
+            && self.is_honest(*seat)
+        {
+            let what = format!("seat {}: the log of seat {seat} begins at {start}, {seen} was seen", node.setup.seat);
+            return Err(Violation { invariant: "no_roll_back", what });
+        }
         self.invariants.check_log(node, observation)?;
         match observation {
             Observation::Event(ConsensusEvent::EpochBegan(_)) => self.seat_candidates(),
