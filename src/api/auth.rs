@@ -11,6 +11,7 @@ use crate::node::AuthHandle;
 pub fn auth_routes(handle: AuthHandle) -> impl FnOnce(&mut web::ServiceConfig) {
     move |config| {
         config
+            .configure(handle.console.clone().routes())
             .app_data(web::Data::new(handle))
             .route("/livez", web::get().to(super::livez))
             .route("/readyz", web::get().to(readyz))

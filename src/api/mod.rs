@@ -44,6 +44,7 @@ const LIST_MAX: u64 = 1_000;
 pub fn routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
     move |config| {
         config
+            .configure(handle.console.clone().routes())
             .app_data(web::Data::new(handle))
             .app_data(web::PayloadConfig::new(HTTP_BODY_BYTES_MAX))
             .route("/livez", web::get().to(livez))

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
+use standin::config::NodeConfig;
+use standin_console::protocol::Role;
 use standin_ledger::ClientSignatures;
 use tokio::sync::mpsc;
 
-use super::Failure;
+use super::{Failure, console};
 
 use super::init::Plan;
 use super::layout::Layout;
@@ -95,6 +97,7 @@ pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
         begun.elapsed().as_secs_f64()
     );
     eprintln!("clients:  --node {} --key {}", files.node_urls(), files.client_key.display());
+    eprintln!("console:  {}", console_link(&network)?);
     let load = Load::start(&network, arguments.rate)?;
     eprintln!("load:     {} transactions a second", arguments.rate);
     let ended = match arguments.duration {
@@ -116,6 +119,14 @@ pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
     eprintln!("stopped in {} ms", took.as_millis());
     let sound = print(&arguments, &network, &judgement, failovers);
     if sound && clean { Ok(()) } else { Err(Failure::new(1, "the network is not sound: see above")) }
+}
+
+/// The console of the auth node, which is not killed when a seat's holder is; else that of the first node.
+fn console_link(network: &Network) -> Result<String, Failure> {
+    let index = network.auths().next().unwrap_or_default();
+    let config = NodeConfig::read(&network.config(index))?;
+    let token = console::make(&config.data_dir, "demo", Role::Admin, 60)?;
+    Ok(format!("http://{}/console/#t={token}", config.http_listen))
 }
 
 /// Every change of a seat's holder, from the grants; the time as the node that took over tells it.

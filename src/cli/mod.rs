@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "data goes to stdout, talk to stderr")]
 
 mod cluster;
+mod console;
 mod consortium;
 mod demo;
 mod drill;
@@ -84,6 +85,8 @@ enum Command {
     Tx(read::TransactionArguments),
     /// Show a block.
     Block(read::BlockArguments),
+    /// Make a link to a node's console, which opens once.
+    ConsoleToken(console::TokenArguments),
     /// Check a stopped node's log and store.
     Verify(verify::VerifyArguments),
 }
@@ -246,6 +249,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Query(arguments) => read::query(arguments).await,
         Command::Tx(arguments) => read::transaction(arguments).await,
         Command::Block(arguments) => read::block(arguments).await,
+        Command::ConsoleToken(arguments) => console::token(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
     }
 }

@@ -60,10 +60,12 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
                 started => (started?, listener),
             };
             let handle = node.handle().clone();
+            let console = handle.console.clone();
             let (seat, cluster) = (handle.seat.0, handle.cluster.as_str());
             tracing::info!(name = config.name, seat, cluster, http = %config.http_listen, "node runs");
             let http = serve(listener, move || api::routes(handle.clone()))?;
             let failed = until_stopped(node.failed()).await?;
+            console.stop();
             http.stop().await;
             node.shutdown().await;
             failed
@@ -78,9 +80,11 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
                 started => (started?, listener),
             };
             let handle = node.handle().clone();
+            let console = handle.console.clone();
             tracing::info!(name = config.name, http = %config.http_listen, "auth node runs");
             let http = serve(listener, move || api::auth_routes(handle.clone()))?;
             let failed = until_stopped(node.failed()).await?;
+            console.stop();
             http.stop().await;
             node.shutdown().await;
             failed

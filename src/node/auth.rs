@@ -10,12 +10,15 @@ use standin_auth::etcd::EtcdRegister;
 use standin_auth::messages::SignedOrder;
 use standin_auth::register::{LogRegister, Register, RegisterError};
 use standin_auth::{Refusal, Request};
+use standin_console::actor::ConsoleActor;
+use standin_console::http::Console;
 use standin_foundation::{ClusterId, Epoch, Incarnation, NodeId, SecretKey};
 use standin_ledger::{Genesis, GrantBook, Membership};
-use standin_stage::bridge::{Bridge, Roster, Router};
+use standin_stage::bridge::{Bridge, OnDown, Roster, Router};
 use standin_stage::{Address, CallError, Cell, Registry};
 use tokio::sync::watch;
 
+use super::console::{self, AuthView, Teller};
 use super::members::admit;
 use super::{NodeError, bridge_of, cell_for_one, told};
 use crate::config::{AuthSection, ConfigError, Fault, NodeConfig};
@@ -33,6 +36,8 @@ pub struct AuthHandle {
     pub auth: Address<AuthActor>,
     /// The node's actors, by name.
     pub actors: Registry,
+    /// The admin console.
+    pub console: Console,
 }
 
 impl AuthHandle {
@@ -53,6 +58,7 @@ pub struct AuthNode {
     handle: AuthHandle,
     bridge: Bridge,
     auth: Cell<AuthActor>,
+    console: Cell<ConsoleActor>,
     fatal: watch::Receiver<Option<String>>,
 }
 
@@ -81,19 +87,27 @@ impl AuthNode {
             on_membership: let_in(Arc::clone(&roster)),
             on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
         };
+        let node = bridge.key.public().node_id();
+        let listed = console::auth_roster(config, node, &setup.genesis);
+        let (console_cell, page, views) = console::start(config, node, prepared.clone(), listed);
+        let teller = Teller::new(console_cell.address().clone(), None);
         let (auth, made) = cell_for_one::<AuthActor>("auth");
         // The receiver lives as long as the cell.
         drop(made.send(AuthActor::new(setup)));
         let router =
             Router::default().ask_as::<Request, _, _>(auth.address().clone(), |from, request| Asked { from, request });
-        let node = bridge.key.public().node_id();
-        let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, None)?;
+        views.set(vec![Box::new(AuthView { name: config.name.clone(), auth: auth.address().clone() })]);
+        let router = standin_console::actor::routes(router, console_cell.address());
+        let on_down = OnDown(Box::new(move |node| teller.lost(node)));
+        let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, Some(on_down))?;
         roster.get_or_init(|| bridge.roster());
         let actors = Registry::default();
         // The first of its name in a registry of its own.
         let _ = actors.register(auth.address());
-        let handle = AuthHandle { name: config.name.clone(), node, genesis, auth: auth.address().clone(), actors };
-        Ok(Self { handle, bridge, auth, fatal })
+        let _ = actors.register(console_cell.address());
+        let (name, auth_address) = (config.name.clone(), auth.address().clone());
+        let handle = AuthHandle { name, node, genesis, auth: auth_address, actors, console: page };
+        Ok(Self { handle, bridge, auth, console: console_cell, fatal })
     }
 
     /// What the auth node offers.
@@ -113,6 +127,7 @@ impl AuthNode {
     /// Stops in order.
     pub async fn shutdown(self) {
         self.bridge.stop().await;
+        self.console.stop();
         self.auth.stop();
         self.auth.ended().await;
     }

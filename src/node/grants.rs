@@ -14,6 +14,7 @@ use standin_ledger::error::LedgerError;
 use standin_ledger::grant::{Cause, Noted};
 use standin_stage::Address;
 
+use super::console::Teller;
 use super::members::Members;
 
 /// How often the auth node is asked who holds the seats. New grants are told to all at once; this finds what was lost.
@@ -30,6 +31,7 @@ pub(super) struct Grants {
     pub(super) members: Members,
     pub(super) member: Address<MemberActor>,
     pub(super) replica: Address<Replica>,
+    pub(super) teller: Teller,
 }
 
 impl Grants {
@@ -43,7 +45,10 @@ impl Grants {
                 let (term, holder) = (grant.grant.term.0, grant.grant.holder_id().short());
                 match seat == own {
                     true => drop(self.member.tell(Granted(grant))),
-                    false => tracing::info!(seat = seat.0, term, holder, "notified"),
+                    false => {
+                        tracing::info!(seat = seat.0, term, holder, "notified");
+                        self.teller.notified(&grant.grant);
+                    }
                 }
                 let is_other = seat != own || book.holder(seat) != own_holder;
                 drop(if is_other { self.replica.tell(HolderChanged(seat)) } else { self.replica.tell(GrantKnown) });

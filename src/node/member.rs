@@ -16,8 +16,10 @@ use standin_consensus::actor::{
     VerifyPool,
 };
 use standin_consensus::{Event, KeySigner, Record};
+use standin_console::actor::ConsoleActor;
+use standin_console::http::Console;
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, NodeId, PublicKey, Seat, SecretKey, Writer};
+use standin_foundation::{ClusterId, NodeId, PublicKey, Seat, SecretKey, Term, Writer};
 use standin_ledger::builtin::Builtin;
 use standin_ledger::seat_log::FoundLog;
 use standin_ledger::{Genesis, GrantBook, Member, MemberBook, StateMachine};
@@ -25,6 +27,7 @@ use standin_stage::bridge::{Bridge, OnDown, Peers, Router};
 use standin_stage::{Address, CallError, Cell, Registry, Remote};
 use tokio::sync::watch;
 
+use super::console::{self, MemberView, Teller};
 use super::grants::Grants;
 use super::members::Members;
 use super::recorder::Recorder;
@@ -65,6 +68,8 @@ pub struct NodeHandle {
     pub pool: VerifyPool,
     /// The node's actors, by name.
     pub actors: Registry,
+    /// The admin console.
+    pub console: Console,
 }
 
 impl NodeHandle {
@@ -86,6 +91,7 @@ pub struct Node {
     bridge: Bridge,
     member: Cell<MemberActor>,
     replica: Cell<Replica>,
+    console: Cell<ConsoleActor>,
     fatal: watch::Receiver<Option<String>>,
 }
 
@@ -125,6 +131,9 @@ impl Node {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
+        let listed = console::roster(config, Arc::clone(&directory.book), Arc::clone(&directory.members));
+        let (console_cell, page, views) = console::start(config, node, prepared.clone(), listed);
+        let teller = Teller::new(console_cell.address().clone(), Some(cluster.to_string()));
         let pool = VerifyPool::start(threads, VERIFY_JOBS_MAX).map_err(NodeError::Thread)?;
         let ingress = Arc::new(Ingress::new(&genesis, directory.clone(), pool.clone()));
 
@@ -150,7 +159,17 @@ impl Node {
             state_machine,
             directory: directory.clone(),
             misbehaviour,
-            on_wrong_result: Box::new(move |event| report_wrong(&accused, &reports, event)),
+            on_event: {
+                let teller = teller.clone();
+                Box::new(move |event| {
+                    teller.replica(event);
+                    report_wrong(&accused, &reports, event);
+                })
+            },
+            on_first_block: {
+                let teller = teller.clone();
+                Box::new(move |term: Term, height, ms| teller.first_block(term.0, height, ms))
+            },
             on_epoch: Box::new(move || told_of_epochs.get().into_iter().for_each(Grants::epoch_known)),
             on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
         };
@@ -163,6 +182,10 @@ impl Node {
             peers: prepared.clone(),
             auths: auths.clone(),
             grants: Arc::new(move |grant| told_now.get().is_some_and(|grants| grants.take(grant))),
+            on_event: {
+                let teller = teller.clone();
+                Box::new(move |event, ms| teller.member(event, ms))
+            },
         };
         let known = opened.grant();
         let (member, replica, reader) = start_seat(opened, links, found, replica_config)?;
@@ -178,12 +201,25 @@ impl Node {
             members: Members::new(directory.clone(), member.address().clone(), auths.clone(), configured_auths(config)),
             member: member.address().clone(),
             replica: replica.address().clone(),
+            teller: teller.clone(),
         };
+        let view = MemberView {
+            name: config.name.clone(),
+            node,
+            replica: replica.address().clone(),
+            member: member.address().clone(),
+            counted: Arc::default(),
+        };
+        views.set(vec![Box::new(view)]);
         known.map(|grant| grants.take(grant));
         let grants = told_later.get_or_init(|| grants).clone();
-        let router = routes(&ingress, &grants);
+        let router = standin_console::actor::routes(routes(&ingress, &grants), console_cell.address());
         let lost = member.address().clone();
-        let on_down = OnDown(Box::new(move |node| drop(lost.tell(LinkDown(node)))));
+        let on_down = OnDown(Box::new(move |node| {
+            // A full mailbox: keep-alives tell it, later.
+            drop(lost.tell(LinkDown(node)));
+            teller.lost(node);
+        }));
         let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, Some(on_down))?;
         if genesis.auth.is_some() {
             // The store may know epochs whose proofs were lost.
@@ -205,6 +241,7 @@ impl Node {
         // The first of its name in a registry of its own.
         let _ = actors.register(replica.address());
         let _ = actors.register(member.address());
+        let _ = actors.register(console_cell.address());
         let handle = NodeHandle {
             name: config.name.clone(),
             node,
@@ -220,8 +257,9 @@ impl Node {
             ingress,
             pool,
             actors,
+            console: page,
         };
-        Ok(Self { handle, bridge, member, replica, fatal })
+        Ok(Self { handle, bridge, member, replica, console: console_cell, fatal })
     }
 
     /// What the node offers.
@@ -242,6 +280,7 @@ impl Node {
     /// Stops in order: connections, the replica with its store, then the log; that makes everything durable.
     pub async fn shutdown(self) {
         self.bridge.stop().await;
+        self.console.stop();
         self.replica.stop();
         self.replica.ended().await;
         self.member.stop();
@@ -333,11 +372,12 @@ fn routes(ingress: &Arc<Ingress>, grants: &Grants) -> Router {
 }
 
 /// The auth node is told of a seat that was wrong, with what proves it.
-fn report_wrong(book: &GrantBook, auths: &Auths, event: Event) {
+fn report_wrong(book: &GrantBook, auths: &Auths, event: &Event) {
     let Event::WrongResult { seat, result, vote, certificate } = event else { return };
     let table = book.newest_table();
-    let Some(accused) = table.seats.get(&seat).filter(|_| table.auth.is_some()) else { return };
-    let report = WrongResult { cluster: accused.cluster.clone(), result, vote, certificate: *certificate };
+    let Some(accused) = table.seats.get(seat).filter(|_| table.auth.is_some()) else { return };
+    let (result, vote, certificate) = (*result, vote.clone(), (**certificate).clone());
+    let report = WrongResult { cluster: accused.cluster.clone(), result, vote, certificate };
     let asked = auths.ask(Request::ReportWrong(Box::new(report)));
     // The next wrong result is reported, too: nothing depends on this one's arrival.
     actix_rt::spawn(async move { drop(asked.await) });

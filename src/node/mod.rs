@@ -2,6 +2,7 @@
 
 mod auth;
 mod candidate;
+mod console;
 mod grants;
 mod listen;
 mod member;

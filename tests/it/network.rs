@@ -36,6 +36,7 @@ pub(crate) fn data(output: &Output) -> String {
 pub(crate) struct TestNetwork {
     folder: TempDir,
     nodes: BTreeMap<usize, Child>,
+    stopping: Vec<Child>,
     /// All nodes' addresses, as `--node` takes them.
     pub(crate) urls: String,
 }
@@ -50,7 +51,7 @@ impl TestNetwork {
         let (code, talk) = told(&output);
         assert_eq!(code, 0, "{talk}");
         let urls = talk.split_once("--node ").unwrap().1.split_whitespace().next().unwrap().to_owned();
-        Self { folder, nodes: BTreeMap::new(), urls }
+        Self { folder, nodes: BTreeMap::new(), stopping: Vec::new(), urls }
     }
 
     /// Writes a network's files and starts its four nodes.
@@ -79,6 +80,21 @@ impl TestNetwork {
         let mut node = self.nodes.remove(&seat).unwrap();
         node.kill().unwrap();
         node.wait().unwrap();
+    }
+
+    /// Tells a node to stop, without waiting.
+    pub(crate) fn stop(&mut self, seat: usize) {
+        let node = self.nodes.remove(&seat).unwrap();
+        let pid = rustix::process::Pid::from_child(&node);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.stopping.push(node);
+    }
+
+    /// Waits until all nodes that were told to have ended.
+    pub(crate) fn wait_stopped(&mut self) {
+        for mut node in self.stopping.drain(..) {
+            assert!(node.wait().unwrap().success());
+        }
     }
 
     fn log(&self, seat: usize) -> PathBuf {
@@ -172,7 +188,7 @@ fn free_ports() -> u16 {
 
 impl Drop for TestNetwork {
     fn drop(&mut self) {
-        for node in self.nodes.values_mut() {
+        for node in self.nodes.values_mut().chain(&mut self.stopping) {
             let _ = node.kill();
             let _ = node.wait();
         }

@@ -17,6 +17,7 @@ use standin_stage::bridge::{Peers, Router};
 use standin_stage::{Address, CallError, Lane, Message as StageMessage, Remote, RemoteMessage};
 
 use super::MemberActor;
+use crate::Event;
 use crate::messages::Message;
 
 /// How long an answer of the auth node is waited for. The machine asks again by itself.
@@ -168,6 +169,9 @@ impl Auths {
     }
 }
 
+/// Told of an event, and of the time since the holder was suspected, in ms.
+pub type OnEvent = Box<dyn Fn(&Event, Option<u64>) + Send + Sync>;
+
 /// A member's ways to others, and its key.
 pub struct Links {
     /// The node's key.
@@ -186,6 +190,8 @@ pub struct Links {
     pub auths: Auths,
     /// Where grants go.
     pub grants: GrantSink,
+    /// Told of everything that happens. It must not block.
+    pub on_event: OnEvent,
 }
 
 impl std::fmt::Debug for Links {

@@ -25,7 +25,7 @@ use standin_stage::{
     Address, Alarm, Ctx, Handle, Lane, Message as StageMessage, Reply, Reports, Role, Shell, Throttle,
 };
 
-pub use links::{Auths, GrantSink, IsMate, Links, Pushed, routes};
+pub use links::{Auths, GrantSink, IsMate, Links, OnEvent, Pushed, routes};
 pub use open::{MemberConfig, OpenError, Opened};
 
 use crate::effect::without_void;
@@ -446,6 +446,7 @@ impl MemberActor {
             self.suspected.get_or_insert_with(Instant::now);
         }
         let ms = self.suspected.map(|at| at.elapsed().as_millis() as u64);
+        (self.links.on_event)(event, ms);
         match event {
             Event::Suspected { term, cause } => tracing::warn!(term = term.0, ?cause, "suspected"),
             Event::Asked { term, what } => tracing::info!(term = term.0, what, ms, "asked"),

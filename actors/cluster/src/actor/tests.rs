@@ -87,6 +87,7 @@ fn start(folder: &Path) -> (Cell<MemberActor>, MemberLog, Receiver<SeatLogEvent>
         peers: Peers::default(),
         auths: Auths::default(),
         grants: Arc::new(|_| true),
+        on_event: Box::new(|_, _| {}),
     };
     let (opened, _) = Opened::open(config).unwrap();
     let (made, make) = channel();

@@ -7,6 +7,7 @@ use crate::effect::Event;
 
 impl Replica {
     pub(super) fn report(&mut self, event: Event) {
+        (self.config.on_event)(&event);
         match &event {
             Event::ViewChangeStarted { to, cause } => {
                 self.counters.view_changes += 1;
@@ -43,7 +44,6 @@ impl Replica {
                         "a seat's result differs from a quorum's"
                     );
                 }
-                (self.config.on_wrong_result)(event);
             }
             Event::RolledBack { seat, start, seen } => {
                 if let Some(suppressed) = self.warnings.pass() {

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use actix::SpawnHandle;
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, NodeId, Seat};
+use standin_foundation::{Digest, Epoch, Height, Lsn, Millis, NodeId, Seat, Term};
 use standin_ledger::certificate::{CommitCertificate, SeatVote};
 use standin_ledger::seat_log::{FoundLog, LogPiece, SeatFact, SeatLog, SeatLogEvent};
 use standin_ledger::{Batch, CheckpointResult, Genesis, StateMachine};
@@ -117,8 +117,11 @@ pub struct ReplicaConfig {
     pub directory: Directory,
     /// How it misbehaves, on a chain of a drill.
     pub misbehaviour: Option<Misbehaviour>,
-    /// Told of each seat whose result differs from a quorum's, with the evidence.
-    pub on_wrong_result: Box<dyn Fn(Event) + Send + Sync>,
+    /// Told of everything that the machine reports. It must not block.
+    pub on_event: Box<dyn Fn(&Event) + Send + Sync>,
+    /// Told of the first block that carries the vote of a holder that took over: its term, the block's height, and the time since it began
+    /// to speak, in ms.
+    pub on_first_block: Box<dyn Fn(Term, Height, u64) + Send + Sync>,
     /// Called when an epoch is known that was not: others hold seats in it, and its messages can be judged.
     pub on_epoch: Box<dyn Fn() + Send + Sync>,
     /// Called once when the replica must not go on; the node stops.
@@ -340,8 +343,9 @@ impl Replica {
         let (seat, term) = (self.config.signer.seat, self.config.signer.writer.term);
         let is_own = |vote: &SeatVote| vote.seat == seat && vote.term == term;
         if self.began_to_speak.is_some() && self.speaks() && certificate.votes.iter().any(is_own) {
-            let ms = self.began_to_speak.take().map(|began| began.elapsed().as_millis() as u64);
+            let ms = self.began_to_speak.take().map_or(0, |began| began.elapsed().as_millis() as u64);
             tracing::info!(height = certificate.height.0, ms, "first block");
+            (self.config.on_first_block)(term, certificate.height, ms);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What goes wrong, and what may.
 
-use standin_ledger::Grant;
 use standin_ledger::grant::Cause;
+use standin_ledger::{Grant, SignedGrant};
 
 use super::*;
 
@@ -61,7 +61,8 @@ impl World {
             }
             Fault::Wipe(index) if self.may_wipe(index) => {
                 let node = &self.nodes[index];
-                if node.member().facts().grant.as_ref().is_some_and(|grant| grant.grant.cause == Cause::Ordered) {
+                let is_ordered = |grant: &SignedGrant| grant.grant.cause == Cause::Ordered;
+                if self.named.contains(&index) || node.member().facts().grant.as_ref().is_some_and(is_ordered) {
                     self.lost_all = Some(node.setup.seat);
                 }
                 self.fault(Fault::Kill(index))?;
@@ -166,18 +167,22 @@ impl World {
         node.up
             && !in_flight
             && !self.irreplaceable.contains(&index)
+            && (!self.named.contains(&index) || self.may_strand(node.setup.seat))
             && !node.member().is_asking()
             && (self.nodes.iter().any(|other| is_whole(other) && knows_newest(other))
                 || self.may_lose_all(index, grant))
     }
 
-    /// The only log of a seat that the chain has named may be lost as long as that is the only faulty seat.
+    /// The only log of a seat that the chain has named may be lost.
     fn may_lose_all(&self, index: NodeIndex, grant: &Grant) -> bool {
-        let seat = self.nodes[index].setup.seat;
+        let holds = grant.cause == Cause::Ordered && grant.holder_id() == self.nodes[index].setup.id;
+        holds && self.may_strand(self.nodes[index].setup.seat)
+    }
+
+    /// A seat may have nobody who can speak for it, as long as it is the only faulty one.
+    fn may_strand(&self, seat: Seat) -> bool {
         let is_first = self.lost_all.is_none_or(|lost| lost == seat);
         let are_correct = (0..self.nodes.len()).all(|other| self.waiting.contains(&other) || self.is_correct(other));
-        let seats = self.nodes[index].setup.genesis.seats.len();
-        let holds = grant.cause == Cause::Ordered && grant.holder_id() == self.nodes[index].setup.id;
-        holds && is_first && are_correct && seats > 3 && !self.removes
+        is_first && are_correct && self.nodes[0].setup.genesis.seats.len() > 3 && !self.removes
     }
 }

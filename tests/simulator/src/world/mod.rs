@@ -91,6 +91,8 @@ pub struct World {
     irreplaceable: BTreeSet<NodeIndex>,
     /// The seat whose only log has been lost.
     lost_all: Option<Seat>,
+    /// Nodes that an order names, or named: a disk that is lost before it takes effect strands the seat until it is named again.
+    named: BTreeSet<NodeIndex>,
     /// Nodes whose cluster has not been given a seat yet.
     waiting: BTreeSet<NodeIndex>,
     /// A cluster was to be removed.
@@ -126,6 +128,7 @@ impl World {
             nodes: Vec::new(),
             irreplaceable: BTreeSet::new(),
             lost_all: None,
+            named: BTreeSet::new(),
             waiting: BTreeSet::new(),
             removes: false,
             auth: None,

@@ -21,6 +21,7 @@ impl World {
         }
         let Some(cluster) = self.cluster_of(index) else { return };
         let incarnation = self.auth.as_ref().map(AuthHost::incarnation).unwrap_or_default();
+        self.named.insert(index);
         let base = Base { holder: node.setup.key, disk: node.member().facts().disk, incarnation };
         let order = order(&node.setup.genesis, epoch, Change::Hold { cluster, base }, nonce);
         let anyone = self.rng.usize(0..self.nodes.len());

@@ -1,0 +1,174 @@
+//! The console over HTTP: the page, logging in, and the websocket.
+
+mod page;
+mod socket;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use actix_web::cookie::{Cookie, SameSite};
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use standin_foundation::NodeId;
+use standin_stage::Address;
+use tokio::sync::watch;
+
+use crate::actor::{ConsoleActor, unix_ms};
+use crate::login::{LOGIN_TIME, Login, LoginError, Logins};
+
+/// Websockets at one time, and of one user.
+const SOCKETS_MAX: usize = 64;
+const SOCKETS_OF_USER_MAX: usize = 16;
+/// Bytes of a login.
+const LOGIN_BYTES_MAX: usize = 4 * 1024;
+
+/// What the routes of a node's console share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Console {
+    node: NodeId,
+    name: String,
+    actor: Address<ConsoleActor>,
+    logins: Arc<Logins>,
+    sockets: Arc<Mutex<BTreeMap<String, usize>>>,
+    stopping: Arc<watch::Sender<bool>>,
+}
+
+impl Console {
+    /// The console of the node with this id and name.
+    pub fn new(node: NodeId, name: String, actor: Address<ConsoleActor>, logins: Logins) -> Self {
+        let (logins, sockets, stopping) = (Arc::new(logins), Arc::default(), Arc::new(watch::Sender::new(false)));
+        Self { node, name, actor, logins, sockets, stopping }
+    }
+
+    /// Closes all websockets: the node stops.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Adds the console's routes, below `/console`, to an Actix application.
+    pub fn routes(self) -> impl FnOnce(&mut web::ServiceConfig) {
+        move |config| {
+            config.app_data(web::Data::new(self)).route("/console", web::get().to(page::redirect)).service(
+                web::scope("/console")
+                    .app_data(web::JsonConfig::default().limit(LOGIN_BYTES_MAX))
+                    .route("/ws", web::get().to(socket::open))
+                    .route("/login", web::post().to(log_in))
+                    .route("/logout", web::post().to(log_out))
+                    .route("/me", web::get().to(me))
+                    .route("/{file:.*}", web::get().to(page::file)),
+            );
+        }
+    }
+
+    /// Cookies do not know ports: several nodes of one host must not take each other's.
+    fn cookie_name(&self) -> String {
+        format!("standin-console-{}", self.node.short())
+    }
+
+    fn secret_of(&self, request: &HttpRequest) -> Option<String> {
+        request.cookie(&self.cookie_name()).map(|cookie| cookie.value().to_owned())
+    }
+
+    fn login_of(&self, request: &HttpRequest) -> Option<Login> {
+        self.logins.find(&self.secret_of(request)?, unix_ms())
+    }
+
+    /// A place for one more websocket of this user.
+    fn seat(&self, user: &str) -> Option<Seated> {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_user = sockets.get(user).copied().unwrap_or_default();
+        if sockets.values().sum::<usize>() >= SOCKETS_MAX || of_user >= SOCKETS_OF_USER_MAX {
+            return None;
+        }
+        sockets.insert(user.to_owned(), of_user + 1);
+        Some(Seated { sockets: Arc::clone(&self.sockets), user: user.to_owned() })
+    }
+}
+
+/// Counts a websocket for as long as it is open.
+struct Seated {
+    sockets: Arc<Mutex<BTreeMap<String, usize>>>,
+    user: String,
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        match sockets.get_mut(&self.user) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(sockets.remove(&self.user)),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorView {
+    error: String,
+}
+
+fn refused(mut response: actix_web::HttpResponseBuilder, error: impl Into<String>) -> HttpResponse {
+    response.json(ErrorView { error: error.into() })
+}
+
+/// A browser says which page it acts for: any other page's acts are refused.
+fn is_own_page(request: &HttpRequest) -> bool {
+    let said = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let origin = said(header::ORIGIN).and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+    origin.is_some() && origin == said(header::HOST)
+}
+
+fn foreign_page() -> HttpResponse {
+    refused(HttpResponse::Forbidden(), "this page is not the node's own: open the console at the node's own address")
+}
+
+#[derive(Debug, Deserialize)]
+struct Token {
+    token: String,
+}
+
+async fn log_in(console: web::Data<Console>, request: HttpRequest, token: web::Json<Token>) -> HttpResponse {
+    if !is_own_page(&request) {
+        return foreign_page();
+    }
+    let opened = console.logins.log_in(&token.token, Instant::now(), unix_ms());
+    match opened {
+        Ok((secret, login)) => {
+            tracing::info!(user = login.user.name, role = ?login.user.role, "logged in at the console");
+            let cookie = Cookie::build(console.cookie_name(), secret)
+                .path("/")
+                .http_only(true)
+                .same_site(SameSite::Strict)
+                .max_age(actix_web::cookie::time::Duration::seconds(LOGIN_TIME.as_secs() as i64))
+                .finish();
+            HttpResponse::Ok().cookie(cookie).json(login.user)
+        }
+        Err(error @ LoginError::TooMany) => refused(HttpResponse::TooManyRequests(), error.to_string()),
+        Err(error) => refused(HttpResponse::Unauthorized(), error.to_string()),
+    }
+}
+
+async fn log_out(console: web::Data<Console>, request: HttpRequest) -> HttpResponse {
+    if !is_own_page(&request) {
+        return foreign_page();
+    }
+    if let Some(secret) = console.secret_of(&request) {
+        console.logins.log_out(&secret);
+    }
+    let mut cookie = Cookie::build(console.cookie_name(), "").path("/").finish();
+    cookie.make_removal();
+    HttpResponse::NoContent().cookie(cookie).finish()
+}
+
+/// Who is logged in.
+async fn me(console: web::Data<Console>, request: HttpRequest) -> HttpResponse {
+    match console.login_of(&request) {
+        Some(login) => HttpResponse::Ok().json(login.user),
+        None => not_logged_in(),
+    }
+}
+
+fn not_logged_in() -> HttpResponse {
+    refused(HttpResponse::Unauthorized(), "nobody is logged in: make a link with `standin console-token`")
+}

@@ -1,0 +1,60 @@
+// The page: a header, and the views.
+import { render } from "preact";
+import { html } from "./html.js";
+import { clusters, connection, gaps, height, hello, members, nodes } from "./store.js";
+import { logIn } from "./socket.js";
+import { Topology } from "./views/topology.js";
+import { Timeline } from "./views/timeline.js";
+
+const STATES = {
+  connecting: "connecting…",
+  live: "live",
+  reconnecting: "reconnecting…",
+  "logged out": "not logged in",
+};
+
+function Header() {
+  const { state, why } = connection.value;
+  return html`<header>
+    <h1><span class="mark" aria-hidden="true"></span>Standin <small>${hello.value?.node ?? ""}</small></h1>
+    <p class="connection ${state.replace(" ", "-")}" role="status" title=${why}>
+      <span class="dot" aria-hidden="true"></span>${STATES[state]}</p>
+  </header>`;
+}
+
+function Summary() {
+  const live = nodes.value.filter((node) => node.state === "live").length;
+  const held = clusters.value.filter((cluster) => cluster.held).length;
+  const rate = Math.max(0, ...members.value.map((node) => node.tps ?? 0));
+  const all = clusters.value.length;
+  return html`<dl class="summary">
+    <div class=${live < nodes.value.length ? "warn" : ""}><dt>nodes live</dt><dd>${live}<small> of ${nodes.value.length}</small></dd></div>
+    <div class=${held < all ? "bad" : ""}><dt>seats held</dt><dd>${held}<small> of ${all}</small></dd></div>
+    <div><dt>height</dt><dd>${height.value.toLocaleString("en")}</dd></div>
+    <div><dt>transactions a second</dt><dd>${Math.round(rate).toLocaleString("en")}</dd></div>
+  </dl>`;
+}
+
+function LoggedOut() {
+  return html`<section class="notice"><h2>You are not logged in</h2>
+    ${connection.value.why && html`<p>${connection.value.why}</p>`}
+    <p>Whoever may write to the node's folder makes a link, which opens once:</p>
+    <pre>standin console-token -c NODE.toml</pre></section>`;
+}
+
+function App() {
+  if (connection.value.state === "logged out") return html`<${Header} /><main><${LoggedOut} /></main>`;
+  if (!hello.value) return html`<${Header} /><main><p class="empty">Waiting for the node…</p></main>`;
+  const stale = connection.value.state !== "live";
+  return html`<${Header} />
+    <main class=${stale ? "stale" : ""}>
+      ${stale && html`<p class="notice" role="alert">The connection to ${hello.value.node} is lost: what you see is what it last told. ${connection.value.why}</p>`}
+      <${Summary} />
+      <${Topology} />
+      <${Timeline} />
+    </main>
+    <footer>${hello.value.user.name}, ${hello.value.user.role} · standin ${hello.value.version} · gaps in the feed: ${gaps}</footer>`;
+}
+
+render(html`<${App} />`, document.body);
+logIn();

@@ -1,0 +1,272 @@
+//! What a node shows of itself in the console: its views, and what happens at it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use standin_auth::actor::{AskClusters, AuthActor};
+use standin_cluster::actor::{AskMember, MemberActor, MemberStatus};
+use standin_consensus::Event as ReplicaEvent;
+use standin_consensus::actor::{AskStatus, Replica};
+use standin_console::actor::{ConsoleActor, ConsoleConfig, Happened, Lost, NODES, Row, Rows, View, Views, unix_ms};
+use standin_console::http::Console;
+use standin_console::login::Logins;
+use standin_console::{Happening, Kind};
+use standin_foundation::{Height, NodeId};
+use standin_ledger::{EpochStart, Grant, GrantBook, MemberBook};
+use standin_stage::bridge::Peers;
+use standin_stage::{Address, Cell};
+
+use crate::config::{NodeConfig, NodeRole};
+
+/// An actor that does not answer within this time shows nothing.
+const ASK_TIME: Duration = Duration::from_millis(400);
+/// Where an auth node stands, by the layouts.
+const WITNESS: &str = "witness";
+
+/// Tells the console of what happens. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Teller {
+    console: Address<ConsoleActor>,
+    cluster: Option<String>,
+    /// How long the last hand-over to this node took until it spoke, in ms.
+    spoke: Arc<Mutex<Option<u64>>>,
+}
+
+impl Teller {
+    pub(super) fn new(console: Address<ConsoleActor>, cluster: Option<String>) -> Self {
+        Self { console, cluster, spoke: Arc::default() }
+    }
+
+    fn tell(&self, kind: Kind, term: Option<u64>, ms: Option<u64>, detail: impl Into<String>) {
+        self.tell_of(self.cluster.clone(), kind, term, ms, detail.into());
+    }
+
+    fn tell_of(&self, cluster: Option<String>, kind: Kind, term: Option<u64>, ms: Option<u64>, detail: String) {
+        let happening = Happening { at_ms: unix_ms(), kind, cluster, term, ms, detail };
+        // A full mailbox: what is not shown stands in the log, and the actor counts it.
+        drop(self.console.tell(Happened(happening)));
+    }
+
+    /// The steps of a hand-over.
+    pub(super) fn member(&self, event: &standin_cluster::Event, ms: Option<u64>) {
+        use standin_cluster::Event as Of;
+        match event {
+            Of::Suspected { term, cause } => {
+                self.tell(Kind::Suspected, Some(term.0), ms, format!("{cause:?}").to_lowercase());
+            }
+            Of::Asked { term, what } => self.tell(Kind::Asked, Some(term.0), ms, *what),
+            Of::Granted { term, holder, in_sync } => {
+                let set = in_sync.iter().map(|node| node.short()).collect::<Vec<_>>().join(" ");
+                self.tell(Kind::Granted, Some(term.0), ms, format!("to {}, in sync {set}", holder.short()));
+            }
+            Of::Fenced { term } => self.tell(Kind::Fenced, Some(term.0), ms, ""),
+            Of::Activated { writer } => {
+                *self.spoke.lock().unwrap_or_else(PoisonError::into_inner) = ms;
+                self.tell(Kind::Active, Some(writer.term.0), ms, "");
+            }
+            Of::Refused(why) => self.tell(Kind::Refused, None, ms, why.to_string()),
+            Of::CutBack { records } => self.tell(Kind::CutBack, None, ms, format!("{records} records")),
+            fault => self.tell(Kind::Fault, None, ms, format!("{fault:?}")),
+        }
+    }
+
+    /// The last step of one.
+    pub(super) fn first_block(&self, term: u64, height: Height, ms: u64) {
+        let spoke = self.spoke.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.tell(Kind::FirstBlock, Some(term), spoke.map(|spoke| spoke + ms), format!("block {height}"));
+    }
+
+    /// Another seat's grant is known.
+    pub(super) fn notified(&self, grant: &Grant) {
+        let (cluster, term) = (grant.cluster.to_string(), grant.term.0);
+        let detail = format!("held by {}", grant.holder_id().short());
+        self.tell_of(Some(cluster), Kind::Notified, Some(term), None, detail);
+    }
+
+    /// What the replica reports.
+    pub(super) fn replica(&self, event: &ReplicaEvent) {
+        use ReplicaEvent as Of;
+        let (kind, detail) = match event {
+            Of::ViewChangeStarted { to, cause } => (Kind::ViewLeft, format!("for view {}: {cause:?}", to.0)),
+            Of::ViewEntered { view, primary } => (Kind::ViewBegan, format!("view {}, led by seat {primary}", view.0)),
+            Of::EpochBegan(EpochStart { epoch, after, .. }) => {
+                (Kind::EpochBegan, format!("epoch {epoch} after block {after}"))
+            }
+            Of::CatchUpStarted { target, snapshot } => {
+                let how = if *snapshot { "by a snapshot" } else { "by blocks" };
+                (Kind::CatchingUp, format!("to block {target}, {how}"))
+            }
+            Of::WrongResult { seat, result, .. } => {
+                (Kind::WrongResult, format!("seat {seat} at block {}", result.height))
+            }
+            Of::Equivocation { seat, .. } => (Kind::Equivocation, format!("seat {seat} contradicts itself")),
+            Of::RolledBack { seat, start, seen } => {
+                (Kind::RolledBack, format!("seat {seat}: its log begins at {start}, {seen} was seen"))
+            }
+            Of::BatchRefused { .. } | Of::BadTransfer { .. } => return,
+            Of::Removed(_) => (Kind::Fault, "the chain has removed this node's cluster".to_owned()),
+            fault => (Kind::Fault, format!("{fault:?}")),
+        };
+        self.tell(kind, None, None, detail);
+    }
+
+    /// Another node closed its connection.
+    pub(super) fn lost(&self, node: NodeId) {
+        drop(self.console.tell(Lost(node)));
+    }
+}
+
+/// The console of a node: its actor, and what its routes share.
+pub(super) fn start(
+    config: &NodeConfig,
+    node: NodeId,
+    peers: Peers,
+    roster: impl Fn() -> BTreeMap<NodeId, Row> + Send + Sync + 'static,
+) -> (Cell<ConsoleActor>, Console, Views) {
+    let views = Views::default();
+    let (name, roster) = (config.name.clone(), Box::new(roster));
+    let cell = ConsoleActor::start(ConsoleConfig { node, name, peers, views: views.clone(), roster });
+    let logins = Logins::new(&config.data_dir);
+    let console = Console::new(node, config.name.clone(), cell.address().clone(), logins);
+    (cell, console, views)
+}
+
+/// All nodes that a member knows of: where each belongs is the auth node's and the chain's word.
+pub(super) fn roster(
+    config: &NodeConfig,
+    book: Arc<GrantBook>,
+    members: Arc<MemberBook>,
+) -> impl Fn() -> BTreeMap<NodeId, Row> + use<> {
+    let auths = auth_rows(config);
+    move || {
+        let table = book.newest_table();
+        let all = members.all().into_iter().map(|(seat, member)| {
+            let cluster = table.seats.get(&seat).map(|seat| seat.cluster.to_string());
+            let known = json!({ "kind": "member", "seat": seat.0, "cluster": cluster, "site": member.site });
+            (member.key.node_id(), row(known))
+        });
+        all.chain(auths.clone()).collect()
+    }
+}
+
+/// All nodes that an auth node knows of.
+pub(super) fn auth_roster(
+    config: &NodeConfig,
+    node: NodeId,
+    genesis: &standin_ledger::Genesis,
+) -> impl Fn() -> BTreeMap<NodeId, Row> + use<> {
+    let own = (node, row(json!({ "kind": "auth", "site": WITNESS })));
+    let members = genesis.seats.iter().enumerate().flat_map(|(seat, descriptor)| {
+        let of = move |member: &standin_ledger::MemberDescriptor| {
+            let known = json!({ "kind": "member", "seat": seat, "cluster": descriptor.cluster.to_string(), "site": member.site });
+            (member.key.node_id(), row(known))
+        };
+        descriptor.members.iter().map(of)
+    });
+    let all: BTreeMap<_, _> = members.chain(auth_rows(config)).chain([own]).collect();
+    move || all.clone()
+}
+
+fn auth_rows(config: &NodeConfig) -> Vec<(NodeId, Row)> {
+    let auths = config.peers.iter().filter(|peer| peer.role == NodeRole::Auth);
+    auths.map(|peer| (peer.key.node_id(), row(json!({ "kind": "auth", "site": WITNESS })))).collect()
+}
+
+fn row(fields: Value) -> Row {
+    match fields {
+        Value::Object(row) => row,
+        _ => Row::new(),
+    }
+}
+
+/// A member's own row.
+pub(super) struct MemberView {
+    pub(super) name: String,
+    pub(super) node: NodeId,
+    pub(super) replica: Address<Replica>,
+    pub(super) member: Address<MemberActor>,
+    /// When transactions were last counted, and how many there were.
+    pub(super) counted: Arc<Mutex<Option<(Instant, u64)>>>,
+}
+
+impl View for MemberView {
+    fn table(&self) -> &'static str {
+        NODES
+    }
+
+    fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
+        let (replica, member) = (self.replica.clone(), self.member.clone());
+        let (name, node, counted) = (self.name.clone(), self.node, Arc::clone(&self.counted));
+        Box::pin(async move {
+            let mut shown = row(json!({ "name": name }));
+            if let Ok(status) = replica.ask(AskStatus, ASK_TIME).await {
+                let transactions = status.counters.transactions;
+                let before =
+                    counted.lock().unwrap_or_else(PoisonError::into_inner).replace((Instant::now(), transactions));
+                let rate = before.map(|(at, count)| {
+                    (transactions.saturating_sub(count) as f64 / at.elapsed().as_secs_f64()).round()
+                });
+                shown.extend(row(json!({
+                    "height": status.executed.0,
+                    "committed": status.status.committed.0,
+                    "stable": status.status.stable.0,
+                    "epoch": status.status.epoch.0,
+                    "view": status.status.view.0,
+                    "changing_to": status.status.changing_to.map(|view| view.0),
+                    "primary": status.primary.0,
+                    "removed": status.removed.then_some(true),
+                    "waiting": status.waiting,
+                    "tps": rate,
+                })));
+            }
+            if let Ok(MemberStatus { view, .. }) = member.ask(AskMember, ASK_TIME).await {
+                let role = match (view.active, view.standby == Some(node)) {
+                    (true, _) => "active",
+                    (false, true) => "standby",
+                    (false, false) => "reserve",
+                };
+                shown.extend(row(json!({
+                    "role": role,
+                    "term": view.term.0,
+                    "holder": view.holder.map(|node| node.to_string()),
+                    "in_sync": view.in_sync.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                    "complete": view.complete || view.active,
+                    "head": view.head,
+                    "sound": view.sound,
+                    "released": view.released,
+                    "suspicion": view.suspicion.map(|(cause, _)| format!("{cause:?}").to_lowercase()),
+                })));
+            }
+            vec![(String::new(), shown)]
+        })
+    }
+}
+
+/// An auth node's own row.
+pub(super) struct AuthView {
+    pub(super) name: String,
+    pub(super) auth: Address<AuthActor>,
+}
+
+impl View for AuthView {
+    fn table(&self) -> &'static str {
+        NODES
+    }
+
+    fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
+        let (name, auth) = (self.name.clone(), self.auth.clone());
+        Box::pin(async move {
+            let clusters = auth.ask(AskClusters, ASK_TIME).await;
+            let register = match &clusters {
+                Ok(clusters) => format!("{} clusters", clusters.len()),
+                Err(error) => format!("the register does not answer: {error}"),
+            };
+            let shown = json!({ "name": name, "kind": "auth", "site": WITNESS, "register": register });
+            vec![(String::new(), row(shown))]
+        })
+    }
+}

@@ -1,0 +1,235 @@
+//! The admin console of a running node, as a browser and as those who are none see it.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+use crate::network::{TestNetwork, data, run, told};
+
+/// Longer than anything here takes.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// A node's console, as one browser sees it.
+struct Browser {
+    /// Host and port.
+    host: String,
+    cookie: String,
+}
+
+impl Browser {
+    fn link(network: &TestNetwork, seat: usize, role: &str) -> (String, String) {
+        let config = network.config(seat);
+        let output = run(&["console-token", "-c", config.to_str().unwrap(), "--user", "ops", "--role", role]);
+        assert_eq!(told(&output).0, 0, "{}", told(&output).1);
+        let link = data(&output).trim().to_owned();
+        let (address, token) = link.split_once("/console/#t=").unwrap();
+        (address.trim_start_matches("http://").to_owned(), token.to_owned())
+    }
+
+    async fn post_login(host: &str, origin: &str, token: &str) -> (u16, Option<String>) {
+        let request =
+            awc::Client::default().post(format!("http://{host}/console/login")).insert_header(("origin", origin));
+        let answer = request.send_json(&json!({ "token": token })).await.unwrap();
+        let cookie = answer.headers().get("set-cookie").map(|value| value.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), cookie)
+    }
+
+    async fn log_in(network: &TestNetwork, seat: usize) -> Self {
+        let (host, token) = Self::link(network, seat, "viewer");
+        let (status, cookie) = Self::post_login(&host, &format!("http://{host}"), &token).await;
+        assert_eq!(status, 200);
+        let cookie = cookie.unwrap();
+        for rule in ["HttpOnly", "SameSite=Strict"] {
+            assert!(cookie.contains(rule), "{cookie}");
+        }
+        Self { host, cookie: cookie.split(';').next().unwrap().to_owned() }
+    }
+
+    async fn upgrade(&self, origin: Option<&str>, cookie: &str) -> Result<WebSocketStream<TcpStream>, u16> {
+        let mut request = format!("ws://{}/console/ws", self.host).into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "standin-console.v1".parse().unwrap());
+        request.headers_mut().insert("cookie", cookie.parse().unwrap());
+        if let Some(origin) = origin {
+            request.headers_mut().insert("origin", origin.parse().unwrap());
+        }
+        let stream = TcpStream::connect(&self.host).await.unwrap();
+        match client_async(request, stream).await {
+            Ok((socket, answer)) => {
+                assert_eq!(answer.headers()["sec-websocket-protocol"], "standin-console.v1");
+                Ok(socket)
+            }
+            Err(Error::Http(answer)) => Err(answer.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn open(&self) -> Page {
+        let origin = format!("http://{}", self.host);
+        let mut page = Page { socket: self.upgrade(Some(&origin), &self.cookie).await.unwrap() };
+        let hello = page.next().await;
+        assert_eq!((&hello["t"], &hello["proto"]), (&json!("hello"), &json!(1)), "{hello}");
+        assert_eq!(hello["user"], json!({ "name": "ops", "role": "viewer" }));
+        page
+    }
+
+    async fn get(&self, path: &str, tag: Option<&str>) -> (u16, String, String) {
+        let mut request = awc::Client::default().get(format!("http://{}{path}", self.host));
+        if let Some(tag) = tag {
+            request = request.insert_header(("if-none-match", tag));
+        }
+        let mut answer = request.send().await.unwrap();
+        let header = |name: &str| answer.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
+        let (tag, policy) = (header("etag"), header("content-security-policy"));
+        assert!(answer.body().await.is_ok());
+        (answer.status().as_u16(), tag, policy)
+    }
+}
+
+/// An open websocket.
+struct Page {
+    socket: WebSocketStream<TcpStream>,
+}
+
+impl Page {
+    async fn frame(&mut self) -> Message {
+        tokio::time::timeout(WITHIN, self.socket.next()).await.expect("nothing came").unwrap().unwrap()
+    }
+
+    async fn next(&mut self) -> Value {
+        loop {
+            if let Message::Text(text) = self.frame().await {
+                return serde_json::from_str(&text).unwrap();
+            }
+        }
+    }
+
+    async fn say(&mut self, text: impl Into<String>) {
+        self.socket.send(Message::text(text.into())).await.unwrap();
+    }
+
+    async fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let message = self.next().await;
+            if fits(&message) {
+                return message;
+            }
+        }
+    }
+
+    /// Follows the table of nodes until it is so.
+    async fn until_nodes(&mut self, rows: &mut serde_json::Map<String, Value>, fits: impl Fn(&[Value]) -> bool) {
+        loop {
+            let all: Vec<_> = rows.values().cloned().collect();
+            if fits(&all) {
+                return;
+            }
+            let message = self.next().await;
+            if message["t"] == "snap" {
+                *rows = message["data"].as_object().unwrap().clone();
+            }
+            for delta in message["d"].as_array().into_iter().flatten().filter(|delta| delta["topic"] == "nodes") {
+                for (key, change) in delta["patch"].as_object().unwrap() {
+                    let row = rows.entry(key).or_insert_with(|| json!({})).as_object_mut().unwrap();
+                    row.extend(change.as_object().unwrap().clone());
+                }
+            }
+        }
+    }
+
+    async fn closed_with(&mut self) -> u16 {
+        loop {
+            if let Message::Close(frame) = self.frame().await {
+                return frame.map_or(0, |frame| frame.code.into());
+            }
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn the_console_shows_all_nodes_and_a_killed_one_at_once() {
+    let mut network = TestNetwork::start();
+    let browser = Browser::log_in(&network, 1).await;
+    let mut page = browser.open().await;
+    page.say(r#"{"t":"sub","id":1,"topic":"nodes"}"#).await;
+    let mut rows = serde_json::Map::new();
+    let all_live =
+        |rows: &[Value]| rows.len() == 4 && rows.iter().all(|row| row["state"] == "live" && row["name"].is_string());
+    page.until_nodes(&mut rows, all_live).await;
+    network.kill(3);
+    let is_gone = |rows: &[Value]| rows.iter().any(|row| row["name"] == "s3" && row["state"] == "unreachable");
+    page.until_nodes(&mut rows, is_gone).await;
+    let gone = rows.values().filter(|row| row["state"] != "live").count();
+    assert_eq!(gone, 1, "{rows:?}");
+    network.start_node(3);
+    page.until_nodes(&mut rows, all_live).await;
+    network.stop(1);
+    assert_eq!(page.closed_with().await, u16::from(CloseCode::Restart), "the page is told that it may come back");
+    network.wait_stopped();
+    network.start_node(1);
+    network.wait_all_ready();
+    drop(browser.open().await);
+}
+
+#[actix_rt::test]
+async fn whoever_may_not_see_the_console_is_refused() {
+    let network = TestNetwork::start();
+    let (host, token) = Browser::link(&network, 1, "viewer");
+    let own = format!("http://{host}");
+    for foreign in ["http://evil.example", "null", &format!("http://evil.example/{host}")] {
+        assert_eq!(Browser::post_login(&host, foreign, &token).await.0, 403, "{foreign}");
+    }
+    assert_eq!(Browser::post_login(&host, &own, "guessed").await.0, 401);
+    assert_eq!(Browser::post_login(&host, &own, &token).await.0, 200);
+    assert_eq!(Browser::post_login(&host, &own, &token).await.0, 401, "a link opens once");
+    let browser = Browser::log_in(&network, 1).await;
+    assert_eq!(browser.upgrade(Some(&own), "").await.err(), Some(401));
+    assert_eq!(browser.upgrade(Some(&own), "standin-console-0=x").await.err(), Some(401));
+    assert_eq!(browser.upgrade(Some("http://evil.example"), &browser.cookie).await.err(), Some(403));
+    assert_eq!(browser.upgrade(None, &browser.cookie).await.err(), Some(403));
+    let (status, tag, policy) = browser.get("/console/", None).await;
+    assert!(status == 200 && policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert_eq!(browser.get("/console/", Some(&tag)).await.0, 304);
+    for outside in ["/console/nothing.js", "/console/../node.toml", "/console/%2e%2e/node.toml", "/console//etc/passwd"]
+    {
+        assert_eq!(browser.get(outside, None).await.0, 404, "{outside}");
+    }
+}
+
+#[actix_rt::test]
+async fn what_a_console_says_is_bounded_and_checked() {
+    let network = TestNetwork::start();
+    let browser = Browser::log_in(&network, 2).await;
+    let mut page = browser.open().await;
+    for bad in ["", "{", r#"{"t":"fly"}"#, r#"{"t":"sub","id":1,"topic":"nodes","more":1}"#] {
+        page.say(bad).await;
+        let refused = page.until(|message| message["t"] == "res").await;
+        assert_eq!((&refused["ok"], &refused["err"]["code"]), (&json!(false), &json!("malformed")), "{bad}: {refused}");
+    }
+    page.say(r#"{"t":"sub","id":2,"topic":"nowhere"}"#).await;
+    let refused = page.until(|message| message["t"] == "res" && message["ok"] == false).await;
+    assert_eq!(refused["err"]["code"], "unknown_topic");
+    let mut giant = browser.open().await;
+    giant.say("x".repeat(65_537)).await;
+    assert_eq!(giant.closed_with().await, u16::from(CloseCode::Size));
+    let mut flood = browser.open().await;
+    for id in 0..100 {
+        // Closed at last: what is still said is not heard.
+        if flood.socket.send(Message::text(format!(r#"{{"t":"ping","id":{id}}}"#))).await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(flood.closed_with().await, 4429);
+    let mut open = Vec::new();
+    while let Ok(socket) = browser.upgrade(Some(&format!("http://{}", browser.host)), &browser.cookie).await {
+        open.push(socket);
+    }
+    assert!((8..=16).contains(&open.len()), "{} are open", open.len());
+    page.say(r#"{"t":"ping","id":9}"#).await;
+    assert_eq!(page.until(|message| message["id"] == 9).await["ok"], true, "the first is served as before");
+}
