@@ -18,7 +18,7 @@ use standin_stage::bridge::{Bridge, OnDown, Roster, Router};
 use standin_stage::{Address, CallError, Cell, Registry};
 use tokio::sync::watch;
 
-use super::console::{self, AuthView, Teller};
+use super::console::{self, AuthView, Listed, Teller};
 use super::members::admit;
 use super::{NodeError, bridge_of, cell_for_one, told};
 use crate::config::{AuthSection, ConfigError, Fault, NodeConfig};
@@ -88,15 +88,17 @@ impl AuthNode {
             on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
         };
         let node = bridge.key.public().node_id();
-        let listed = console::auth_roster(config, node, &setup.genesis);
-        let (console_cell, page, views) = console::start(config, node, prepared.clone(), listed);
+        let listed = Listed::new(config, node, &setup.genesis);
+        let roster_of = listed.clone();
+        let (console_cell, page, views) = console::start(config, node, prepared.clone(), move || roster_of.all());
         let teller = Teller::new(console_cell.address().clone(), None);
         let (auth, made) = cell_for_one::<AuthActor>("auth");
         // The receiver lives as long as the cell.
         drop(made.send(AuthActor::new(setup)));
         let router =
             Router::default().ask_as::<Request, _, _>(auth.address().clone(), |from, request| Asked { from, request });
-        views.set(vec![Box::new(AuthView { name: config.name.clone(), auth: auth.address().clone() })]);
+        let (name, address) = (config.name.clone(), auth.address().clone());
+        views.set(vec![Box::new(AuthView { name, auth: address, genesis: Arc::clone(&genesis), listed })]);
         let router = standin_console::actor::routes(router, console_cell.address());
         let on_down = OnDown(Box::new(move |node| teller.lost(node)));
         let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, Some(on_down))?;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use standin_auth::actor::{AskClusters, AuthActor};
+use standin_auth::actor::{AskClusters, AuthActor, ClusterView};
 use standin_cluster::actor::{AskMember, MemberActor, MemberStatus};
 use standin_consensus::Event as ReplicaEvent;
 use standin_consensus::actor::{AskStatus, Replica};
@@ -15,8 +15,8 @@ use standin_console::actor::{ConsoleActor, ConsoleConfig, Happened, Lost, NODES,
 use standin_console::http::Console;
 use standin_console::login::Logins;
 use standin_console::{Happening, Kind};
-use standin_foundation::{Height, NodeId};
-use standin_ledger::{EpochStart, Grant, GrantBook, MemberBook};
+use standin_foundation::{ClusterId, Height, NodeId};
+use standin_ledger::{EpochStart, Genesis, Grant, GrantBook, MemberBook, MemberDescriptor};
 use standin_stage::bridge::Peers;
 use standin_stage::{Address, Cell};
 
@@ -153,22 +153,41 @@ pub(super) fn roster(
     }
 }
 
-/// All nodes that an auth node knows of.
-pub(super) fn auth_roster(
-    config: &NodeConfig,
-    node: NodeId,
-    genesis: &standin_ledger::Genesis,
-) -> impl Fn() -> BTreeMap<NodeId, Row> + use<> {
-    let own = (node, row(json!({ "kind": "auth", "site": WITNESS })));
-    let members = genesis.seats.iter().enumerate().flat_map(|(seat, descriptor)| {
-        let of = move |member: &standin_ledger::MemberDescriptor| {
-            let known = json!({ "kind": "member", "seat": seat, "cluster": descriptor.cluster.to_string(), "site": member.site });
-            (member.key.node_id(), row(known))
-        };
-        descriptor.members.iter().map(of)
-    });
-    let all: BTreeMap<_, _> = members.chain(auth_rows(config)).chain([own]).collect();
-    move || all.clone()
+/// All nodes that an auth node knows of: its view keeps the list.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Listed(Arc<Mutex<BTreeMap<NodeId, Row>>>);
+
+impl Listed {
+    /// Those of the genesis, the configured auth nodes, and this node itself.
+    pub(super) fn new(config: &NodeConfig, node: NodeId, genesis: &Genesis) -> Self {
+        let own = (node, row(json!({ "kind": "auth", "site": WITNESS })));
+        let members = genesis.seats.iter().enumerate().flat_map(|(seat, descriptor)| {
+            let of = move |member: &MemberDescriptor| {
+                (member.key.node_id(), member_row(Some(seat), &descriptor.cluster, &member.site))
+            };
+            descriptor.members.iter().map(of)
+        });
+        Self(Arc::new(Mutex::new(members.chain(auth_rows(config)).chain([own]).collect())))
+    }
+
+    pub(super) fn all(&self) -> BTreeMap<NodeId, Row> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes in who is admitted to a cluster.
+    fn take(&self, genesis: &Genesis, view: &ClusterView) {
+        let seat = genesis.seats.iter().position(|seat| seat.cluster == view.cluster);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|node, row| {
+            row.get("cluster") != Some(&json!(view.cluster.to_string())) || view.admitted.contains_key(node)
+        });
+        let admitted = view.admitted.iter();
+        all.extend(admitted.map(|(node, member)| (*node, member_row(seat, &view.cluster, &member.site))));
+    }
+}
+
+fn member_row(seat: Option<usize>, cluster: &ClusterId, site: &str) -> Row {
+    row(json!({ "kind": "member", "seat": seat, "cluster": cluster.to_string(), "site": site }))
 }
 
 fn auth_rows(config: &NodeConfig) -> Vec<(NodeId, Row)> {
@@ -250,6 +269,8 @@ impl View for MemberView {
 pub(super) struct AuthView {
     pub(super) name: String,
     pub(super) auth: Address<AuthActor>,
+    pub(super) genesis: Arc<Genesis>,
+    pub(super) listed: Listed,
 }
 
 impl View for AuthView {
@@ -259,10 +280,14 @@ impl View for AuthView {
 
     fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
         let (name, auth) = (self.name.clone(), self.auth.clone());
+        let (genesis, listed) = (Arc::clone(&self.genesis), self.listed.clone());
         Box::pin(async move {
             let clusters = auth.ask(AskClusters, ASK_TIME).await;
             let register = match &clusters {
-                Ok(clusters) => format!("{} clusters", clusters.len()),
+                Ok(clusters) => {
+                    clusters.iter().for_each(|view| listed.take(&genesis, view));
+                    format!("{} clusters", clusters.len())
+                }
                 Err(error) => format!("the register does not answer: {error}"),
             };
             let shown = json!({ "name": name, "kind": "auth", "site": WITNESS, "register": register });

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bad_peers;
+mod browser;
 mod console;
 mod demo;
 mod drills;

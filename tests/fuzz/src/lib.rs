@@ -10,8 +10,10 @@ use standin_auth::{Answer, Request};
 use standin_cluster::actor::Pushed;
 use standin_cluster::{Message, NodeRecord};
 use standin_consensus::{BatchPayload, Forward, Note, Record, Signed, Transfer};
+use standin_console::machine::Session;
+use standin_console::messages::Report;
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, SecretKey};
+use standin_foundation::{Digest, Millis, SecretKey};
 use standin_ledger::builtin::Operation;
 use standin_ledger::snapshot::{Chunk, Manifest};
 use standin_ledger::store::{StoredBlock, StoredCheckpoint};
@@ -22,7 +24,7 @@ use standin_stage::bridge::frame::Frame;
 pub type Target = fn(&[u8]);
 
 /// All targets with their names, which are their folders in the corpus.
-pub const TARGETS: [(&str, Target); 24] = [
+pub const TARGETS: [(&str, Target); 26] = [
     ("frame", frame),
     ("transaction", transaction),
     ("batch", batch),
@@ -47,6 +49,8 @@ pub const TARGETS: [(&str, Target); 24] = [
     ("ticket", ticket),
     ("system_transaction", wire::<SystemTransaction>),
     ("epoch_table", wire::<EpochTable>),
+    ("console_report", wire::<Report>),
+    ("console_frame", console_frame),
 ];
 
 fn frame(data: &[u8]) {
@@ -82,6 +86,13 @@ fn ticket(data: &[u8]) {
         // The corpus holds one that opens; of what was changed in it none does.
         drop(standin_auth::ticket::open(&key, &Digest::ZERO, data));
     }
+}
+
+fn console_frame(data: &[u8]) {
+    let mut session = Session::new("life".to_owned(), Millis(1), Millis(0));
+    // Whatever it says, it is answered, or closed.
+    let answered = session.received(Millis(0), &String::from_utf8_lossy(data));
+    assert!(answered.len() <= 1 && session.wants(Millis(0)).len() <= 1);
 }
 
 fn wire<T: Wire>(data: &[u8]) {

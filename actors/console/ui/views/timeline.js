@@ -1,13 +1,14 @@
 // Hand-overs step by step, in milliseconds, and everything else that happened.
 import { computed } from "@preact/signals";
 import { html } from "../html.js";
-import { nameOf, streams } from "../store.js";
+import { nameOf, nodes, streams } from "../store.js";
 
 const STEPS = ["suspected", "asked", "granted", "fenced", "active", "first block"];
 const SHOWN = 8;
 const LISTED = 200;
 
-// The steps of one cluster between two suspicions belong together: those that tell the same term, or the one that it ends.
+// The steps that tell one term belong together, with the suspicion and the request that ended the one before. What no suspicion
+// and no resignation began, as when a network starts, took nobody's place.
 const handOvers = computed(() => {
   const found = new Map();
   for (const event of streams.events.value) {
@@ -21,8 +22,11 @@ const handOvers = computed(() => {
     handOver.at = Math.min(handOver.at, event.at_ms);
     found.set(key, handOver);
   }
-  return [...found.values()].filter((one) => one.steps.active).sort((a, b) => b.at - a.at).slice(0, SHOWN);
+  return [...found.values()].filter((one) => one.steps.active?.ms != null).sort((a, b) => b.at - a.at).slice(0, SHOWN);
 });
+
+// Nodes are told by the beginnings of their ids: people know them by name.
+const byName = (text) => text.replace(/\b[0-9a-f]{8}\b/g, (short) => nodes.value.find((node) => node.id.startsWith(short))?.name ?? short);
 
 const time = (ms) => new Date(ms).toLocaleTimeString("en-GB") + "." + String(ms % 1000).padStart(3, "0");
 
@@ -46,7 +50,7 @@ function Events() {
     ${["when", "node", "what", "cluster", "term", "ms", "more"].map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
     <tbody>${newest.map((event) => html`<tr class="event ${event.kind.replace(" ", "-")}">
       <td>${time(event.at_ms)}</td><td>${nameOf(event.node)}</td><th scope="row">${event.kind}</th>
-      <td>${event.cluster ?? ""}</td><td>${event.term ?? ""}</td><td>${event.ms ?? ""}</td><td>${event.detail}</td></tr>`)}
+      <td>${event.cluster ?? ""}</td><td>${event.term ?? ""}</td><td>${event.ms ?? ""}</td><td>${byName(event.detail)}</td></tr>`)}
     </tbody></table></div>`;
 }
 

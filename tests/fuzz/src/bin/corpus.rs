@@ -12,6 +12,8 @@ use standin_cluster::messages::{Fact, Facts, Mark};
 use standin_cluster::{Entry, Message, NodeRecord};
 use standin_consensus::messages::{BlockTransfer, NewView, PreparedCertificate, ViewChange};
 use standin_consensus::{BatchPayload, Body, Forward, Note, Record, Signed, Status, Transfer};
+use standin_console::messages::{Report, ReportedRow};
+use standin_console::{Happening, Kind};
 use standin_foundation::wire::Wire;
 use standin_foundation::{
     ClusterId, Digest, Epoch, Height, Incarnation, Seat, SecretKey, Signature, Term, View, Writer,
@@ -120,6 +122,7 @@ fn main() {
     wire("stored_block", "small", &stored);
     wire("stored_checkpoint", "proven", &StoredCheckpoint { result, certificate: Some(stable.clone()) });
     clusters(&key, stable);
+    consoles();
 }
 
 /// What nodes of a cluster, and the auth node, say to each other.
@@ -196,6 +199,19 @@ fn clusters(key: &SecretKey, stable: CheckpointCertificate) {
     wire("node_record", "founded", &founded);
     let facts = Facts { grant: Some(grant), session: 7, complete: true, base: mark, ..Facts::default() };
     wire("node_record", "facts", &NodeRecord::Facts(Box::new(facts)));
+}
+
+/// What a console says to a node, and nodes to each other for it.
+fn consoles() {
+    let detail = "to de751b3f".to_owned();
+    let (cluster, ms) = (Some("a".to_owned()), Some(12));
+    let happened = vec![Happening { at_ms: 1, kind: Kind::Granted, cluster, term: Some(2), ms, detail }];
+    let json = r#"{"name":"a-s1","height":3}"#.to_owned();
+    let rows = vec![ReportedRow { topic: "nodes".to_owned(), key: String::new(), json }];
+    wire("console_report", "rows", &Report { life: 7, rows, from: 3, happened });
+    let subscribes = r#"{"t":"sub","id":1,"topic":"events","filter":{"cluster":"a"},"since":{"epoch":"life","seq":3}}"#;
+    write("console_frame", "subscribe", subscribes.as_bytes());
+    write("console_frame", "ping", br#"{"t":"ping","id":2}"#);
 }
 
 fn wire<T: Wire>(target: &str, name: &str, value: &T) {

@@ -1,0 +1,191 @@
+// The console's page in a browser, against a network of real node processes.
+//   node console.mjs PATH-OF-STANDIN [FOLDER-FOR-SCREENSHOTS]
+// Prints what it saw, and ends with 1 at the first thing that is not as it should be.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { readFileSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import { chromium } from "playwright-core";
+
+const [standin, shots] = process.argv.slice(2);
+const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
+const WITHIN = { timeout: 30_000 };
+
+// A network that ends by itself, and whose console's link is on stderr.
+function demo() {
+  const child = spawn(standin, ["demo", "--for", "300", "--rate", "50"], { stdio: ["ignore", "ignore", "pipe"] });
+  const link = new Promise((resolve, reject) => {
+    let said = "";
+    child.stderr.on("data", (data) => {
+      said += data;
+      const found = said.match(/^console: +(\S+)$/m);
+      if (found) resolve(found[1]);
+    });
+    child.on("exit", () => reject(new Error(`the demo ended: ${said}`)));
+  });
+  return { child, link };
+}
+
+// The process of the demo's node with this name: its number, and its command line.
+function processOf(name, parent) {
+  for (const pid of readdirSync("/proc").filter((entry) => /^\d+$/.test(entry))) {
+    try {
+      const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+      const line = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").slice(0, -1);
+      const isChild = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]) === parent;
+      if (isChild && line.some((part) => part.includes(`/${name}/`) || part.endsWith(`/${name}.toml`))) return { pid: Number(pid), line };
+    } catch {
+      // It has ended meanwhile.
+    }
+  }
+  throw new Error(`no process of ${name}`);
+}
+
+// Its parent may not have asked how it ended.
+async function hasEnded(pid) {
+  for (;;) {
+    try {
+      const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+      if (stat.slice(stat.lastIndexOf(")") + 2).startsWith("Z")) return;
+    } catch {
+      return;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+async function step(name, run) {
+  const said = await run();
+  console.log(`ok  ${name}${said ? `: ${said}` : ""}`);
+}
+
+async function violations(page) {
+  await page.addScriptTag({ path: axe }).catch(() => page.evaluate(readFileSync(axe, "utf8")));
+  const found = await page.evaluate(() => globalThis.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21aa"] }));
+  return found.violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.html).slice(0, 3).join(" | ")}`);
+}
+
+const network = demo();
+let browser;
+const kept = [];
+try {
+  const link = await network.link;
+  const origin = new URL(link).origin;
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  });
+  // The policy forbids what the accessibility checker needs to be put into the page; everything else runs under it.
+  const page = await browser.newPage({ viewport: { width: 1440, height: 1000 } });
+  const [foreign, errors] = [[], []];
+  page.on("request", (request) => { if (!request.url().startsWith(origin) && !request.url().startsWith("data:")) foreign.push(request.url()); });
+  page.on("pageerror", (error) => errors.push(error.message));
+  page.on("console", (message) => { if (message.type() === "error") errors.push(message.text()); });
+  // Lets a test lose what the node sends.
+  await page.addInitScript(() => {
+    const Real = globalThis.WebSocket;
+    globalThis.WebSocket = class extends Real {
+      set onmessage(take) {
+        super.onmessage = (event) => {
+          if (globalThis.loseOne && event.data.includes('"t":"frame"')) globalThis.loseOne = false;
+          else take(event);
+        };
+      }
+    };
+  });
+
+  await step("the page shows all nodes soon after it was opened", async () => {
+    const begun = Date.now();
+    await page.goto(link);
+    await page.waitForSelector('.node[data-state="live"]', WITHIN);
+    const first = Date.now() - begun;
+    await page.waitForFunction(() => document.querySelectorAll('.node[data-state="live"]').length === 13, null, WITHIN);
+    assert.equal(new URL(page.url()).hash, "", "the token is not in the address any more");
+    return `first data after ${first} ms`;
+  });
+
+  await step("light and dark, wide and narrow: nothing that a screen reader cannot tell", async () => {
+    const looks = [["light", 1440, 1000], ["dark", 1440, 1000], ["light", 390, 844], ["dark", 390, 844]];
+    for (const [scheme, width, height] of looks) {
+      await page.emulateMedia({ colorScheme: scheme });
+      await page.setViewportSize({ width, height });
+      if (shots) await page.screenshot({ path: `${shots}/console-${scheme}-${width}.png`, fullPage: width > 600 });
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      assert.ok(wide <= 0, `${width} px: the page is ${wide} px too wide`);
+    }
+    await page.setViewportSize({ width: 1440, height: 1000 });
+    const checked = await browser.newContext({ bypassCSP: true, storageState: await page.context().storageState() });
+    for (const scheme of ["light", "dark"]) {
+      const other = await checked.newPage();
+      await other.emulateMedia({ colorScheme: scheme });
+      await other.goto(`${origin}/console/`);
+      await other.waitForSelector('.node[data-state="live"]', WITHIN);
+      assert.deepEqual(await violations(other), [], scheme);
+    }
+    await checked.close();
+  });
+
+  await step("a killed active is shown, and the hand-over step by step", async () => {
+    const holder = await page.getAttribute(".node.holds", "data-node");
+    const { pid } = processOf(holder, network.child.pid);
+    const seen = page.evaluate((name) => new Promise((resolve) => {
+      const begun = Date.now();
+      const known = new Set([...document.querySelectorAll(".hand-over")].map((one) => one.dataset.cluster + one.dataset.term));
+      const look = () => {
+        const isGone = document.querySelector(`.node[data-node="${name}"]`)?.dataset.state === "unreachable";
+        const over = [...document.querySelectorAll(".hand-over")].find((one) => !known.has(one.dataset.cluster + one.dataset.term));
+        const steps = over ? [...over.querySelectorAll(".steps span")].map((step) => step.textContent) : [];
+        if (isGone && steps.includes("first block")) resolve({ ms: Date.now() - begun, steps });
+      };
+      new MutationObserver(look).observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
+    }), holder);
+    process.kill(pid, "SIGKILL");
+    const { ms, steps } = await Promise.race([seen, new Promise((_, reject) => setTimeout(() => reject(new Error("the hand-over was not shown")), 30_000).unref())]);
+    assert.deepEqual(steps, ["suspected", "asked", "granted", "fenced", "active", "first block"]);
+    if (shots) await page.screenshot({ path: `${shots}/console-hand-over.png`, fullPage: true });
+    return `${holder} gone and its seat handed over, all shown ${ms} ms after the kill`;
+  });
+
+  await step("what was lost on the way is noticed and had again", async () => {
+    const height = () => page.evaluate(() => Number(document.querySelectorAll(".summary dd")[2].textContent.replace(/,/g, "")));
+    await page.evaluate(() => { globalThis.loseOne = true; });
+    await page.waitForFunction(() => /gaps in the feed: [1-9]/.test(document.querySelector("footer").textContent), null, WITHIN);
+    const before = await height();
+    await page.waitForFunction((before) => Number(document.querySelectorAll(".summary dd")[2].textContent.replace(/,/g, "")) > before, before, WITHIN);
+  });
+
+  await step("a node that starts again is found again, without a new login", async () => {
+    const { pid, line } = processOf("auth", network.child.pid);
+    process.kill(pid, "SIGTERM");
+    await page.waitForSelector("main.stale", WITHIN);
+    await hasEnded(pid);
+    kept.push(spawn(line[0], line.slice(1), { stdio: "ignore" }));
+    const begun = Date.now();
+    await page.waitForSelector("main:not(.stale) .node.holds", WITHIN);
+    await page.waitForFunction(() => document.querySelectorAll('.node[data-state="live"]').length === 12, null, WITHIN);
+    return `all shown ${Date.now() - begun} ms after the start`;
+  });
+
+  await step("whoever is not logged in sees how to, and nothing else", async () => {
+    const stranger = await (await browser.newContext()).newPage();
+    await stranger.goto(link);
+    await stranger.waitForSelector("text=You are not logged in", WITHIN);
+    assert.match(await stranger.textContent("main"), /opened before/);
+    assert.equal(await stranger.locator(".node").count(), 0);
+  });
+
+  await step("nothing was asked of anybody else, and nothing went wrong", async () => {
+    assert.deepEqual(foreign, []);
+    // The browser tells of each connection that was refused while the node was away.
+    assert.deepEqual(errors.filter((error) => !/WebSocket connection|ERR_CONNECTION|Failed to load resource/.test(error)), []);
+  });
+} catch (error) {
+  console.error(error);
+  process.exitCode = 1;
+} finally {
+  await browser?.close();
+  kept.forEach((child) => child.kill("SIGKILL"));
+  network.child.removeAllListeners("exit");
+  network.child.kill("SIGINT");
+  await new Promise((resolve) => network.child.on("exit", resolve));
+}
