@@ -45,6 +45,7 @@ pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
     gauge("wrong_results", "Results of other seats that differ from a quorum's", counters.wrong_results);
     gauge("catch_ups", "Times that catch-up began", counters.catch_ups);
     gauge("is_active", "1 while this node speaks for its seat", u64::from(status.speaks));
+    gauge("console_sessions", "Websockets of the admin console that are open", node.console.sessions() as u64);
     if let Ok(MemberStatus { view, .. }) = node.cluster().await {
         gauge("term", "The newest term of the seat that this node knows", view.term.0);
         gauge("in_sync_members", "Members of the in-sync set by that term's grant", view.in_sync.len() as u64);

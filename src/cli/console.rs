@@ -1,10 +1,11 @@
-//! `console-token`: a link to a node's console.
+//! `console-token`: a link to a node's console. `audit`: what people did at it.
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use standin::config::NodeConfig;
 use standin_console::actor::unix_ms;
+use standin_console::audit::{self, AuditError, Head};
 use standin_console::login::{Login, LoginError, Tokens};
 use standin_console::protocol::{Role, UserView};
 
@@ -34,6 +35,56 @@ enum RoleArgument {
     Operator,
     /// Also change members and keys.
     Admin,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArguments {
+    #[command(subcommand)]
+    command: AuditCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Check a node's audit log: ends with 3 if a line was changed, left out or put in.
+    Verify {
+        /// The node's configuration.
+        #[arg(short, long)]
+        config: PathBuf,
+    },
+    /// Check a node's audit log, and print it: JSON lines.
+    Export {
+        /// The node's configuration.
+        #[arg(short, long)]
+        config: PathBuf,
+    },
+}
+
+pub(super) fn audit(arguments: &AuditArguments) -> Result<(), Failure> {
+    let (AuditCommand::Verify { config } | AuditCommand::Export { config }) = &arguments.command;
+    let config = NodeConfig::read(config)?;
+    let Head { entries, hash } = audit::verify(&config.data_dir)?;
+    let sound = format!("{entries} entries are sound; the last has the hash {hash}");
+    match arguments.command {
+        AuditCommand::Verify { .. } => println!("{sound}"),
+        AuditCommand::Export { .. } => {
+            let text = std::fs::read_to_string(audit::path_of(&config.data_dir))?;
+            // What the node is just adding is not finished.
+            text.split_inclusive('\n').take(entries as usize).for_each(|line| print!("{line}"));
+            eprintln!("{sound}");
+        }
+    }
+    Ok(())
+}
+
+impl From<AuditError> for Failure {
+    fn from(error: AuditError) -> Self {
+        let code = match &error {
+            AuditError::Broken { .. } => 3,
+            AuditError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 4,
+            _ => 1,
+        };
+        Self::new(code, chain_of(&error))
+    }
 }
 
 impl From<LoginError> for Failure {

@@ -32,7 +32,7 @@ const EXIT_CODES: &str = "Exit codes:
   0    done
   1    failed
   2    wrong usage
-  3    the condition that was asked about does not hold (health, verify)
+  3    the condition that was asked about does not hold (health, verify, audit)
   4    not found
   5    timed out
   6    refused by a rule
@@ -87,6 +87,8 @@ enum Command {
     Block(read::BlockArguments),
     /// Make a link to a node's console, which opens once.
     ConsoleToken(console::TokenArguments),
+    /// Check or print what people did at a node's console.
+    Audit(console::AuditArguments),
     /// Check a stopped node's log and store.
     Verify(verify::VerifyArguments),
 }
@@ -249,6 +251,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Query(arguments) => read::query(arguments).await,
         Command::Tx(arguments) => read::transaction(arguments).await,
         Command::Block(arguments) => read::block(arguments).await,
+        Command::Audit(arguments) => console::audit(&arguments),
         Command::ConsoleToken(arguments) => console::token(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
     }

@@ -18,7 +18,7 @@ use standin_stage::bridge::{Bridge, OnDown, Roster, Router};
 use standin_stage::{Address, CallError, Cell, Registry};
 use tokio::sync::watch;
 
-use super::console::{self, AuthView, Listed, Teller};
+use super::console::{self, ActorsView, AuthView, Listed, Teller};
 use super::members::admit;
 use super::{NodeError, bridge_of, cell_for_one, told};
 use crate::config::{AuthSection, ConfigError, Fault, NodeConfig};
@@ -90,15 +90,13 @@ impl AuthNode {
         let node = bridge.key.public().node_id();
         let listed = Listed::new(config, node, &setup.genesis);
         let roster_of = listed.clone();
-        let (console_cell, page, views) = console::start(config, node, prepared.clone(), move || roster_of.all());
+        let (console_cell, page, views) = console::start(config, node, prepared.clone(), move || roster_of.all())?;
         let teller = Teller::new(console_cell.address().clone(), None);
         let (auth, made) = cell_for_one::<AuthActor>("auth");
         // The receiver lives as long as the cell.
         drop(made.send(AuthActor::new(setup)));
         let router =
             Router::default().ask_as::<Request, _, _>(auth.address().clone(), |from, request| Asked { from, request });
-        let (name, address) = (config.name.clone(), auth.address().clone());
-        views.set(vec![Box::new(AuthView { name, auth: address, genesis: Arc::clone(&genesis), listed })]);
         let router = standin_console::actor::routes(router, console_cell.address());
         let on_down = OnDown(Box::new(move |node| teller.lost(node)));
         let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, Some(on_down))?;
@@ -107,6 +105,9 @@ impl AuthNode {
         // The first of its name in a registry of its own.
         let _ = actors.register(auth.address());
         let _ = actors.register(console_cell.address());
+        let (name, address) = (config.name.clone(), auth.address().clone());
+        let view = AuthView { name, auth: address, genesis: Arc::clone(&genesis), listed };
+        views.set(vec![Box::new(view), Box::new(ActorsView(actors.clone()))]);
         let (name, auth_address) = (config.name.clone(), auth.address().clone());
         let handle = AuthHandle { name, node, genesis, auth: auth_address, actors, console: page };
         Ok(Self { handle, bridge, auth, console: console_cell, fatal })

@@ -12,13 +12,14 @@ use standin_cluster::actor::{AskMember, MemberActor, MemberStatus};
 use standin_consensus::Event as ReplicaEvent;
 use standin_consensus::actor::{AskStatus, Replica};
 use standin_console::actor::{ConsoleActor, ConsoleConfig, Happened, Lost, NODES, Row, Rows, View, Views, unix_ms};
+use standin_console::audit::{Audit, AuditError};
 use standin_console::http::Console;
 use standin_console::login::Logins;
 use standin_console::{Happening, Kind};
 use standin_foundation::{ClusterId, Height, NodeId};
 use standin_ledger::{EpochStart, Genesis, Grant, GrantBook, MemberBook, MemberDescriptor};
 use standin_stage::bridge::Peers;
-use standin_stage::{Address, Cell};
+use standin_stage::{Address, Cell, Registry};
 
 use crate::config::{NodeConfig, NodeRole};
 
@@ -126,13 +127,14 @@ pub(super) fn start(
     node: NodeId,
     peers: Peers,
     roster: impl Fn() -> BTreeMap<NodeId, Row> + Send + Sync + 'static,
-) -> (Cell<ConsoleActor>, Console, Views) {
+) -> Result<(Cell<ConsoleActor>, Console, Views), AuditError> {
+    let audit = Audit::open(&config.data_dir)?;
     let views = Views::default();
     let (name, roster) = (config.name.clone(), Box::new(roster));
     let cell = ConsoleActor::start(ConsoleConfig { node, name, peers, views: views.clone(), roster });
     let logins = Logins::new(&config.data_dir);
-    let console = Console::new(node, config.name.clone(), cell.address().clone(), logins);
-    (cell, console, views)
+    let console = Console::new(node, config.name.clone(), cell.address().clone(), logins, audit);
+    Ok((cell, console, views))
 }
 
 /// All nodes that a member knows of: where each belongs is the auth node's and the chain's word.
@@ -262,6 +264,32 @@ impl View for MemberView {
             }
             vec![(String::new(), shown)]
         })
+    }
+}
+
+/// The node's actors.
+pub(super) struct ActorsView(pub(super) Registry);
+
+impl View for ActorsView {
+    fn table(&self) -> &'static str {
+        "actors"
+    }
+
+    fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
+        let actors = self.0.list().into_iter().map(|actor| {
+            let shown = json!({
+                "depth": actor.depth,
+                "oldest_ms": actor.oldest.as_millis() as u64,
+                "handled": actor.handled,
+                "shed": actor.shed,
+                "expired": actor.expired,
+                "restarts": actor.restarts,
+                "last_panic": actor.last_panic,
+                "ended": actor.ended.then_some(true),
+            });
+            (actor.name, row(shown))
+        });
+        Box::pin(std::future::ready(actors.collect()))
     }
 }
 

@@ -27,7 +27,7 @@ use standin_stage::bridge::{Bridge, OnDown, Peers, Router};
 use standin_stage::{Address, CallError, Cell, Registry, Remote};
 use tokio::sync::watch;
 
-use super::console::{self, MemberView, Teller};
+use super::console::{self, ActorsView, MemberView, Teller};
 use super::grants::Grants;
 use super::members::Members;
 use super::recorder::Recorder;
@@ -132,7 +132,7 @@ impl Node {
             threads => threads,
         };
         let listed = console::roster(config, Arc::clone(&directory.book), Arc::clone(&directory.members));
-        let (console_cell, page, views) = console::start(config, node, prepared.clone(), listed);
+        let (console_cell, page, views) = console::start(config, node, prepared.clone(), listed)?;
         let teller = Teller::new(console_cell.address().clone(), Some(cluster.to_string()));
         let pool = VerifyPool::start(threads, VERIFY_JOBS_MAX).map_err(NodeError::Thread)?;
         let ingress = Arc::new(Ingress::new(&genesis, directory.clone(), pool.clone()));
@@ -210,7 +210,6 @@ impl Node {
             member: member.address().clone(),
             counted: Arc::default(),
         };
-        views.set(vec![Box::new(view)]);
         known.map(|grant| grants.take(grant));
         let grants = told_later.get_or_init(|| grants).clone();
         let router = standin_console::actor::routes(routes(&ingress, &grants), console_cell.address());
@@ -242,6 +241,7 @@ impl Node {
         let _ = actors.register(replica.address());
         let _ = actors.register(member.address());
         let _ = actors.register(console_cell.address());
+        views.set(vec![Box::new(view), Box::new(ActorsView(actors.clone()))]);
         let handle = NodeHandle {
             name: config.name.clone(),
             node,

@@ -110,6 +110,9 @@ pub enum NodeError {
     /// The register.
     #[error("the register: {0}")]
     Register(#[from] standin_auth::register::RegisterError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] standin_console::audit::AuditError),
     /// The store.
     #[error(transparent)]
     Open(#[from] standin_consensus::actor::OpenError),

@@ -100,6 +100,7 @@ try {
     await page.waitForSelector('.node[data-state="live"]', WITHIN);
     const first = Date.now() - begun;
     await page.waitForFunction(() => document.querySelectorAll('.node[data-state="live"]').length === 13, null, WITHIN);
+    await page.waitForSelector("text=38 actors", WITHIN);
     assert.equal(new URL(page.url()).hash, "", "the token is not in the address any more");
     return `first data after ${first} ms`;
   });

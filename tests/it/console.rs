@@ -188,6 +188,7 @@ async fn whoever_may_not_see_the_console_is_refused() {
     assert_eq!(Browser::post_login(&host, &own, &token).await.0, 200);
     assert_eq!(Browser::post_login(&host, &own, &token).await.0, 401, "a link opens once");
     let browser = Browser::log_in(&network, 1).await;
+    audit_tells_of_two_logins(&network);
     assert_eq!(browser.upgrade(Some(&own), "").await.err(), Some(401));
     assert_eq!(browser.upgrade(Some(&own), "standin-console-0=x").await.err(), Some(401));
     assert_eq!(browser.upgrade(Some("http://evil.example"), &browser.cookie).await.err(), Some(403));
@@ -199,6 +200,23 @@ async fn whoever_may_not_see_the_console_is_refused() {
     {
         assert_eq!(browser.get(outside, None).await.0, 404, "{outside}");
     }
+}
+
+/// While the node runs; and whoever changes a line is found out.
+fn audit_tells_of_two_logins(network: &TestNetwork) {
+    let config = network.config(1);
+    let audit = |command| run(&["audit", command, "-c", config.to_str().unwrap()]);
+    assert_eq!(told(&audit("verify")).0, 0, "{}", told(&audit("verify")).1);
+    let exported = data(&audit("export"));
+    assert_eq!(exported.matches(r#""user":"ops","role":"viewer","action":"log in""#).count(), 2, "{exported}");
+    let path = network.path("s1/data/console/audit.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("viewer", "admin", 1)).unwrap();
+    let (code, why) = told(&audit("verify"));
+    assert!(code == 3 && why.contains("line 1: it was changed"), "{code} {why}");
+    std::fs::write(&path, text).unwrap();
+    let elsewhere = network.config(2);
+    assert_eq!(told(&run(&["audit", "verify", "-c", elsewhere.to_str().unwrap()])).0, 0, "nobody was there");
 }
 
 #[actix_rt::test]

@@ -5,6 +5,7 @@ import { clusters, connection, gaps, height, hello, members, nodes } from "./sto
 import { logIn } from "./socket.js";
 import { Topology } from "./views/topology.js";
 import { Timeline } from "./views/timeline.js";
+import { Actors } from "./views/actors.js";
 
 const STATES = {
   connecting: "connecting…",
@@ -52,6 +53,7 @@ function App() {
       <${Summary} />
       <${Topology} />
       <${Timeline} />
+      <${Actors} />
     </main>
     <footer>${hello.value.user.name}, ${hello.value.user.role} · standin ${hello.value.version} · gaps in the feed: ${gaps}</footer>`;
 }

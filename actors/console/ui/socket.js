@@ -1,7 +1,7 @@
 // The websocket: subscribes, resumes where it was, and comes back by itself.
 import * as store from "./store.js";
 
-const TOPICS = ["nodes", "events"];
+const TOPICS = ["nodes", "events", "actors"];
 const BACK_OFF_MS = [300, 10000];
 let socket = null;
 let waited = 0;

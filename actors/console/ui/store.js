@@ -9,7 +9,7 @@ export const connection = signal({ state: "connecting", why: "" });
 // Node's clock minus the browser's, in ms: ages are told by the node's clock.
 export const offset = signal(0);
 export const gaps = signal(0);
-export const tables = { nodes: signal({}) };
+export const tables = { nodes: signal({}), actors: signal({}) };
 export const streams = { events: signal([]) };
 export const now = signal(Date.now());
 setInterval(() => { now.value = Date.now() + offset.peek(); }, 1000);

@@ -16,7 +16,9 @@ use standin_stage::Address;
 use tokio::sync::watch;
 
 use crate::actor::{ConsoleActor, unix_ms};
+use crate::audit::{Act, Audit, AuditError};
 use crate::login::{LOGIN_TIME, Login, LoginError, Logins};
+use crate::protocol::UserView;
 
 /// Websockets at one time, and of one user.
 const SOCKETS_MAX: usize = 64;
@@ -31,15 +33,21 @@ pub struct Console {
     name: String,
     actor: Address<ConsoleActor>,
     logins: Arc<Logins>,
+    audit: Arc<Audit>,
     sockets: Arc<Mutex<BTreeMap<String, usize>>>,
     stopping: Arc<watch::Sender<bool>>,
 }
 
 impl Console {
     /// The console of the node with this id and name.
-    pub fn new(node: NodeId, name: String, actor: Address<ConsoleActor>, logins: Logins) -> Self {
-        let (logins, sockets, stopping) = (Arc::new(logins), Arc::default(), Arc::new(watch::Sender::new(false)));
-        Self { node, name, actor, logins, sockets, stopping }
+    pub fn new(node: NodeId, name: String, actor: Address<ConsoleActor>, logins: Logins, audit: Audit) -> Self {
+        let (logins, audit, stopping) = (Arc::new(logins), Arc::new(audit), Arc::new(watch::Sender::new(false)));
+        Self { node, name, actor, logins, audit, sockets: Arc::default(), stopping }
+    }
+
+    /// Websockets that are open.
+    pub fn sessions(&self) -> usize {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
 
     /// Closes all websockets: the node stops.
@@ -73,6 +81,15 @@ impl Console {
 
     fn login_of(&self, request: &HttpRequest) -> Option<Login> {
         self.logins.find(&self.secret_of(request)?, unix_ms())
+    }
+
+    /// Records what somebody did to their own login. Nothing is done that cannot be recorded.
+    fn record(&self, login: &Login, action: &str) -> Result<(), AuditError> {
+        let UserView { name: user, role } = login.user.clone();
+        let (action, outcome) = (action.to_owned(), "done".to_owned());
+        let (on, reason) = (String::new(), String::new());
+        let act = Act { at_ms: unix_ms(), user, role: Some(role), action, on, reason, outcome };
+        self.audit.record(act).map(drop)
     }
 
     /// A place for one more websocket of this user.
@@ -123,6 +140,11 @@ fn foreign_page() -> HttpResponse {
     refused(HttpResponse::Forbidden(), "this page is not the node's own: open the console at the node's own address")
 }
 
+fn unrecorded(error: &AuditError) -> HttpResponse {
+    tracing::error!(%error, "nothing is done that cannot be recorded");
+    refused(HttpResponse::ServiceUnavailable(), format!("nothing is done that cannot be recorded: {error}"))
+}
+
 #[derive(Debug, Deserialize)]
 struct Token {
     token: String,
@@ -135,6 +157,10 @@ async fn log_in(console: web::Data<Console>, request: HttpRequest, token: web::J
     let opened = console.logins.log_in(&token.token, Instant::now(), unix_ms());
     match opened {
         Ok((secret, login)) => {
+            if let Err(error) = console.record(&login, "log in") {
+                console.logins.log_out(&secret);
+                return unrecorded(&error);
+            }
             tracing::info!(user = login.user.name, role = ?login.user.role, "logged in at the console");
             let cookie = Cookie::build(console.cookie_name(), secret)
                 .path("/")
@@ -153,7 +179,10 @@ async fn log_out(console: web::Data<Console>, request: HttpRequest) -> HttpRespo
     if !is_own_page(&request) {
         return foreign_page();
     }
-    if let Some(secret) = console.secret_of(&request) {
+    if let Some((secret, login)) = console.secret_of(&request).zip(console.login_of(&request)) {
+        if let Err(error) = console.record(&login, "log out") {
+            return unrecorded(&error);
+        }
         console.logins.log_out(&secret);
     }
     let mut cookie = Cookie::build(console.cookie_name(), "").path("/").finish();
