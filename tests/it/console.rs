@@ -202,6 +202,47 @@ async fn whoever_may_not_see_the_console_is_refused() {
     }
 }
 
+/// Follows the events of a node until one of this kind comes; gives all, each with the number that stands with it.
+async fn events_until(host: &str, last: Option<&str>, kind: &str) -> Vec<(String, Value)> {
+    let mut request = awc::Client::default().get(format!("http://{host}/api/v1/events")).timeout(WITHIN);
+    if let Some(last) = last {
+        request = request.insert_header(("last-event-id", last));
+    }
+    let mut answer = request.send().await.unwrap();
+    assert_eq!(answer.headers().get("content-type").unwrap(), "text/event-stream");
+    let (mut text, mut events) = (String::new(), Vec::new());
+    loop {
+        let chunk = tokio::time::timeout(WITHIN, answer.next()).await.expect("nothing came").unwrap().unwrap();
+        text.push_str(std::str::from_utf8(&chunk).unwrap());
+        while let Some((event, rest)) = text.split_once("\n\n") {
+            let field = |name| event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+            let told =
+                field("data: ").map(|data| (field("id: ").unwrap_or_default(), serde_json::from_str(&data).unwrap()));
+            events.extend(told);
+            text = rest.to_owned();
+        }
+        if events.iter().any(|(_, event): &(String, Value)| event["kind"] == kind) {
+            return events;
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn events_can_be_followed_and_taken_up_again() {
+    let mut network = TestNetwork::start();
+    let host = network.url(1).trim_start_matches("http://").to_owned();
+    // Its seat leads the first view.
+    network.kill(1);
+    let first = events_until(&host, None, "view left").await;
+    let (last, _) = first.iter().rfind(|(id, _)| !id.is_empty()).unwrap();
+    let then = events_until(&host, Some(last), "view began").await;
+    let key = |(_, event): &(String, Value)| event.to_string();
+    let seen: Vec<_> = first.iter().map(key).collect();
+    assert!(then.iter().all(|event| !seen.contains(&key(event))), "told again: {then:?}");
+    let all = events_until(&host, Some("another-life/3"), "view began").await;
+    assert!(first.iter().all(|event| all.iter().any(|other| key(other) == key(event))), "of another life: all anew");
+}
+
 /// While the node runs; and whoever changes a line is found out.
 fn audit_tells_of_two_logins(network: &TestNetwork) {
     let config = network.config(1);

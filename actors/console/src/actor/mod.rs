@@ -104,6 +104,8 @@ pub struct ConsoleActor {
     /// Names this life of the actor.
     life: u64,
     others: Others,
+    /// The other nodes that have a row: one that belongs to nothing any more has none.
+    shown: BTreeSet<NodeId>,
     /// Until when somebody looks at this node's page.
     looked_at: Option<Instant>,
     /// When the others were last asked to tell.
@@ -131,6 +133,7 @@ impl ConsoleActor {
             hub,
             life,
             others: Others::default(),
+            shown: BTreeSet::new(),
             looked_at: None,
             asked: None,
             watchers: BTreeMap::new(),
@@ -262,10 +265,18 @@ impl ConsoleActor {
         let (own, now) = (self.config.node, Instant::now());
         let connected = |node: &NodeId| self.config.peers.remote(node).is_some_and(|peer| peer.is_connected());
         let roster = (self.config.roster)();
-        for (node, row) in self.others.rows(&roster, connected, now) {
-            if node != own {
-                self.hub.put(NODES, &node.to_string(), row);
-            }
+        let rows = self.others.rows(&roster, connected, now);
+        let gone: Vec<_> = self.shown.iter().filter(|node| !roster.contains_key(*node)).copied().collect();
+        for node in gone {
+            self.hub.remove(NODES, &node.to_string());
+            self.place(node, Vec::new());
+            self.places.remove(&node);
+            self.others.forget(&node);
+            self.shown.remove(&node);
+        }
+        for (node, row) in rows.into_iter().filter(|(node, _)| *node != own) {
+            self.hub.put(NODES, &node.to_string(), row);
+            self.shown.insert(node);
         }
     }
 

@@ -33,6 +33,11 @@ impl Others {
         (other.row, other.told, other.is_lost) = (row, Some((Instant::now(), unix_ms)), false);
     }
 
+    /// It belongs to nothing any more.
+    pub(super) fn forget(&mut self, node: &NodeId) {
+        self.0.remove(node);
+    }
+
     /// It closed the connection.
     pub(super) fn lost(&mut self, node: &NodeId) {
         if let Some(other) = self.0.get_mut(node) {

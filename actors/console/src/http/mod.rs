@@ -1,5 +1,6 @@
 //! The console over HTTP: the page, logging in, and the websocket.
 
+mod events;
 mod page;
 mod socket;
 
@@ -55,18 +56,22 @@ impl Console {
         self.stopping.send_replace(true);
     }
 
-    /// Adds the console's routes, below `/console`, to an Actix application.
+    /// Adds the console's routes, below `/console`, and the stream of events to an Actix application.
     pub fn routes(self) -> impl FnOnce(&mut web::ServiceConfig) {
         move |config| {
-            config.app_data(web::Data::new(self)).route("/console", web::get().to(page::redirect)).service(
-                web::scope("/console")
-                    .app_data(web::JsonConfig::default().limit(LOGIN_BYTES_MAX))
-                    .route("/ws", web::get().to(socket::open))
-                    .route("/login", web::post().to(log_in))
-                    .route("/logout", web::post().to(log_out))
-                    .route("/me", web::get().to(me))
-                    .route("/{file:.*}", web::get().to(page::file)),
-            );
+            config
+                .app_data(web::Data::new(self))
+                .route("/api/v1/events", web::get().to(events::events))
+                .route("/console", web::get().to(page::redirect))
+                .service(
+                    web::scope("/console")
+                        .app_data(web::JsonConfig::default().limit(LOGIN_BYTES_MAX))
+                        .route("/ws", web::get().to(socket::open))
+                        .route("/login", web::post().to(log_in))
+                        .route("/logout", web::post().to(log_out))
+                        .route("/me", web::get().to(me))
+                        .route("/{file:.*}", web::get().to(page::file)),
+                );
         }
     }
 
