@@ -211,7 +211,10 @@ async fn events_until(host: &str, last: Option<&str>, kind: &str) -> Vec<(String
     let mut answer = request.send().await.unwrap();
     assert_eq!(answer.headers().get("content-type").unwrap(), "text/event-stream");
     let (mut text, mut events) = (String::new(), Vec::new());
+    let begun = std::time::Instant::now();
     loop {
+        // Comments come, too.
+        assert!(begun.elapsed() < WITHIN, "no event tells `{kind}`: {events:?}");
         let chunk = tokio::time::timeout(WITHIN, answer.next()).await.expect("nothing came").unwrap().unwrap();
         text.push_str(std::str::from_utf8(&chunk).unwrap());
         while let Some((event, rest)) = text.split_once("\n\n") {
@@ -221,7 +224,9 @@ async fn events_until(host: &str, last: Option<&str>, kind: &str) -> Vec<(String
             events.extend(told);
             text = rest.to_owned();
         }
-        if events.iter().any(|(_, event): &(String, Value)| event["kind"] == kind) {
+        let has_come = events.iter().any(|(_, event): &(String, Value)| event["kind"] == kind);
+        // The number stands with the last of those that came together.
+        if has_come && events.last().is_some_and(|(id, _)| !id.is_empty()) {
             return events;
         }
     }
@@ -231,16 +236,23 @@ async fn events_until(host: &str, last: Option<&str>, kind: &str) -> Vec<(String
 async fn events_can_be_followed_and_taken_up_again() {
     let mut network = TestNetwork::start();
     let host = network.url(1).trim_start_matches("http://").to_owned();
-    // Its seat leads the first view.
+    // Its seat leads the first view: what is submitted then waits for the next.
     network.kill(1);
+    let (url, key) = (network.url(1).to_owned(), network.key());
+    let submits = std::thread::spawn(move || {
+        let put = r#"{"put":{"title":"t","key":"k","value":"v"}}"#;
+        run(&["submit", "--node", &url, "--key", key.to_str().unwrap(), put])
+    });
     let first = events_until(&host, None, "view left").await;
-    let (last, _) = first.iter().rfind(|(id, _)| !id.is_empty()).unwrap();
-    let then = events_until(&host, Some(last), "view began").await;
-    let key = |(_, event): &(String, Value)| event.to_string();
-    let seen: Vec<_> = first.iter().map(key).collect();
-    assert!(then.iter().all(|event| !seen.contains(&key(event))), "told again: {then:?}");
-    let all = events_until(&host, Some("another-life/3"), "view began").await;
-    assert!(first.iter().all(|event| all.iter().any(|other| key(other) == key(event))), "of another life: all anew");
+    // Whoever has all but the last gets the last, and whoever has another life's gets all.
+    let (id, newest) = first.last().unwrap();
+    let (epoch, sequence) = id.split_once('/').unwrap();
+    let before = format!("{epoch}/{}", sequence.parse::<u64>().unwrap() - 1);
+    let kind = newest["kind"].as_str().unwrap();
+    assert_eq!(events_until(&host, Some(&before), kind).await[0].1, *newest);
+    let all = events_until(&host, Some(&format!("another/{sequence}")), "view left").await;
+    assert!(first.iter().all(|(_, event)| all.iter().any(|(_, other)| other == event)), "{all:?}");
+    assert_eq!(told(&submits.join().unwrap()).0, 0);
 }
 
 /// While the node runs; and whoever changes a line is found out.
