@@ -19,7 +19,7 @@ use standin_console::{Happening, Kind};
 use standin_foundation::{ClusterId, Height, NodeId};
 use standin_ledger::{EpochStart, Genesis, Grant, GrantBook, MemberBook, MemberDescriptor};
 use standin_stage::bridge::Peers;
-use standin_stage::{Address, Cell, Registry};
+use standin_stage::{Address, Cell, Registry, Throttle};
 
 use crate::config::{NodeConfig, NodeRole};
 
@@ -35,11 +35,14 @@ pub(super) struct Teller {
     cluster: Option<String>,
     /// How long the last hand-over to this node took until it spoke, in ms.
     spoke: Arc<Mutex<Option<u64>>>,
+    /// What others can cause as often as they like is told now and then.
+    throttle: Arc<Throttle>,
 }
 
 impl Teller {
     pub(super) fn new(console: Address<ConsoleActor>, cluster: Option<String>) -> Self {
-        Self { console, cluster, spoke: Arc::default() }
+        let throttle = Arc::new(Throttle::new(Duration::from_secs(1), 10));
+        Self { console, cluster, spoke: Arc::default(), throttle }
     }
 
     fn tell(&self, kind: Kind, term: Option<u64>, ms: Option<u64>, detail: impl Into<String>) {
@@ -47,6 +50,13 @@ impl Teller {
     }
 
     fn tell_of(&self, cluster: Option<String>, kind: Kind, term: Option<u64>, ms: Option<u64>, detail: String) {
+        let is_caused = matches!(
+            kind,
+            Kind::Refused | Kind::CatchingUp | Kind::WrongResult | Kind::Equivocation | Kind::RolledBack | Kind::Fault
+        );
+        if is_caused && self.throttle.pass().is_none() {
+            return;
+        }
         let happening = Happening { at_ms: unix_ms(), kind, cluster, term, ms, detail };
         // A full mailbox: what is not shown stands in the log, and the actor counts it.
         drop(self.console.tell(Happened(happening)));

@@ -418,7 +418,8 @@ impl Handle<Reported> for ConsoleActor {
         let row = |row: ReportedRow| Some((row.topic, row.key, serde_json::from_str::<Row>(&row.json).ok()?));
         let (own, rest): (Vec<_>, Vec<_>) =
             report.rows.into_iter().filter_map(row).partition(|(topic, key, _)| topic == NODES && key.is_empty());
-        self.place(node, rest);
+        // A node has one row among the nodes.
+        self.place(node, rest.into_iter().filter(|(topic, ..)| topic != NODES).collect());
         own.into_iter().for_each(|(_, _, row)| self.others.told(node, row, unix_ms()));
         self.show_others();
     }
