@@ -193,6 +193,7 @@ impl Node {
             // The store knew epochs that the book had lost.
             replica.stop();
             member.stop();
+            console_cell.stop();
             return Err(NodeError::Unseated { cluster: cluster.to_string(), epoch: directory.book.epoch() });
         }
         let grants = Grants {

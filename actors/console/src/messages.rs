@@ -63,9 +63,6 @@ pub enum Kind {
     /// A node catches up with the others.
     #[serde(rename = "catching up")]
     CatchingUp,
-    /// A connection between nodes was lost.
-    #[serde(rename = "link down")]
-    LinkDown,
     /// A seat's result differs from a quorum's.
     #[serde(rename = "wrong result")]
     WrongResult,
