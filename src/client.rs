@@ -7,19 +7,23 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde::de::DeserializeOwned;
 use standin_auth::messages::SignedOrder;
+use standin_console::actions::{Ask, Order};
+use standin_console::actor::unix_ms;
 use standin_foundation::limits::HTTP_BODY_BYTES_MAX;
-use standin_foundation::{ClusterId, Encoder, Height, NodeId};
+use standin_foundation::{ClusterId, Encoder, Height, SecretKey};
 use standin_ledger::{
     EpochProof, EpochTable, Genesis, GrantTable, Membership, SignedGrant, Title, Transaction, TransactionId,
 };
 
 use crate::api::{
-    AnswerView, BlockView, CandidateView, ClusterView, ErrorView, HeldView, StatusView, Submitted, TitleView,
-    TransactionView,
+    AnswerView, BlockView, CandidateView, ClusterView, DoneView, ErrorView, HeldView, OfferedView, PreviewView, StatusView,
+    Submitted, TitleView, TransactionView,
 };
 
 /// Connections that one client may have open.
 const CONNECTIONS_MAX: usize = 4_096;
+/// A signed order holds for so long, in ms: clocks may differ by less than that.
+const SIGNED_MS: u64 = 120_000;
 
 /// Why a call came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -158,13 +162,26 @@ impl Client {
         self.get("/api/v1/auth").await
     }
 
-    /// Asks the node to give its seat up, in favour of a member if one is named.
-    pub async fn switch(&self, to: Option<NodeId>) -> Result<(), ClientError> {
-        let to = to.map(|to| format!("?to={to}")).unwrap_or_default();
-        let url = format!("{}/api/v1/cluster/switch{to}", self.base);
-        let response = self.http.post(&url).timeout(self.timeout).send().await;
-        let _: serde_json::Value = self.answer(&url, response).await?;
-        Ok(())
+    /// What can be done at the node.
+    pub async fn actions(&self) -> Result<OfferedView, ClientError> {
+        self.get("/api/v1/actions").await
+    }
+
+    /// What an action would do now.
+    pub async fn preview(&self, action: &str, order: &Order) -> Result<PreviewView, ClientError> {
+        let url = format!("{}/api/v1/actions/{action}/preview", self.base);
+        let response = self.http.post(&url).timeout(self.timeout).send_json(order).await;
+        self.answer(&url, response).await
+    }
+
+    /// Has the node carry out an action, by an operator's key; says what was done.
+    pub async fn act(&self, action: &str, ask: Ask, key: &SecretKey) -> Result<String, ClientError> {
+        let OfferedView { node, chain, .. } = self.actions().await?;
+        let ask = ask.sign(key, (&chain, &node), action, unix_ms() + SIGNED_MS);
+        let url = format!("{}/api/v1/actions/{action}", self.base);
+        let response = self.http.post(&url).timeout(self.timeout).send_json(&ask).await;
+        let DoneView { done } = self.answer(&url, response).await?;
+        Ok(done)
     }
 
     /// The chain's genesis.
@@ -256,7 +273,10 @@ impl Client {
             return serde_json::from_slice(&body).map_err(bad);
         }
         let view = serde_json::from_slice::<ErrorView>(&body);
-        let ErrorView { error, first } = view.unwrap_or_else(|_| format!("{url} answered {status}").into());
+        let ErrorView { mut error, first, hint } = view.unwrap_or_else(|_| format!("{url} answered {status}").into());
+        if let Some(hint) = hint.filter(|hint| !hint.is_empty()) {
+            error = format!("{error}: {hint}");
+        }
         Err(match (status.as_u16(), first) {
             (404, _) => ClientError::NotFound(error),
             (410, Some(first)) => ClientError::Gone { what: error, first },

@@ -2,10 +2,10 @@
 
 use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
-use standin_cluster::actor::{MemberStatus, Resign};
+use standin_cluster::actor::MemberStatus;
 use standin_foundation::{Height, NodeId, PublicKey};
 
-use super::{ErrorView, bad, unavailable};
+use super::unavailable;
 use crate::node::NodeHandle;
 
 /// What a node is to its seat.
@@ -132,41 +132,6 @@ fn view_of(node: &NodeHandle, MemberStatus { view, took_over }: MemberStatus) ->
         suspicion_ms: view.suspicion.map(|(_, ms)| ms),
         took_over: took_over.map(|(term, ms)| TookOverView { term: term.0, ms }),
         mates: view.mates.into_iter().map(mate).collect(),
-    }
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct SwitchQuery {
-    /// The member that is to succeed; the first of the others without it.
-    to: Option<String>,
-}
-
-/// Gives the seat up on purpose. Only the node that holds it can.
-pub(super) async fn switch(node: web::Data<NodeHandle>, query: web::Query<SwitchQuery>) -> HttpResponse {
-    let to = match query.to.as_deref().map(str::parse::<NodeId>).transpose() {
-        Ok(to) => to,
-        Err(error) => return bad(format!("to: {error}")),
-    };
-    let Ok(MemberStatus { view, .. }) = node.cluster().await else {
-        return unavailable("the member does not answer".to_owned());
-    };
-    let refused = |error: String| HttpResponse::Conflict().json(ErrorView::from(error));
-    if !view.active {
-        return refused(format!("{} does not hold the seat: ask the node that does", node.name));
-    }
-    if node.genesis.auth.is_none() {
-        return refused("on a chain without an auth node a seat is held by one node for ever".to_owned());
-    }
-    if let Some(to) = to.filter(|to| !view.in_sync.contains(to) || *to == node.node) {
-        return refused(format!("{to} is not another member of the in-sync set: only such a one can take over"));
-    }
-    if view.in_sync.len() < 2 {
-        return refused("the in-sync set has no other member: nobody could take over".to_owned());
-    }
-    match node.member.ask(Resign(to), std::time::Duration::from_secs(2)).await {
-        Ok(true) => HttpResponse::Accepted().json(serde_json::json!({ "term": view.term.0 })),
-        Ok(false) => refused(format!("{} does not hold the seat any more", node.name)),
-        Err(error) => unavailable(error.to_string()),
     }
 }
 

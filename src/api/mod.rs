@@ -11,7 +11,8 @@ pub use candidate::{CandidateView, candidate_routes};
 pub use cluster::{ClusterView, MateView, RoleView, TookOverView};
 pub use holder::{HeldView, ProvenRecord};
 pub use views::{
-    AnswerView, BlockView, ErrorView, PeerView, StatusView, Submitted, TitleBatch, TitleView, TransactionView,
+    ActionView, AnswerView, BlockView, DoneView, ErrorView, OfferedView, PeerView, PreviewView, StatusView, Submitted,
+    TitleBatch, TitleView, TransactionView,
 };
 
 use std::collections::BTreeMap;
@@ -57,7 +58,6 @@ pub fn routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/api/v1/members", web::get().to(cluster::members))
             .route("/api/v1/cluster", web::get().to(cluster::cluster))
             .route("/api/v1/clusters/{cluster}/holder", web::get().to(holder::held))
-            .route("/api/v1/cluster/switch", web::post().to(cluster::switch))
             .route("/api/v1/transactions", web::post().to(submit))
             .route("/api/v1/transactions/{id}", web::get().to(transaction))
             .route("/api/v1/blocks", web::get().to(blocks))
@@ -85,6 +85,8 @@ async fn readyz(node: web::Data<NodeHandle>) -> HttpResponse {
     let ahead = reached.get(certificate::faulty_max(seats)).copied().unwrap_or_default();
     let window = node.genesis.parameters.window;
     let checks = [
+        (!node.modes.draining(), "in service".to_owned()),
+        (!status.paused, "votes".to_owned()),
         (!is_removed(&node, &status), format!("cluster {} holds its seat", node.cluster)),
         (connected >= quorum, format!("quorum {connected} of {seats} connected, {quorum} needed")),
         (status.status.changing_to.is_none(), format!("view {}", status.status.view)),
@@ -120,6 +122,9 @@ fn view_of(node: &NodeHandle, status: &ReplicaStatus) -> StatusView {
         node: node.node,
         active: status.speaks,
         removed: is_removed(node, status),
+        draining: node.modes.draining(),
+        paused: status.paused,
+        read_only: node.modes.read_only(),
         cluster: node.cluster.to_string(),
         seat: node.seat.0,
         epoch: status.status.epoch.0,
@@ -155,6 +160,10 @@ struct SubmitQuery {
 
 /// Takes a batch's payload: count, then length and canonical bytes of each transaction.
 async fn submit(node: web::Data<NodeHandle>, query: web::Query<SubmitQuery>, body: Bytes) -> HttpResponse {
+    if node.modes.read_only() || node.modes.draining() {
+        let why = if node.modes.draining() { "is going out of service" } else { "is read-only" };
+        return unavailable(format!("{} {why}: ask another node", node.name));
+    }
     let transactions = match parse_transactions(&body) {
         Ok(transactions) => transactions,
         Err(error) => return bad(error),
@@ -327,7 +336,7 @@ fn respond<T: Serialize>(result: Result<T, HttpFault>) -> HttpResponse {
         Err(HttpFault::NotFound(what)) => HttpResponse::NotFound().json(ErrorView::from(what)),
         Err(HttpFault::Gone(first)) => {
             let error = format!("this node has blocks from {first} on: ask for those, or ask another node");
-            HttpResponse::Gone().json(ErrorView { error, first: Some(first) })
+            HttpResponse::Gone().json(ErrorView { first: Some(first), ..error.into() })
         }
         Err(HttpFault::Store(error)) => HttpResponse::InternalServerError().json(ErrorView::from(error.to_string())),
     }

@@ -37,6 +37,12 @@ pub struct StatusView {
     pub active: bool,
     /// The chain has removed the node's cluster: the node stands still.
     pub removed: bool,
+    /// It is being taken out of service.
+    pub draining: bool,
+    /// It says nothing to other seats.
+    pub paused: bool,
+    /// It takes no transactions.
+    pub read_only: bool,
     /// The node's cluster.
     pub cluster: String,
     /// Its seat.
@@ -178,6 +184,44 @@ pub struct AnswerView {
     pub proof: StateProof,
 }
 
+/// What can be done at a node.
+#[derive(Debug, Clone, Deserialize)]
+pub struct OfferedView {
+    /// The node.
+    pub node: NodeId,
+    /// The chain, by the hash of its genesis.
+    pub chain: Digest,
+    /// The node carries actions out.
+    pub enabled: bool,
+    /// Their names, and what they do.
+    pub actions: Vec<ActionView>,
+}
+
+/// Something that can be done.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ActionView {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub what: String,
+}
+
+/// What an action would do.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PreviewView {
+    /// Its effect, in sentences.
+    pub effect: Vec<String>,
+    /// Names what is shown here.
+    pub seen: String,
+}
+
+/// What an action did.
+#[derive(Debug, Clone, Deserialize)]
+pub struct DoneView {
+    /// In a sentence.
+    pub done: String,
+}
+
 /// An error, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorView {
@@ -186,11 +230,14 @@ pub struct ErrorView {
     /// Where blocks were asked for that the node does not have any more: the first that it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<Height>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 impl From<String> for ErrorView {
     fn from(error: String) -> Self {
-        Self { error, first: None }
+        Self { error, first: None, hint: None }
     }
 }
 

@@ -8,8 +8,10 @@ use clap::{Args, Subcommand};
 use standin::api::{ClusterView, RoleView};
 use standin::client::Client;
 use standin::config::NodeConfig;
+use standin_console::actions::Order;
 use standin_foundation::NodeId;
 
+use super::act::OperatorArguments;
 use super::read::json;
 use super::{ClientArguments, Failure, Output};
 
@@ -20,6 +22,8 @@ const POLL: Duration = Duration::from_millis(10);
 pub(super) struct SwitchArguments {
     #[command(flatten)]
     client: ClientArguments,
+    #[command(flatten)]
+    operator: OperatorArguments,
     /// The cluster whose seat is to move.
     cluster: String,
     /// The member that is to hold it, by name or id; the first of the others without it.
@@ -140,7 +144,10 @@ pub(super) async fn switch(arguments: SwitchArguments) -> Result<(), Failure> {
         }
     };
     let (begun, before) = (Instant::now(), view.node);
-    holder.switch(to).await?;
+    let args = to.map(|to| ("to".to_owned(), to.to_string())).into_iter().collect();
+    if !arguments.operator.order(holder, "switch", Order { on: arguments.cluster.clone(), args }).await? {
+        return Ok(());
+    }
     let deadline = begun + Duration::from_secs(10);
     loop {
         for (client, _) in &found {

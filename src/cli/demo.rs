@@ -97,6 +97,7 @@ pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
         begun.elapsed().as_secs_f64()
     );
     eprintln!("clients:  --node {} --key {}", files.node_urls(), files.client_key.display());
+    eprintln!("operator: --key {}", files.operator_key.display());
     eprintln!("console:  {}", console_link(&network)?);
     let load = Load::start(&network, arguments.rate)?;
     eprintln!("load:     {} transactions a second", arguments.rate);

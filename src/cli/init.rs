@@ -269,6 +269,10 @@ const CLUSTER_SECTION: &str = "[cluster]\n# keep_alive_ms = 50\n# suspect_ms = 1
              # grow_after_ms = 500        # a member that keeps up for so long is taken in\n\
              # min_in_sync = 1            # the holder leaves out no member below this number\n\n";
 
+/// The `[console]` section of a node that joins a network.
+const CONSOLE_SECTION: &str = "[console]\n# actions = true              # the node carries out what operators order\n\
+             # operators = \"\"              # public keys, with commas, of those who may order it by command\n\n";
+
 /// The `[store]` section of a node that is no demo's.
 const STORE_SECTION: &str = "# segment_bytes = 67108864\n# reserve_bytes = 536870912\n# index_transactions = true\n";
 
@@ -382,7 +386,7 @@ impl Like {
         let key = write_identity(folder)?;
         let genesis_file = network.genesis_file.canonicalize()?;
         let mut text = head(name, "", role, &genesis_file.display().to_string(), (&bridge, &http));
-        text += &format!("{sections}[log]\nlevel = \"info\"\nformat = \"text\"\n");
+        text += &format!("{sections}{CONSOLE_SECTION}[log]\nlevel = \"info\"\nformat = \"text\"\n");
         text += &peer(NodeRole::Member, in_use, &network.bridge_listen.to_string());
         // Whoever is to take the place of an auth node takes no word of that one.
         let replaces = role.contains("\"auth\"");
@@ -454,7 +458,11 @@ fn node_config(
             );
         }
     }
-    let _ = write!(text, "[log]\nlevel = \"{log_level}\"\nformat = \"text\"\n");
+    let _ = write!(
+        text,
+        "[console]\nactions = true               # the node carries out what operators order; false unless set\n\
+         operators = \"{operator}\"    # may order it by command\n\n[log]\nlevel = \"{log_level}\"\nformat = \"text\"\n"
+    );
     for (other, (key, (address, _))) in keys.iter().zip(ports).enumerate().filter(|(other, _)| *other != index) {
         let link = links.iter().find(|link| link.from == index && link.to == other);
         let address = link.map_or(*address, |link| link.relay);

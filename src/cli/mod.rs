@@ -1,6 +1,7 @@
 //! The command line: what each command is called, and with which code it ends.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "data goes to stdout, talk to stderr")]
 
+mod act;
 mod cluster;
 mod console;
 mod consortium;
@@ -12,6 +13,7 @@ mod inputs;
 mod layout;
 mod links;
 mod load;
+mod logging;
 mod member;
 mod network;
 mod ports;
@@ -69,6 +71,20 @@ enum Command {
     Health(ClientArguments),
     /// Move a cluster's seat to another member on purpose.
     Switch(cluster::SwitchArguments),
+    /// Take a node out of service: it gives its seat up, takes no transactions, and is not ready.
+    Drain(act::NodeArguments),
+    /// Take a node back into service.
+    Undrain(act::NodeArguments),
+    /// Have a node say nothing to other seats.
+    Pause(act::PauseArguments),
+    /// Have a node speak to other seats again.
+    Resume(act::NodeArguments),
+    /// Have a node refuse transactions, or take them again.
+    ReadOnly(act::ReadOnlyArguments),
+    /// Set what a node logs.
+    LogLevel(act::LogLevelArguments),
+    /// Start one of a node's actors again.
+    RestartActor(act::RestartActorArguments),
     /// Show or recall an auth node's register.
     Auth(cluster::AuthArguments),
     /// Show, admit, add or remove the members of clusters.
@@ -243,6 +259,13 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Status(arguments) => read::status(arguments).await,
         Command::Health(arguments) => read::health(arguments).await,
         Command::Switch(arguments) => cluster::switch(arguments).await,
+        Command::Drain(arguments) => act::plain("drain", arguments).await,
+        Command::Undrain(arguments) => act::plain("undrain", arguments).await,
+        Command::Pause(arguments) => act::pause(arguments).await,
+        Command::Resume(arguments) => act::plain("resume", arguments).await,
+        Command::ReadOnly(arguments) => act::read_only(arguments).await,
+        Command::LogLevel(arguments) => act::log_level(arguments).await,
+        Command::RestartActor(arguments) => act::restart_actor(arguments).await,
         Command::Auth(arguments) => cluster::auth(arguments).await,
         Command::Cluster(arguments) => consortium::cluster(arguments).await,
         Command::Member(arguments) => member::member(arguments).await,

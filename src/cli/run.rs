@@ -17,9 +17,9 @@ use standin_consensus::actor::Misbehaviour;
 use standin_ledger::builtin::Builtin;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use tracing_subscriber::EnvFilter;
 
 use super::Failure;
+use super::logging::Logging;
 
 /// HTTP connections that a node takes at one time.
 const HTTP_CONNECTIONS_MAX: usize = 2_048;
@@ -45,7 +45,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
         rustix::process::set_parent_process_death_signal(signal).map_err(std::io::Error::from)?;
     }
     let config = NodeConfig::read(&arguments.config)?;
-    start_logging(&config)?;
+    let logging = Logging::start(&config)?;
     raise_file_limit();
     // The port is taken before the store is touched: a second start of the same node ends here.
     let listener = standin::node::listen(config.http_listen, "HTTP")?;
@@ -61,6 +61,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
             };
             let handle = node.handle().clone();
             let console = handle.console.clone();
+            logging.show_at(&console, &config.name);
             let (seat, cluster) = (handle.seat.0, handle.cluster.as_str());
             tracing::info!(name = config.name, seat, cluster, http = %config.http_listen, "node runs");
             let http = serve(listener, move || api::routes(handle.clone()))?;
@@ -81,6 +82,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
             };
             let handle = node.handle().clone();
             let console = handle.console.clone();
+            logging.show_at(&console, &config.name);
             tracing::info!(name = config.name, http = %config.http_listen, "auth node runs");
             let http = serve(listener, move || api::auth_routes(handle.clone()))?;
             let failed = until_stopped(node.failed()).await?;
@@ -162,16 +164,4 @@ fn raise_file_limit() {
     if limit.maximum.is_some_and(|maximum| maximum < FILES_MIN) {
         tracing::warn!(limit = limit.maximum, needed = FILES_MIN, "few open files are allowed: raise the hard limit");
     }
-}
-
-fn start_logging(config: &NodeConfig) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&config.log_level)
-        .map_err(|error| Failure::new(78, format!("`log.level`: `{}`: {error}", config.log_level)))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if config.log_json {
-        builder.json().init();
-    } else {
-        builder.with_ansi(false).init();
-    }
-    Ok(())
 }

@@ -112,6 +112,15 @@ pub struct AuthSection {
     pub etcd: Option<EtcdConfig>,
 }
 
+/// What may be done at the node by its console and by commands.
+#[derive(Debug, Clone, Default)]
+pub struct ConsoleSection {
+    /// The node carries out actions.
+    pub actions: bool,
+    /// Whoever has one of these keys may order them by command.
+    pub operators: BTreeSet<PublicKey>,
+}
+
 /// Another node of the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerEntry {
@@ -150,6 +159,8 @@ pub struct NodeConfig {
     pub certificate_key_file: PathBuf,
     /// Where HTTP listens.
     pub http_listen: SocketAddr,
+    /// The admin console's part.
+    pub console: ConsoleSection,
     /// The other nodes.
     pub peers: Vec<PeerEntry>,
     /// The replica's numbers.
@@ -238,6 +249,10 @@ impl Reader<'_> {
             certificate_file: self.file("bridge", "certificate_file"),
             certificate_key_file: self.file("bridge", "certificate_key_file"),
             http_listen: self.loopback("http", "listen"),
+            console: ConsoleSection {
+                actions: self.flag("console", "actions", false),
+                operators: self.keys("console", "operators"),
+            },
             peers: self.peers(),
             consensus,
             segment_bytes: self.number("store", "segment_bytes", 65_536..=1 << 32, Some(64 << 20)),

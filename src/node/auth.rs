@@ -18,6 +18,7 @@ use standin_stage::bridge::{Bridge, OnDown, Roster, Router};
 use standin_stage::{Address, CallError, Cell, Registry};
 use tokio::sync::watch;
 
+use super::actions::{MemberChange, Restart};
 use super::console::{self, ActorsView, AuthView, Listed, Teller};
 use super::members::admit;
 use super::{NodeError, bridge_of, cell_for_one, told};
@@ -90,7 +91,7 @@ impl AuthNode {
         let node = bridge.key.public().node_id();
         let listed = Listed::new(config, node, &setup.genesis);
         let roster_of = listed.clone();
-        let (console_cell, page, views) = console::start(config, node, prepared.clone(), move || roster_of.all())?;
+        let (console_cell, page, views) = console::start(config, (node, setup.genesis.digest()), prepared.clone(), move || roster_of.all())?;
         let teller = Teller::new(console_cell.address().clone(), None);
         let (auth, made) = cell_for_one::<AuthActor>("auth");
         // The receiver lives as long as the cell.
@@ -109,6 +110,11 @@ impl AuthNode {
         let view = AuthView { name, auth: address, genesis: Arc::clone(&genesis), listed };
         views.set(vec![Box::new(view), Box::new(ActorsView(actors.clone()))]);
         let (name, auth_address) = (config.name.clone(), auth.address().clone());
+        for removes in [false, true] {
+            let (auth, http) = (auth_address.clone(), config.http_listen.to_string());
+            page.actions().add(MemberChange { auth, http, removes });
+        }
+        page.actions().add(Restart(actors.clone()));
         let handle = AuthHandle { name, node, genesis, auth: auth_address, actors, console: page };
         Ok(Self { handle, bridge, auth, console: console_cell, fatal })
     }

@@ -12,19 +12,22 @@ use standin_cluster::actor::{AskMember, MemberActor, MemberStatus};
 use standin_consensus::Event as ReplicaEvent;
 use standin_consensus::actor::{AskStatus, Replica};
 use standin_console::actor::{ConsoleActor, ConsoleConfig, Happened, Lost, NODES, Row, Rows, View, Views, unix_ms};
-use standin_console::audit::{Audit, AuditError};
-use standin_console::http::Console;
+use standin_console::audit::{self, Audit, AuditError};
+use standin_console::http::{Console, Rules};
 use standin_console::login::Logins;
 use standin_console::{Happening, Kind};
-use standin_foundation::{ClusterId, Height, NodeId};
+use standin_foundation::{ClusterId, Digest, Height, NodeId};
 use standin_ledger::{EpochStart, Genesis, Grant, GrantBook, MemberBook, MemberDescriptor};
 use standin_stage::bridge::Peers;
 use standin_stage::{Address, Cell, Registry, Throttle};
 
+use super::actions::Modes;
 use crate::config::{NodeConfig, NodeRole};
 
 /// An actor that does not answer within this time shows nothing.
 const ASK_TIME: Duration = Duration::from_millis(400);
+/// Entries of the audit log that a page finds.
+const ACTS_SHOWN: usize = 200;
 /// Where an auth node stands, by the layouts.
 const WITNESS: &str = "witness";
 
@@ -134,16 +137,18 @@ impl Teller {
 /// The console of a node: its actor, and what its routes share.
 pub(super) fn start(
     config: &NodeConfig,
-    node: NodeId,
+    (node, chain): (NodeId, Digest),
     peers: Peers,
     roster: impl Fn() -> BTreeMap<NodeId, Row> + Send + Sync + 'static,
 ) -> Result<(Cell<ConsoleActor>, Console, Views), AuditError> {
     let audit = Audit::open(&config.data_dir)?;
+    let recorded = audit::newest(&config.data_dir, ACTS_SHOWN)?;
     let views = Views::default();
     let (name, roster) = (config.name.clone(), Box::new(roster));
-    let cell = ConsoleActor::start(ConsoleConfig { node, name, peers, views: views.clone(), roster });
+    let cell = ConsoleActor::start(ConsoleConfig { node, name, peers, views: views.clone(), roster, recorded });
     let logins = Logins::new(&config.data_dir);
-    let console = Console::new(node, config.name.clone(), cell.address().clone(), logins, audit);
+    let rules = Rules { enabled: config.console.actions, operators: config.console.operators.clone(), chain };
+    let console = Console::new((node, config.name.clone()), cell.address().clone(), logins, audit, rules);
     Ok((cell, console, views))
 }
 
@@ -222,6 +227,7 @@ pub(super) struct MemberView {
     pub(super) member: Address<MemberActor>,
     /// When transactions were last counted, and how many there were.
     pub(super) counted: Arc<Mutex<Option<(Instant, u64)>>>,
+    pub(super) modes: Modes,
 }
 
 impl View for MemberView {
@@ -232,8 +238,13 @@ impl View for MemberView {
     fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
         let (replica, member) = (self.replica.clone(), self.member.clone());
         let (name, node, counted) = (self.name.clone(), self.node, Arc::clone(&self.counted));
+        let modes = self.modes.clone();
         Box::pin(async move {
-            let mut shown = row(json!({ "name": name }));
+            let mut shown = row(json!({
+                "name": name,
+                "draining": modes.draining().then_some(true),
+                "read_only": modes.read_only().then_some(true),
+            }));
             if let Ok(status) = replica.ask(AskStatus, ASK_TIME).await {
                 let transactions = status.counters.transactions;
                 let before =
@@ -250,6 +261,7 @@ impl View for MemberView {
                     "changing_to": status.status.changing_to.map(|view| view.0),
                     "primary": status.primary.0,
                     "removed": status.removed.then_some(true),
+                    "paused": status.paused.then_some(true),
                     "waiting": status.waiting,
                     "tps": rate,
                 })));
@@ -296,6 +308,7 @@ impl View for ActorsView {
                 "restarts": actor.restarts,
                 "last_panic": actor.last_panic,
                 "ended": actor.ended.then_some(true),
+                "restartable": actor.restartable.then_some(true),
             });
             (actor.name, row(shown))
         });

@@ -27,6 +27,7 @@ use standin_stage::bridge::{Bridge, OnDown, Peers, Router};
 use standin_stage::{Address, CallError, Cell, Registry, Remote};
 use tokio::sync::watch;
 
+use super::actions::{self, Modes};
 use super::console::{self, ActorsView, MemberView, Teller};
 use super::grants::Grants;
 use super::members::Members;
@@ -68,8 +69,12 @@ pub struct NodeHandle {
     pub pool: VerifyPool,
     /// The node's actors, by name.
     pub actors: Registry,
+    /// The other nodes, as far as they can be reached.
+    pub peers: Peers,
     /// The admin console.
     pub console: Console,
+    /// What an operator has set for as long as the process runs.
+    pub modes: Modes,
 }
 
 impl NodeHandle {
@@ -132,7 +137,7 @@ impl Node {
             threads => threads,
         };
         let listed = console::roster(config, Arc::clone(&directory.book), Arc::clone(&directory.members));
-        let (console_cell, page, views) = console::start(config, node, prepared.clone(), listed)?;
+        let (console_cell, page, views) = console::start(config, (node, genesis.digest()), prepared.clone(), listed)?;
         let teller = Teller::new(console_cell.address().clone(), Some(cluster.to_string()));
         let pool = VerifyPool::start(threads, VERIFY_JOBS_MAX).map_err(NodeError::Thread)?;
         let ingress = Arc::new(Ingress::new(&genesis, directory.clone(), pool.clone()));
@@ -204,12 +209,14 @@ impl Node {
             replica: replica.address().clone(),
             teller: teller.clone(),
         };
+        let modes = Modes::default();
         let view = MemberView {
             name: config.name.clone(),
             node,
             replica: replica.address().clone(),
             member: member.address().clone(),
             counted: Arc::default(),
+            modes: modes.clone(),
         };
         known.map(|grant| grants.take(grant));
         let grants = told_later.get_or_init(|| grants).clone();
@@ -258,8 +265,11 @@ impl Node {
             ingress,
             pool,
             actors,
+            peers: directory.peers,
             console: page,
+            modes,
         };
+        actions::add_to(&handle);
         Ok(Self { handle, bridge, member, replica, console: console_cell, fatal })
     }
 

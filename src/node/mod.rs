@@ -1,5 +1,6 @@
 //! Running nodes: the only place that wires actors together.
 
+pub mod actions;
 mod auth;
 mod candidate;
 mod console;

@@ -57,6 +57,8 @@ pub enum Input {
     Proven(Height),
     /// As holder: give the seat up, in favour of this member if one is named.
     Resign(Option<NodeId>),
+    /// The node is to be taken out of service, or is back: it gives its seat up, and takes it only where nobody else does.
+    Drain(bool),
 }
 
 /// Something to be done, in the order of the list.

@@ -179,6 +179,24 @@ pub enum NodeRecord {
     Facts(Box<Facts>),
 }
 
+/// An operator wants the seat to move, and said so to the sender: the holder is to give it up, in favour of a member if one is named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantSwitch(pub Option<NodeId>);
+
+impl Wire for WantSwitch {
+    const NAME: &'static str = "cluster.want_switch";
+    const BYTES_MAX: usize = 64;
+}
+
+/// Whether the holder gives the seat up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switching(pub bool);
+
+impl Wire for Switching {
+    const NAME: &'static str = "cluster.switching";
+    const BYTES_MAX: usize = 8;
+}
+
 impl Wire for NodeRecord {
     const NAME: &'static str = "cluster.node_record";
     const BYTES_MAX: usize = LOG_RECORD_BYTES_MAX;

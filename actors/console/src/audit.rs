@@ -1,6 +1,7 @@
 //! What people did at a node: a file of JSON lines, each of which names the hash of the one before. A line that was changed, left out or put in
 //! breaks the chain; whoever has noted a hash elsewhere can tell, too, whether the end is missing.
 
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -116,7 +117,7 @@ impl Audit {
         }
         let mut options = OpenOptions::new();
         let mut file = options.read(true).append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
-        let (head, bytes) = read(&path, &file)?;
+        let (head, bytes) = read(&path, &file, |_| ())?;
         file.set_len(bytes).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
         Ok(Self { path, state: Mutex::new((file, head)) })
     }
@@ -157,11 +158,25 @@ fn cut(mut text: String) -> String {
 pub fn verify(data_dir: &Path) -> Result<Head, AuditError> {
     let path = path_of(data_dir);
     let file = File::open(&path).map_err(|source| AuditError::File { path: path.clone(), source })?;
-    Ok(read(&path, &file)?.0)
+    Ok(read(&path, &file, |_| ())?.0)
+}
+
+/// The newest entries of a node's audit log, at most so many.
+pub fn newest(data_dir: &Path, count: usize) -> Result<Vec<Act>, AuditError> {
+    let path = path_of(data_dir);
+    let file = File::open(&path).map_err(|source| AuditError::File { path: path.clone(), source })?;
+    let mut newest = VecDeque::with_capacity(count);
+    read(&path, &file, |act| {
+        if newest.len() == count {
+            newest.pop_front();
+        }
+        newest.push_back(act);
+    })?;
+    Ok(newest.into())
 }
 
 /// Reads all finished lines: how far they go, and how many bytes they are.
-fn read(path: &Path, file: &File) -> Result<(Head, u64), AuditError> {
+fn read(path: &Path, file: &File, mut found: impl FnMut(Act)) -> Result<(Head, u64), AuditError> {
     let mut reader = BufReader::new(file);
     let mut head = Head { entries: 0, hash: Digest::ZERO };
     let mut bytes = 0;
@@ -189,6 +204,7 @@ fn read(path: &Path, file: &File) -> Result<(Head, u64), AuditError> {
         }
         head = Head { entries: line.number, hash: line.hash };
         bytes += count as u64;
+        found(line.act);
     }
 }
 

@@ -6,10 +6,12 @@
 //! - [`machine::Session`] is one websocket: what it has subscribed to, how far it is, its limits, and when it is closed.
 //! - Nodes whose page is open ask the others for what these show of themselves ([`messages::Watch`]), and are told for some seconds. Each row of
 //!   another node says whose word it is, and how old.
-//! - Who logs in stands in the node's audit log ([`audit`]), chained by hash, before it takes effect.
+//! - [`actions`] are what can be done at a node: [`machine::Guard`] stands before them.
+//! - Who logs in, and who orders what, stands in the node's audit log ([`audit`]), chained by hash, before it takes effect.
 //!
 //! The console knows no other concept: who has something to show hands over rows.
 
+pub mod actions;
 #[cfg(feature = "actor")]
 pub mod actor;
 #[cfg(feature = "actor")]

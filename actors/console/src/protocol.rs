@@ -123,6 +123,16 @@ pub enum Role {
     Admin,
 }
 
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        })
+    }
+}
+
 /// Why a request was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
@@ -133,6 +143,13 @@ pub struct Refusal {
     /// What to do.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hint: String,
+}
+
+impl Refusal {
+    /// The rule `code` refuses, since `msg`; `hint` says what to do.
+    pub fn new(code: &'static str, msg: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, msg: msg.into(), hint: hint.into() }
+    }
 }
 
 /// What a console says.

@@ -27,6 +27,8 @@ pub enum Domain {
     Order,
     /// An operator's approval of a reconfiguration.
     Reconfiguration,
+    /// An operator's order to a node, to be carried out there.
+    Action,
     /// A node's hello on a new connection, from the side that dialled.
     HelloDialler,
     /// A node's hello on a new connection, from the side that accepted.
@@ -44,6 +46,7 @@ impl Domain {
             Self::Membership => b"standin/v1/membership",
             Self::Order => b"standin/v1/order",
             Self::Reconfiguration => b"standin/v1/reconfiguration",
+            Self::Action => b"standin/v1/action",
             Self::HelloDialler => b"standin/v1/hello/dialler",
             Self::HelloAcceptor => b"standin/v1/hello/acceptor",
         }

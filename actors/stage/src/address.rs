@@ -69,6 +69,16 @@ impl<R: Role> Address<R> {
         (count, since.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
+    /// Ends this incarnation after the message that it works on, and starts the next; what waits is for that one. False, and nothing
+    /// happens, where the actor is one that is never started again ([`crate::Supervision::never_restart`]), or has ended.
+    pub fn restart(&self) -> bool {
+        let may = self.mailbox.probe.restartable() && !self.has_ended();
+        if may {
+            self.mailbox.recycle();
+        }
+        may
+    }
+
     /// The actor's counters.
     pub fn probe(&self) -> &Probe {
         &self.mailbox.probe

@@ -167,6 +167,7 @@ impl<R: Role> Cell<R> {
         factory: impl FnMut(Address<R>) -> R + 'static,
     ) -> Self {
         let mailbox = Arc::new(Mailbox::new(name, limits));
+        mailbox.probe.restartable.store(supervision.policy != RestartPolicy::Temporary, Ordering::Relaxed);
         let address = Address { mailbox: Arc::clone(&mailbox) };
         let supervised = supervise(address.clone(), supervision, factory);
         actix_rt::spawn(async move {
@@ -209,6 +210,11 @@ async fn supervise<R: Role>(
         let ended = incarnation(&address, &mut factory).await;
         if address.mailbox.is_closed() {
             return Exit::Stopped;
+        }
+        if ended.is_ok() && address.mailbox.is_recycled() {
+            address.probe().restarts.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(actor = address.probe().name(), "actor is started again, as asked");
+            continue;
         }
         match (&ended, supervision.policy) {
             (Ok(()), RestartPolicy::Transient | RestartPolicy::Temporary) => return Exit::Done,
@@ -360,6 +366,19 @@ mod tests {
         assert_eq!(queued, Ok(5), "fresh state, same address");
         assert_eq!(address.probe().restarts(), 1);
         assert_eq!(address.probe().last_panic().as_deref(), Some("panic: as asked"));
+    }
+
+    #[actix::test]
+    async fn an_actor_is_started_again_on_demand_and_what_waits_is_for_the_next() {
+        let cell = counter(Supervision::default(), MailboxLimits::default());
+        assert_eq!(cell.address().ask(Add(7), SOON).await, Ok(7));
+        assert!(cell.address().restart());
+        assert_eq!(cell.address().ask(Add(1), SOON).await, Ok(1), "fresh state, same address");
+        assert_eq!((cell.address().probe().restarts(), cell.address().has_ended()), (1, false));
+        let temporary = counter(Supervision::never_restart(), MailboxLimits::default());
+        assert_eq!(temporary.address().ask(Add(7), SOON).await, Ok(7));
+        assert!(!temporary.address().restart());
+        assert_eq!(temporary.address().ask(Add(1), SOON).await, Ok(8), "it runs on");
     }
 
     #[actix::test]

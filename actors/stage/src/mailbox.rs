@@ -188,6 +188,11 @@ impl<R: Role> Mailbox<R> {
         }
     }
 
+    /// Whether the incarnation that runs, or ran last, was told to end.
+    pub(crate) fn is_recycled(&self) -> bool {
+        self.queue.lock().is_ok_and(|guard| guard.recycled)
+    }
+
     /// A new incarnation begins.
     pub(crate) fn begin(&self) {
         if let Ok(mut guard) = self.queue.lock() {

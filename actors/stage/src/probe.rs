@@ -1,7 +1,7 @@
 //! What an actor shows of itself.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Counters of one cell, over all its incarnations.
 #[derive(Debug)]
@@ -11,6 +11,7 @@ pub struct Probe {
     pub(crate) shed: AtomicU64,
     pub(crate) expired: AtomicU64,
     pub(crate) restarts: AtomicU64,
+    pub(crate) restartable: AtomicBool,
     last_panic: Mutex<Option<String>>,
 }
 
@@ -22,6 +23,7 @@ impl Probe {
             shed: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
+            restartable: AtomicBool::new(false),
             last_panic: Mutex::new(None),
         }
     }
@@ -49,6 +51,11 @@ impl Probe {
     /// Restarts.
     pub fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Whether it may be started again while it runs: not an actor whose state must match what is durable.
+    pub fn restartable(&self) -> bool {
+        self.restartable.load(Ordering::Relaxed)
     }
 
     /// What the last panic said.

@@ -30,10 +30,13 @@ pub struct ActorView {
     pub last_panic: Option<String>,
     /// It has ended for good.
     pub ended: bool,
+    /// It may be started again while it runs.
+    pub restartable: bool,
 }
 
 struct Entry {
     address: Box<dyn Any + Send + Sync>,
+    restart: Box<dyn Fn() -> bool + Send + Sync>,
     view: Box<dyn Fn() -> ActorView + Send + Sync>,
 }
 
@@ -60,8 +63,9 @@ impl Registry {
         if entries.get(&name).is_some_and(|entry| !(entry.view)().ended) {
             return Err(NameTaken(name));
         }
-        let (own, seen) = (address.clone(), address.clone());
-        entries.insert(name, Entry { address: Box::new(own), view: Box::new(move || view_of(&seen)) });
+        let (own, seen, again) = (address.clone(), address.clone(), address.clone());
+        let (restart, view) = (Box::new(move || again.restart()), Box::new(move || view_of(&seen)));
+        entries.insert(name, Entry { address: Box::new(own), restart, view });
         Ok(())
     }
 
@@ -70,6 +74,13 @@ impl Registry {
         let none = || CallError::NoSuchActor(name.to_owned());
         let entries = self.0.lock().map_err(|_| none())?;
         entries.get(name).and_then(|entry| entry.address.downcast_ref::<Address<R>>()).cloned().ok_or_else(none)
+    }
+
+    /// Starts the actor with this name again: see [`Address::restart`].
+    pub fn restart(&self, name: &str) -> Result<bool, CallError> {
+        let none = || CallError::NoSuchActor(name.to_owned());
+        let entries = self.0.lock().map_err(|_| none())?;
+        entries.get(name).map(|entry| (entry.restart)()).ok_or_else(none)
     }
 
     /// All actors, by name.
@@ -91,6 +102,7 @@ fn view_of<R: Role>(address: &Address<R>) -> ActorView {
         restarts: probe.restarts(),
         last_panic: probe.last_panic(),
         ended: address.has_ended(),
+        restartable: probe.restartable(),
     }
 }
 
@@ -135,6 +147,8 @@ mod tests {
         assert!(matches!(registry.find::<Other>("doubler"), Err(CallError::NoSuchActor(_))), "of another role");
         assert!(matches!(registry.find::<Doubler>("nobody"), Err(CallError::NoSuchActor(_))));
         assert_eq!((registry.list()[0].handled, registry.list()[0].ended), (1, false));
+        assert_eq!((registry.restart("doubler"), registry.list()[0].restartable), (Ok(true), true));
+        assert!(matches!(registry.restart("nobody"), Err(CallError::NoSuchActor(_))));
         first.stop();
         first.ended().await;
         assert!(registry.list()[0].ended);

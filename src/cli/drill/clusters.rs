@@ -316,7 +316,7 @@ pub(super) async fn switched(drill: &mut Drill) -> Result<(), Failure> {
     let from = drill.primary().await?;
     let before = drill.view_changes().await;
     let begun = Instant::now();
-    drill.network.client(from.node)?.switch(None).await?;
+    drill.switch(from.node, None).await?;
     drill.recovery_ms = drill.taken_over(from, begun).await?;
     drill.progress("after the seat was moved", 300, SOON).await;
     drill.check_no_view_change(&before).await;
@@ -340,7 +340,7 @@ pub(super) async fn wrong_result(drill: &mut Drill) -> Result<(), Failure> {
         let holder = drill.holder_of(active.seat).await?;
         let wanted = drill.network.client(active.node)?.cluster().await?.node;
         let begun = Instant::now();
-        drill.network.client(holder.node)?.switch(Some(wanted)).await?;
+        drill.switch(holder.node, Some(wanted)).await?;
         // It may be found within moments: who held the seat is read from the grants, and not from the nodes.
         let (last, cause) = drill.replaced(holder, wanted).await?;
         let wrong = Holder { node: active.node, term: last, ..holder };

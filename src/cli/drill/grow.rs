@@ -50,7 +50,7 @@ pub(super) async fn grow(drill: &mut Drill) -> Result<(), Failure> {
     let clusters = drill.layout.clusters();
     let seat = Seat(clusters.iter().position(|cluster| **cluster == leaves.cluster).unwrap_or_default() as u16);
     if drill.holder_of(seat).await?.node == leaves.index {
-        drill.network.client(leaves.index)?.switch(None).await?;
+        drill.switch(leaves.index, None).await?;
         let (begun, name) = (Instant::now(), drill.network.name(leaves.index));
         while drill.holder_of(seat).await?.node == leaves.index {
             if begun.elapsed() > SOON {

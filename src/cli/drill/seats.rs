@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use standin::api::{ClusterView, RoleView};
 use standin::client::{Client, ClientError};
 use standin_foundation::{ClusterId, Height, NodeId, Seat, SecretKey, Term};
+use standin_console::actions::Order;
 use standin_ledger::certificate::faulty_max;
 use standin_ledger::grant::Cause;
 use standin_ledger::{SeatVote, SignedGrant};
 
 use super::{Drill, Failure};
+use crate::cli::act;
 
 /// A cluster comes to rest within this time.
 pub(super) const SOON: Duration = Duration::from_secs(20);
@@ -250,6 +252,14 @@ impl Drill {
     }
 
     /// The key of an operator.
+    /// Moves the seat that a node holds, by an operator's order.
+    pub(super) async fn switch(&self, holder: usize, to: Option<NodeId>) -> Result<(), Failure> {
+        let args = to.map(|to| ("to".to_owned(), to.to_string())).into_iter().collect();
+        let ask = act::ask(Order { on: String::new(), args }, "a drill");
+        self.network.client(holder)?.act("switch", ask, &self.operator_key()?).await?;
+        Ok(())
+    }
+
     pub(super) fn operator_key(&self) -> Result<SecretKey, Failure> {
         SecretKey::read(&self.network.files().operator_key).map_err(|error| Failure::new(78, error.to_string()))
     }

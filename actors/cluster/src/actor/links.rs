@@ -18,7 +18,7 @@ use standin_stage::{Address, CallError, Lane, Message as StageMessage, Remote, R
 
 use super::MemberActor;
 use crate::Event;
-use crate::messages::Message;
+use crate::messages::{Message, Switching, WantSwitch};
 
 /// How long an answer of the auth node is waited for. The machine asks again by itself.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
@@ -29,6 +29,25 @@ impl StageMessage for Message {
 }
 
 impl RemoteMessage for Message {}
+
+impl StageMessage for WantSwitch {
+    type Reply = Switching;
+    const LANE: Lane = Lane::Control;
+}
+
+impl RemoteMessage for WantSwitch {}
+
+/// What a node wants, and which: the link has proven it.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) from: NodeId,
+    pub(super) want: WantSwitch,
+}
+
+impl StageMessage for Wanted {
+    type Reply = Switching;
+    const LANE: Lane = Lane::Control;
+}
 
 /// A message with the payloads that its records carry. All pushes go this way, so that they keep their order, and a pulse
 /// does not wait behind them.
@@ -86,6 +105,7 @@ pub fn routes(router: Router, member: &Address<MemberActor>, is_mate: IsMate) ->
     };
     let tell_pushed = tell.clone();
     router
+        .ask_as::<WantSwitch, Wanted, _>(member.clone(), |from, want| Wanted { from, want })
         .tell::<Message>(move |from, message| tell(FromMate { from, message, payloads: Vec::new() }))
         .tell::<Pushed>(move |from, Pushed { message, payloads }| tell_pushed(FromMate { from, message, payloads }))
 }

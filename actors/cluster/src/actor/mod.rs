@@ -30,9 +30,9 @@ pub use open::{MemberConfig, OpenError, Opened};
 
 use crate::effect::without_void;
 use crate::machine::{Describe, Description, Member, View};
-use crate::messages::{Entry, Message, NodeRecord};
+use crate::messages::{Entry, Message, NodeRecord, Switching};
 use crate::{Effect, Event, Input};
-use links::FromMate;
+use links::{FromMate, Wanted};
 use log_writer::{LogCommand, LogReport, LogWriter};
 
 /// Takes what happens to the seat's log. It must not block.
@@ -196,6 +196,34 @@ impl Handle<Resign> for MemberActor {
             self.set_timer(ctx);
         }
         reply.send(holds);
+    }
+}
+
+impl Handle<Wanted> for MemberActor {
+    fn handle(&mut self, Wanted { from, want }: Wanted, reply: Reply<Switching>, ctx: &mut Ctx<Self>) {
+        let may = self.member.is_mate(&from) && self.member.is_active() && !self.fixed;
+        if may {
+            self.step(Input::Resign(want.0), ctx);
+            self.set_timer(ctx);
+        }
+        reply.send(Switching(may));
+    }
+}
+
+/// The node is to be taken out of service, or is back.
+#[derive(Debug)]
+pub struct Drain(pub bool);
+
+impl StageMessage for Drain {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<Drain> for MemberActor {
+    fn handle(&mut self, Drain(drains): Drain, reply: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.step(Input::Drain(drains), ctx);
+        self.set_timer(ctx);
+        reply.send(());
     }
 }
 

@@ -91,6 +91,8 @@ pub struct Member {
     seats_heard: Vec<Millis>,
     /// How many of them a holder must hear; none before the replica has said so.
     seats_needed: Option<usize>,
+    /// The node is being taken out of service: when it last resigned since, if it did.
+    drains: Option<Option<Millis>>,
     started: Millis,
     now: Millis,
     woke: Millis,
@@ -131,6 +133,10 @@ impl Member {
             Input::Decided(height, digest) => self.on_decided(height, digest),
             Input::Proven(height) => self.on_proven(height),
             Input::Resign(to) => self.on_resign(to),
+            Input::Drain(drains) => {
+                self.drains = drains.then_some(None);
+                self.resign_if_drained();
+            }
         }
         self.push_to_all();
         self.collects = false;
@@ -211,6 +217,11 @@ impl Member {
             return Some(self.identity.node);
         }
         self.facts.grant.as_ref().map(|grant| grant.grant.holder_id())
+    }
+
+    /// Whether a node is another member of the cluster.
+    pub fn is_mate(&self, node: &NodeId) -> bool {
+        *node != self.identity.node && self.identity.members.contains_key(node)
     }
 
     /// Whether enough other seats have been heard at or after this time to act against a member (S1).
@@ -334,6 +345,7 @@ impl Member {
         self.check_restart();
         self.check_members();
         self.check_holder();
+        self.resign_if_drained();
     }
 
     /// Whoever was paused has heard nothing, and nobody is to blame for it.

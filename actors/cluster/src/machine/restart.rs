@@ -80,6 +80,7 @@ impl Member {
             seats_needed: None,
             started: now,
             now,
+            drains: None,
             woke: now,
             pulse_due: now,
             collects: false,

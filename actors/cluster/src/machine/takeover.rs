@@ -8,6 +8,8 @@ use crate::election::{Candidate, order};
 
 /// Statements that may be lost one after the other before a member does not count as suspecting the holder any more.
 const STATEMENTS_LOST: u64 = 4;
+/// A holder that drains, and still holds the seat, resigns again after this time, in ms.
+const DRAIN_RETRY_MS: u64 = 1_000;
 
 /// How a member stands to the holder of the current term.
 #[derive(Debug, Default)]
@@ -122,8 +124,11 @@ impl Member {
         order(in_sync.iter().map(candidate))
     }
 
+    /// A node that drains comes behind all others, which do not know of it: it lets the turn of each pass.
     fn rank(&self) -> Option<usize> {
-        self.candidates().iter().position(|node| *node == self.identity.node)
+        let candidates = self.candidates();
+        let rank = candidates.iter().position(|node| *node == self.identity.node)?;
+        Some(if self.drains.is_some() { candidates.len() } else { rank })
     }
 
     /// The first of the candidates.
@@ -250,6 +255,16 @@ impl Member {
         if self.is_active() && !self.identity.fixed {
             self.takeover.successor = to;
             self.effects.push(Effect::State(Claim::Resignation, self.facts.term()));
+        }
+    }
+
+    /// A holder that drains resigns as often as it takes, as long as somebody could succeed it.
+    pub(super) fn resign_if_drained(&mut self) {
+        let Some(resigned) = self.drains else { return };
+        let is_due = resigned.is_none_or(|at| at + DRAIN_RETRY_MS <= self.now);
+        if is_due && self.is_active() && self.in_sync().len() > 1 {
+            self.drains = Some(Some(self.now));
+            self.on_resign(None);
         }
     }
 

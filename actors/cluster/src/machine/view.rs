@@ -48,6 +48,8 @@ pub struct View {
     pub released: Lsn,
     /// Why the holder is suspected, and for how long, in ms.
     pub suspicion: Option<(Suspicion, u64)>,
+    /// It is being taken out of service: it takes the seat only where nobody else does.
+    pub drains: bool,
     /// The other members.
     pub mates: Vec<MateView>,
 }
@@ -77,6 +79,7 @@ impl Member {
             sound: self.log.durable_with_payloads(),
             released: self.released(),
             suspicion: self.takeover.suspected().map(|(since, cause)| (cause, self.now - since)),
+            drains: self.drains.is_some(),
             mates: mates.collect(),
         }
     }

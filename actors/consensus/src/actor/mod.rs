@@ -42,7 +42,7 @@ pub use open::{OpenError, Storage};
 pub use pool::{PoolFull, Urgency, VerifyPool};
 pub use reports::{GrantKnown, HolderChanged};
 pub use signatures::SignatureCheck;
-pub use status::{AskStatus, Counters, ReplicaStatus};
+pub use status::{AskStatus, Counters, Pause, ReplicaStatus};
 
 use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient};
@@ -175,6 +175,8 @@ pub struct Replica {
     mate_ahead: Option<NodeId>,
     /// When this node began to speak, until the first block that carries its vote.
     began_to_speak: Option<Instant>,
+    /// It listens, and says nothing to other seats: as if its links lost everything, which the protocol is made for.
+    paused: bool,
 }
 
 impl std::fmt::Debug for Replica {
@@ -225,6 +227,7 @@ impl Replica {
             epoch_told: Epoch(0),
             mate_ahead: None,
             began_to_speak: None,
+            paused: false,
             config,
         })
     }
@@ -397,6 +400,9 @@ impl Replica {
     }
 
     fn send_to<M: RemoteMessage>(&self, seat: Seat, message: &M) {
+        if self.paused {
+            return;
+        }
         if let Some(remote) = self.remote_of(seat)
             && let Err(error) = remote.tell(message)
         {
@@ -405,6 +411,9 @@ impl Replica {
     }
 
     fn send_to_all<M: RemoteMessage>(&self, message: &M) {
+        if self.paused {
+            return;
+        }
         match message.to_wire() {
             Ok(bytes) => {
                 let bytes = bytes::Bytes::from(bytes);

@@ -36,6 +36,8 @@ pub struct ReplicaStatus {
     pub speaks: bool,
     /// The chain has removed its cluster: it stands still.
     pub removed: bool,
+    /// It says nothing to other seats until it is told to.
+    pub paused: bool,
     /// Where it stands.
     pub status: Status,
     /// The last block of its epoch, once the next one has been ordered.
@@ -70,6 +72,7 @@ impl Replica {
             seat: self.config.signer.seat,
             speaks: self.speaks(),
             removed: self.machine.is_halted(),
+            paused: self.paused,
             status: self.machine.status(),
             epoch_ends: self.machine.epoch_ends(),
             primary: self.machine.primary(),
@@ -97,5 +100,22 @@ impl Message for AskStatus {
 impl Handle<AskStatus> for Replica {
     fn handle(&mut self, _: AskStatus, reply: Reply<ReplicaStatus>, _: &mut Ctx<Self>) {
         reply.send(self.status());
+    }
+}
+
+/// An operator has the replica say nothing to other seats, or speak again.
+#[derive(Debug)]
+pub struct Pause(pub bool);
+
+impl Message for Pause {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<Pause> for Replica {
+    fn handle(&mut self, Pause(paused): Pause, reply: Reply<()>, _: &mut Ctx<Self>) {
+        // What was lost meanwhile is said again with the next status, as on a link that is back.
+        self.paused = paused;
+        reply.send(());
     }
 }

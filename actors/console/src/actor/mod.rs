@@ -13,10 +13,11 @@ use actix::{ActorFutureExt, AsyncContext};
 use serde_json::{Map, Value};
 use standin_foundation::NodeId;
 use standin_stage::bridge::{Peers, Router};
-use standin_stage::{Address, Cell, Ctx, Handle, MailboxLimits, Message, Reply, Role, Shell, Supervision};
+use standin_stage::{Address, Cell, Ctx, Handle, Lane, MailboxLimits, Message, Reply, Role, Shell, Supervision};
 
 use self::others::Others;
 use crate::Happening;
+use crate::audit::Act;
 use crate::machine::{Hub, Part, Want};
 use crate::messages::{Report, ReportedRow, Watch};
 
@@ -26,6 +27,10 @@ const COLLECT_INTERVAL: Duration = Duration::from_millis(500);
 const WATCH_TIME: Duration = Duration::from_secs(6);
 /// Happenings that a page finds when it opens.
 const EVENTS_KEPT: usize = 1_000;
+/// Lines of the audit log that it finds.
+const AUDIT_KEPT: usize = 200;
+/// Lines of the node's log that it finds.
+const LOGS_KEPT: usize = 2_000;
 /// Own happenings that are kept for nodes that begin to watch.
 const OWN_KEPT: usize = 64;
 /// Bytes of a happening's detail.
@@ -40,6 +45,10 @@ const ROWS_BYTES_MAX: usize = 160 * 1024;
 pub const NODES: &str = "nodes";
 /// The stream of happenings.
 pub const EVENTS: &str = "events";
+/// The stream of what people did at this node.
+pub const AUDIT: &str = "audit";
+/// The stream of this node's log.
+pub const LOGS: &str = "logs";
 
 /// A row of a table.
 pub type Row = Map<String, Value>;
@@ -88,6 +97,8 @@ pub struct ConsoleConfig {
     pub views: Views,
     /// What is known of all nodes, whether they are heard or not: fields of their rows, by id.
     pub roster: Box<dyn Fn() -> BTreeMap<NodeId, Row> + Send + Sync>,
+    /// The newest entries of the audit log.
+    pub recorded: Vec<Act>,
 }
 
 impl std::fmt::Debug for ConsoleConfig {
@@ -128,6 +139,11 @@ impl ConsoleActor {
         let mut hub = Hub::new(format!("{life:016x}"));
         hub.add_table(NODES);
         hub.add_stream(EVENTS, EVENTS_KEPT);
+        hub.add_stream(AUDIT, AUDIT_KEPT);
+        hub.add_stream(LOGS, LOGS_KEPT);
+        for act in config.recorded.iter().skip(config.recorded.len().saturating_sub(AUDIT_KEPT)) {
+            hub.push(AUDIT, shown_act(act));
+        }
         Self {
             config,
             hub,
@@ -328,6 +344,47 @@ impl Handle<Happened> for ConsoleActor {
             self.happened.pop_front();
         }
         self.tell_watchers(false);
+    }
+}
+
+/// Somebody did something at this node: it stands in the audit log.
+#[derive(Debug)]
+pub struct Recorded(pub Act);
+
+impl Message for Recorded {
+    type Reply = ();
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.0.reason.len() + self.0.outcome.len()
+    }
+}
+
+impl Handle<Recorded> for ConsoleActor {
+    fn handle(&mut self, Recorded(act): Recorded, _: Reply<()>, _: &mut Ctx<Self>) {
+        self.hub.push(AUDIT, shown_act(&act));
+    }
+}
+
+fn shown_act(act: &Act) -> Value {
+    serde_json::to_value(act).unwrap_or_default()
+}
+
+/// Lines of this node's log.
+#[derive(Debug)]
+pub struct Logged(pub Vec<Value>);
+
+impl Message for Logged {
+    type Reply = ();
+    const LANE: Lane = Lane::Bulk;
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.0.len() * size_of::<Value>()
+    }
+}
+
+impl Handle<Logged> for ConsoleActor {
+    fn handle(&mut self, Logged(lines): Logged, _: Reply<()>, _: &mut Ctx<Self>) {
+        lines.into_iter().for_each(|line| _ = self.hub.push(LOGS, line));
     }
 }
 

@@ -1,24 +1,27 @@
 //! The console over HTTP: the page, logging in, and the websocket.
 
+mod actions;
 mod events;
 mod page;
 mod socket;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use actix_web::cookie::{Cookie, SameSite};
-use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use serde::{Deserialize, Serialize};
-use standin_foundation::NodeId;
+use standin_foundation::{Digest, NodeId, PublicKey};
 use standin_stage::Address;
 use tokio::sync::watch;
 
-use crate::actor::{ConsoleActor, unix_ms};
+use crate::actions::Actions;
+use crate::actor::{ConsoleActor, Logged, Recorded, unix_ms};
 use crate::audit::{Act, Audit, AuditError};
 use crate::login::{LOGIN_TIME, Login, LoginError, Logins};
+use crate::machine::Guard;
 use crate::protocol::UserView;
 
 /// Websockets at one time, and of one user.
@@ -26,6 +29,17 @@ const SOCKETS_MAX: usize = 64;
 const SOCKETS_OF_USER_MAX: usize = 16;
 /// Bytes of a login.
 const LOGIN_BYTES_MAX: usize = 4 * 1024;
+
+/// Who may act at a node, besides those who are logged in.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The node carries actions out at all.
+    pub enabled: bool,
+    /// Whoever has one of these keys may order anything.
+    pub operators: BTreeSet<PublicKey>,
+    /// The chain, by the hash of its genesis: an order is signed for one.
+    pub chain: Digest,
+}
 
 /// What the routes of a node's console share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -35,20 +49,40 @@ pub struct Console {
     actor: Address<ConsoleActor>,
     logins: Arc<Logins>,
     audit: Arc<Audit>,
+    rules: Arc<Rules>,
+    actions: Actions,
+    guard: Arc<Mutex<Guard>>,
     sockets: Arc<Mutex<BTreeMap<String, usize>>>,
     stopping: Arc<watch::Sender<bool>>,
 }
 
 impl Console {
     /// The console of the node with this id and name.
-    pub fn new(node: NodeId, name: String, actor: Address<ConsoleActor>, logins: Logins, audit: Audit) -> Self {
+    pub fn new(
+        (node, name): (NodeId, String),
+        actor: Address<ConsoleActor>,
+        logins: Logins,
+        audit: Audit,
+        rules: Rules,
+    ) -> Self {
         let (logins, audit, stopping) = (Arc::new(logins), Arc::new(audit), Arc::new(watch::Sender::new(false)));
-        Self { node, name, actor, logins, audit, sockets: Arc::default(), stopping }
+        let (rules, actions, guard, sockets) = (Arc::new(rules), Actions::default(), Arc::default(), Arc::default());
+        Self { node, name, actor, logins, audit, rules, actions, guard, sockets, stopping }
+    }
+
+    /// What can be done at the node: whoever embeds it may add to it.
+    pub fn actions(&self) -> &Actions {
+        &self.actions
     }
 
     /// Websockets that are open.
     pub fn sessions(&self) -> usize {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    /// Shows lines of the node's log: objects with `at_ms`, `level`, `target` and `text`. False where they cannot be taken now.
+    pub fn log(&self, lines: Vec<serde_json::Value>) -> bool {
+        self.actor.tell(Logged(lines)).is_ok()
     }
 
     /// Closes all websockets: the node stops.
@@ -62,10 +96,21 @@ impl Console {
             config
                 .app_data(web::Data::new(self))
                 .route("/api/v1/events", web::get().to(events::events))
+                .route("/api/v1/actions", web::get().to(actions::offered))
+                .service(
+                    web::resource("/api/v1/actions/{action}/preview")
+                        .app_data(json_of(actions::ORDER_BYTES_MAX))
+                        .route(web::post().to(actions::preview)),
+                )
+                .service(
+                    web::resource("/api/v1/actions/{action}")
+                        .app_data(json_of(actions::ORDER_BYTES_MAX))
+                        .route(web::post().to(actions::act)),
+                )
                 .route("/console", web::get().to(page::redirect))
                 .service(
                     web::scope("/console")
-                        .app_data(web::JsonConfig::default().limit(LOGIN_BYTES_MAX))
+                        .app_data(json_of(LOGIN_BYTES_MAX))
                         .route("/ws", web::get().to(socket::open))
                         .route("/login", web::post().to(log_in))
                         .route("/logout", web::post().to(log_out))
@@ -93,8 +138,14 @@ impl Console {
         let UserView { name: user, role } = login.user.clone();
         let (action, outcome) = (action.to_owned(), "done".to_owned());
         let (on, reason) = (String::new(), String::new());
-        let act = Act { at_ms: unix_ms(), user, role: Some(role), action, on, reason, outcome };
-        self.audit.record(act).map(drop)
+        self.write_down(Act { at_ms: unix_ms(), user, role: Some(role), action, on, reason, outcome })
+    }
+
+    fn write_down(&self, act: Act) -> Result<(), AuditError> {
+        self.audit.record(act.clone())?;
+        // It is in the file: a page that does not show it at once is told when it opens again.
+        drop(self.actor.tell(Recorded(act)));
+        Ok(())
     }
 
     /// A place for one more websocket of this user.
@@ -132,6 +183,18 @@ struct ErrorView {
 
 fn refused(mut response: actix_web::HttpResponseBuilder, error: impl Into<String>) -> HttpResponse {
     response.json(ErrorView { error: error.into() })
+}
+
+/// JSON up to a size; what cannot be read is answered as all errors are.
+fn json_of(bytes: usize) -> web::JsonConfig {
+    web::JsonConfig::default().limit(bytes).error_handler(|error, _| {
+        let response = match error.error_response().status() {
+            StatusCode::PAYLOAD_TOO_LARGE => HttpResponse::PayloadTooLarge(),
+            _ => HttpResponse::BadRequest(),
+        };
+        let response = refused(response, format!("the body cannot be read: {error}"));
+        actix_web::error::InternalError::from_response(error, response).into()
+    })
 }
 
 /// A browser says which page it acts for: any other page's acts are refused.

@@ -193,6 +193,34 @@ fn a_seat_is_moved_on_purpose_to_the_member_that_was_named() {
     assert_eq!((net.texts(2), net.released(2)), (vec!["a".to_owned()], 1));
 }
 
+#[test]
+fn a_node_that_drains_gives_the_seat_up_and_takes_it_only_where_nobody_else_does() {
+    let mut net = Net::settled(3);
+    net.append(0, &["a"]);
+    net.run(30);
+    net.step(0, Input::Drain(true));
+    net.run(60);
+    assert_eq!(net.nodes[1].activated.len(), 1, "the standby, at once");
+    assert_eq!((net.texts(1), net.grant().map(|grant| grant.in_sync.len())), (vec!["a".to_owned()], Some(3)));
+    // The first of the table drains: the last takes over, which would have come after it.
+    net.kill(1);
+    net.run(600);
+    assert_eq!(net.grant().map(|grant| grant.holder_id()), Some(id(2)));
+    assert!(net.nodes[0].member.view().drains && net.nodes[0].activated.len() == 1);
+    // Nobody else is left: a seat that is held by a node that drains is better than one that is not held.
+    net.kill(2);
+    net.run(1_000);
+    assert_eq!(net.grant().map(|grant| grant.holder_id()), Some(id(0)));
+    // As soon as another is there, it has the seat.
+    net.restart(2, false);
+    net.run(4_000);
+    assert_eq!(net.grant().map(|grant| grant.holder_id()), Some(id(2)));
+    net.step(0, Input::Drain(false));
+    net.kill(2);
+    net.run(600);
+    assert_eq!(net.grant().map(|grant| grant.holder_id()), Some(id(0)), "it is back");
+}
+
 /// G6: whoever hears an older term answers with the newest grant.
 #[test]
 fn g6_an_older_term_is_answered_with_the_newest_grant() {

@@ -1,0 +1,168 @@
+//! What stands before every action: that it was asked for rightly, and once.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use standin_foundation::Digest;
+
+use crate::protocol::{Refusal, Role};
+
+/// Orders that are remembered, so that none is carried out twice.
+const REMEMBERED_MAX: usize = 1_000;
+/// Bytes of an order's id and of its reason.
+const ID_BYTES_MAX: usize = 64;
+const REASON_BYTES_MAX: usize = 512;
+
+/// What came of an order.
+pub type Outcome = Result<String, Refusal>;
+
+/// Somebody's order, as far as the guard judges it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Who orders.
+    pub user: &'a str,
+    /// As what.
+    pub role: Role,
+    /// The order's id.
+    pub id: &'a str,
+    /// Hash of all that it says.
+    pub content: Digest,
+    /// Why.
+    pub reason: &'a str,
+}
+
+/// Whether an order is to be carried out.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// It is.
+    New,
+    /// It was, and this came of it.
+    Again(Outcome),
+    /// It is not.
+    Refused(Refusal),
+}
+
+/// The guard. Remembers the last orders.
+#[derive(Debug, Default)]
+pub struct Guard {
+    /// By user and id: the hash of what was ordered, and what came of it.
+    orders: BTreeMap<(String, String), (Digest, Option<Outcome>)>,
+    /// Their keys, the oldest first.
+    oldest: VecDeque<(String, String)>,
+}
+
+impl Guard {
+    /// Judges an order to do something that needs `role`, where actions are `enabled`. One that is new is remembered, until
+    /// [`Guard::finish`] without an end.
+    pub fn begin(&mut self, enabled: bool, role: Role, asked: Asked<'_>) -> Begin {
+        let refused = |code, msg: String, hint: &str| Begin::Refused(Refusal::new(code, msg, hint));
+        if !enabled {
+            let what = "this node carries out no actions";
+            return refused("actions_off", what.to_owned(), "set `console.actions = true` in its configuration");
+        }
+        if asked.role < role {
+            let what = format!("{} may not order this: it needs {}, and the login is {}", asked.user, role, asked.role);
+            return refused("role_too_low", what, "make a link with another role: `standin console-token --role`");
+        }
+        if asked.id.is_empty() || asked.id.len() > ID_BYTES_MAX {
+            let what = format!("the order's id has {} bytes: 1 to {ID_BYTES_MAX} are needed", asked.id.len());
+            return refused("no_id", what, "the id makes that an order which comes twice is carried out once");
+        }
+        if asked.reason.trim().is_empty() || asked.reason.len() > REASON_BYTES_MAX {
+            let what = format!("the reason has {} bytes: 1 to {REASON_BYTES_MAX} are needed", asked.reason.trim().len());
+            return refused("no_reason", what, "it stands in the audit log");
+        }
+        let key = (asked.user.to_owned(), asked.id.to_owned());
+        match self.orders.get(&key) {
+            Some((content, _)) if *content != asked.content => {
+                refused("id_used", "another order had this id".to_owned(), "give each order an id of its own")
+            }
+            Some((_, Some(outcome))) => Begin::Again(outcome.clone()),
+            Some((_, None)) => {
+                refused("in_progress", "the order is being carried out".to_owned(), "ask again with the same id")
+            }
+            None => {
+                self.remember(key, asked.content);
+                Begin::New
+            }
+        }
+    }
+
+    fn remember(&mut self, key: (String, String), content: Digest) {
+        // One that is being carried out is never forgotten; there are as many as there are connections.
+        while self.oldest.len() >= REMEMBERED_MAX {
+            let Some(place) = self.oldest.iter().position(|key| self.orders.get(key).is_none_or(|(_, end)| end.is_some()))
+            else {
+                break;
+            };
+            if let Some(old) = self.oldest.remove(place) {
+                self.orders.remove(&old);
+            }
+        }
+        self.oldest.push_back(key.clone());
+        self.orders.insert(key, (content, None));
+    }
+
+    /// What came of an order that was new.
+    pub fn finish(&mut self, user: &str, id: &str, outcome: Outcome) {
+        if let Some((_, end)) = self.orders.get_mut(&(user.to_owned(), id.to_owned())) {
+            *end = Some(outcome);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(id: &str) -> Asked<'_> {
+        Asked { user: "ops", role: Role::Operator, id, content: Digest::sha256(id.as_bytes()), reason: "patching" }
+    }
+
+    fn code(begin: Begin) -> &'static str {
+        match begin {
+            Begin::Refused(refusal) => refusal.code,
+            Begin::New => "new",
+            Begin::Again(_) => "again",
+        }
+    }
+
+    #[test]
+    fn nothing_is_done_without_a_role_a_reason_and_leave() {
+        let (mut guard, long_id, long) = (Guard::default(), "x".repeat(65), "x".repeat(513));
+        let mut begin = |enabled, role, asked| code(guard.begin(enabled, role, asked));
+        assert_eq!(begin(false, Role::Viewer, asked("1")), "actions_off");
+        assert_eq!(begin(true, Role::Admin, asked("1")), "role_too_low");
+        assert_eq!(begin(true, Role::Operator, asked("")), "no_id");
+        assert_eq!(begin(true, Role::Operator, asked(&long_id)), "no_id");
+        assert_eq!(begin(true, Role::Operator, Asked { reason: " ", ..asked("1") }), "no_reason");
+        assert_eq!(begin(true, Role::Operator, Asked { reason: &long, ..asked("1") }), "no_reason");
+        assert_eq!(begin(true, Role::Operator, asked("1")), "new");
+        assert_eq!(begin(true, Role::Operator, Asked { role: Role::Admin, user: "chief", ..asked("1") }), "new");
+    }
+
+    #[test]
+    fn an_order_that_comes_twice_is_carried_out_once() {
+        let mut guard = Guard::default();
+        let begin = |guard: &mut Guard, asked| guard.begin(true, Role::Operator, asked);
+        assert_eq!(begin(&mut guard, asked("1")), Begin::New);
+        assert_eq!(code(begin(&mut guard, asked("1"))), "in_progress", "two browsers, one button");
+        guard.finish("ops", "1", Ok("done".to_owned()));
+        assert_eq!(begin(&mut guard, asked("1")), Begin::Again(Ok("done".to_owned())));
+        let other = Asked { content: Digest::ZERO, ..asked("1") };
+        assert_eq!(code(begin(&mut guard, other)), "id_used");
+        assert_eq!(begin(&mut guard, Asked { user: "another", ..asked("1") }), Begin::New, "ids are a user's own");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_what_is_under_way_is_not_forgotten() {
+        let mut guard = Guard::default();
+        let ids: Vec<_> = (0..REMEMBERED_MAX + 10).map(|id| id.to_string()).collect();
+        assert_eq!(guard.begin(true, Role::Operator, asked("slow")), Begin::New);
+        for id in &ids {
+            assert_eq!(guard.begin(true, Role::Operator, asked(id)), Begin::New);
+            guard.finish("ops", id, Ok(String::new()));
+        }
+        assert_eq!((guard.orders.len(), guard.oldest.len()), (REMEMBERED_MAX, REMEMBERED_MAX));
+        assert_eq!(code(guard.begin(true, Role::Operator, asked("slow"))), "in_progress");
+    }
+}

@@ -1,0 +1,123 @@
+//! `drain`, `pause`, `read-only`, `log-level`, …: what an operator has a node do, with a reason, by a key that the node's configuration lists.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use standin::client::Client;
+use standin_console::actions::{Ask, Order};
+use standin_foundation::SecretKey;
+
+use super::{ClientArguments, Failure};
+
+/// As whom, and why.
+#[derive(Debug, Args)]
+pub(super) struct OperatorArguments {
+    /// Key file of an operator that the node's configuration lists (`console.operators`).
+    #[arg(long, env = "STANDIN_KEY")]
+    key: Option<PathBuf>,
+    /// Why: stands in the node's audit log.
+    #[arg(long, default_value = "by command")]
+    reason: String,
+    /// Show the effect, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl OperatorArguments {
+    /// Has a node carry an action out, or shows its effect. True if it was carried out.
+    pub(super) async fn order(&self, client: &Client, action: &str, order: Order) -> Result<bool, Failure> {
+        if self.dry_run {
+            client.preview(action, &order).await?.effect.iter().for_each(|line| println!("{line}"));
+            return Ok(false);
+        }
+        let missing = "--key FILE is needed, or STANDIN_KEY: an operator's key that the node's configuration lists";
+        let path = self.key.as_ref().ok_or_else(|| Failure::new(2, missing))?;
+        let key = SecretKey::read(path).map_err(|error| Failure::new(78, error.to_string()))?;
+        println!("{}", client.act(action, ask(order, &self.reason), &key).await?);
+        Ok(true)
+    }
+}
+
+/// An order of its own.
+pub(super) fn ask(order: Order, reason: &str) -> Ask {
+    let (id, reason) = (format!("{:032x}", fastrand::u128(..)), reason.to_owned());
+    Ask { id, order, reason, confirm: String::new(), seen: String::new(), signed: None }
+}
+
+/// An action that is done to the node that is asked.
+#[derive(Debug, Args)]
+pub(super) struct NodeArguments {
+    #[command(flatten)]
+    client: ClientArguments,
+    #[command(flatten)]
+    operator: OperatorArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PauseArguments {
+    #[command(flatten)]
+    node: NodeArguments,
+    /// Also if the chain stands still then.
+    #[arg(long)]
+    halt: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReadOnlyArguments {
+    /// Whether the node refuses transactions.
+    #[arg(value_enum)]
+    set: Switch,
+    #[command(flatten)]
+    node: NodeArguments,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogLevelArguments {
+    /// The filter, such as `info`, or `standin_consensus=debug,info`.
+    filter: String,
+    #[command(flatten)]
+    node: NodeArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RestartActorArguments {
+    /// The actor's name.
+    actor: String,
+    #[command(flatten)]
+    node: NodeArguments,
+}
+
+async fn order(node: &NodeArguments, action: &str, on: String, args: &[(&str, &str)]) -> Result<(), Failure> {
+    let args: BTreeMap<_, _> = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    node.operator.order(&node.client.first()?, action, Order { on, args }).await.map(drop)
+}
+
+/// `drain`, `undrain`, `resume`.
+pub(super) async fn plain(action: &str, node: NodeArguments) -> Result<(), Failure> {
+    order(&node, action, String::new(), &[]).await
+}
+
+pub(super) async fn pause(arguments: PauseArguments) -> Result<(), Failure> {
+    let halt: &[_] = if arguments.halt { &[("halt", "yes")] } else { &[] };
+    order(&arguments.node, "pause", String::new(), halt).await
+}
+
+pub(super) async fn read_only(arguments: ReadOnlyArguments) -> Result<(), Failure> {
+    let set = if matches!(arguments.set, Switch::On) { "on" } else { "off" };
+    order(&arguments.node, "read-only", String::new(), &[("set", set)]).await
+}
+
+pub(super) async fn log_level(arguments: LogLevelArguments) -> Result<(), Failure> {
+    order(&arguments.node, "log-level", String::new(), &[("filter", &arguments.filter)]).await
+}
+
+pub(super) async fn restart_actor(arguments: RestartActorArguments) -> Result<(), Failure> {
+    order(&arguments.node, "restart-actor", arguments.actor.clone(), &[]).await
+}
