@@ -16,8 +16,8 @@ use standin_ledger::{
 };
 
 use crate::api::{
-    AnswerView, BlockView, CandidateView, ClusterView, DoneView, ErrorView, HeldView, OfferedView, PreviewView, StatusView,
-    Submitted, TitleView, TransactionView,
+    AnswerView, BlockView, CandidateView, ClusterView, DoneView, ErrorView, HeldView, OfferedView, PreviewView,
+    StatusView, Submitted, TitleView, TransactionView,
 };
 
 /// Connections that one client may have open.
@@ -54,6 +54,9 @@ pub enum ClientError {
     /// The node refuses the request.
     #[error("{0}")]
     Refused(String),
+    /// The node does not take this from whoever asks.
+    #[error("{0}")]
+    NotAllowed(String),
     /// The answer cannot be read.
     #[error("the answer of {url} cannot be read: {what}")]
     BadAnswer {
@@ -280,6 +283,7 @@ impl Client {
         Err(match (status.as_u16(), first) {
             (404, _) => ClientError::NotFound(error),
             (410, Some(first)) => ClientError::Gone { what: error, first },
+            (401 | 403, _) => ClientError::NotAllowed(error),
             (503, _) => ClientError::Busy(error),
             _ => ClientError::Refused(error),
         })

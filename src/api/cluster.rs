@@ -97,7 +97,7 @@ pub(super) async fn cluster(node: web::Data<NodeHandle>) -> HttpResponse {
     }
 }
 
-fn view_of(node: &NodeHandle, MemberStatus { view, took_over }: MemberStatus) -> ClusterView {
+fn view_of(node: &NodeHandle, MemberStatus { view, took_over, .. }: MemberStatus) -> ClusterView {
     let member = node.members.member(&node.node);
     let role = match (view.active, view.standby == Some(node.node)) {
         (true, _) => RoleView::Active,

@@ -162,7 +162,8 @@ struct SubmitQuery {
 async fn submit(node: web::Data<NodeHandle>, query: web::Query<SubmitQuery>, body: Bytes) -> HttpResponse {
     if node.modes.read_only() || node.modes.draining() {
         let why = if node.modes.draining() { "is going out of service" } else { "is read-only" };
-        return unavailable(format!("{} {why}: ask another node", node.name));
+        // Not 503: asking this node again helps nobody.
+        return HttpResponse::Conflict().json(ErrorView::from(format!("{} {why}: ask another node", node.name)));
     }
     let transactions = match parse_transactions(&body) {
         Ok(transactions) => transactions,

@@ -8,13 +8,14 @@ use clap::Args;
 use serde::Serialize;
 use standin::config::NodeConfig;
 use standin_console::protocol::Role;
+use standin_foundation::ClusterId;
 use standin_ledger::ClientSignatures;
 use tokio::sync::mpsc;
 
 use super::{Failure, console};
 
 use super::init::Plan;
-use super::layout::Layout;
+use super::layout::{Layout, LayoutNode};
 use super::load::{Judgement, Load};
 use super::network::Network;
 use super::read::json;
@@ -98,7 +99,7 @@ pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
     );
     eprintln!("clients:  --node {} --key {}", files.node_urls(), files.client_key.display());
     eprintln!("operator: --key {}", files.operator_key.display());
-    eprintln!("console:  {}", console_link(&network)?);
+    eprintln!("console:  {}", console_link(&network, &plan.layout)?);
     let load = Load::start(&network, arguments.rate)?;
     eprintln!("load:     {} transactions a second", arguments.rate);
     let ended = match arguments.duration {
@@ -122,9 +123,13 @@ pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
     if sound && clean { Ok(()) } else { Err(Failure::new(1, "the network is not sound: see above")) }
 }
 
-/// The console of the auth node, which is not killed when a seat's holder is; else that of the first node.
-fn console_link(network: &Network) -> Result<String, Failure> {
-    let index = network.auths().next().unwrap_or_default();
+/// The console of a member that is not among the first to hold a seat or to take it over: it sees the chain, and is not what is killed.
+fn console_link(network: &Network, layout: &Layout) -> Result<String, Failure> {
+    let lowest = |cluster: &ClusterId| {
+        layout.nodes.iter().filter(|node| node.cluster == *cluster).map(|node| node.priority).min()
+    };
+    let is_last = |node: &LayoutNode| Some(node.priority) == lowest(&node.cluster);
+    let index = layout.nodes.iter().rposition(is_last).unwrap_or_default();
     let config = NodeConfig::read(&network.config(index))?;
     let token = console::make(&config.data_dir, "demo", Role::Admin, 60)?;
     Ok(format!("http://{}/console/#t={token}", config.http_listen))

@@ -75,7 +75,8 @@ impl Lines {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (lines, lost) = std::mem::take(&mut *waiting);
         let text = format!("{lost} lines were too many to show: they stand in the process's log");
-        let lost = (lost > 0).then(|| json!({ "at_ms": unix_ms(), "level": "warn", "target": "standin", "text": text }));
+        let lost =
+            (lost > 0).then(|| json!({ "at_ms": unix_ms(), "level": "warn", "target": "standin", "text": text }));
         lost.into_iter().chain(lines).collect()
     }
 }

@@ -161,6 +161,7 @@ impl From<ClientError> for Failure {
             ClientError::Unreachable { .. } => 69,
             ClientError::NotFound(_) => 4,
             ClientError::Refused(_) => 6,
+            ClientError::NotAllowed(_) => 77,
             _ => 1,
         };
         Self::new(code, chain_of(&error))

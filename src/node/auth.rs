@@ -91,7 +91,8 @@ impl AuthNode {
         let node = bridge.key.public().node_id();
         let listed = Listed::new(config, node, &setup.genesis);
         let roster_of = listed.clone();
-        let (console_cell, page, views) = console::start(config, (node, setup.genesis.digest()), prepared.clone(), move || roster_of.all())?;
+        let (console_cell, page, views) =
+            console::start(config, (node, setup.genesis.digest()), prepared.clone(), move || roster_of.all())?;
         let teller = Teller::new(console_cell.address().clone(), None);
         let (auth, made) = cell_for_one::<AuthActor>("auth");
         // The receiver lives as long as the cell.

@@ -1,6 +1,6 @@
 //! What a node shows of itself in the console: its views, and what happens at it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,22 +10,27 @@ use serde_json::{Value, json};
 use standin_auth::actor::{AskClusters, AuthActor, ClusterView};
 use standin_cluster::actor::{AskMember, MemberActor, MemberStatus};
 use standin_consensus::Event as ReplicaEvent;
-use standin_consensus::actor::{AskStatus, Replica};
+use standin_consensus::actor::{AskStatus, LedgerReader, Replica};
 use standin_console::actor::{ConsoleActor, ConsoleConfig, Happened, Lost, NODES, Row, Rows, View, Views, unix_ms};
 use standin_console::audit::{self, Audit, AuditError};
 use standin_console::http::{Console, Rules};
 use standin_console::login::Logins;
 use standin_console::{Happening, Kind};
-use standin_foundation::{ClusterId, Digest, Height, NodeId};
+use standin_foundation::{ClusterId, Digest, Height, NodeId, Seat};
+use standin_ledger::certificate::quorum;
+use standin_ledger::store::StoredBlock;
 use standin_ledger::{EpochStart, Genesis, Grant, GrantBook, MemberBook, MemberDescriptor};
 use standin_stage::bridge::Peers;
-use standin_stage::{Address, Cell, Registry, Throttle};
+use standin_stage::{Address, Cell, Distribution, Registry, Throttle, Window};
+use tokio::sync::oneshot;
 
 use super::actions::Modes;
 use crate::config::{NodeConfig, NodeRole};
 
 /// An actor that does not answer within this time shows nothing.
 const ASK_TIME: Duration = Duration::from_millis(400);
+/// Blocks that a page shows.
+const BLOCKS_SHOWN: u64 = 50;
 /// Entries of the audit log that a page finds.
 const ACTS_SHOWN: usize = 200;
 /// Where an auth node stands, by the layouts.
@@ -287,6 +292,146 @@ impl View for MemberView {
             vec![(String::new(), shown)]
         })
     }
+}
+
+/// The newest blocks that the node has executed.
+pub(super) struct BlocksView {
+    pub(super) reader: LedgerReader,
+    /// Those that were read last.
+    pub(super) newest: Arc<Mutex<BTreeMap<Height, Row>>>,
+}
+
+impl View for BlocksView {
+    fn table(&self) -> &'static str {
+        "blocks"
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
+        let (reader, newest) = (self.reader.clone(), Arc::clone(&self.newest));
+        Box::pin(async move {
+            let (sender, read) = oneshot::channel();
+            let known = newest.lock().unwrap_or_else(PoisonError::into_inner).keys().next_back().copied();
+            let asked = reader.read(move |ledger| {
+                let head = ledger.chain.height();
+                let from = head.0.saturating_sub(BLOCKS_SHOWN - 1).max(known.map_or(1, |known| known.0 + 1));
+                let blocks = (from..=head.0).filter_map(|height| ledger.store.block(Height(height)).ok().flatten());
+                // Nobody may look any more.
+                drop(sender.send(blocks.map(|block| (block.header.height(), block_row(&block))).collect::<Vec<_>>()));
+            });
+            let read = if asked { read.await.unwrap_or_default() } else { Vec::new() };
+            let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+            newest.extend(read);
+            while newest.len() as u64 > BLOCKS_SHOWN {
+                newest.pop_first();
+            }
+            newest.iter().map(|(height, row)| (height.to_string(), row.clone())).collect()
+        })
+    }
+}
+
+fn block_row(block: &StoredBlock) -> Row {
+    let proposal = &block.header.proposal;
+    let refused = block.receipts.iter().filter(|receipt| !receipt.outcome.is_applied()).count();
+    row(json!({
+        "height": proposal.height.0,
+        "hash": block.hash.to_string(),
+        "at_ms": proposal.time_ms,
+        "view": block.certificate.view.0,
+        "seat": proposal.proposer.0,
+        "batches": proposal.batches.len(),
+        "bytes": proposal.batches.iter().map(|batch| u64::from(batch.bytes)).sum::<u64>(),
+        "transactions": block.receipts.len(),
+        "refused": refused,
+        "votes": block.certificate.votes.iter().map(|vote| vote.seat.0).collect::<Vec<_>>(),
+    }))
+}
+
+/// What the newest places in the order wait for, and how long things take.
+pub(super) struct ConsensusView {
+    pub(super) replica: Address<Replica>,
+    pub(super) member: Address<MemberActor>,
+    /// What was counted since the rows were last asked for.
+    pub(super) windows: Arc<Mutex<Vec<(&'static str, Window)>>>,
+}
+
+impl View for ConsensusView {
+    fn table(&self) -> &'static str {
+        "consensus"
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
+        let (replica, member, windows) = (self.replica.clone(), self.member.clone(), Arc::clone(&self.windows));
+        Box::pin(async move {
+            let Ok(status) = replica.ask(AskStatus, ASK_TIME).await else { return Vec::new() };
+            let syncs = member.ask(AskMember, ASK_TIME).await.ok().map(|member| member.syncs);
+            let seats = |seats: &BTreeSet<Seat>| seats.iter().map(|seat| seat.0).collect::<Vec<_>>();
+            let slots = status.slots.iter().map(|slot| {
+                let shown = json!({
+                    "height": slot.height.0,
+                    "view": slot.view.map(|view| view.0),
+                    "prepared": seats(&slot.prepared),
+                    "committed": seats(&slot.committed),
+                    "final": slot.is_final,
+                });
+                (format!("slot/{}", slot.height), row(shown))
+            });
+            let of_seats = status.peers.len() + 1;
+            let state = row(json!({
+                "speaks": status.speaks,
+                "seats": of_seats,
+                "quorum": quorum(of_seats),
+                "view": status.status.view.0,
+                "changing_to": status.status.changing_to.map(|view| view.0),
+                "primary": status.primary.0,
+                "pending_batches": status.pending.0,
+                "pending_bytes": status.pending.1,
+                "waiting": status.waiting,
+                "gated": status.gated,
+                "log_bytes": status.log_bytes,
+            }));
+            let times = [
+                ("commit", Some(status.times.commit)),
+                ("block_interval", Some(status.times.block_interval)),
+                ("log_sync", syncs),
+            ];
+            let times = times_of(&mut windows.lock().unwrap_or_else(PoisonError::into_inner), times);
+            slots.chain([("state".to_owned(), state)]).chain(times).collect()
+        })
+    }
+}
+
+/// Percentiles of what was counted since the last time, in ms.
+fn times_of(
+    windows: &mut Vec<(&'static str, Window)>,
+    times: [(&'static str, Option<Distribution>); 3],
+) -> Vec<(String, Row)> {
+    let mut rows = Vec::with_capacity(times.len());
+    for (name, of) in times {
+        let Some(of) = of else { continue };
+        match windows.iter_mut().find(|(known, _)| *known == name) {
+            None => windows.push((name, Window::new(of))),
+            Some((_, window)) => {
+                let since = window.take();
+                let ms = |quantile| since.value_at_quantile(quantile) as f64 / 1_000.0;
+                let shown = match since.is_empty() {
+                    true => json!({ "count": 0 }),
+                    false => {
+                        json!({ "count": since.len(), "p50": ms(0.5), "p95": ms(0.95), "p99": ms(0.99), "max": since.max() as f64 / 1_000.0 })
+                    }
+                };
+                rows.push((format!("times/{name}"), row(shown)));
+            }
+        }
+    }
+    rows
 }
 
 /// The node's actors.

@@ -28,7 +28,7 @@ use standin_stage::{Address, CallError, Cell, Registry, Remote};
 use tokio::sync::watch;
 
 use super::actions::{self, Modes};
-use super::console::{self, ActorsView, MemberView, Teller};
+use super::console::{self, ActorsView, BlocksView, ConsensusView, MemberView, Teller};
 use super::grants::Grants;
 use super::members::Members;
 use super::recorder::Recorder;
@@ -249,7 +249,11 @@ impl Node {
         let _ = actors.register(replica.address());
         let _ = actors.register(member.address());
         let _ = actors.register(console_cell.address());
-        views.set(vec![Box::new(view), Box::new(ActorsView(actors.clone()))]);
+        let blocks = BlocksView { reader: reader.clone(), newest: Arc::default() };
+        let (own_replica, own_member) = (replica.address().clone(), member.address().clone());
+        let consensus = ConsensusView { replica: own_replica, member: own_member, windows: Arc::default() };
+        let actors_view = ActorsView(actors.clone());
+        views.set(vec![Box::new(view), Box::new(actors_view), Box::new(blocks), Box::new(consensus)]);
         let handle = NodeHandle {
             name: config.name.clone(),
             node,

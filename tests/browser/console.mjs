@@ -2,7 +2,7 @@
 //   node console.mjs PATH-OF-STANDIN [FOLDER-FOR-SCREENSHOTS]
 // Prints what it saw, and ends with 1 at the first thing that is not as it should be.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { readFileSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
@@ -100,28 +100,47 @@ try {
     await page.waitForSelector('.node[data-state="live"]', WITHIN);
     const first = Date.now() - begun;
     await page.waitForFunction(() => document.querySelectorAll('.node[data-state="live"]').length === 13, null, WITHIN);
-    await page.waitForSelector("text=38 actors", WITHIN);
     assert.equal(new URL(page.url()).hash, "", "the token is not in the address any more");
     return `first data after ${first} ms`;
   });
+
+  const own = await page.textContent("h1 small");
+  const VIEWS = ["overview", "chain", "performance", "actors", "logs", "audit"];
+  const open = async (view, on = page) => {
+    await on.evaluate((view) => { location.hash = `#/${view}`; }, view);
+    await on.waitForSelector(`nav a[href="#/${view}"][aria-current]`, WITHIN);
+  };
 
   await step("light and dark, wide and narrow: nothing that a screen reader cannot tell", async () => {
     const looks = [["light", 1440, 1000], ["dark", 1440, 1000], ["light", 390, 844], ["dark", 390, 844]];
     for (const [scheme, width, height] of looks) {
       await page.emulateMedia({ colorScheme: scheme });
       await page.setViewportSize({ width, height });
-      if (shots) await page.screenshot({ path: `${shots}/console-${scheme}-${width}.png`, fullPage: width > 600 });
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-      assert.ok(wide <= 0, `${width} px: the page is ${wide} px too wide`);
+      for (const view of VIEWS) {
+        await open(view);
+        // The charts draw what they have, a second later.
+        if (view === "performance") await page.waitForSelector(".chart canvas", WITHIN);
+        if (shots) await page.screenshot({ path: `${shots}/${view}-${scheme}-${width}.png`, fullPage: width > 600 });
+        const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        assert.ok(wide <= 0, `${view}, ${width} px: the page is ${wide} px too wide`);
+      }
     }
     await page.setViewportSize({ width: 1440, height: 1000 });
+    await open("overview");
     const checked = await browser.newContext({ bypassCSP: true, storageState: await page.context().storageState() });
     for (const scheme of ["light", "dark"]) {
       const other = await checked.newPage();
       await other.emulateMedia({ colorScheme: scheme });
       await other.goto(`${origin}/console/`);
       await other.waitForSelector('.node[data-state="live"]', WITHIN);
-      assert.deepEqual(await violations(other), [], scheme);
+      for (const view of VIEWS) {
+        await open(view, other);
+        assert.deepEqual(await violations(other), [], `${view}, ${scheme}`);
+      }
+      await open("overview", other);
+      await other.click(".actions button:text('drain')");
+      await other.waitForSelector("dialog .effect", WITHIN);
+      assert.deepEqual(await violations(other), [], `the dialog, ${scheme}`);
     }
     await checked.close();
   });
@@ -147,6 +166,77 @@ try {
     return `${holder} gone and its seat handed over, all shown ${ms} ms after the kill`;
   });
 
+  await step("the chain: consensus, blocks as they come, and one of them found with its transactions", async () => {
+    await open("chain");
+    await page.waitForSelector(".strip .votes.enough", WITHIN);
+    const first = page.locator('[aria-label="Blocks"] tbody tr button').first();
+    const height = await first.textContent();
+    await page.waitForFunction((height) => document.querySelector('[aria-label="Blocks"] tbody button').textContent !== height, height, WITHIN);
+    await page.fill('input[name="what"]', height.replace(/,/g, ""));
+    await page.keyboard.press("Enter");
+    await page.waitForSelector('article [aria-label="Transactions"] button', WITHIN);
+    await page.click('article [aria-label="Transactions"] button');
+    await page.waitForSelector("article h3:text('Transaction')", WITHIN);
+    assert.match(await page.textContent("article"), /applied/);
+    await page.fill('input[name="what"]', "999999999");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector("article h3:text('Nothing found')", WITHIN);
+  });
+
+  await step("charts of what was measured, all actors, and the log", async () => {
+    await open("performance");
+    await page.waitForFunction(() => /p99 [0-9.]+ ms/.test(document.querySelector('[data-chart="commit"]')?.textContent ?? "") || /p99 [0-9.]+ ms/.test(document.querySelector('[data-chart="sync"]')?.textContent ?? ""), null, WITHIN);
+    if (shots) await page.screenshot({ path: `${shots}/performance.png`, fullPage: true });
+    await open("actors");
+    await page.waitForFunction(() => document.querySelectorAll('[aria-label="Actors"] tbody tr').length >= 36, null, WITHIN);
+    await open("logs");
+    await page.waitForSelector('.log tr.level-info td:text("node runs")', WITHIN);
+  });
+
+  await step("a seat is moved at the page: effect, reason and confirmation first, and the audit log tells", async () => {
+    await open("overview");
+    await page.click(".actions button:text('switch')");
+    await page.waitForSelector("dialog .effect", WITHIN);
+    const go = page.locator("dialog button.primary");
+    assert.ok(await go.isDisabled(), "neither a reason nor a confirmation is there");
+    const cluster = await page.textContent("dialog label code");
+    await page.fill('dialog input[placeholder="stands in the audit log"]', "a test");
+    await page.fill("dialog label:has(code) input", "something else");
+    assert.ok(await go.isDisabled());
+    await page.fill("dialog label:has(code) input", cluster);
+    const before = await page.locator(`.hand-over[data-cluster="${cluster}"]`).count();
+    if (shots) await page.screenshot({ path: `${shots}/action.png` });
+    await go.click();
+    await page.waitForSelector("dialog .done", WITHIN);
+    await page.click("dialog .buttons button");
+    await page.waitForFunction(([cluster, before]) => document.querySelectorAll(`.hand-over[data-cluster="${cluster}"]`).length > before, [cluster, before], WITHIN);
+    await open("audit");
+    await page.waitForSelector('[aria-label="Audit log"] td:text("done:")', WITHIN);
+    if (shots) await page.screenshot({ path: `${shots}/audit.png`, fullPage: true });
+    await open("overview");
+    return `cluster ${cluster}`;
+  });
+
+  await step("a viewer sees what an action would do, and cannot do it", async () => {
+    const { line } = processOf(own, network.child.pid);
+    const made = spawnSync(standin, ["console-token", "-c", line[line.indexOf("-c") + 1], "--user", "eve", "--role", "viewer"], { encoding: "utf8" });
+    assert.equal(made.status, 0, made.stderr);
+    const viewer = await (await browser.newContext()).newPage();
+    await viewer.goto(made.stdout.trim());
+    await viewer.click(".actions button:text('read-only')", WITHIN);
+    await viewer.selectOption("dialog select", "on");
+    await viewer.waitForSelector("dialog .effect", WITHIN);
+    assert.match(await viewer.textContent("dialog"), /logged in as viewer: this needs operator/);
+    assert.equal(await viewer.locator("dialog button.primary:enabled").count(), 0);
+    const answer = await viewer.evaluate(async () => {
+      const body = JSON.stringify({ id: "1", order: { on: "", args: { set: "on" } }, reason: "for fun", confirm: "" });
+      const answer = await fetch("../api/v1/actions/read-only", { method: "POST", headers: { "content-type": "application/json" }, body });
+      return [answer.status, (await answer.json()).code];
+    });
+    assert.deepEqual(answer, [403, "role_too_low"]);
+    await viewer.context().close();
+  });
+
   await step("what was lost on the way is noticed and had again", async () => {
     const height = () => page.evaluate(() => Number(document.querySelectorAll(".summary dd")[2].textContent.replace(/,/g, "")));
     await page.evaluate(() => { globalThis.loseOne = true; });
@@ -156,7 +246,7 @@ try {
   });
 
   await step("a node that starts again is found again, without a new login", async () => {
-    const { pid, line } = processOf("auth", network.child.pid);
+    const { pid, line } = processOf(own, network.child.pid);
     process.kill(pid, "SIGTERM");
     await page.waitForSelector("main.stale", WITHIN);
     await hasEnded(pid);

@@ -1,6 +1,7 @@
 //! The process ring: real node processes on loopback, driven through the command line, as a user would.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod actions;
 mod bad_input;
 mod bad_peers;
 mod browser;

@@ -40,6 +40,21 @@ pub struct Argument {
     pub what: &'static str,
     /// Whether the action needs it.
     pub needed: bool,
+    /// What it can be.
+    #[serde(flatten)]
+    pub kind: Kind,
+}
+
+/// What an argument can be.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(tag = "kind", content = "one_of", rename_all = "snake_case")]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// The id of a member of the node's cluster.
+    Member,
+    /// One of these.
+    OneOf(&'static [&'static str]),
 }
 
 /// What is to be done, to what.

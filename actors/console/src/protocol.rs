@@ -30,6 +30,8 @@ pub enum ServerMessage {
         proto: u32,
         /// The node's name.
         node: String,
+        /// Its id: the key of its row among the nodes.
+        id: String,
         /// The program's version.
         version: &'static str,
         /// Names this life of the process: numbers of another one mean nothing.

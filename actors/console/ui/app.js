@@ -1,11 +1,11 @@
-// The page: a header, and the views.
+// The page: a header, the navigation, the view that is open, and the dialog of actions.
 import { render } from "preact";
+import { computed, effect, signal } from "@preact/signals";
 import { html } from "./html.js";
-import { clusters, connection, gaps, height, hello, members, nodes } from "./store.js";
-import { logIn } from "./socket.js";
-import { Topology } from "./views/topology.js";
-import { Timeline } from "./views/timeline.js";
-import { Actors } from "./views/actors.js";
+import { clusters, connection, gaps, height, hello, members, nodes, own } from "./store.js";
+import { logIn, want } from "./socket.js";
+import { always, views } from "./views/index.js";
+import { ActionDialog } from "./actions.js";
 
 const STATES = {
   connecting: "connecting…",
@@ -14,10 +14,18 @@ const STATES = {
   "logged out": "not logged in",
 };
 
+// The view that is open stands in the address: it can be kept, and the browser's buttons work.
+const address = signal(location.hash);
+addEventListener("hashchange", () => { address.value = location.hash; });
+const offered = computed(() => views.filter((view) => !view.fits || view.fits(hello.value?.topics ?? [])));
+const view = computed(() => offered.value.find((one) => address.value === `#/${one.id}`) ?? offered.value[0]);
+effect(() => want([...always, ...view.value.topics]));
+
 function Header() {
   const { state, why } = connection.value;
   return html`<header>
     <h1><span class="mark" aria-hidden="true"></span>Standin <small>${hello.value?.node ?? ""}</small></h1>
+    ${hello.value && state !== "logged out" && html`<nav aria-label="Views">${offered.value.map((one) => html`<a key=${one.id} href=${`#/${one.id}`} aria-current=${one === view.value ? "page" : undefined}>${one.title}</a>`)}</nav>`}
     <p class="connection ${state.replace(" ", "-")}" role="status" title=${why}>
       <span class="dot" aria-hidden="true"></span>${STATES[state]}</p>
   </header>`;
@@ -36,6 +44,13 @@ function Summary() {
   </dl>`;
 }
 
+// What an operator has set at this node, and must not forget.
+function Modes() {
+  const { draining, paused, read_only: readOnly } = own.value ?? {};
+  const set = [draining && "out of service", paused && "says nothing to other seats", readOnly && "takes no transactions"].filter(Boolean);
+  return set.length > 0 && html`<p class="notice modes" role="status">${hello.value.node} is set so by an operator: ${set.join(", ")}.</p>`;
+}
+
 function LoggedOut() {
   return html`<section class="notice"><h2>You are not logged in</h2>
     ${connection.value.why && html`<p>${connection.value.why}</p>`}
@@ -50,11 +65,11 @@ function App() {
   return html`<${Header} />
     <main class=${stale ? "stale" : ""}>
       ${stale && html`<p class="notice" role="alert">The connection to ${hello.value.node} is lost: what you see is what it last told. ${connection.value.why}</p>`}
+      <${Modes} />
       <${Summary} />
-      <${Topology} />
-      <${Timeline} />
-      <${Actors} />
+      <${view.value.component} />
     </main>
+    <${ActionDialog} />
     <footer>${hello.value.user.name}, ${hello.value.user.role} · standin ${hello.value.version} · gaps in the feed: ${gaps}</footer>`;
 }
 

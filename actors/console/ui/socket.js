@@ -1,8 +1,9 @@
 // The websocket: subscribes, resumes where it was, and comes back by itself.
 import * as store from "./store.js";
 
-const TOPICS = ["nodes", "events", "actors"];
 const BACK_OFF_MS = [300, 10000];
+// What the views that are open need.
+let wanted = [];
 let socket = null;
 let waited = 0;
 let heard = 0;
@@ -13,6 +14,15 @@ const say = (message) => socket?.readyState === WebSocket.OPEN && socket.send(JS
 function subscribe(topic, anew) {
   const since = anew ? undefined : store.reached[topic];
   say({ t: "sub", id: next++, topic, ...(since?.epoch ? { since } : {}) });
+}
+
+// Subscribes to what is needed from now on, and ends what is not.
+export function want(topics) {
+  const offered = (topic) => store.hello.peek()?.topics.includes(topic);
+  wanted.filter((topic) => !topics.includes(topic)).forEach((topic) => say({ t: "unsub", topic }));
+  const added = topics.filter((topic) => !wanted.includes(topic));
+  wanted = topics;
+  added.filter(offered).forEach((topic) => subscribe(topic, false));
 }
 
 export function connect() {
@@ -37,7 +47,7 @@ function take(message) {
       store.hello.value = message;
       store.offset.value = message.now_ms - Date.now();
       store.connection.value = { state: "live", why: "" };
-      TOPICS.filter((topic) => message.topics.includes(topic)).forEach((topic) => subscribe(topic, false));
+      wanted.filter((topic) => message.topics.includes(topic)).forEach((topic) => subscribe(topic, false));
       break;
     case "snap":
       store.snap(message);

@@ -9,10 +9,15 @@ export const connection = signal({ state: "connecting", why: "" });
 // Node's clock minus the browser's, in ms: ages are told by the node's clock.
 export const offset = signal(0);
 export const gaps = signal(0);
-export const tables = { nodes: signal({}), actors: signal({}) };
-export const streams = { events: signal([]) };
+export const tables = { nodes: signal({}), actors: signal({}), blocks: signal({}), consensus: signal({}) };
+export const streams = { events: signal([]), logs: signal([]), audit: signal([]) };
+// Topics of which all has come once.
+export const loaded = signal(new Set());
 export const now = signal(Date.now());
-setInterval(() => { now.value = Date.now() + offset.peek(); }, 1000);
+setInterval(() => {
+  now.value = Date.now() + offset.peek();
+  sample();
+}, 1000);
 
 // How far each topic is, for a websocket that comes back.
 export const reached = {};
@@ -21,6 +26,7 @@ export function snap({ topic, seq, data }) {
   reached[topic] = { epoch: hello.peek()?.epoch, seq };
   if (tables[topic]) tables[topic].value = data;
   if (streams[topic]) streams[topic].value = data;
+  if (!loaded.peek().has(topic)) loaded.value = new Set([...loaded.peek(), topic]);
 }
 
 // Applies a frame; names the topics of which something is missing.
@@ -65,6 +71,17 @@ function add(stream, entries) {
   stream.value = all.length > EVENTS_MAX ? all.slice(all.length - EVENTS_MAX) : all;
 }
 
+// Asks the node over HTTP; posts where there is a body.
+export async function api(path, body) {
+  const options = body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+  try {
+    const answer = await fetch(`../api/v1/${path}`, options);
+    return { ok: answer.ok, body: await answer.json() };
+  } catch {
+    return { ok: false, body: { error: "the node does not answer" } };
+  }
+}
+
 // Nodes with their ids, by name.
 export const nodes = computed(() =>
   Object.entries(tables.nodes.value)
@@ -72,6 +89,9 @@ export const nodes = computed(() =>
     .sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true })));
 
 export const nameOf = (id) => tables.nodes.value[id]?.name ?? (id ? id.slice(0, 8) : "nobody");
+
+// Nodes are told by the beginnings of their ids: people know them by name.
+export const byName = (text) => text.replace(/\b[0-9a-f]{8}\b/g, (short) => nodes.value.find((node) => node.id.startsWith(short))?.name ?? short);
 
 export const members = computed(() => nodes.value.filter((node) => node.kind !== "auth"));
 
@@ -97,3 +117,24 @@ export const clusters = computed(() => {
 });
 
 export const height = computed(() => Math.max(0, ...members.value.map((node) => node.height ?? 0)));
+
+// The node whose page this is.
+export const own = computed(() => nodes.value.find((node) => node.id === hello.value?.id));
+
+// What the charts show, second by second.
+export const HISTORY_S = 900;
+export const history = signal([]);
+
+function sample() {
+  const id = hello.peek()?.id;
+  if (!id || connection.peek().state !== "live" || !tables.consensus.peek()[`${id}/state`]) return;
+  const values = { tps: tables.nodes.peek()[id]?.tps, mailboxes: 0 };
+  for (const [key, row] of Object.entries(tables.actors.peek())) {
+    if (key.startsWith(`${id}/`)) values.mailboxes += row.depth;
+  }
+  for (const name of ["commit", "block_interval", "log_sync"]) {
+    const times = tables.consensus.peek()[`${id}/times/${name}`];
+    for (const at of ["p50", "p95", "p99"]) values[`${name}.${at}`] = times?.[at];
+  }
+  history.value = [...history.peek(), { at: Math.round(now.peek() / 1000), values }].slice(-HISTORY_S);
+}

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use standin::api::{ClusterView, RoleView};
 use standin::client::{Client, ClientError};
-use standin_foundation::{ClusterId, Height, NodeId, Seat, SecretKey, Term};
 use standin_console::actions::Order;
+use standin_foundation::{ClusterId, Height, NodeId, Seat, SecretKey, Term};
 use standin_ledger::certificate::faulty_max;
 use standin_ledger::grant::Cause;
 use standin_ledger::{SeatVote, SignedGrant};

@@ -19,10 +19,13 @@ impl Restart {
             let what = format!("`{}` is never started again: its state must be what the log says", actor.name);
             return Err(Refusal::new("never_restarted", what, "start the node anew, after `drain`"));
         }
-        Ok(preview(&actor.name, [
-            format!("`{}` ends after the message that it works on, and begins with a fresh state.", actor.name),
-            "What waits for it is kept; whoever waits for its answer is told.".to_owned(),
-        ]))
+        Ok(preview(
+            &actor.name,
+            [
+                format!("`{}` ends after the message that it works on, and begins with a fresh state.", actor.name),
+                "What waits for it is kept; whoever waits for its answer is told.".to_owned(),
+            ],
+        ))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use standin_console::actions::{About, Action, Answer, Argument, Order, Preview};
+use standin_console::actions::{About, Action, Answer, Argument, Kind, Order, Preview};
 use standin_console::protocol::{Refusal, Role};
 
 use super::{answer, preview};
@@ -55,6 +55,7 @@ impl Action for LogLevel {
                 name: "filter",
                 what: "such as `info` or `standin_consensus=debug,info`",
                 needed: true,
+                kind: Kind::Text,
             }],
         }
     }
@@ -63,7 +64,10 @@ impl Action for LogLevel {
         let (shown, name, before) = (self.filter(order), self.node.clone(), self.control.current());
         answer(async move {
             let filter = shown?;
-            Ok(preview(&name, [format!("{name} logs by `{filter}`, in the place of `{before}`, until its process starts anew.")]))
+            Ok(preview(
+                &name,
+                [format!("{name} logs by `{filter}`, in the place of `{before}`, until its process starts anew.")],
+            ))
         })
     }
 

@@ -1,7 +1,7 @@
 //! Who belongs to a cluster: changed by an operator's key, which no node and no browser has. The action shows the effect, and the command.
 
 use standin_auth::actor::{AskClusters, AuthActor, ClusterView};
-use standin_console::actions::{About, Action, Answer, Argument, Order, Preview};
+use standin_console::actions::{About, Action, Answer, Argument, Kind, Order, Preview};
 use standin_console::protocol::{Refusal, Role};
 use standin_stage::Address;
 
@@ -17,11 +17,16 @@ pub(in crate::node) struct MemberChange {
 
 const ASK_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 const NEW: &[Argument] = &[
-    Argument { name: "key", what: "the node's public key", needed: true },
-    Argument { name: "address", what: "where its bridge can be reached: host and port", needed: true },
-    Argument { name: "site", what: "where it stands", needed: true },
+    Argument { name: "key", what: "the node's public key", needed: true, kind: Kind::Text },
+    Argument {
+        name: "address",
+        what: "where its bridge can be reached: host and port",
+        needed: true,
+        kind: Kind::Text,
+    },
+    Argument { name: "site", what: "where it stands", needed: true, kind: Kind::Text },
 ];
-const GONE: &[Argument] = &[Argument { name: "node", what: "the node's id", needed: true }];
+const GONE: &[Argument] = &[Argument { name: "node", what: "the node's id", needed: true, kind: Kind::Text }];
 
 impl MemberChange {
     async fn command(auth: Address<AuthActor>, http: String, removes: bool, order: Order) -> Result<Preview, Refusal> {
@@ -69,8 +74,14 @@ impl MemberChange {
 impl Action for MemberChange {
     fn about(&self) -> About {
         let (name, what, arguments) = match self.removes {
-            true => ("member-remove", "Shows what removing a member does, and the command with which an operator does it.", GONE),
-            false => ("member-add", "Shows what adding a member does, and the command with which an operator does it.", NEW),
+            true => (
+                "member-remove",
+                "Shows what removing a member does, and the command with which an operator does it.",
+                GONE,
+            ),
+            false => {
+                ("member-add", "Shows what adding a member does, and the command with which an operator does it.", NEW)
+            }
         };
         About { name, role: Role::Admin, what, on: "cluster", arguments }
     }

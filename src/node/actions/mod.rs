@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use standin_console::actions::{Answer, Preview};
 use standin_console::protocol::Refusal;
 
-pub use levels::{LevelControl, LogLevel};
 pub(super) use actors::Restart;
+pub use levels::{LevelControl, LogLevel};
 pub(super) use members::MemberChange;
 
 use super::NodeHandle;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use standin_cluster::actor::{self as cluster, MemberStatus, Resign};
 use standin_cluster::machine::View;
 use standin_cluster::messages::{Switching, WantSwitch};
-use standin_console::actions::{About, Action, Answer, Argument, Order, Preview};
-use standin_console::protocol::{Refusal, Role};
 use standin_consensus::actor as consensus;
+use standin_console::actions::{About, Action, Answer, Argument, Kind, Order, Preview};
+use standin_console::protocol::{Refusal, Role};
 use standin_foundation::NodeId;
 use standin_ledger::certificate::{self, Authority};
 
@@ -89,7 +89,8 @@ impl Switch {
         if holder == node.node {
             return node.member.ask(Resign(to), ASK_TIME).await.map_err(unavailable);
         }
-        let remote = node.peers.remote(&holder).ok_or_else(|| unavailable(format!("{} is not known", holder.short())))?;
+        let remote =
+            node.peers.remote(&holder).ok_or_else(|| unavailable(format!("{} is not known", holder.short())))?;
         let asked = remote.ask(&WantSwitch(to), ASK_TIME).await;
         asked.map(|Switching(does)| does).map_err(|error| unavailable(format!("{}: {error}", called(node, &holder))))
     }
@@ -104,8 +105,9 @@ impl Action for Switch {
             on: "cluster",
             arguments: &[Argument {
                 name: "to",
-                what: "id of the member that is to hold it; the first of the others without it",
+                what: "the member that is to hold it; the first of the others without it",
                 needed: false,
+                kind: Kind::Member,
             }],
         }
     }
@@ -118,11 +120,18 @@ impl Action for Switch {
             let first = view.standby.filter(|id| *id != holder);
             let to = to.or(first).map_or_else(|| "another member".to_owned(), |id| called(&node, &id));
             let holder = called(&node, &holder);
-            Ok(preview(node.cluster.as_str(), [
-                format!("{to} takes the seat of cluster {} over from {holder}, with term {}.", node.cluster, view.term.0 + 1),
-                format!("{holder} stays in the in-sync set, with {others} other members."),
-                "No view is left and no block is lost; transactions wait for some milliseconds.".to_owned(),
-            ]))
+            Ok(preview(
+                node.cluster.as_str(),
+                [
+                    format!(
+                        "{to} takes the seat of cluster {} over from {holder}, with term {}.",
+                        node.cluster,
+                        view.term.0 + 1
+                    ),
+                    format!("{holder} stays in the in-sync set, with {others} other members."),
+                    "No view is left and no block is lost; transactions wait for some milliseconds.".to_owned(),
+                ],
+            ))
         })
     }
 
@@ -150,7 +159,10 @@ pub(super) struct Drain {
 impl Action for Drain {
     fn about(&self) -> About {
         let (name, what) = match self.on {
-            true => ("drain", "Takes the node out of service: it gives its seat up, takes no transactions, and is not ready."),
+            true => (
+                "drain",
+                "Takes the node out of service: it gives its seat up, takes no transactions, and is not ready.",
+            ),
             false => ("undrain", "Takes the node back into service."),
         };
         About { name, role: Role::Operator, what, on: "node", arguments: &[] }
@@ -166,20 +178,30 @@ impl Action for Drain {
                 return Err(Refusal::new("no_change", format!("{} {state}", node.name), ""));
             }
             if !on {
-                return Ok(preview(&node.name, [
-                    format!("{} takes transactions, is ready, and may be elected as before.", node.name),
-                    "It does not get back a seat that another member holds.".to_owned(),
-                ]));
+                return Ok(preview(
+                    &node.name,
+                    [
+                        format!("{} takes transactions, is ready, and may be elected as before.", node.name),
+                        "It does not get back a seat that another member holds.".to_owned(),
+                    ],
+                ));
             }
             let view = view_of(&node).await?;
             if view.active && view.in_sync.len() < 2 {
-                let what = format!("{} holds the seat of cluster {}, and nobody else is in sync", node.name, node.cluster);
+                let what =
+                    format!("{} holds the seat of cluster {}, and nobody else is in sync", node.name, node.cluster);
                 return Err(Refusal::new("alone", what, "wait until another member is in sync, or start one"));
             }
             let left = view.in_sync.iter().filter(|id| **id != node.node).count();
             let seat = match view.active {
-                true => format!("{} resigns from the seat of cluster {}, term {}; another takes it over.", node.name, node.cluster, view.term.0),
-                false => format!("{} does not hold the seat of cluster {}, and takes it only if nobody else does.", node.name, node.cluster),
+                true => format!(
+                    "{} resigns from the seat of cluster {}, term {}; another takes it over.",
+                    node.name, node.cluster, view.term.0
+                ),
+                false => format!(
+                    "{} does not hold the seat of cluster {}, and takes it only if nobody else does.",
+                    node.name, node.cluster
+                ),
             };
             Ok(preview(&node.name, [
                 seat,
@@ -210,12 +232,17 @@ const HALT: &[Argument] = &[Argument {
     name: "halt",
     what: "`yes`: also if the chain stands still then",
     needed: false,
+    kind: Kind::OneOf(&["yes"]),
 }];
 
 impl Action for Pause {
     fn about(&self) -> About {
         let (name, what, arguments) = match self.on {
-            true => ("pause", "Has the node say nothing to other seats: its seat votes for nothing while it holds it.", HALT),
+            true => (
+                "pause",
+                "Has the node say nothing to other seats: its seat votes for nothing while it holds it.",
+                HALT,
+            ),
             false => ("resume", "Has the node speak to other seats again.", &[][..]),
         };
         About { name, role: Role::Operator, what, on: "node", arguments }
@@ -234,18 +261,27 @@ impl Action for Pause {
                 return Ok(preview(&node.name, [format!("{} votes again, once it has caught up.", node.name)]));
             }
             let seats = node.book.seats(status.status.epoch).unwrap_or_default().len();
-            let (quorum, connected) = (certificate::quorum(seats), status.peers.values().filter(|(_, up)| *up).count());
-            let stands_still = status.speaks && connected < quorum;
+            let (quorum, left) = (certificate::quorum(seats), status.heard);
+            let stands_still = status.speaks && left < quorum;
             if stands_still && order.arg("halt") != Some("yes") {
-                let what = format!("{connected} of {seats} seats would be left, and {quorum} are needed: the chain would stand still");
-                return Err(Refusal::new("quorum_would_break", what, "say so with `halt=yes` if that is what you want"));
+                let what = format!(
+                    "{left} of {seats} seats would be left, and {quorum} are needed: the chain would stand still"
+                );
+                return Err(Refusal::new(
+                    "quorum_would_break",
+                    what,
+                    "say so with `halt=yes` if that is what you want",
+                ));
             }
             let seat = match status.speaks {
-                true => format!("Seat {} of cluster {} says nothing; no other member takes it over.", node.seat.0, node.cluster),
+                true => format!(
+                    "Seat {} of cluster {} says nothing; no other member takes it over.",
+                    node.seat.0, node.cluster
+                ),
                 false => format!("{} does not hold its seat: nothing changes while that is so.", node.name),
             };
             let chain = match stands_still {
-                true => format!("The chain stands still: {connected} of {seats} seats are left, {quorum} are needed."),
+                true => format!("The chain stands still: {left} of {seats} seats are left, {quorum} are needed."),
                 false => format!("The chain goes on: {quorum} of {seats} seats are needed."),
             };
             Ok(preview(&node.name, [seat, chain, "It ends with `resume`, or when the process starts anew.".to_owned()]))

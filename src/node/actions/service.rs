@@ -1,6 +1,6 @@
 //! What the node does for clients.
 
-use standin_console::actions::{About, Action, Answer, Argument, Order, Preview};
+use standin_console::actions::{About, Action, Answer, Argument, Kind, Order, Preview};
 use standin_console::protocol::{Refusal, Role};
 
 use super::{answer, preview};
@@ -24,7 +24,12 @@ impl Action for ReadOnly {
             role: Role::Operator,
             what: "Has the node take no transactions of clients, or take them again; it takes part either way.",
             on: "node",
-            arguments: &[Argument { name: "set", what: "`on` or `off`", needed: true }],
+            arguments: &[Argument {
+                name: "set",
+                what: "`on` or `off`",
+                needed: true,
+                kind: Kind::OneOf(&["on", "off"]),
+            }],
         }
     }
 

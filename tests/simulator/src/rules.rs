@@ -34,8 +34,16 @@ pub enum Driver {
     GateByNumber,
 }
 
-const NONE: Rule =
-    Rule { name: "", core: None, member: None, auth: None, driver: None, is_rare: false, reseats: false, masked_by: None };
+const NONE: Rule = Rule {
+    name: "",
+    core: None,
+    member: None,
+    auth: None,
+    driver: None,
+    is_rare: false,
+    reseats: false,
+    masked_by: None,
+};
 
 const fn core(name: &'static str, core: Core) -> Rule {
     Rule { name, core: Some(core), ..NONE }

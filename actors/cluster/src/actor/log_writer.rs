@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use standin_foundation::wire::{Wire, WireError};
 use standin_ledger::log::{Log, LogError};
+use standin_stage::Distribution;
 
 use crate::messages::NodeRecord;
 
@@ -42,6 +43,7 @@ pub(super) enum LogCommand {
 #[derive(Debug)]
 pub(super) struct LogWriter {
     commands: Option<SyncSender<LogCommand>>,
+    syncs: Distribution,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -51,8 +53,16 @@ pub(super) type LogReport = Result<(u64, u64), LogError>;
 impl LogWriter {
     pub(super) fn start(log: Log, report: impl Fn(LogReport) + Send + 'static) -> std::io::Result<Self> {
         let (commands, receiver) = sync_channel(COMMANDS_MAX);
-        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || run(log, &receiver, &report))?;
-        Ok(Self { commands: Some(commands), thread: Some(thread) })
+        let syncs = Distribution::default();
+        let counted = syncs.clone();
+        let thread = std::thread::Builder::new().name("log".to_owned());
+        let thread = thread.spawn(move || run(log, &receiver, &counted, &report))?;
+        Ok(Self { commands: Some(commands), syncs, thread: Some(thread) })
+    }
+
+    /// How long syncs take.
+    pub(super) fn syncs(&self) -> &Distribution {
+        &self.syncs
     }
 
     /// Hands in a command; waits if the disk is far behind.
@@ -74,7 +84,7 @@ impl Drop for LogWriter {
     }
 }
 
-fn run(mut log: Log, commands: &Receiver<LogCommand>, report: &impl Fn(LogReport)) {
+fn run(mut log: Log, commands: &Receiver<LogCommand>, syncs: &Distribution, report: &impl Fn(LogReport)) {
     // When what was written is to be synced at the latest; none while all of it is.
     let mut due: Option<Instant> = None;
     loop {
@@ -96,7 +106,12 @@ fn run(mut log: Log, commands: &Receiver<LogCommand>, report: &impl Fn(LogReport
                 }
             }
             Ok(Err(error)) => Err(error),
-            Ok(Ok(_)) | Err(_) => log.sync().map(|durable| (durable, log.bytes())),
+            Ok(Ok(_)) | Err(_) => {
+                let begun = Instant::now();
+                let synced = log.sync().map(|durable| (durable, log.bytes()));
+                syncs.record(begun.elapsed());
+                synced
+            }
         };
         due = None;
         let has_failed = done.is_err();

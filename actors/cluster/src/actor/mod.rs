@@ -22,7 +22,7 @@ use standin_foundation::{Digest, Millis, NodeId, Term, Writer};
 use standin_ledger::seat_log::{FoundLog, LogPiece, SeatFact, SeatLog, SeatLogEvent};
 use standin_ledger::{Batch, SignedGrant};
 use standin_stage::{
-    Address, Alarm, Ctx, Handle, Lane, Message as StageMessage, Reply, Reports, Role, Shell, Throttle,
+    Address, Alarm, Ctx, Distribution, Handle, Lane, Message as StageMessage, Reply, Reports, Role, Shell, Throttle,
 };
 
 pub use links::{Auths, GrantSink, IsMate, Links, OnEvent, Pushed, routes};
@@ -238,6 +238,8 @@ pub struct MemberStatus {
     pub view: View,
     /// The last term in which this node took the seat over from another, and how long after it had suspected that one, in ms.
     pub took_over: Option<(Term, u64)>,
+    /// How long syncs of the log take.
+    pub syncs: Distribution,
 }
 
 impl StageMessage for AskMember {
@@ -247,7 +249,8 @@ impl StageMessage for AskMember {
 
 impl Handle<AskMember> for MemberActor {
     fn handle(&mut self, _: AskMember, reply: Reply<MemberStatus>, _: &mut Ctx<Self>) {
-        reply.send(MemberStatus { view: self.member.view(), took_over: self.took_over });
+        let (view, took_over, syncs) = (self.member.view(), self.took_over, self.log.syncs().clone());
+        reply.send(MemberStatus { view, took_over, syncs });
     }
 }
 

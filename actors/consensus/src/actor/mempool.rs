@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::AsyncContext;
 use standin_foundation::Height;
 use standin_foundation::limits::{BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX};
 use standin_ledger::{Batch, Outcome, Receipt, Transaction, TransactionId};
-use standin_stage::{Ctx, Handle, Message, Reply};
+use standin_stage::{Ctx, Distribution, Handle, Message, Reply};
 use tokio::sync::oneshot;
 
 use super::Replica;
@@ -52,6 +52,7 @@ type Waiter = oneshot::Sender<Finished>;
 struct Awaited {
     transaction: Transaction,
     waiters: Vec<Waiter>,
+    since: Instant,
 }
 
 impl Awaited {
@@ -76,11 +77,12 @@ impl Mempool {
         self.queue.len() + self.waiter_count
     }
 
-    fn add(&mut self, transaction: Transaction, waiter: Waiter) {
-        let awaited = self
-            .awaited
-            .entry(transaction.id())
-            .or_insert_with(|| Awaited { transaction: transaction.clone(), waiters: Vec::new() });
+    fn add(&mut self, transaction: Transaction, waiter: Waiter, now: Instant) {
+        let awaited = self.awaited.entry(transaction.id()).or_insert_with(|| Awaited {
+            transaction: transaction.clone(),
+            waiters: Vec::new(),
+            since: now,
+        });
         let before = awaited.waiters.len();
         awaited.waiters.retain(|waiter| !waiter.is_closed());
         awaited.waiters.push(waiter);
@@ -112,13 +114,15 @@ impl Mempool {
         lost.for_each(|transaction| self.enqueue(transaction));
     }
 
-    pub(super) fn executed(&mut self, height: Height, receipts: Vec<Receipt>) {
+    pub(super) fn executed(&mut self, height: Height, receipts: Vec<Receipt>, commit: &Distribution) {
         self.height = height;
         if self.awaited.is_empty() {
             return;
         }
+        let now = Instant::now();
         for (index, Receipt { transaction, outcome }) in receipts.into_iter().enumerate() {
-            let waiters = self.awaited.remove(&transaction).map(|awaited| awaited.waiters).unwrap_or_default();
+            let Some(Awaited { waiters, since, .. }) = self.awaited.remove(&transaction) else { continue };
+            commit.record(now - since);
             self.waiter_count -= waiters.len();
             for waiter in waiters {
                 // The client may have gone.
@@ -191,10 +195,10 @@ impl Handle<Submit> for Replica {
             reply.send(Err(SubmitError::Busy));
             return;
         }
-        let mut receivers = Vec::with_capacity(transactions.len());
+        let (mut receivers, now) = (Vec::with_capacity(transactions.len()), Instant::now());
         for transaction in transactions {
             let (waiter, receiver) = oneshot::channel();
-            self.mempool.add(transaction, waiter);
+            self.mempool.add(transaction, waiter, now);
             receivers.push(receiver);
         }
         reply.send(Ok(receivers));

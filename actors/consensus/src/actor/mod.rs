@@ -42,7 +42,7 @@ pub use open::{OpenError, Storage};
 pub use pool::{PoolFull, Urgency, VerifyPool};
 pub use reports::{GrantKnown, HolderChanged};
 pub use signatures::SignatureCheck;
-pub use status::{AskStatus, Counters, Pause, ReplicaStatus};
+pub use status::{AskStatus, Counters, Pause, ReplicaStatus, Times};
 
 use crate::config::Config;
 use crate::effect::{Effect, Event, Input, Recipient};
@@ -160,6 +160,7 @@ pub struct Replica {
     /// The stable checkpoint at the last cut: before the next one there is nothing more to drop.
     cut_at: Height,
     counters: Counters,
+    times: Times,
     /// Of what other seats do.
     warnings: Throttle,
     /// Answers to each node that are under way.
@@ -219,6 +220,7 @@ impl Replica {
             barrier: Barrier::default(),
             cut_at: Height(0),
             counters: Counters::default(),
+            times: Times::default(),
             warnings: Throttle::default(),
             serving: BTreeMap::new(),
             computed: opened.results.into_iter().map(|result| (result.height, result)).collect(),

@@ -190,7 +190,10 @@ impl Replica {
             ExecutorReport::Executed { height, checkpoint, ordered, receipts } => {
                 self.counters.blocks += 1;
                 self.counters.transactions += receipts.len() as u64;
-                self.mempool.executed(height, receipts);
+                if let Some(before) = self.times.executed.replace(Instant::now()) {
+                    self.times.block_interval.record(before.elapsed());
+                }
+                self.mempool.executed(height, receipts, &self.times.commit);
                 let wrong = self.config.misbehaviour == Some(Misbehaviour::WrongResult) && self.speaks();
                 let checkpoint = if wrong { checkpoint.map(distorted) } else { checkpoint };
                 self.computed.extend(checkpoint.map(|result| (height, result)));

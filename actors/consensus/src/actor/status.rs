@@ -1,12 +1,17 @@
 //! How a replica stands, for people and metrics.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use standin_foundation::{Height, Lsn, Seat};
-use standin_stage::{Ctx, Handle, Lane, Message, Reply};
+use standin_stage::{Ctx, Distribution, Handle, Lane, Message, Reply};
 
-use super::Replica;
+use super::{HEARD_WITHIN, Replica};
+use crate::machine::SlotView;
 use crate::messages::Status;
+
+/// Places in the order that a status shows.
+const SLOTS_SHOWN: usize = 8;
 
 /// Counters of a replica, for metrics.
 #[derive(Debug, Default, Clone)]
@@ -25,6 +30,17 @@ pub struct Counters {
     pub bad_transfers: u64,
     /// Times that catch-up began.
     pub catch_ups: u64,
+}
+
+/// How long things take at a replica.
+#[derive(Debug, Default, Clone)]
+pub struct Times {
+    /// From a transaction's submission at this node to its outcome.
+    pub commit: Distribution,
+    /// From one block to the next.
+    pub block_interval: Distribution,
+    /// When the last block was executed.
+    pub(super) executed: Option<Instant>,
 }
 
 /// A replica at one moment.
@@ -58,8 +74,14 @@ pub struct ReplicaStatus {
     pub log_bytes: u64,
     /// What the other seats say of where they stand, and whether they are connected.
     pub peers: BTreeMap<Seat, (Status, bool)>,
+    /// The newest places in the order, and what they wait for.
+    pub slots: Vec<SlotView>,
+    /// Other seats of which anything came within the last second.
+    pub heard: usize,
     /// Counters.
     pub counters: Counters,
+    /// How long things take.
+    pub times: Times,
 }
 
 impl Replica {
@@ -83,7 +105,10 @@ impl Replica {
             released: self.released,
             log_bytes: self.log_bytes,
             peers: directory.other_seats().map(|seat| (seat, peer(seat))).collect(),
+            slots: self.machine.newest_slots(SLOTS_SHOWN),
+            heard: self.heard.values().filter(|at| at.elapsed() < HEARD_WITHIN).count(),
             counters: self.counters.clone(),
+            times: self.times.clone(),
         }
     }
 }

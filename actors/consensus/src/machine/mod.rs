@@ -40,6 +40,7 @@ use pool::Pool;
 use slot::Slot;
 
 pub use recovery::Remains;
+pub use slot::SlotView;
 
 /// What a machine must know of its chain.
 #[derive(Debug, Clone, Copy)]
@@ -274,6 +275,14 @@ impl Machine {
             stable: self.stable(),
             committed: self.delivered,
         }
+    }
+
+    /// The newest places in the order, for people; the highest last.
+    pub fn newest_slots(&self, count: usize) -> Vec<SlotView> {
+        let newest = self.slots.iter().rev().take(count).map(|(height, slot)| slot.seen(*height));
+        let mut newest: Vec<_> = newest.collect();
+        newest.reverse();
+        newest
     }
 
     /// What the other seats last said of where they stand.

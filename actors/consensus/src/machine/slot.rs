@@ -1,8 +1,8 @@
 //! One slot of the order: what was proposed for it, who voted how, and what is proven.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use standin_foundation::{Digest, Millis, Seat, View};
+use standin_foundation::{Digest, Height, Millis, Seat, View};
 use standin_ledger::Proposal;
 use standin_ledger::certificate::{CommitCertificate, SeatVote, VoteKind};
 
@@ -57,7 +57,40 @@ pub(super) struct Slot {
     pub(super) touched: Millis,
 }
 
+/// A place in the order, and what it waits for, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotView {
+    /// The place: a block's height.
+    pub height: Height,
+    /// The view of the assignment that was accepted, or of the one that is final.
+    pub view: Option<View>,
+    /// The seats that have proposed or prepared it.
+    pub prepared: BTreeSet<Seat>,
+    /// The seats that have committed it.
+    pub committed: BTreeSet<Seat>,
+    /// It is final.
+    pub is_final: bool,
+}
+
 impl Slot {
+    /// The slot for people. Who follows a seat's log sees what is final, and not each vote.
+    pub(super) fn seen(&self, height: Height) -> SlotView {
+        let accepted = self.accepted.as_ref().map(|accepted| (accepted.view, accepted.digest));
+        let votes = |votes: &BTreeMap<Seat, PhaseVote>| -> BTreeSet<Seat> {
+            let counts =
+                |vote: &&PhaseVote| accepted.is_none_or(|(view, digest)| vote.view == view && vote.digest == digest);
+            votes.values().filter(counts).map(|vote| vote.vote.seat).collect()
+        };
+        let certified = self.committed.iter().flat_map(|(_, certificate)| &certificate.votes).map(|vote| vote.seat);
+        SlotView {
+            height,
+            view: accepted.map(|(view, _)| view),
+            prepared: votes(&self.prepares),
+            committed: votes(&self.commits).into_iter().chain(certified).collect(),
+            is_final: self.committed.is_some(),
+        }
+    }
+
     /// Notes a vote. A seat's vote of a higher view takes the place of its older one.
     pub(super) fn note(&mut self, vote: PhaseVote) -> Noted {
         let votes = if vote.kind == VoteKind::Commit { &mut self.commits } else { &mut self.prepares };

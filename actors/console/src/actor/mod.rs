@@ -60,6 +60,11 @@ pub trait View: Send + Sync {
     /// Its table; [`NODES`] for fields of the node's own row.
     fn table(&self) -> &'static str;
 
+    /// Whether it is shown at this node's page alone, and not told to others that watch.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     /// Its rows by key below the node's own; the empty key is the node's. Asked while somebody looks.
     fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>>;
 }
@@ -216,21 +221,21 @@ impl ConsoleActor {
         }
         if !std::mem::replace(&mut self.collecting, true) {
             let config = Arc::clone(&self.config);
-            let collected = wrap_future(async move { collect(&config).await });
+            let collected = wrap_future(async move { collect(&config, is_looked_at).await });
             ctx.spawn(collected.map(|rows, shell: &mut Shell<Self>, _| shell.role.take_own(rows)));
         }
         ctx.run_later(COLLECT_INTERVAL, |shell, ctx| shell.role.tick(ctx));
     }
 
-    fn take_own(&mut self, rows: Vec<(&'static str, String, Row)>) {
+    fn take_own(&mut self, rows: Vec<(Shown, String, Row)>) {
         self.collecting = false;
         self.rows.clear();
         let mut bytes = 0;
         let mut shown = Vec::with_capacity(rows.len());
-        for (table, key, mut row) in rows {
-            let json = Value::Object(row.clone()).to_string();
+        for (Shown { table, is_local }, key, mut row) in rows {
+            let json = if is_local { String::new() } else { Value::Object(row.clone()).to_string() };
             bytes += json.len();
-            if bytes <= ROWS_BYTES_MAX {
+            if !is_local && bytes <= ROWS_BYTES_MAX {
                 self.rows.push(ReportedRow { topic: table.to_owned(), key: key.clone(), json });
             }
             if table == NODES && key.is_empty() {
@@ -306,11 +311,19 @@ impl ConsoleActor {
 
 impl Role for ConsoleActor {}
 
-async fn collect(config: &ConsoleConfig) -> Vec<(&'static str, String, Row)> {
+/// Where a row is shown.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    table: &'static str,
+    /// At this node's page alone.
+    is_local: bool,
+}
+
+async fn collect(config: &ConsoleConfig, is_looked_at: bool) -> Vec<(Shown, String, Row)> {
     let mut all = Vec::new();
-    for view in config.views.all() {
-        let rows = view.rows().await;
-        all.extend(rows.into_iter().map(|(key, row)| (view.table(), key, row)));
+    for view in config.views.all().iter().filter(|view| is_looked_at || !view.is_local()) {
+        let (rows, shown) = (view.rows().await, Shown { table: view.table(), is_local: view.is_local() });
+        all.extend(rows.into_iter().map(|(key, row)| (shown, key, row)));
     }
     all
 }

@@ -101,7 +101,11 @@ impl Console {
 }
 
 fn unknown(action: &str) -> Refusal {
-    Refusal::new("unknown_action", format!("there is no action `{action}` at this node"), "GET /api/v1/actions lists them")
+    Refusal::new(
+        "unknown_action",
+        format!("there is no action `{action}` at this node"),
+        "GET /api/v1/actions lists them",
+    )
 }
 
 /// An order of somebody who is known.
@@ -116,7 +120,8 @@ impl Ordered {
     async fn run(self) -> HttpResponse {
         let Some(action) = self.console.actions.find(&self.action) else { return refused(&unknown(&self.action)) };
         // A signature that is made again is the same order.
-        let content = Digest::sha256(&self.ask.content((&self.console.rules.chain, &self.console.node), &self.action, 0));
+        let content =
+            Digest::sha256(&self.ask.content((&self.console.rules.chain, &self.console.node), &self.action, 0));
         let (user, id, reason) = (self.user.name.as_str(), self.ask.id.as_str(), self.ask.reason.as_str());
         let asked = Asked { user, role: self.user.role, id, content, reason };
         let enabled = self.console.rules.enabled;

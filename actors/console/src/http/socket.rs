@@ -96,6 +96,7 @@ impl Served {
         let hello = ServerMessage::Hello {
             proto: VERSION,
             node: self.console.name.clone(),
+            id: self.console.node.to_string(),
             version: env!("CARGO_PKG_VERSION"),
             epoch: reading.epoch.clone(),
             now_ms: unix_ms(),

@@ -68,7 +68,8 @@ impl Guard {
             return refused("no_id", what, "the id makes that an order which comes twice is carried out once");
         }
         if asked.reason.trim().is_empty() || asked.reason.len() > REASON_BYTES_MAX {
-            let what = format!("the reason has {} bytes: 1 to {REASON_BYTES_MAX} are needed", asked.reason.trim().len());
+            let what =
+                format!("the reason has {} bytes: 1 to {REASON_BYTES_MAX} are needed", asked.reason.trim().len());
             return refused("no_reason", what, "it stands in the audit log");
         }
         let key = (asked.user.to_owned(), asked.id.to_owned());
@@ -90,7 +91,8 @@ impl Guard {
     fn remember(&mut self, key: (String, String), content: Digest) {
         // One that is being carried out is never forgotten; there are as many as there are connections.
         while self.oldest.len() >= REMEMBERED_MAX {
-            let Some(place) = self.oldest.iter().position(|key| self.orders.get(key).is_none_or(|(_, end)| end.is_some()))
+            let Some(place) =
+                self.oldest.iter().position(|key| self.orders.get(key).is_none_or(|(_, end)| end.is_some()))
             else {
                 break;
             };

@@ -1,7 +1,7 @@
 // Hand-overs step by step, in milliseconds, and everything else that happened.
 import { computed } from "@preact/signals";
 import { html } from "../html.js";
-import { nameOf, nodes, streams } from "../store.js";
+import { byName, nameOf, streams } from "../store.js";
 
 const STEPS = ["suspected", "asked", "granted", "fenced", "active", "first block"];
 const SHOWN = 8;
@@ -24,9 +24,6 @@ const handOvers = computed(() => {
   }
   return [...found.values()].filter((one) => one.steps.active?.ms != null).sort((a, b) => b.at - a.at).slice(0, SHOWN);
 });
-
-// Nodes are told by the beginnings of their ids: people know them by name.
-const byName = (text) => text.replace(/\b[0-9a-f]{8}\b/g, (short) => nodes.value.find((node) => node.id.startsWith(short))?.name ?? short);
 
 const time = (ms) => new Date(ms).toLocaleTimeString("en-GB") + "." + String(ms % 1000).padStart(3, "0");
 

@@ -1,6 +1,7 @@
 // Seats and sites: who holds which seat where, and how each node is.
 import { html } from "../html.js";
-import { clusters, height, nameOf, nodes, now } from "../store.js";
+import { clusters, height, nameOf, nodes, now, own } from "../store.js";
+import { ActionButton } from "../actions.js";
 
 const LABEL = { live: "live", late: "late", unreachable: "unreachable" };
 // Shapes as well as colours.
@@ -14,6 +15,8 @@ export function sites() {
 export function condition(node) {
   if (node.state !== "live") return { word: LABEL[node.state] ?? "unknown", state: node.state };
   if (node.suspicion) return { word: `suspects the holder: ${node.suspicion}`, state: "late" };
+  if (node.paused) return { word: "paused: says nothing to other seats", state: "late" };
+  if (node.draining) return { word: "out of service", state: "late" };
   if (node.removed) return { word: "removed by the chain", state: "late" };
   if (node.changing_to != null) return { word: `changing to view ${node.changing_to}`, state: "late" };
   const behind = height.value - (node.height ?? 0);
@@ -47,7 +50,8 @@ function Picture() {
     <tbody>
     ${clusters.value.map((cluster) => html`<tr key=${cluster.name} class=${cluster.held ? "" : "not-held"}>
       <th scope="row">${cluster.name}<small>seat ${cluster.seat} · term ${cluster.term < 0 ? "?" : cluster.term}</small>
-        <small class="held">${cluster.held ? `held by ${nameOf(cluster.holder)}` : "not held"}</small></th>
+        <small class="held">${cluster.held ? `held by ${nameOf(cluster.holder)}` : "not held"}</small>
+        ${own.value?.cluster === cluster.name && html`<${ActionButton} name="switch" label="Switch…" />`}</th>
       ${columns.map((site) => html`<td>${cluster.nodes.filter((node) => (node.site ?? "?") === site)
         .map((node) => html`<${Node} key=${node.id} node=${node} cluster=${cluster} />`)}</td>`)}
     </tr>`)}
