@@ -75,7 +75,7 @@ impl Teller {
         use standin_cluster::Event as Of;
         match event {
             Of::Suspected { term, cause } => {
-                self.tell(Kind::Suspected, Some(term.0), ms, format!("{cause:?}").to_lowercase());
+                self.tell(Kind::Suspected, Some(term.0), ms, cause.to_string());
             }
             Of::Asked { term, what } => self.tell(Kind::Asked, Some(term.0), ms, *what),
             Of::Granted { term, holder, in_sync } => {
@@ -286,7 +286,7 @@ impl View for MemberView {
                     "head": view.head,
                     "sound": view.sound,
                     "released": view.released,
-                    "suspicion": view.suspicion.map(|(cause, _)| format!("{cause:?}").to_lowercase()),
+                    "suspicion": view.suspicion.map(|(cause, _)| cause.to_string()),
                 })));
             }
             vec![(String::new(), shown)]

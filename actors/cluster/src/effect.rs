@@ -215,3 +215,16 @@ pub enum Suspicion {
     /// It was ordered away.
     Forced,
 }
+
+impl std::fmt::Display for Suspicion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Silence => "silent",
+            Self::LinkDown => "its connection was closed",
+            Self::Mute => "it cannot speak",
+            Self::Alone => "it hears too few seats",
+            Self::Resigned => "it resigned",
+            Self::Forced => "it was ordered away",
+        })
+    }
+}

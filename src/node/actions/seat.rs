@@ -70,7 +70,7 @@ impl Switch {
             return Err(Refusal::new("no_holder", what, "a seat that nobody holds is taken as soon as a member may"));
         };
         if let Some(why) = view.suspicion {
-            let what = format!("{} is suspected: {:?}", called(node, &holder), why.0);
+            let what = format!("{} is suspected: {}", called(node, &holder), why.0);
             return Err(Refusal::new("holder_suspected", what, "its members are about to replace it"));
         }
         if let Some(to) = to.filter(|to| !view.in_sync.contains(to) || *to == holder) {

@@ -1,7 +1,7 @@
 // What the process logs, as it does.
 import { computed, signal } from "@preact/signals";
 import { html } from "../html.js";
-import { streams } from "../store.js";
+import { loaded, streams } from "../store.js";
 import { ActionButton } from "../actions.js";
 
 const LEVELS = ["error", "warn", "info", "debug", "trace"];
@@ -27,7 +27,7 @@ export function Logs() {
       <button type="button" aria-pressed=${held.value != null} onClick=${() => { held.value = held.value ? null : streams.logs.value; }}>${held.value ? "Go on" : "Hold"}</button>
       <${ActionButton} name="log-level" label="Set the level…" /></div>
     ${lines.length === 0
-      ? html`<p class="empty">No line fits. The level that the process logs at may be too low: set it with <code>log-level</code>.</p>`
+      ? html`<p class="empty">${loaded.value.has("logs") ? html`No line fits. What the process logs may be too little: set it with <code>log-level</code>.` : "…"}</p>`
       : html`<div class="scroll list" tabindex="0" role="region" aria-label="Log"><table class="rows log"><thead><tr>${["when", "level", "from", "what"].map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
         <tbody>${lines.map((line) => html`<tr class="level-${line.level}"><td>${time(line.at_ms)}</td><th scope="row">${line.level}</th><td>${line.target}</td><td>${line.text}</td></tr>`)}</tbody></table></div>`}
   </section>`;
