@@ -10,8 +10,15 @@ use crate::node::AuthHandle;
 /// Adds the routes of an auth node to an Actix application.
 pub fn auth_routes(handle: AuthHandle) -> impl FnOnce(&mut web::ServiceConfig) {
     move |config| {
+        config.configure(handle.console.clone().page_routes()).configure(auth_api_routes(handle));
+    }
+}
+
+/// Adds those of health, metrics and `/api/v1` alone.
+pub fn auth_api_routes(handle: AuthHandle) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |config| {
         config
-            .configure(handle.console.clone().routes())
+            .configure(handle.console.clone().api_routes())
             .app_data(web::Data::new(handle))
             .route("/livez", web::get().to(super::livez))
             .route("/readyz", web::get().to(readyz))

@@ -6,13 +6,13 @@ mod cluster;
 mod holder;
 mod views;
 
-pub use auth::auth_routes;
+pub use auth::{auth_api_routes, auth_routes};
 pub use candidate::{CandidateView, candidate_routes};
 pub use cluster::{ClusterView, MateView, RoleView, TookOverView};
 pub use holder::{HeldView, ProvenRecord};
 pub use views::{
-    ActionView, AnswerView, BlockView, DoneView, ErrorView, OfferedView, PeerView, PreviewView, StatusView, Submitted,
-    TitleBatch, TitleView, TransactionView,
+    ActionView, AnswerView, BlockView, DoneView, ErrorView, MachineAnswerView, OfferedView, PeerView, PreviewView,
+    StatusView, Submitted, TitleBatch, TitleView, TransactionView,
 };
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use standin_consensus::actor::{Finished, Ledger, ReplicaStatus, Submit, Urgency};
 use standin_foundation::limits::{BATCH_TRANSACTIONS_MAX, HTTP_BODY_BYTES_MAX, QUERY_BYTES_MAX};
 use standin_foundation::{Height, PublicKey};
-use standin_ledger::builtin::{Builtin, Question};
+use standin_ledger::builtin::Question;
 use standin_ledger::certificate::{self, CheckpointCertificate};
 use standin_ledger::store::{StoreError, StoredBlock};
 use standin_ledger::{
@@ -41,11 +41,18 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Blocks in one listing.
 const LIST_MAX: u64 = 1_000;
 
-/// Adds all routes to an Actix application.
+/// Adds all routes to an Actix application: health, metrics, `/api/v1` and the console.
 pub fn routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
     move |config| {
+        config.configure(handle.console.clone().page_routes()).configure(api_routes(handle));
+    }
+}
+
+/// Adds health, metrics and `/api/v1`, below the scope that is configured.
+pub fn api_routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |config| {
         config
-            .configure(handle.console.clone().routes())
+            .configure(handle.console.clone().api_routes())
             .app_data(web::Data::new(handle))
             .app_data(web::PayloadConfig::new(HTTP_BODY_BYTES_MAX))
             .route("/livez", web::get().to(livez))
@@ -63,7 +70,8 @@ pub fn routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/api/v1/blocks", web::get().to(blocks))
             .route("/api/v1/blocks/{height}", web::get().to(block))
             .route("/api/v1/blocks/{height}/titles/{title}", web::get().to(title))
-            .route("/api/v1/query", web::get().to(query));
+            .route("/api/v1/query", web::get().to(query))
+            .route("/api/v1/query", web::post().to(ask));
     }
 }
 
@@ -210,19 +218,19 @@ fn parse_transactions(body: &Bytes) -> Result<Vec<Transaction>, String> {
     Ok(transactions)
 }
 
-type CheckedTransactions = Vec<Result<Transaction, (TransactionId, String)>>;
+pub(crate) type CheckedTransactions = Vec<Result<Transaction, (TransactionId, String)>>;
 
 /// Checks signatures on the pool, and what needs no state.
-async fn check(node: &NodeHandle, transactions: Vec<Transaction>) -> Result<CheckedTransactions, String> {
+pub(crate) async fn check(node: &NodeHandle, transactions: Vec<Transaction>) -> Result<CheckedTransactions, String> {
     let (sender, receiver) = oneshot::channel();
-    let ingress = Arc::clone(&node.ingress);
+    let (ingress, machine) = (Arc::clone(&node.ingress), Arc::clone(&node.state_machine));
     let job = move || {
         let check = |transaction: Transaction| {
             let id = transaction.id();
             if let Err(error) = ingress.signatures().check(&transaction) {
                 return Err((id, error.to_string()));
             }
-            match can_apply(&transaction) {
+            match can_apply(&*machine, &transaction) {
                 Ok(()) => Ok(transaction),
                 Err(reject) => Err((id, reject.to_string())),
             }
@@ -248,7 +256,7 @@ async fn wait_for(outcomes: Vec<oneshot::Receiver<Finished>>, wait: Duration) ->
 
 /// A client that asks again wants to know what became of its transaction the first time, not that this time it was refused.
 /// Where the first place cannot be found, a duplicate stays one.
-async fn settle_duplicates(
+pub(crate) async fn settle_duplicates(
     node: &NodeHandle,
     ids: &[TransactionId],
     mut finished: Vec<Option<Finished>>,
@@ -322,6 +330,8 @@ enum HttpFault {
     /// The node began with a snapshot, and has blocks from this one on.
     Gone(Height),
     Store(StoreError),
+    /// The state machine does not answer that.
+    Refused(String),
 }
 
 impl From<StoreError> for HttpFault {
@@ -339,6 +349,7 @@ fn respond<T: Serialize>(result: Result<T, HttpFault>) -> HttpResponse {
             let error = format!("this node has blocks from {first} on: ask for those, or ask another node");
             HttpResponse::Gone().json(ErrorView { first: Some(first), ..error.into() })
         }
+        Err(HttpFault::Refused(why)) => HttpResponse::UnprocessableEntity().json(ErrorView::from(why)),
         Err(HttpFault::Store(error)) => HttpResponse::InternalServerError().json(ErrorView::from(error.to_string())),
     }
 }
@@ -503,6 +514,19 @@ async fn query(node: web::Data<NodeHandle>, query: web::Query<QueryQuery>) -> Ht
     respond(read(&node, answer).await)
 }
 
+/// Asks the node's own state machine: the body is the question, as the state machine reads it.
+async fn ask(node: web::Data<NodeHandle>, question: Bytes) -> HttpResponse {
+    if question.len() > QUERY_BYTES_MAX {
+        return bad(format!("the question has {} bytes, at most {QUERY_BYTES_MAX} are allowed", question.len()));
+    }
+    let machine = Arc::clone(&node.state_machine);
+    let answer = move |ledger: &Ledger| {
+        let answer = machine.query(ledger.chain.state(), &question).map_err(|Reject(why)| HttpFault::Refused(why))?;
+        Ok(MachineAnswerView { height: ledger.chain.height(), answer: hex::encode(answer) })
+    };
+    respond(read(&node, answer).await)
+}
+
 fn question_of(query: &QueryQuery) -> Result<Question, String> {
     match (&query.title, &query.key, &query.account) {
         (Some(title), Some(key), None) if key.len() <= QUERY_BYTES_MAX => {
@@ -526,9 +550,9 @@ fn unavailable(error: String) -> HttpResponse {
 }
 
 /// Refuses a transaction that can never be applied, before it is ordered.
-fn can_apply(transaction: &Transaction) -> Result<(), Reject> {
+fn can_apply(machine: &dyn StateMachine, transaction: &Transaction) -> Result<(), Reject> {
     match system::is_system(transaction) {
         true => system::check(transaction),
-        false => Builtin.check(transaction),
+        false => machine.check(transaction),
     }
 }

@@ -184,6 +184,15 @@ pub struct AnswerView {
     pub proof: StateProof,
 }
 
+/// An answer of the node's own state machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MachineAnswerView {
+    /// The state is that after this block.
+    pub height: Height,
+    /// What the state machine says, hex.
+    pub answer: String,
+}
+
 /// What can be done at a node.
 #[derive(Debug, Clone, Deserialize)]
 pub struct OfferedView {

@@ -11,8 +11,8 @@ use actix_web::{App, HttpServer};
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use standin::config::{NodeConfig, NodeRole};
-use standin::node::Candidate;
-use standin::{AuthNode, Node, NodeError, api};
+use standin::node::{AuthNode, Candidate, MemberNode};
+use standin::{NodeError, api};
 use standin_consensus::actor::Misbehaviour;
 use standin_ledger::builtin::Builtin;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,7 +51,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
     let listener = standin::node::listen(config.http_listen, "HTTP")?;
     match config.role {
         NodeRole::Member => {
-            let started = || Node::start_with(&config, Arc::new(Builtin), arguments.misbehave);
+            let started = || MemberNode::start_with(&config, Arc::new(Builtin), arguments.misbehave);
             let (node, listener) = match started() {
                 Err(NodeError::Unseated { .. }) => match wait_for_place(&config, listener).await? {
                     Some(listener) => (started()?, listener),

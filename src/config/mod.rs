@@ -42,6 +42,9 @@ impl fmt::Display for Fault {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
+    /// A node was to be started without one.
+    #[error("the node has no configuration: name a file, or hand one in")]
+    Missing,
     /// A file cannot be read.
     #[error("configuration {path}: {source}")]
     File {

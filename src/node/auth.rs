@@ -10,7 +10,6 @@ use standin_auth::etcd::EtcdRegister;
 use standin_auth::messages::SignedOrder;
 use standin_auth::register::{LogRegister, Register, RegisterError};
 use standin_auth::{Refusal, Request};
-use standin_console::actor::ConsoleActor;
 use standin_console::http::Console;
 use standin_foundation::{ClusterId, Epoch, Incarnation, NodeId, SecretKey};
 use standin_ledger::{Genesis, GrantBook, Membership};
@@ -59,7 +58,7 @@ pub struct AuthNode {
     handle: AuthHandle,
     bridge: Bridge,
     auth: Cell<AuthActor>,
-    console: Cell<ConsoleActor>,
+    console: console::Started,
     fatal: watch::Receiver<Option<String>>,
 }
 
@@ -137,7 +136,7 @@ impl AuthNode {
     /// Stops in order.
     pub async fn shutdown(self) {
         self.bridge.stop().await;
-        self.console.stop();
+        drop(self.console);
         self.auth.stop();
         self.auth.ended().await;
     }

@@ -139,13 +139,30 @@ impl Teller {
     }
 }
 
+/// The console's actor, which has a thread of its own: stopped if the node does not come to run.
+#[derive(Debug)]
+pub(super) struct Started(Cell<ConsoleActor>);
+
+impl Started {
+    /// Where the actor can be reached.
+    pub(super) fn address(&self) -> &Address<ConsoleActor> {
+        self.0.address()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 /// The console of a node: its actor, and what its routes share.
 pub(super) fn start(
     config: &NodeConfig,
     (node, chain): (NodeId, Digest),
     peers: Peers,
     roster: impl Fn() -> BTreeMap<NodeId, Row> + Send + Sync + 'static,
-) -> Result<(Cell<ConsoleActor>, Console, Views), AuditError> {
+) -> Result<(Started, Console, Views), AuditError> {
     let audit = Audit::open(&config.data_dir)?;
     let recorded = audit::newest(&config.data_dir, ACTS_SHOWN)?;
     let views = Views::default();
@@ -154,7 +171,7 @@ pub(super) fn start(
     let logins = Logins::new(&config.data_dir);
     let rules = Rules { enabled: config.console.actions, operators: config.console.operators.clone(), chain };
     let console = Console::new((node, config.name.clone()), cell.address().clone(), logins, audit, rules);
-    Ok((cell, console, views))
+    Ok((Started(cell), console, views))
 }
 
 /// All nodes that a member knows of: where each belongs is the auth node's and the chain's word.

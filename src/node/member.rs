@@ -16,10 +16,9 @@ use standin_consensus::actor::{
     VerifyPool,
 };
 use standin_consensus::{Event, KeySigner, Record};
-use standin_console::actor::ConsoleActor;
 use standin_console::http::Console;
 use standin_foundation::wire::Wire;
-use standin_foundation::{ClusterId, NodeId, PublicKey, Seat, SecretKey, Term, Writer};
+use standin_foundation::{ClusterId, Height, NodeId, PublicKey, Seat, SecretKey, Term, Writer};
 use standin_ledger::builtin::Builtin;
 use standin_ledger::seat_log::FoundLog;
 use standin_ledger::{Genesis, GrantBook, Member, MemberBook, StateMachine};
@@ -39,7 +38,7 @@ use crate::config::{NodeConfig, NodeRole};
 const VERIFY_JOBS_MAX: usize = 8_192;
 
 /// A handle to what a node offers. Cheap to clone; works from any thread.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NodeHandle {
     /// The node's name.
     pub name: String,
@@ -69,12 +68,22 @@ pub struct NodeHandle {
     pub pool: VerifyPool,
     /// The node's actors, by name.
     pub actors: Registry,
+    /// What transactions do.
+    pub state_machine: Arc<dyn StateMachine>,
+    /// The newest block that was executed since the node started; 0 before the first.
+    pub executed: watch::Receiver<Height>,
     /// The other nodes, as far as they can be reached.
     pub peers: Peers,
     /// The admin console.
     pub console: Console,
     /// What an operator has set for as long as the process runs.
     pub modes: Modes,
+}
+
+impl std::fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeHandle").field("name", &self.name).field("node", &self.node).finish_non_exhaustive()
+    }
 }
 
 impl NodeHandle {
@@ -89,18 +98,18 @@ impl NodeHandle {
     }
 }
 
-/// A running node.
+/// A running member.
 #[derive(Debug)]
-pub struct Node {
+pub struct MemberNode {
     handle: NodeHandle,
     bridge: Bridge,
     member: Cell<MemberActor>,
     replica: Cell<Replica>,
-    console: Cell<ConsoleActor>,
+    console: console::Started,
     fatal: watch::Receiver<Option<String>>,
 }
 
-impl Node {
+impl MemberNode {
     /// Starts a node with the built-in state machine: opens log and store, joins the others.
     pub fn start(config: &NodeConfig) -> Result<Self, NodeError> {
         Self::start_with(config, Arc::new(Builtin), None)
@@ -151,6 +160,8 @@ impl Node {
         // Member and replica tell of grants and epochs to those who need their own addresses: all are known a few lines below.
         let told_later: Arc<OnceLock<Grants>> = Arc::default();
         let (told_now, told_of_epochs) = (Arc::clone(&told_later), Arc::clone(&told_later));
+        let (executed, heights) = watch::channel(Height(0));
+        let machine = Arc::clone(&state_machine);
         let replica_config = ReplicaConfig {
             genesis: (*genesis).clone(),
             signer,
@@ -175,6 +186,7 @@ impl Node {
                 let teller = teller.clone();
                 Box::new(move |term: Term, height, ms| teller.first_block(term.0, height, ms))
             },
+            on_executed: Box::new(move |height| _ = executed.send_replace(height)),
             on_epoch: Box::new(move || told_of_epochs.get().into_iter().for_each(Grants::epoch_known)),
             on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),
         };
@@ -198,7 +210,6 @@ impl Node {
             // The store knew epochs that the book had lost.
             replica.stop();
             member.stop();
-            console_cell.stop();
             return Err(NodeError::Unseated { cluster: cluster.to_string(), epoch: directory.book.epoch() });
         }
         let grants = Grants {
@@ -269,6 +280,8 @@ impl Node {
             ingress,
             pool,
             actors,
+            state_machine: machine,
+            executed: heights,
             peers: directory.peers,
             console: page,
             modes,
@@ -295,7 +308,7 @@ impl Node {
     /// Stops in order: connections, the replica with its store, then the log; that makes everything durable.
     pub async fn shutdown(self) {
         self.bridge.stop().await;
-        self.console.stop();
+        drop(self.console);
         self.replica.stop();
         self.replica.ended().await;
         self.member.stop();

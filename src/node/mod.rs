@@ -21,7 +21,7 @@ use tokio::sync::watch;
 pub use auth::{AuthHandle, AuthNode, recall};
 pub use candidate::{Candidate, CandidateHandle, Wanted};
 pub use listen::listen;
-pub use member::{Node, NodeHandle};
+pub use member::{MemberNode, NodeHandle};
 
 use crate::config::{ConfigError, NodeConfig};
 
@@ -73,6 +73,9 @@ pub enum NodeError {
     /// Nodes misbehave in drills only.
     #[error("nodes misbehave on chains named `drill-…` only, this one is `{0}`")]
     NoDrill(String),
+    /// The title of an application.
+    #[error("the application's title: {0}")]
+    Title(String),
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -8,6 +8,8 @@ mod browser;
 mod console;
 mod demo;
 mod drills;
+mod embedding;
+mod examples;
 mod network;
 mod real_input;
 mod reconfigure;

@@ -22,6 +22,18 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     standin().args(arguments).output().unwrap()
 }
 
+/// Runs a program to its end, which must come in time.
+pub(crate) fn ended_within(command: &mut Command, within: Duration) -> Output {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
+    ended.recv_timeout(within).unwrap_or_else(|_| {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        panic!("it did not end within {within:?}: {}", String::from_utf8_lossy(&ended.recv().unwrap().stderr))
+    })
+}
+
 /// The exit code, and what was said on stderr.
 pub(crate) fn told(output: &Output) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())

@@ -122,6 +122,8 @@ pub struct ReplicaConfig {
     /// Told of the first block that carries the vote of a holder that took over: its term, the block's height, and the time since it began
     /// to speak, in ms.
     pub on_first_block: Box<dyn Fn(Term, Height, u64) + Send + Sync>,
+    /// Told of every block that was executed, and of a snapshot that was installed: up to where. It must not block.
+    pub on_executed: Box<dyn Fn(Height) + Send + Sync>,
     /// Called when an epoch is known that was not: others hold seats in it, and its messages can be judged.
     pub on_epoch: Box<dyn Fn() + Send + Sync>,
     /// Called once when the replica must not go on; the node stops.

@@ -194,6 +194,7 @@ impl Replica {
                     self.times.block_interval.record(before.elapsed());
                 }
                 self.mempool.executed(height, receipts, &self.times.commit);
+                (self.config.on_executed)(height);
                 let wrong = self.config.misbehaviour == Some(Misbehaviour::WrongResult) && self.speaks();
                 let checkpoint = if wrong { checkpoint.map(distorted) } else { checkpoint };
                 self.computed.extend(checkpoint.map(|result| (height, result)));
@@ -203,6 +204,7 @@ impl Replica {
             }
             ExecutorReport::Installed { certificate, epochs } => {
                 self.mempool.skipped_to(certificate.result.height);
+                (self.config.on_executed)(certificate.result.height);
                 self.step(Input::SnapshotInstalled { certificate, epochs }, ctx);
                 self.epoch_known(self.config.directory.book.epoch(), ctx);
                 self.consider_storing();

@@ -90,33 +90,30 @@ impl Console {
         self.stopping.send_replace(true);
     }
 
-    /// Adds the console's routes, below `/console`, and the stream of events to an Actix application.
-    pub fn routes(self) -> impl FnOnce(&mut web::ServiceConfig) {
+    /// Adds the page and its websocket, below `/console`, to an Actix application.
+    pub fn page_routes(self) -> impl FnOnce(&mut web::ServiceConfig) {
         move |config| {
+            let page = web::scope("/console")
+                .app_data(json_of(LOGIN_BYTES_MAX))
+                .route("/ws", web::get().to(socket::open))
+                .route("/login", web::post().to(log_in))
+                .route("/logout", web::post().to(log_out))
+                .route("/me", web::get().to(me))
+                .route("/{file:.*}", web::get().to(page::file));
+            config.app_data(web::Data::new(self)).route("/console", web::get().to(page::redirect)).service(page);
+        }
+    }
+
+    /// Adds the stream of events and the actions, below `/api/v1`, to an Actix application.
+    pub fn api_routes(self) -> impl FnOnce(&mut web::ServiceConfig) {
+        move |config| {
+            let with_order = |path: &str| web::resource(path).app_data(json_of(actions::ORDER_BYTES_MAX));
             config
                 .app_data(web::Data::new(self))
                 .route("/api/v1/events", web::get().to(events::events))
                 .route("/api/v1/actions", web::get().to(actions::offered))
-                .service(
-                    web::resource("/api/v1/actions/{action}/preview")
-                        .app_data(json_of(actions::ORDER_BYTES_MAX))
-                        .route(web::post().to(actions::preview)),
-                )
-                .service(
-                    web::resource("/api/v1/actions/{action}")
-                        .app_data(json_of(actions::ORDER_BYTES_MAX))
-                        .route(web::post().to(actions::act)),
-                )
-                .route("/console", web::get().to(page::redirect))
-                .service(
-                    web::scope("/console")
-                        .app_data(json_of(LOGIN_BYTES_MAX))
-                        .route("/ws", web::get().to(socket::open))
-                        .route("/login", web::post().to(log_in))
-                        .route("/logout", web::post().to(log_out))
-                        .route("/me", web::get().to(me))
-                        .route("/{file:.*}", web::get().to(page::file)),
-                );
+                .service(with_order("/api/v1/actions/{action}/preview").route(web::post().to(actions::preview)))
+                .service(with_order("/api/v1/actions/{action}").route(web::post().to(actions::act)));
         }
     }
 

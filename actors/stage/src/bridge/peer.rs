@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use standin_foundation::NodeId;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::frame::{Frame, FrameKind, type_of};
 use super::outbox::Outbox;
@@ -33,6 +33,8 @@ pub(super) struct Peer {
     next_correlation: AtomicU64,
     sessions: AtomicU64,
     current: Mutex<Option<(u64, Arc<Notify>)>>,
+    /// There is a session, for those who wait for one.
+    open: watch::Sender<bool>,
     pub(super) refused: AtomicU64,
     /// Questions of the peer that are being answered.
     pub(super) asked: Arc<AtomicUsize>,
@@ -52,6 +54,7 @@ impl Peer {
             next_correlation: AtomicU64::new(fastrand::u64(..)),
             sessions: AtomicU64::new(0),
             current: Mutex::new(None),
+            open: watch::Sender::new(false),
             refused: AtomicU64::new(0),
             asked: Arc::default(),
             news: Throttle::new(Duration::from_secs(1), 10),
@@ -94,6 +97,7 @@ impl Peer {
         self.outbox.set_open(false);
         self.fail_waiting();
         self.outbox.set_open(true);
+        self.open.send_replace(true);
         (id, replaced)
     }
 
@@ -103,6 +107,7 @@ impl Peer {
         {
             *current = None;
             self.outbox.set_open(false);
+            self.open.send_replace(false);
             drop(current);
             self.fail_waiting();
         }
@@ -152,6 +157,12 @@ impl Remote {
     /// Whether there is a session.
     pub fn is_connected(&self) -> bool {
         self.peer.is_connected()
+    }
+
+    /// Waits until there is a session. It may be gone again when this returns.
+    pub async fn connected(&self) {
+        // The sender lives as long as the peer.
+        drop(self.peer.open.subscribe().wait_for(|open| *open).await);
     }
 
     /// Messages of this peer that were not taken.
