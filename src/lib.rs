@@ -5,6 +5,10 @@
 //! [`node`] is the only place that wires actors together; [`config`] reads what an operator wrote; [`api`] is HTTP; [`client`] talks to it.
 //! The actor kit itself is [`stage`].
 
+/// `docs/embedding.md`, whose programs are compiled with the tests.
+#[doc = include_str!("../docs/embedding.md")]
+pub mod embedding {}
+
 pub mod api;
 pub mod client;
 pub mod config;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
+use standin::config::keys;
 use standin::config::{NodeConfig, NodeRole};
 use standin_foundation::{ClusterId, PublicKey, SecretKey};
 use standin_ledger::genesis::Account;
@@ -27,6 +28,9 @@ pub(super) struct InitArguments {
     /// The chain's name.
     #[arg(long, default_value = "four-seats")]
     chain: String,
+    /// Write a systemd unit for each node, too.
+    #[arg(long)]
+    systemd: bool,
     /// The first port; nodes take consecutive ones. Free ports are chosen without it.
     #[arg(long)]
     port: Option<u16>,
@@ -75,6 +79,15 @@ enum ConfigCommand {
         /// The file.
         #[arg(short, long)]
         config: PathBuf,
+    },
+    /// Tell what a key means, what it takes, and what it is without being set; all keys without one.
+    Explain {
+        /// The key, such as `cluster.keep_alive_ms`.
+        #[arg(conflicts_with = "markdown")]
+        key: Option<String>,
+        /// Print `docs/configuration.md`.
+        #[arg(long, hide = true)]
+        markdown: bool,
     },
     /// Show the configuration as it is understood, defaults included.
     Show {
@@ -177,6 +190,12 @@ pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
     for config in &network.configs {
         println!("standin run -c {}", config.display());
     }
+    if arguments.systemd {
+        for config in &network.configs {
+            let unit = write_unit(config)?;
+            eprintln!("unit: {}", unit.display());
+        }
+    }
     eprintln!("clients: --node {} --key {}", network.node_urls(), network.client_key.display());
     Ok(())
 }
@@ -215,6 +234,24 @@ pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork
     let (nodes, auths) = (plan.layout.nodes.len(), plan.layout.auth.len());
     Ok(WrittenNetwork { configs, urls, nodes, auths, genesis, client_key, operator_key, links })
 }
+
+/// Writes a systemd unit beside a node's configuration.
+fn write_unit(config: &Path) -> Result<PathBuf, Failure> {
+    let config = config.canonicalize()?;
+    let folder = config.parent().unwrap_or(Path::new("/"));
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let (program, path) = (std::env::current_exe()?, folder.join(format!("standin-{name}.service")));
+    let unit = UNIT
+        .replace("@NAME@", &name)
+        .replace("@PROGRAM@", &program.display().to_string())
+        .replace("@CONFIG@", &config.display().to_string())
+        .replace("@FOLDER@", &folder.display().to_string());
+    fs::write(&path, unit)?;
+    Ok(path)
+}
+
+/// A node as a service of systemd.
+const UNIT: &str = include_str!("../../configs/ops/standin.service");
 
 /// The key that signs grants; all auth nodes have it.
 fn grants_key(folder: &Path, layout: &Layout) -> Result<Option<PublicKey>, Failure> {
@@ -504,6 +541,23 @@ pub(super) fn config(arguments: &ConfigArguments) -> Result<(), Failure> {
             }
             let (path, chain, digest) = (config.display(), &genesis.chain, genesis.digest());
             println!("{path}: sound; {place} of chain `{chain}`, genesis {digest}");
+        }
+        ConfigCommand::Explain { markdown: true, .. } => print!("{}", keys::as_markdown()),
+        ConfigCommand::Explain { key: None, .. } => {
+            for key in keys::KEYS {
+                println!("{:<32} {}", key.name, key.about);
+            }
+        }
+        ConfigCommand::Explain { key: Some(name), .. } => {
+            let unknown = |near: &str| Failure::new(4, format!("there is no key `{name}`; did you mean `{near}`?"));
+            let key = keys::find(name).map_err(unknown)?;
+            let default =
+                key.default.map_or_else(|| "nothing: it must be set, or is not needed".to_owned(), str::to_owned);
+            let variable = key.name.to_uppercase().replace('.', "__");
+            println!(
+                "{}\n  {}\n  takes:      {}\n  without it: {default}\n  environment: STANDIN__{variable}",
+                key.name, key.about, key.takes
+            );
         }
         ConfigCommand::Show { config } => println!("{:#?}", NodeConfig::read(config)?),
     }

@@ -47,9 +47,14 @@ impl Logging {
         Ok(Self { filter: handle, lines })
     }
 
+    /// Sets what is logged.
+    pub(super) fn control(&self) -> impl LevelControl + use<> {
+        Control(self.filter.clone())
+    }
+
     /// Shows the log at a node's console from now on, and lets its level be set there.
     pub(super) fn show_at(&self, console: &Console, node: &str) {
-        let control = Arc::new(Control(self.filter.clone()));
+        let control = Arc::new(self.control());
         console.actions().add(LogLevel { node: node.to_owned(), control });
         let (lines, console) = (self.lines.clone(), console.clone());
         actix::spawn(async move {

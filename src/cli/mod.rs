@@ -20,13 +20,14 @@ mod ports;
 mod read;
 mod reconfigure;
 mod run;
+mod service;
 mod submit;
 mod verify;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use standin::client::{Client, ClientError};
 use standin::{ConfigError, NodeError};
 
@@ -107,6 +108,16 @@ enum Command {
     Audit(console::AuditArguments),
     /// Check a stopped node's log and store.
     Verify(verify::VerifyArguments),
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page; with a folder, write a page for each command there.
+    Man {
+        /// The folder.
+        folder: Option<std::path::PathBuf>,
+    },
 }
 
 /// Which nodes to talk to.
@@ -278,5 +289,16 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Audit(arguments) => console::audit(&arguments),
         Command::ConsoleToken(arguments) => console::token(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "standin", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man { folder: Some(folder) } => {
+            std::fs::create_dir_all(&folder)?;
+            Ok(clap_mangen::generate_to(Arguments::command(), folder)?)
+        }
+        Command::Man { folder: None } => {
+            Ok(clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?)
+        }
     }
 }

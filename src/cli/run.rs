@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::Failure;
 use super::logging::Logging;
+use super::service::{self, Served};
 
 /// HTTP connections that a node takes at one time.
 const HTTP_CONNECTIONS_MAX: usize = 2_048;
@@ -46,6 +47,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
     }
     let config = NodeConfig::read(&arguments.config)?;
     let logging = Logging::start(&config)?;
+    service::reload_on_hangup(&arguments.config, &config, logging.control())?;
     raise_file_limit();
     // The port is taken before the store is touched: a second start of the same node ends here.
     let listener = standin::node::listen(config.http_listen, "HTTP")?;
@@ -62,10 +64,15 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
             let handle = node.handle().clone();
             let console = handle.console.clone();
             logging.show_at(&console, &config.name);
+            let served = Served::Member(Box::new(handle.clone()));
             let (seat, cluster) = (handle.seat.0, handle.cluster.as_str());
             tracing::info!(name = config.name, seat, cluster, http = %config.http_listen, "node runs");
+            service::tell_of(Served::Member(Box::new(handle.clone())));
             let http = serve(listener, move || api::routes(handle.clone()))?;
             let failed = until_stopped(node.failed()).await?;
+            if failed.is_none() {
+                served.hand_over().await;
+            }
             console.stop();
             http.stop().await;
             node.shutdown().await;
@@ -84,6 +91,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
             let console = handle.console.clone();
             logging.show_at(&console, &config.name);
             tracing::info!(name = config.name, http = %config.http_listen, "auth node runs");
+            service::tell_of(Served::Auth(Box::new(handle.clone())));
             let http = serve(listener, move || api::auth_routes(handle.clone()))?;
             let failed = until_stopped(node.failed()).await?;
             console.stop();
@@ -111,6 +119,8 @@ async fn wait_for_place(config: &NodeConfig, listener: TcpListener) -> Result<Op
 async fn until_stopped(failed: impl Future<Output = NodeError>) -> Result<Option<NodeError>, Failure> {
     let failed = stopped_or(failed).await?;
     tracing::info!("node stops");
+    service::tell_stopping();
+    service::end_on_second_signal(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(failed)
 }
 

@@ -2,6 +2,7 @@
 //!
 //! All faults are told at once, each with file, line, column, key, what was found and what is allowed.
 
+pub mod keys;
 mod reader;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -449,6 +450,78 @@ fn is_url(endpoint: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A configuration with these lines in the place of those that a node needs.
+    fn text_with(lines: &BTreeMap<&str, &str>) -> String {
+        let needed = [
+            ("node.key_file", "\"node.key\""),
+            ("node.genesis_file", "\"genesis.toml\""),
+            ("node.data_dir", "\"data\""),
+            ("bridge.listen", "\"127.0.0.1:7001\""),
+            ("bridge.certificate_file", "\"tls.pem\""),
+            ("bridge.certificate_key_file", "\"tls.key\""),
+            ("http.listen", "\"127.0.0.1:8001\""),
+        ];
+        let all: BTreeMap<_, _> = needed.into_iter().chain(lines.iter().map(|(key, value)| (*key, *value))).collect();
+        let mut text = String::new();
+        for section in all.keys().map(|key| key.split_once('.').unwrap().0).collect::<BTreeSet<_>>() {
+            text += &format!("[{section}]\n");
+            for (key, value) in all.iter().filter(|(key, _)| key.split_once('.').unwrap().0 == section) {
+                text += &format!("{} = {value}\n", key.split_once('.').unwrap().1);
+            }
+        }
+        text
+    }
+
+    const AUTH: [(&str, &str); 4] = [
+        ("node.role", "\"auth\""),
+        ("auth.key_file", "\"grants.key\""),
+        ("auth.register", "\"etcd\""),
+        ("etcd.endpoints", "\"http://127.0.0.1:2379\""),
+    ];
+
+    fn parsed(text: &str) -> String {
+        format!("{:#?}", NodeConfig::parse(Path::new("/n/node.toml"), text, BTreeMap::new()).unwrap())
+    }
+
+    #[test]
+    fn the_table_of_keys_is_what_the_reader_knows() {
+        let mut known = BTreeSet::new();
+        for lines in [vec![("node.cluster", "\"a\"")], AUTH.to_vec()] {
+            let text = text_with(&lines.into_iter().collect());
+            let table = DeTable::parse(&text).unwrap();
+            let mut reader = Reader::new(Path::new("/n/node.toml"), &text, table.get_ref(), BTreeMap::new());
+            reader.node_config();
+            assert!(reader.faults.is_empty(), "{:?}", reader.faults);
+            known.extend(reader.known().iter().map(|(section, key)| format!("{section}.{key}")));
+        }
+        let told: BTreeSet<_> = keys::KEYS.iter().map(|key| key.name.to_owned()).collect();
+        assert_eq!(told.len(), keys::KEYS.len(), "each once");
+        assert_eq!(told, known);
+    }
+
+    #[test]
+    fn what_the_table_says_of_keys_that_are_not_set_is_so() {
+        let defaults = |sections: &[&str]| {
+            let of = |key: &&keys::Key| sections.contains(&key.name.split_once('.').unwrap().0);
+            keys::KEYS.iter().filter(of).filter_map(|key| Some((key.name, key.default?))).collect::<BTreeMap<_, _>>()
+        };
+        let member = ["node", "bridge", "http", "console", "consensus", "cluster", "store", "limits", "log"];
+        assert_eq!(parsed(&text_with(&BTreeMap::new())), parsed(&text_with(&defaults(&member))));
+        let mut auth = defaults(&["auth", "etcd"]);
+        auth.extend(AUTH);
+        assert_eq!(parsed(&text_with(&AUTH.into_iter().collect())), parsed(&text_with(&auth)));
+    }
+
+    #[test]
+    fn the_page_of_the_documentation_is_the_table() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+        let page = fs::read_to_string(page).unwrap();
+        assert!(
+            page == keys::as_markdown(),
+            "write it anew: standin config explain --markdown > docs/configuration.md"
+        );
+    }
 
     const SOUND: &str = r#"
 [node]

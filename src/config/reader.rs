@@ -32,6 +32,12 @@ impl<'a> Reader<'a> {
         Self { path, text, root, environment, faults: Vec::new(), known: Vec::new() }
     }
 
+    /// The keys that were asked for.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> &[(&'static str, &'static str)] {
+        &self.known
+    }
+
     /// The value as text for the parser, and where it stands.
     pub(super) fn value(&mut self, section: &'static str, key: &'static str) -> Option<(Value, String)> {
         self.known.push((section, key));

@@ -13,4 +13,5 @@ mod examples;
 mod network;
 mod real_input;
 mod reconfigure;
+mod service;
 mod simulator;
