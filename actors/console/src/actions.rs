@@ -1,7 +1,7 @@
 //! What can be done at a node: by its page, by `/api/v1/actions`, and by commands.
 //!
 //! An [`Action`] shows its effect before it is carried out, or names the rule that refuses it. Whoever orders it is somebody who is logged in,
-//! with a role, or has an operator's key ([`SignedOrder`]); gives a reason; and, at the page, types what is asked for. The same order is carried out once.
+//! with a role, or has an operator's key ([`Signed`]); gives a reason; and, at the page, types what is asked for. The same order is carried out once.
 
 use std::collections::BTreeMap;
 use std::future::Future;
