@@ -179,8 +179,8 @@ impl Client {
 
     /// Has the node carry out an action, by an operator's key; says what was done.
     pub async fn act(&self, action: &str, ask: Ask, key: &SecretKey) -> Result<String, ClientError> {
-        let OfferedView { node, chain, .. } = self.actions().await?;
-        let ask = ask.sign(key, (&chain, &node), action, unix_ms() + SIGNED_MS);
+        let OfferedView { place, .. } = self.actions().await?;
+        let ask = ask.sign(key, &place, action, unix_ms() + SIGNED_MS);
         let url = format!("{}/api/v1/actions/{action}", self.base);
         let response = self.http.post(&url).timeout(self.timeout).send_json(&ask).await;
         let DoneView { done } = self.answer(&url, response).await?;

@@ -7,6 +7,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use standin_cluster::actor::MemberStatus;
 use standin_stage::{ActorView, CallError, Distribution};
@@ -26,6 +27,13 @@ pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
 pub async fn register(node: &NodeHandle, registry: &mut Registry) -> Result<(), CallError> {
     let status = node.status().await?;
     let counters = &status.counters;
+    let about = [
+        ("name", node.name.clone()),
+        ("cluster", node.cluster.to_string()),
+        ("seat", node.seat.to_string()),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    registry.register("node", "What the node is", Info::new(about.to_vec()));
     let mut gauge = |name: &str, help: &str, value: u64| registry.register(name, help, ConstGauge::new(signed(value)));
     gauge("height", "Up to here blocks have been executed", status.executed.0);
     gauge("committed_height", "Up to here blocks have been committed", status.status.committed.0);
@@ -113,9 +121,15 @@ impl EncodeMetric for Seconds {
 /// The metrics of an auth node.
 pub async fn auth_metrics(auth: web::Data<AuthHandle>) -> HttpResponse {
     let mut registry = Registry::with_prefix("standin");
-    let Ok(clusters) = auth.clusters().await else {
-        return HttpResponse::ServiceUnavailable().body("the register does not answer\n");
-    };
+    match register_auth(&auth, &mut registry).await {
+        Ok(()) => encoded(&registry),
+        Err(error) => HttpResponse::ServiceUnavailable().body(format!("the register does not answer: {error}\n")),
+    }
+}
+
+/// Adds an auth node's metrics, as they are now, to a registry.
+pub async fn register_auth(auth: &AuthHandle, registry: &mut Registry) -> Result<(), CallError> {
+    let clusters = auth.clusters().await?;
     let terms = Family::<[(&str, String); 1], Gauge>::default();
     let vacant = Family::<[(&str, String); 1], Gauge>::default();
     for cluster in clusters {
@@ -125,8 +139,8 @@ pub async fn auth_metrics(auth: web::Data<AuthHandle>) -> HttpResponse {
     }
     registry.register("auth_term", "The newest term that was granted", terms);
     registry.register("auth_vacant", "1 while the holder has not been heard for its maximum age", vacant);
-    register_actors(&mut registry, &auth.actors.list());
-    encoded(&registry)
+    register_actors(registry, &auth.actors.list());
+    Ok(())
 }
 
 fn encoded(registry: &Registry) -> HttpResponse {

@@ -122,6 +122,11 @@ impl<S: Application> TestNetwork<S> {
         self.nodes.get(index)?.as_ref()
     }
 
+    /// The auth node; none where each cluster has one node.
+    pub fn auth(&self) -> Option<&AuthNode> {
+        self.auth.as_ref()
+    }
+
     /// The nodes that run.
     pub fn running(&self) -> impl Iterator<Item = &Node<S>> {
         self.nodes.iter().flatten()

@@ -36,7 +36,9 @@ impl Application for Bank {
     fn apply(&self, _: &Call<'_>, transfer: Transfer, store: &mut Store<'_, '_>) -> Result<u64, Reject> {
         let held = store.get(&transfer.from)?.unwrap_or(OPENING);
         let left = held.checked_sub(transfer.amount).ok_or_else(|| Reject::new("insufficient funds"))?;
-        let received = store.get(&transfer.to)?.unwrap_or(OPENING) + transfer.amount;
+        let received = store.get(&transfer.to)?.unwrap_or(OPENING);
+        let received =
+            received.checked_add(transfer.amount).ok_or_else(|| Reject::new("the account cannot hold so much"))?;
         store.put(&transfer.from, &left)?;
         store.put(&transfer.to, &received)?;
         Ok(left)

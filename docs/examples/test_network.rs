@@ -17,7 +17,8 @@ impl Application for Counter {
     type Answer = u64;
 
     fn apply(&self, _: &Call<'_>, by: u64, store: &mut Store<'_, '_>) -> Result<u64, Reject> {
-        let count = store.get::<u64>("count")?.unwrap_or_default() + by;
+        let count =
+            store.get::<u64>("count")?.unwrap_or_default().checked_add(by).ok_or_else(|| Reject::new("too much"))?;
         store.put("count", &count)?;
         Ok(count)
     }

@@ -261,8 +261,10 @@ pub(crate) async fn settle_duplicates(
     ids: &[TransactionId],
     mut finished: Vec<Option<Finished>>,
 ) -> Vec<Option<Finished>> {
-    let is_duplicate =
-        |finished: &Option<Finished>| finished.as_ref().is_some_and(|finished| finished.outcome == Outcome::Duplicate);
+    // One that comes again when it has expired is told so, whatever became of it the first time.
+    let is_duplicate = |finished: &Option<Finished>| {
+        finished.as_ref().is_some_and(|finished| matches!(finished.outcome, Outcome::Duplicate | Outcome::Expired))
+    };
     if !finished.iter().any(is_duplicate) {
         return finished;
     }
@@ -521,7 +523,10 @@ async fn ask(node: web::Data<NodeHandle>, question: Bytes) -> HttpResponse {
     }
     let machine = Arc::clone(&node.state_machine);
     let answer = move |ledger: &Ledger| {
-        let answer = machine.query(ledger.chain.state(), &question).map_err(|Reject(why)| HttpFault::Refused(why))?;
+        // What panics there is the machine's own code, and the question that of a stranger.
+        let ask = std::panic::AssertUnwindSafe(|| machine.query(ledger.chain.state(), &question));
+        let answer = std::panic::catch_unwind(ask).unwrap_or_else(|_| Err(Reject::new("the state machine panicked")));
+        let answer = answer.map_err(|Reject(why)| HttpFault::Refused(why))?;
         Ok(MachineAnswerView { height: ledger.chain.height(), answer: hex::encode(answer) })
     };
     respond(read(&node, answer).await)

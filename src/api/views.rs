@@ -1,6 +1,7 @@
 //! What `/api/v1` answers with, read by [`crate::client`]; and the checks of what claims to be proven.
 
 use serde::{Deserialize, Serialize};
+use standin_console::actions::Place;
 use standin_foundation::{Digest, Height, NodeId};
 use standin_ledger::GrantTable;
 use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate};
@@ -196,10 +197,9 @@ pub struct MachineAnswerView {
 /// What can be done at a node.
 #[derive(Debug, Clone, Deserialize)]
 pub struct OfferedView {
-    /// The node.
-    pub node: NodeId,
-    /// The chain, by the hash of its genesis.
-    pub chain: Digest,
+    /// What an order is signed for.
+    #[serde(flatten)]
+    pub place: Place,
     /// The node carries actions out.
     pub enabled: bool,
     /// Their names, and what they do.

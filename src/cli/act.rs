@@ -48,6 +48,10 @@ pub(super) fn ask(order: Order, reason: &str) -> Ask {
 /// An action that is done to the node that is asked.
 #[derive(Debug, Args)]
 pub(super) struct NodeArguments {
+    /// The node's name, as an operator knows it: it is signed, and a node of another name refuses. Without it whatever answers at the
+    /// address says which node it is.
+    #[arg(long)]
+    name: Option<String>,
     #[command(flatten)]
     client: ClientArguments,
     #[command(flatten)]
@@ -94,30 +98,34 @@ pub(super) struct RestartActorArguments {
     node: NodeArguments,
 }
 
-async fn order(node: &NodeArguments, action: &str, on: String, args: &[(&str, &str)]) -> Result<(), Failure> {
+async fn order(node: &NodeArguments, action: &str, args: &[(&str, &str)]) -> Result<(), Failure> {
+    order_on(node, action, node.name.clone().unwrap_or_default(), args).await
+}
+
+async fn order_on(node: &NodeArguments, action: &str, on: String, args: &[(&str, &str)]) -> Result<(), Failure> {
     let args: BTreeMap<_, _> = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     node.operator.order(&node.client.first()?, action, Order { on, args }).await.map(drop)
 }
 
 /// `drain`, `undrain`, `resume`.
 pub(super) async fn plain(action: &str, node: NodeArguments) -> Result<(), Failure> {
-    order(&node, action, String::new(), &[]).await
+    order(&node, action, &[]).await
 }
 
 pub(super) async fn pause(arguments: PauseArguments) -> Result<(), Failure> {
     let halt: &[_] = if arguments.halt { &[("halt", "yes")] } else { &[] };
-    order(&arguments.node, "pause", String::new(), halt).await
+    order(&arguments.node, "pause", halt).await
 }
 
 pub(super) async fn read_only(arguments: ReadOnlyArguments) -> Result<(), Failure> {
     let set = if matches!(arguments.set, Switch::On) { "on" } else { "off" };
-    order(&arguments.node, "read-only", String::new(), &[("set", set)]).await
+    order(&arguments.node, "read-only", &[("set", set)]).await
 }
 
 pub(super) async fn log_level(arguments: LogLevelArguments) -> Result<(), Failure> {
-    order(&arguments.node, "log-level", String::new(), &[("filter", &arguments.filter)]).await
+    order(&arguments.node, "log-level", &[("filter", &arguments.filter)]).await
 }
 
 pub(super) async fn restart_actor(arguments: RestartActorArguments) -> Result<(), Failure> {
-    order(&arguments.node, "restart-actor", arguments.actor.clone(), &[]).await
+    order_on(&arguments.node, "restart-actor", arguments.actor.clone(), &[]).await
 }

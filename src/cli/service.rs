@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 use standin::config::NodeConfig;
 use standin::node::actions::LevelControl;
 use standin::node::{AuthHandle, NodeHandle};
-use standin_cluster::actor::Drain;
+use standin_cluster::actor::{Drain, MemberStatus};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
@@ -46,17 +46,27 @@ impl Served {
     pub(super) async fn hand_over(&self) {
         let Self::Member(node) = self else { return };
         let begun = Instant::now();
-        let can = |status: standin_cluster::actor::MemberStatus| status.view.active && status.view.in_sync.len() > 1;
-        if node.genesis.auth.is_none() || !node.cluster().await.is_ok_and(can) {
-            return;
+        let handed_over = tokio::time::timeout(HAND_OVER_WITHIN, async {
+            let can = |status: MemberStatus| status.view.active && status.view.in_sync.len() > 1;
+            if node.genesis.auth.is_none() || !node.cluster().await.is_ok_and(can) {
+                return false;
+            }
+            if node.member.ask(Drain(true), HAND_OVER_WITHIN).await.is_err() {
+                return false;
+            }
+            while node.cluster().await.is_ok_and(|status| status.view.active) {
+                tokio::time::sleep(POLL).await;
+            }
+            true
+        });
+        let ms = || begun.elapsed().as_millis() as u64;
+        match handed_over.await {
+            Ok(true) => tracing::info!(ms = ms(), "the seat is handed over"),
+            Ok(false) => {}
+            Err(_) => {
+                tracing::warn!(ms = ms(), "nobody has taken the seat over: the others will when the node is gone");
+            }
         }
-        if node.member.ask(Drain(true), HAND_OVER_WITHIN).await.is_err() {
-            return;
-        }
-        while begun.elapsed() < HAND_OVER_WITHIN && node.cluster().await.is_ok_and(|status| status.view.active) {
-            tokio::time::sleep(POLL).await;
-        }
-        tracing::info!(ms = begun.elapsed().as_millis() as u64, "the seat is handed over");
     }
 }
 

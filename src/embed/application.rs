@@ -30,7 +30,8 @@ use standin_ledger::{Context, Reject, State, StateMachine, Transaction};
 ///     fn apply(&self, _: &Call<'_>, transfer: Transfer, store: &mut Store<'_, '_>) -> Result<u64, Reject> {
 ///         let held: u64 = store.get(&transfer.from)?.unwrap_or(100);
 ///         let left = held.checked_sub(transfer.amount).ok_or_else(|| Reject::new("insufficient funds"))?;
-///         let received = store.get(&transfer.to)?.unwrap_or(100) + transfer.amount;
+///         let held: u64 = store.get(&transfer.to)?.unwrap_or(100);
+///         let received = held.checked_add(transfer.amount).ok_or_else(|| Reject::new("too much"))?;
 ///         store.put(&transfer.from, &left)?;
 ///         store.put(&transfer.to, &received)?;
 ///         Ok(left)
@@ -127,6 +128,16 @@ pub(super) const BARRIER: &[u8] = b"";
 pub(super) struct Typed<S>(pub(super) S);
 
 impl<S: Application> Typed<S> {
+    /// Commands of another title would be missing where those of the application's are proven to be complete.
+    fn check_title(&self, transaction: &Transaction) -> Result<(), Reject> {
+        match transaction.title().as_str() == self.0.title() {
+            true => Ok(()),
+            false => {
+                Err(Reject::new(format!("the title is `{}`, not the application's", transaction.title().as_str())))
+            }
+        }
+    }
+
     fn command(transaction: &Transaction) -> Result<S::Command, Reject> {
         let payload = transaction.payload();
         if payload.len() > TRANSACTION_BYTES_MAX {
@@ -141,6 +152,7 @@ impl<S: Application> StateMachine for Typed<S> {
         if transaction.payload() == BARRIER {
             return Ok(Vec::new());
         }
+        self.check_title(transaction)?;
         let sender = transaction.sender().ok_or_else(|| Reject::new("the sender's key is none"))?;
         let call = Call { context, sender: &sender };
         let output = self.0.apply(&call, Self::command(transaction)?, &mut Store(state))?;
@@ -156,7 +168,10 @@ impl<S: Application> StateMachine for Typed<S> {
     fn check(&self, transaction: &Transaction) -> Result<(), Reject> {
         match transaction.payload() {
             BARRIER => Ok(()),
-            _ => self.0.check(&Self::command(transaction)?),
+            _ => {
+                self.check_title(transaction)?;
+                self.0.check(&Self::command(transaction)?)
+            }
         }
     }
 }

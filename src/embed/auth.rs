@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actix_web::web::ServiceConfig;
+use prometheus_client::registry::Registry;
+use standin_stage::CallError;
 
 use super::running::Running;
 use crate::api;
@@ -71,6 +73,11 @@ impl AuthNode {
     pub fn console(&self) -> impl FnOnce(&mut ServiceConfig) + Clone + use<> {
         let console = self.0.0.console.clone();
         move |config: &mut ServiceConfig| console.page_routes()(config)
+    }
+
+    /// Adds its metrics, as they are now, to a registry of one's own.
+    pub async fn metrics(&self, registry: &mut Registry) -> Result<(), CallError> {
+        crate::metrics::register_auth(&self.0.0, registry).await
     }
 
     /// Waits until it has stopped; gives why if it had to.

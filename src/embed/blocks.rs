@@ -1,15 +1,19 @@
 //! Blocks from a height on, and then as they come, without a gap.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use standin_consensus::actor::Ledger;
 use standin_foundation::{Digest, Height, PublicKey};
-use standin_ledger::store::StoredBlock;
+use standin_ledger::store::{StoreError, StoredBlock};
 use standin_ledger::{Batch, Outcome, Transaction, TransactionId};
 
-use super::{Application, Node};
+use super::{Application, Node, SubmitError};
 
+/// Where too many reads wait, the next one is tried after this time.
+const BUSY_WAIT: Duration = Duration::from_millis(20);
 /// Blocks that are read at one time.
 const READ_MAX: u64 = 64;
 
@@ -49,6 +53,9 @@ pub enum BlocksError {
         /// The first that it has.
         first: Height,
     },
+    /// The node's store cannot be read.
+    #[error("the store: {0}")]
+    Store(String),
     /// The node has stopped.
     #[error("the node has stopped")]
     Stopped,
@@ -57,6 +64,7 @@ pub enum BlocksError {
 enum Read {
     Blocks(Vec<StoredBlock>),
     Gone(Height),
+    Failed(String),
 }
 
 impl<S: Application> Node<S> {
@@ -72,14 +80,20 @@ impl<S: Application> Node<S> {
                 let mut heights = node.inner.handle.executed.clone();
                 heights.mark_unchanged();
                 let error = match node.blocks_from(next).await {
-                    Some(Read::Gone(first)) => BlocksError::Gone { first },
-                    None => BlocksError::Stopped,
-                    Some(Read::Blocks(blocks)) if !blocks.is_empty() => {
+                    Ok(Read::Gone(first)) => BlocksError::Gone { first },
+                    Ok(Read::Failed(what)) => BlocksError::Store(what),
+                    // Many read at one time: there is room again in a moment.
+                    Err(SubmitError::Busy(_)) => {
+                        tokio::time::sleep(BUSY_WAIT).await;
+                        continue;
+                    }
+                    Err(_) => BlocksError::Stopped,
+                    Ok(Read::Blocks(blocks)) if !blocks.is_empty() => {
                         next = next.plus(blocks.len() as u64);
                         read.extend(blocks.iter().map(shown::<S>));
                         continue;
                     }
-                    Some(Read::Blocks(_)) => match heights.changed().await {
+                    Ok(Read::Blocks(_)) => match heights.changed().await {
                         Ok(()) => continue,
                         Err(_) => BlocksError::Stopped,
                     },
@@ -89,19 +103,20 @@ impl<S: Application> Node<S> {
         })
     }
 
-    async fn blocks_from(&self, from: Height) -> Option<Read> {
-        self.read(move |ledger| {
-            let first = ledger.store.base().ok()?.next();
-            if first > from {
-                return Some(Read::Gone(first));
-            }
-            let up_to = ledger.chain.height().0.min(from.0.saturating_add(READ_MAX - 1));
-            let block = |height| ledger.store.block(Height(height)).ok().flatten();
-            Some(Read::Blocks((from.0..=up_to).map_while(block).collect()))
-        })
-        .await
-        .flatten()
+    async fn blocks_from(&self, from: Height) -> Result<Read, SubmitError> {
+        self.read(move |ledger| blocks_of(ledger, from).unwrap_or_else(|error| Read::Failed(error.to_string()))).await
     }
+}
+
+fn blocks_of(ledger: &Ledger, from: Height) -> Result<Read, StoreError> {
+    let first = ledger.store.base()?.next();
+    if first > from {
+        return Ok(Read::Gone(first));
+    }
+    let up_to = ledger.chain.height().0.min(from.0.saturating_add(READ_MAX - 1));
+    let blocks: Result<Vec<_>, _> =
+        (from.0..=up_to).map_while(|height| ledger.store.block(Height(height)).transpose()).collect();
+    Ok(Read::Blocks(blocks?))
 }
 
 fn shown<S: Application>(block: &StoredBlock) -> Block<S::Command> {

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use actix_web::web::ServiceConfig;
 use prometheus_client::registry::Registry;
-use standin_consensus::actor::{Finished, Ledger, Submit};
+use standin_consensus::actor::{Finished, Ledger, ReadRefused, Submit};
 use standin_foundation::{Height, SecretKey};
+use standin_ledger::store::StoreError;
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{Outcome, Reject, Title, Transaction, TransactionId};
 use standin_stage::CallError;
@@ -162,6 +163,12 @@ pub enum SubmitError {
     /// The node stops, or has stopped.
     #[error("the node has stopped")]
     Stopped,
+    /// The node's store cannot be read.
+    #[error("the store: {0}")]
+    Store(String),
+    /// The application panicked while it was asked, or the node stopped just then: see its log.
+    #[error("the read was not carried out to its end: see the node's log")]
+    ReadFailed,
     /// The command cannot be put into a transaction.
     #[error("the command cannot be encoded: {0}")]
     Encode(String),
@@ -210,12 +217,9 @@ pub enum QueryError {
         /// Where it was to be.
         wanted: Height,
     },
-    /// A place in the order could not be had.
+    /// The node does not read now, or a place in the order could not be had.
     #[error(transparent)]
     Submit(#[from] SubmitError),
-    /// Too many reads wait.
-    #[error("the node is busy: too many reads wait")]
-    Busy,
     /// The question or the answer is of another type.
     #[error("the question or its answer cannot be encoded: {0}")]
     Encode(String),
@@ -264,18 +268,36 @@ impl<S: Application> Node<S> {
         };
         let unknown = SubmitError::OutcomeUnknown { id };
         let deadline = tokio::time::Instant::now() + *submit_within;
+        let mut outcome = self.enqueued(transaction).await?;
         let finished = loop {
-            let outcome = self.enqueued(transaction).await?;
-            // What is on its way to the seat's holder may be lost with it: asked again, it takes effect once all the same.
             let again = (tokio::time::Instant::now() + ASKED_AGAIN).min(deadline);
-            match tokio::time::timeout_at(again, outcome).await {
+            match tokio::time::timeout_at(again, &mut outcome).await {
                 Ok(Ok(finished)) => break finished,
                 Ok(Err(_)) => return Err(unknown),
                 Err(_) if tokio::time::Instant::now() >= deadline => return Err(unknown),
                 Err(_) => {}
             }
+            // What is on its way to the seat's holder may be lost with it: handed in again, it takes effect once all the same. Where that
+            // is refused, the first time still counts.
+            if let Ok(newer) = self.enqueued(transaction).await {
+                outcome = newer;
+            }
         };
-        api::settle_duplicates(handle, &[id], vec![Some(finished)]).await.pop().flatten().ok_or(unknown)
+        let first =
+            api::settle_duplicates(handle, &[id], vec![Some(finished)]).await.pop().flatten().ok_or(unknown.clone())?;
+        // What has expired may have taken effect in a block that this node cannot look it up in.
+        match first.outcome == Outcome::Expired && !self.has_all_of(transaction).await {
+            true => Err(unknown),
+            false => Ok(first),
+        }
+    }
+
+    /// Whether this node could find the transaction wherever it took effect.
+    async fn has_all_of(&self, transaction: &Transaction) -> bool {
+        let Inner { handle, .. } = &*self.inner;
+        let first = transaction.expires().0.saturating_sub(handle.genesis.parameters.replay_window);
+        let base = self.read(|ledger| ledger.store.base()).await;
+        handle.indexes && base.is_ok_and(|base| base.is_ok_and(|base| base.0 <= first))
     }
 
     /// Hands a transaction in, or in again; gives where its outcome will come.
@@ -309,12 +331,12 @@ impl<S: Application> Node<S> {
     pub async fn outcome(&self, id: &TransactionId) -> Result<Option<Committed<S::Output>>, SubmitError> {
         let wanted = *id;
         let found = self.read(move |ledger| {
-            let (height, index) = ledger.store.transaction(&wanted).ok().flatten()?;
-            let block = ledger.store.block(height).ok().flatten()?;
-            let outcome = block.receipts.get(index).filter(|receipt| receipt.transaction == wanted)?.outcome.clone();
-            Some(Finished { height, index, outcome })
+            let Some((height, index)) = ledger.store.transaction(&wanted)? else { return Ok(None) };
+            let Some(block) = ledger.store.block(height)? else { return Ok(None) };
+            let receipt = block.receipts.into_iter().nth(index).filter(|receipt| receipt.transaction == wanted);
+            Ok::<_, StoreError>(receipt.map(|receipt| Finished { height, index, outcome: receipt.outcome }))
         });
-        let found = found.await.ok_or_else(|| SubmitError::Busy("too many reads wait".to_owned()))?;
+        let found = found.await?.map_err(|error| SubmitError::Store(error.to_string()))?;
         found.map(|finished| self.settled(wanted, finished)).transpose()
     }
 
@@ -328,7 +350,7 @@ impl<S: Application> Node<S> {
         }
         let machine = Arc::clone(&self.inner.handle.state_machine);
         let answered = self.read(move |ledger| (ledger.chain.height(), machine.query(ledger.chain.state(), &question)));
-        let (height, answer) = answered.await.ok_or(QueryError::Busy)?;
+        let (height, answer) = answered.await?;
         let answer = answer.map_err(|Reject(why)| QueryError::Rejected(why))?;
         let answer = serde_json::from_slice(&answer).map_err(|error| QueryError::Encode(error.to_string()))?;
         Ok(Answered { answer, height })
@@ -352,16 +374,22 @@ impl<S: Application> Node<S> {
 
     /// Up to here the node has executed.
     pub async fn height(&self) -> Result<Height, SubmitError> {
-        let height = self.read(|ledger| ledger.chain.height()).await;
-        height.ok_or_else(|| SubmitError::Busy("too many reads wait".to_owned()))
+        self.read(|ledger| ledger.chain.height()).await
     }
 
-    /// Runs a read on the executor's thread; none if too many wait, or the node has stopped.
-    async fn read<T: Send + 'static>(&self, read: impl FnOnce(&Ledger) -> T + Send + 'static) -> Option<T> {
+    /// Runs a read on the executor's thread.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Ledger) -> T + Send + 'static,
+    ) -> Result<T, SubmitError> {
         let (sender, receiver) = oneshot::channel();
         // The asker may have gone.
-        let taken = self.inner.handle.reader.read(move |ledger| drop(sender.send(read(ledger))));
-        if taken { receiver.await.ok() } else { None }
+        let taken = self.inner.handle.reader.try_read(move |ledger| drop(sender.send(read(ledger))));
+        match taken {
+            Ok(()) => receiver.await.map_err(|_| SubmitError::ReadFailed),
+            Err(ReadRefused::Busy) => Err(SubmitError::Busy("too many reads wait".to_owned())),
+            Err(ReadRefused::Stopped) => Err(SubmitError::Stopped),
+        }
     }
 
     /// What the node offers besides: actors, grants, members.

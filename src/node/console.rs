@@ -11,6 +11,7 @@ use standin_auth::actor::{AskClusters, AuthActor, ClusterView};
 use standin_cluster::actor::{AskMember, MemberActor, MemberStatus};
 use standin_consensus::Event as ReplicaEvent;
 use standin_consensus::actor::{AskStatus, LedgerReader, Replica};
+use standin_console::actions::Actions;
 use standin_console::actor::{ConsoleActor, ConsoleConfig, Happened, Lost, NODES, Row, Rows, View, Views, unix_ms};
 use standin_console::audit::{self, Audit, AuditError};
 use standin_console::http::{Console, Rules};
@@ -141,7 +142,7 @@ impl Teller {
 
 /// The console's actor, which has a thread of its own: stopped if the node does not come to run.
 #[derive(Debug)]
-pub(super) struct Started(Cell<ConsoleActor>);
+pub(super) struct Started(Cell<ConsoleActor>, Actions);
 
 impl Started {
     /// Where the actor can be reached.
@@ -152,6 +153,8 @@ impl Started {
 
 impl Drop for Started {
     fn drop(&mut self) {
+        // They hold the node's handle, which holds them.
+        self.1.clear();
         self.0.stop();
     }
 }
@@ -164,14 +167,16 @@ pub(super) fn start(
     roster: impl Fn() -> BTreeMap<NodeId, Row> + Send + Sync + 'static,
 ) -> Result<(Started, Console, Views), AuditError> {
     let audit = Audit::open(&config.data_dir)?;
-    let recorded = audit::newest(&config.data_dir, ACTS_SHOWN)?;
+    let folder = config.data_dir.clone();
+    // Read again when the actor starts anew; one that cannot be read is told of where it is written.
+    let recorded = Box::new(move || audit::newest(&folder, ACTS_SHOWN).unwrap_or_default());
     let views = Views::default();
     let (name, roster) = (config.name.clone(), Box::new(roster));
     let cell = ConsoleActor::start(ConsoleConfig { node, name, peers, views: views.clone(), roster, recorded });
     let logins = Logins::new(&config.data_dir);
     let rules = Rules { enabled: config.console.actions, operators: config.console.operators.clone(), chain };
     let console = Console::new((node, config.name.clone()), cell.address().clone(), logins, audit, rules);
-    Ok((Started(cell), console, views))
+    Ok((Started(cell, console.actions().clone()), console, views))
 }
 
 /// All nodes that a member knows of: where each belongs is the auth node's and the chain's word.

@@ -68,6 +68,8 @@ pub struct NodeHandle {
     pub pool: VerifyPool,
     /// The node's actors, by name.
     pub actors: Registry,
+    /// Transactions can be looked up by id.
+    pub indexes: bool,
     /// What transactions do.
     pub state_machine: Arc<dyn StateMachine>,
     /// The newest block that was executed since the node started; 0 before the first.
@@ -280,6 +282,7 @@ impl MemberNode {
             ingress,
             pool,
             actors,
+            indexes: config.index_transactions,
             state_machine: machine,
             executed: heights,
             peers: directory.peers,

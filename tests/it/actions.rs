@@ -71,6 +71,7 @@ fn operators_have_nodes_do_things_by_command_and_every_order_is_written_down() {
     let (code, talk) = network.submits(0);
     assert!(code != 0 && talk.contains("read-only"), "{talk}");
     network.is_refused(0, &["read-only", "on"], 6, "already");
+    network.is_refused(0, &["read-only", "off", "--name", "s2"], 4, "this is s1");
     network.is_done(0, &["read-only", "off"]);
     assert_eq!(network.submits(0).0, 0);
 
@@ -178,6 +179,14 @@ async fn over_http_an_order_needs_a_login_a_reason_and_what_was_shown_and_is_car
             "malformed",
         ),
         ("read-only", operator.as_str(), &own, ask("6", json!({ "more": 1 })), 400, ""),
+        (
+            "read-only",
+            operator.as_str(),
+            &own,
+            ask("10", json!({ "order": { "args": { "set": "on", "x": "" } } })),
+            400,
+            "malformed",
+        ),
         ("no-such", operator.as_str(), &own, ask("7", json!({})), 404, "unknown_action"),
         ("read-only", operator.as_str(), &own, ask("8", json!({ "reason": "x".repeat(20_000) })), 413, ""),
     ];
@@ -197,5 +206,5 @@ async fn over_http_an_order_needs_a_login_a_reason_and_what_was_shown_and_is_car
     let done: Vec<_> =
         acts.iter().filter(|act| act["act"]["outcome"].as_str().unwrap().starts_with("done: ")).collect();
     assert_eq!(done.len(), 1, "{acts:?}");
-    assert_eq!((&done[0]["act"]["user"], &done[0]["act"]["on"]), (&json!("operator"), &json!("set=on")));
+    assert_eq!((&done[0]["act"]["user"], &done[0]["act"]["on"]), (&json!("operator"), &json!("{\"set\":\"on\"}")));
 }

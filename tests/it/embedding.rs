@@ -34,12 +34,14 @@ impl Application for Adder {
         if command == 13 {
             return Err(Reject::new("unlucky"));
         }
+        assert!(command != 666, "an application's own mistake");
         let sum = store.get::<u64>("sum")?.unwrap_or_default() + command;
         store.put("sum", &sum)?;
         Ok(sum)
     }
 
     fn query(&self, store: &StoreView<'_>, key: String) -> Result<u64, Reject> {
+        assert!(key != "panic", "another mistake");
         store.get(&key)?.ok_or_else(|| Reject::new("nothing stands there"))
     }
 }
@@ -158,5 +160,19 @@ async fn what_cannot_start_says_why_and_metrics_are_the_programs() {
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();
     assert!(text.contains("commit_seconds_count{node=\"first\"} 1"), "{text}");
+    network.shutdown().await;
+}
+
+#[actix_web::test]
+async fn a_panic_of_the_application_is_its_askers_or_stops_the_node_and_says_why() {
+    let network = TestNetwork::start(|| Adder("sums")).await.unwrap();
+    let node = network.node(0).unwrap();
+    let panicked = node.query(&"panic".to_owned(), Freshness::Local).await.unwrap_err();
+    assert_eq!(panicked, QueryError::Submit(SubmitError::ReadFailed));
+    assert_eq!(node.submit(&1).await.unwrap().output, 1, "it goes on");
+    let unknown = node.submit(&666).await.unwrap_err();
+    assert!(matches!(unknown, SubmitError::OutcomeUnknown { .. } | SubmitError::Stopped), "{unknown}");
+    let why = node.stopped().await.unwrap();
+    assert!(why.contains("an application's own mistake"), "{why}");
     network.shutdown().await;
 }

@@ -11,6 +11,8 @@ mod drills;
 mod embedding;
 mod examples;
 mod network;
+mod openapi;
+mod ops;
 mod real_input;
 mod reconfigure;
 mod service;

@@ -13,13 +13,18 @@ pub struct Candidate {
     pub is_standby: bool,
     /// It may become active at all.
     pub electable: bool,
+    /// It is being taken out of service: it comes after all others.
+    pub drains: bool,
 }
 
-/// The candidates in the order in which they may become active: the standby, then by falling priority, then by id. Those that
-/// are not electable are left out.
+/// The candidates in the order in which they may become active: the standby, then by falling priority, then by id; those that drain in the
+/// same order behind all others. Those that are not electable are left out.
 pub fn order(candidates: impl IntoIterator<Item = Candidate>) -> Vec<NodeId> {
     let mut order: Vec<_> = candidates.into_iter().filter(|candidate| candidate.electable).collect();
-    order.sort_by_key(|candidate| (!candidate.is_standby, std::cmp::Reverse(candidate.priority), candidate.node));
+    order.sort_by_key(|candidate| {
+        let Candidate { node, priority, is_standby, drains, .. } = *candidate;
+        (drains, !is_standby, std::cmp::Reverse(priority), node)
+    });
     order.into_iter().map(|candidate| candidate.node).collect()
 }
 
@@ -29,7 +34,7 @@ mod tests {
 
     fn candidate(id: u8, priority: u8) -> Candidate {
         let node = format!("{id:02x}").repeat(32).parse().unwrap();
-        Candidate { node, priority, is_standby: false, electable: true }
+        Candidate { node, priority, is_standby: false, electable: true, drains: false }
     }
 
     #[test]
@@ -45,5 +50,12 @@ mod tests {
         a.is_standby = true;
         b.electable = false;
         assert_eq!(order([a, b, c]), [a.node, c.node]);
+    }
+
+    #[test]
+    fn whoever_drains_comes_last_and_is_not_forbidden() {
+        let (mut a, b, mut c) = (candidate(1, 9), candidate(2, 1), candidate(3, 5));
+        (a.drains, a.is_standby, c.drains) = (true, true, true);
+        assert_eq!(order([a, b, c]), [b.node, a.node, c.node]);
     }
 }

@@ -47,6 +47,8 @@ pub struct Pulse {
     pub mute: bool,
     /// As holder: the other seats that it hears.
     pub heard_seats: u16,
+    /// It is being taken out of service: others are elected before it.
+    pub drains: bool,
 }
 
 /// What one member says to another.

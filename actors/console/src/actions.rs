@@ -119,6 +119,11 @@ impl Actions {
         self.0.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(action));
     }
 
+    /// Takes all of them away: they hold what they act on.
+    pub fn clear(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// What can be done, by the order in which it was added.
     pub fn about(&self) -> Vec<About> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).iter().map(|action| action.about()).collect()
@@ -159,6 +164,17 @@ pub struct Ask {
     pub signed: Option<Signed>,
 }
 
+/// Where an order is to be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The node.
+    pub node: NodeId,
+    /// The chain, by the hash of its genesis.
+    pub chain: Digest,
+    /// The life of the process: it remembers what it has carried out, and the next one knows nothing of it.
+    pub life: u64,
+}
+
 /// An operator's signature over an order to one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -172,15 +188,15 @@ pub struct Signed {
 }
 
 impl Ask {
-    /// Signs it for this node of this chain.
-    pub fn sign(mut self, key: &SecretKey, place: (&Digest, &NodeId), action: &str, expires_unix_ms: u64) -> Self {
+    /// Signs it for this life of this node of this chain.
+    pub fn sign(mut self, key: &SecretKey, place: &Place, action: &str, expires_unix_ms: u64) -> Self {
         let signature = key.sign(Domain::Action, &self.content(place, action, expires_unix_ms));
         self.signed = Some(Signed { key: key.public(), expires_unix_ms, signature });
         self
     }
 
-    /// Whether the key in it has signed it, for this node of this chain.
-    pub fn is_signed(&self, place: (&Digest, &NodeId), action: &str) -> bool {
+    /// Whether the key in it has signed it, for this life of this node of this chain.
+    pub fn is_signed(&self, place: &Place, action: &str) -> bool {
         self.signed.as_ref().is_some_and(|signed| {
             let content = self.content(place, action, signed.expires_unix_ms);
             signed.key.verify(Domain::Action, &content, &signed.signature)
@@ -188,9 +204,10 @@ impl Ask {
     }
 
     /// What is signed, and what makes two orders the same.
-    pub(crate) fn content(&self, (chain, node): (&Digest, &NodeId), action: &str, expires_unix_ms: u64) -> Vec<u8> {
+    pub(crate) fn content(&self, place: &Place, action: &str, expires_unix_ms: u64) -> Vec<u8> {
         let mut out = Encoder::default();
-        out.digest(chain).raw(node.as_bytes()).bytes(action.as_bytes()).bytes(self.id.as_bytes());
+        out.digest(&place.chain).raw(place.node.as_bytes()).u64(place.life);
+        out.bytes(action.as_bytes()).bytes(self.id.as_bytes());
         out.bytes(self.order.on.as_bytes()).bytes(self.reason.as_bytes()).u64(expires_unix_ms);
         out.u64(self.order.args.len() as u64);
         self.order.args.iter().for_each(|(name, value)| _ = out.bytes(name.as_bytes()).bytes(value.as_bytes()));
@@ -209,16 +226,20 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_for_one_order_at_one_node_of_one_chain() {
+    fn a_signature_is_for_one_order_at_one_life_of_one_node_of_one_chain() {
         let key = SecretKey::generate().unwrap();
-        let (chain, other) = (Digest::sha256(b"chain"), Digest::sha256(b"other"));
-        let (node, another) = (key.public().node_id(), SecretKey::generate().unwrap().public().node_id());
-        let signed = ask().sign(&key, (&chain, &node), "switch", 5);
-        assert!(signed.is_signed((&chain, &node), "switch"));
-        assert!(!ask().is_signed((&chain, &node), "switch"), "nobody has");
-        assert!(!signed.is_signed((&other, &node), "switch"));
-        assert!(!signed.is_signed((&chain, &another), "switch"));
-        assert!(!signed.is_signed((&chain, &node), "drain"));
+        let place = Place { node: key.public().node_id(), chain: Digest::sha256(b"chain"), life: 1 };
+        let signed = ask().sign(&key, &place, "switch", 5);
+        assert!(signed.is_signed(&place, "switch"));
+        assert!(!ask().is_signed(&place, "switch"), "nobody has");
+        assert!(!signed.is_signed(&place, "drain"));
+        let another = SecretKey::generate().unwrap().public().node_id();
+        let others = [
+            Place { chain: Digest::sha256(b"other"), ..place.clone() },
+            Place { node: another, ..place.clone() },
+            Place { life: 2, ..place.clone() },
+        ];
+        assert!(others.iter().all(|other| !signed.is_signed(other, "switch")));
         let changes: [fn(&mut Ask); 5] = [
             |ask| ask.id = "2".into(),
             |ask| ask.order.on = "b".into(),
@@ -229,7 +250,7 @@ mod tests {
         for change in changes {
             let mut changed = signed.clone();
             change(&mut changed);
-            assert!(!changed.is_signed((&chain, &node), "switch"), "{changed:?}");
+            assert!(!changed.is_signed(&place, "switch"), "{changed:?}");
         }
     }
 

@@ -34,7 +34,7 @@ const targets = computed(() => ({
 export function begin(name, on, args = {}) {
   const action = find(name);
   if (!action) return;
-  open.value = { action, on: on ?? targets.value[action.on]?.[0] ?? "", args, reason: "", confirm: "", id: newId(), busy: false };
+  open.value = { action, on: on ?? targets.value[action.on]?.[0] ?? "", args, reason: "", confirm: "", id: newId(), busy: false, asked: 0 };
   shown.value = {};
 }
 
@@ -44,7 +44,7 @@ const newId = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) =
 const change = (what) => { open.value = { ...open.value, ...what, id: newId(), result: undefined }; };
 
 // The effect is what the node says it is, whenever what is to be done changes.
-const order = computed(() => open.value && JSON.stringify({ action: open.value.action.name, on: open.value.on, args: open.value.args }));
+const order = computed(() => open.value && JSON.stringify({ action: open.value.action.name, on: open.value.on, args: open.value.args, asked: open.value.asked }));
 effect(() => {
   if (!order.value) return;
   const { action, on, args } = JSON.parse(order.value);
@@ -59,7 +59,10 @@ async function carryOut(event) {
   const { action, on, args, reason, confirm, id } = open.value;
   open.value = { ...open.value, busy: true };
   const { ok, body } = await api(`actions/${action.name}`, { id, order: { on, args }, reason, confirm, seen: shown.value.seen });
-  open.value = { ...open.value, busy: false, result: ok ? { done: body.done } : { refused: body } };
+  // The dialog may be closed by now, or be another one's.
+  if (open.peek()?.id !== id) return;
+  // After a refusal the effect is asked for again: something may have changed.
+  open.value = { ...open.value, busy: false, ...(ok ? { result: { done: body.done } } : { result: { refused: body }, id: newId(), asked: open.peek().asked + 1 }) };
 }
 
 const Refused = ({ what }) => html`<p class="notice" role="alert"><strong>Refused${what.code ? ` by the rule ${what.code}` : ""}.</strong> ${what.error}${what.hint ? `: ${what.hint}` : ""}</p>`;

@@ -36,6 +36,7 @@ impl std::fmt::Debug for LogLevel {
 
 impl LogLevel {
     fn filter(&self, order: &Order) -> Result<String, Refusal> {
+        super::is_named(&self.node, order)?;
         let form = "such as `info`, `debug`, or `standin_consensus=debug,info`";
         let filter = order.arg("filter").ok_or_else(|| Refusal::new("malformed", "`filter` is needed", form))?;
         let wrong = |error| Refusal::new("malformed", format!("`{filter}` is no filter: {error}"), form);

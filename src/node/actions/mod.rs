@@ -9,7 +9,7 @@ mod service;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use standin_console::actions::{Answer, Preview};
+use standin_console::actions::{Answer, Order, Preview};
 use standin_console::protocol::Refusal;
 
 pub(super) use actors::Restart;
@@ -74,4 +74,13 @@ fn unavailable(error: impl std::fmt::Display) -> Refusal {
 
 fn unknown(what: impl Into<String>) -> Refusal {
     Refusal::new("unknown", what, "")
+}
+
+/// The node that an order names must be this one; an empty name is the node that is asked.
+fn is_named(name: &str, order: &Order) -> Result<(), Refusal> {
+    match order.on.as_str() {
+        "" => Ok(()),
+        on if on == name => Ok(()),
+        on => Err(unknown(format!("this is {name}, not `{on}`: order it there"))),
+    }
 }

@@ -11,7 +11,7 @@ use standin_console::protocol::{Refusal, Role};
 use standin_foundation::NodeId;
 use standin_ledger::certificate::{self, Authority};
 
-use super::{answer, preview, unavailable, unknown};
+use super::{answer, is_named, preview, unavailable, unknown};
 use crate::node::NodeHandle;
 
 const ASK_TIME: Duration = Duration::from_secs(2);
@@ -22,15 +22,6 @@ fn is_own(node: &NodeHandle, order: &Order) -> Result<(), Refusal> {
         "" => Ok(()),
         name if name == node.cluster.as_str() => Ok(()),
         name => Err(unknown(format!("{} is in cluster `{}`, not in `{name}`", node.name, node.cluster))),
-    }
-}
-
-/// The node that is named must be this one.
-fn is_this(node: &NodeHandle, order: &Order) -> Result<(), Refusal> {
-    match order.on.as_str() {
-        "" => Ok(()),
-        name if name == node.name || name == node.node.to_string() => Ok(()),
-        name => Err(unknown(format!("this is {}, not `{name}`: order it there", node.name))),
     }
 }
 
@@ -171,9 +162,10 @@ impl Action for Drain {
     fn preview(&self, order: &Order) -> Answer<Preview> {
         let (node, order, on) = (self.node.clone(), order.clone(), self.on);
         answer(async move {
-            is_this(&node, &order)?;
+            is_named(&node.name, &order)?;
             has_auth(&node)?;
-            if node.modes.draining() == on {
+            let view = view_of(&node).await?;
+            if view.drains == on && node.modes.draining() == on {
                 let state = if on { "is out of service already" } else { "is in service" };
                 return Err(Refusal::new("no_change", format!("{} {state}", node.name), ""));
             }
@@ -186,10 +178,13 @@ impl Action for Drain {
                     ],
                 ));
             }
-            let view = view_of(&node).await?;
-            if view.active && view.in_sync.len() < 2 {
-                let what =
-                    format!("{} holds the seat of cluster {}, and nobody else is in sync", node.name, node.cluster);
+            let drains = |id: &NodeId| view.mates.iter().any(|mate| mate.node == *id && mate.drains);
+            let can = view.in_sync.iter().any(|id| *id != node.node && !drains(id));
+            if view.active && !can {
+                let what = format!(
+                    "{} holds the seat of cluster {}, and nobody else is in sync and in service",
+                    node.name, node.cluster
+                );
                 return Err(Refusal::new("alone", what, "wait until another member is in sync, or start one"));
             }
             let left = view.in_sync.iter().filter(|id| **id != node.node).count();
@@ -251,7 +246,7 @@ impl Action for Pause {
     fn preview(&self, order: &Order) -> Answer<Preview> {
         let (node, order, on) = (self.node.clone(), order.clone(), self.on);
         answer(async move {
-            is_this(&node, &order)?;
+            is_named(&node.name, &order)?;
             let status = node.status().await.map_err(|error| unavailable(format!("the replica: {error}")))?;
             if status.paused == on {
                 let state = if on { "is paused already" } else { "is not paused" };
@@ -260,9 +255,13 @@ impl Action for Pause {
             if !on {
                 return Ok(preview(&node.name, [format!("{} votes again, once it has caught up.", node.name)]));
             }
+            if !status.speaks {
+                let what = format!("{} does not hold the seat: it says nothing to other seats anyway", node.name);
+                return Err(Refusal::new("not_the_holder", what, "pause the node that holds it, or drain this one"));
+            }
             let seats = node.book.seats(status.status.epoch).unwrap_or_default().len();
             let (quorum, left) = (certificate::quorum(seats), status.heard);
-            let stands_still = status.speaks && left < quorum;
+            let stands_still = left < quorum;
             if stands_still && order.arg("halt") != Some("yes") {
                 let what = format!(
                     "{left} of {seats} seats would be left, and {quorum} are needed: the chain would stand still"
@@ -273,18 +272,23 @@ impl Action for Pause {
                     "say so with `halt=yes` if that is what you want",
                 ));
             }
-            let seat = match status.speaks {
-                true => format!(
-                    "Seat {} of cluster {} says nothing; no other member takes it over.",
-                    node.seat.0, node.cluster
-                ),
-                false => format!("{} does not hold its seat: nothing changes while that is so.", node.name),
-            };
+            let seat = format!(
+                "Seat {} of cluster {} says nothing; no other member takes it over.",
+                node.seat.0, node.cluster
+            );
             let chain = match stands_still {
                 true => format!("The chain stands still: {left} of {seats} seats are left, {quorum} are needed."),
                 false => format!("The chain goes on: {quorum} of {seats} seats are needed."),
             };
-            Ok(preview(&node.name, [seat, chain, "It ends with `resume`, or when the process starts anew.".to_owned()]))
+            Ok(preview(
+                &node.name,
+                [
+                    seat,
+                    chain,
+                    "It ends with `resume`, when the seat is moved to another member, or when the process starts anew."
+                        .to_owned(),
+                ],
+            ))
         })
     }
 

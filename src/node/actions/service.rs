@@ -36,6 +36,7 @@ impl Action for ReadOnly {
     fn preview(&self, order: &Order) -> Answer<Preview> {
         let (node, order) = (self.0.clone(), order.clone());
         answer(async move {
+            super::is_named(&node.name, &order)?;
             let on = wanted(&order)?;
             if node.modes.read_only() == on {
                 let state = if on { "takes no transactions already" } else { "takes transactions" };

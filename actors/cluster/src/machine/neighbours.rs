@@ -139,6 +139,7 @@ impl Member {
             mute: (self.is_holder() && !self.is_active())
                 || self.holding.as_ref().is_some_and(|holding| holding.is_mute(self.now, self.config.mute_ms)),
             heard_seats: self.seats_heard.len() as u16,
+            drains: self.drains.is_some(),
         };
         let (now, interval_ms) = (self.now, self.config.keep_alive_ms);
         for mate in self.mates() {

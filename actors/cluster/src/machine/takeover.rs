@@ -120,15 +120,21 @@ impl Member {
             priority: self.priority_of(node),
             is_standby: self.takeover.successor == Some(*node),
             electable: Some(*node) != holder && self.identity.members.contains_key(node),
+            drains: self.drains(node),
         };
         order(in_sync.iter().map(candidate))
     }
 
-    /// A node that drains comes behind all others, which do not know of it: it lets the turn of each pass.
     fn rank(&self) -> Option<usize> {
-        let candidates = self.candidates();
-        let rank = candidates.iter().position(|node| *node == self.identity.node)?;
-        Some(if self.drains.is_some() { candidates.len() } else { rank })
+        self.candidates().iter().position(|node| *node == self.identity.node)
+    }
+
+    /// Whether a member is being taken out of service, as far as this one has heard.
+    pub(super) fn drains(&self, node: &NodeId) -> bool {
+        match *node == self.identity.node {
+            true => self.drains.is_some(),
+            false => self.neighbours.get(node).is_some_and(|neighbour| neighbour.pulse.drains),
+        }
     }
 
     /// The first of the candidates.
@@ -199,6 +205,7 @@ impl Member {
             priority: self.priority_of(node),
             is_standby: false,
             electable: true,
+            drains: self.drains(node),
         };
         let rank = order(alive.iter().map(candidate)).iter().position(|node| *node == own).unwrap_or(0) as u64;
         let turn = self.started + 2 * self.config.suspect_ms + rank * 10 * self.config.rank_delay_ms;
@@ -258,11 +265,13 @@ impl Member {
         }
     }
 
-    /// A holder that drains resigns as often as it takes, as long as somebody could succeed it.
+    /// A holder that drains resigns as often as it takes, as long as somebody could succeed it who does not drain, too.
     pub(super) fn resign_if_drained(&mut self) {
         let Some(resigned) = self.drains else { return };
         let is_due = resigned.is_none_or(|at| at + DRAIN_RETRY_MS <= self.now);
-        if is_due && self.is_active() && self.in_sync().len() > 1 {
+        let own = self.identity.node;
+        let can = |node: &NodeId| *node != own && self.hears(node) && !self.drains(node);
+        if is_due && self.is_active() && self.in_sync().iter().any(can) {
             self.drains = Some(Some(self.now));
             self.on_resign(None);
         }

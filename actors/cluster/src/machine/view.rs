@@ -17,6 +17,8 @@ pub struct MateView {
     pub executed: Height,
     /// Its log is complete, by its own word.
     pub complete: bool,
+    /// It is being taken out of service, by its own word.
+    pub drains: bool,
     /// As holder: records of the log that it has not acknowledged.
     pub behind: Option<u64>,
 }
@@ -64,6 +66,7 @@ impl Member {
             head: neighbour.pulse.head,
             executed: neighbour.pulse.executed,
             complete: neighbour.pulse.complete,
+            drains: neighbour.pulse.drains,
             behind: self.holding.as_ref().and_then(|holding| holding.behind(node, self.log.head().lsn)),
         });
         View {

@@ -1,6 +1,7 @@
 //! The thread that owns the chain and its store: it executes final blocks in order, and answers reads in between.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -38,6 +39,9 @@ pub enum ExecutionError {
     /// A final block cannot be executed: something is damaged.
     #[error("a final block cannot be executed: {0}")]
     Ledger(#[from] LedgerError),
+    /// The state machine panicked, or what carries it.
+    #[error("executing a block panicked: {0}")]
+    Panic(String),
 }
 
 /// What reads see.
@@ -90,6 +94,15 @@ pub(super) enum ExecutorReport {
     Failed(ExecutionError),
 }
 
+/// Why a read does not take place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadRefused {
+    /// Too many wait.
+    Busy,
+    /// The node has stopped.
+    Stopped,
+}
+
 /// A handle to the executor. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct LedgerReader {
@@ -106,9 +119,14 @@ impl std::fmt::Debug for Command {
 impl LedgerReader {
     /// Runs `read` on the executor's thread, between two blocks. False if too many reads wait, or the node has stopped.
     pub fn read(&self, read: impl FnOnce(&Ledger) + Send + 'static) -> bool {
+        self.try_read(read).is_ok()
+    }
+
+    /// As [`LedgerReader::read`], and says why not.
+    pub fn try_read(&self, read: impl FnOnce(&Ledger) + Send + 'static) -> Result<(), ReadRefused> {
         if self.waiting.fetch_add(1, Ordering::AcqRel) >= READS_MAX {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
-            return false;
+            return Err(ReadRefused::Busy);
         }
         let waiting = Arc::clone(&self.waiting);
         let counted = move |ledger: &Ledger| {
@@ -116,10 +134,13 @@ impl LedgerReader {
             read(ledger);
         };
         match self.commands.try_send(Command::Read(Box::new(counted))) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+            Ok(()) => Ok(()),
+            Err(error) => {
                 self.waiting.fetch_sub(1, Ordering::AcqRel);
-                false
+                Err(match error {
+                    TrySendError::Full(_) => ReadRefused::Busy,
+                    TrySendError::Disconnected(_) => ReadRefused::Stopped,
+                })
             }
         }
     }
@@ -171,6 +192,12 @@ impl Drop for Executor {
     }
 }
 
+/// What a panic said.
+fn told(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
 struct Worker {
     ledger: Ledger,
     genesis: Genesis,
@@ -185,7 +212,12 @@ impl Worker {
                 // The store makes its last commits durable when it is dropped, with this worker.
                 return;
             }
-            match self.take(command) {
+            // A read changes nothing: its panic is its asker's. After one of the rest the state is unknown, and the node must stop.
+            let is_read = matches!(command, Command::Read(_));
+            let taken = catch_unwind(AssertUnwindSafe(|| self.take(command)));
+            match taken
+                .unwrap_or_else(|panic| if is_read { Ok(None) } else { Err(ExecutionError::Panic(told(&*panic))) })
+            {
                 Ok(Some(done)) => report(done),
                 Ok(None) => {}
                 Err(error) => {

@@ -34,7 +34,7 @@ use standin_ledger::{Batch, CheckpointResult, Genesis, StateMachine};
 use standin_stage::{Address, Alarm, Ctx, Lane, Message, Remote, RemoteMessage, Reports, Role, Throttle};
 
 pub use directory::Directory;
-pub use executor::{ExecutionError, Ledger, LedgerReader};
+pub use executor::{ExecutionError, Ledger, LedgerReader, ReadRefused};
 pub use ingress::{GrantSink, Ingress, routes};
 pub use mempool::{Finished, Submit, SubmitError};
 pub use misbehaviour::Misbehaviour;
@@ -396,6 +396,11 @@ impl Replica {
         }
     }
 
+    /// Whoever follows says nothing that a pause could keep back, and must fetch what it lacks.
+    fn is_silent(&self) -> bool {
+        self.paused && self.speaks()
+    }
+
     /// Where a seat is reached: at its holder; the own one at its holder, or at a member that has executed more.
     fn remote_of(&self, seat: Seat) -> Option<Remote> {
         let directory = &self.config.directory;
@@ -404,7 +409,7 @@ impl Replica {
     }
 
     fn send_to<M: RemoteMessage>(&self, seat: Seat, message: &M) {
-        if self.paused {
+        if self.is_silent() {
             return;
         }
         if let Some(remote) = self.remote_of(seat)
@@ -415,7 +420,7 @@ impl Replica {
     }
 
     fn send_to_all<M: RemoteMessage>(&self, message: &M) {
-        if self.paused {
+        if self.is_silent() {
             return;
         }
         match message.to_wire() {

@@ -110,7 +110,10 @@ enum Takes {
 
 fn run(jobs: &Jobs, takes: Takes) {
     while let Some(job) = next(jobs, takes) {
-        job();
+        // A job that panics, in a check of the application's own, is its asker's to notice: the thread is everybody's.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
+            tracing::error!("a check panicked");
+        }
     }
 }
 

@@ -158,6 +158,8 @@ impl Replica {
         self.began_to_speak = Some(Instant::now());
         // As a follower it was told of the holder before, which may be gone.
         self.mate_ahead = None;
+        // What was paused was this node as the holder it had been.
+        self.paused = false;
         self.step(Input::Activated, ctx);
         self.mempool.begin_anew();
         self.flush_mempool(ctx);

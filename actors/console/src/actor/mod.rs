@@ -103,7 +103,7 @@ pub struct ConsoleConfig {
     /// What is known of all nodes, whether they are heard or not: fields of their rows, by id.
     pub roster: Box<dyn Fn() -> BTreeMap<NodeId, Row> + Send + Sync>,
     /// The newest entries of the audit log.
-    pub recorded: Vec<Act>,
+    pub recorded: Box<dyn Fn() -> Vec<Act> + Send + Sync>,
 }
 
 impl std::fmt::Debug for ConsoleConfig {
@@ -146,9 +146,7 @@ impl ConsoleActor {
         hub.add_stream(EVENTS, EVENTS_KEPT);
         hub.add_stream(AUDIT, AUDIT_KEPT);
         hub.add_stream(LOGS, LOGS_KEPT);
-        for act in config.recorded.iter().skip(config.recorded.len().saturating_sub(AUDIT_KEPT)) {
-            hub.push(AUDIT, shown_act(act));
-        }
+        (config.recorded)().iter().for_each(|act| _ = hub.push(AUDIT, shown_act(act)));
         Self {
             config,
             hub,

@@ -6,10 +6,10 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use serde::Serialize;
 use serde_json::json;
-use standin_foundation::{Digest, NodeId};
+use standin_foundation::Digest;
 
 use super::{Console, foreign_page, is_own_page, not_logged_in, unrecorded};
-use crate::actions::{About, Ask, Order, SIGNED_MS_MAX};
+use crate::actions::{About, Ask, Order, Place, SIGNED_MS_MAX};
 use crate::actor::unix_ms;
 use crate::audit::Act;
 use crate::machine::{Asked, Begin, Outcome};
@@ -21,9 +21,9 @@ pub(super) const ORDER_BYTES_MAX: usize = 16 * 1024;
 /// What can be done at a node.
 #[derive(Debug, Serialize)]
 struct Offered {
-    /// The node, and the chain by the hash of its genesis: an order is signed for both.
-    node: NodeId,
-    chain: Digest,
+    /// What an order is signed for.
+    #[serde(flatten)]
+    place: Place,
     /// The node carries actions out.
     enabled: bool,
     /// All of them.
@@ -32,7 +32,7 @@ struct Offered {
 
 pub(super) async fn offered(console: web::Data<Console>) -> HttpResponse {
     let (enabled, actions) = (console.rules.enabled, console.actions.about());
-    HttpResponse::Ok().json(Offered { node: console.node, chain: console.rules.chain, enabled, actions })
+    HttpResponse::Ok().json(Offered { place: Place::clone(&console.place), enabled, actions })
 }
 
 pub(super) async fn preview(
@@ -92,7 +92,7 @@ impl Console {
             let what = "the signature has expired, or holds for longer than five minutes";
             return refused("expired", what, "sign it again, and compare the clocks");
         }
-        if !ask.is_signed((&self.rules.chain, &self.node), action) {
+        if !ask.is_signed(&self.place, action) {
             let hint = "it is made for one order at one node of one chain";
             return refused("bad_signature", "the signature is not the key's for this order", hint);
         }
@@ -108,6 +108,31 @@ fn unknown(action: &str) -> Refusal {
     )
 }
 
+/// Bytes of what is ordered, and of an argument.
+const TEXT_BYTES_MAX: usize = 256;
+
+/// Refuses what the action does not know, and what would not fit into a line of the audit log.
+fn known_arguments(about: &About, order: &Order) -> Result<(), Refusal> {
+    let is_known = |name: &String| about.arguments.iter().any(|argument| argument.name == name);
+    if let Some(name) = order.args.keys().find(|name| !is_known(name)) {
+        return Err(Refusal::new("malformed", format!("`{}` knows no argument `{name}`", about.name), ""));
+    }
+    match order.args.values().chain([&order.on]).all(|text| text.len() <= TEXT_BYTES_MAX) {
+        true => Ok(()),
+        false => Err(Refusal::new("malformed", format!("a text is longer than {TEXT_BYTES_MAX} bytes"), "")),
+    }
+}
+
+/// What came of an order that was new.
+enum Carried {
+    /// It was begun, and this came of it.
+    Out(Outcome),
+    /// Nothing was done: it may come again.
+    Not(Refusal),
+    /// It could not be written down, and so nothing was done.
+    Unrecorded(crate::audit::AuditError),
+}
+
 /// An order of somebody who is known.
 struct Ordered {
     console: Console,
@@ -120,8 +145,7 @@ impl Ordered {
     async fn run(self) -> HttpResponse {
         let Some(action) = self.console.actions.find(&self.action) else { return refused(&unknown(&self.action)) };
         // A signature that is made again is the same order.
-        let content =
-            Digest::sha256(&self.ask.content((&self.console.rules.chain, &self.console.node), &self.action, 0));
+        let content = Digest::sha256(&self.ask.content(&self.console.place, &self.action, 0));
         let (user, id, reason) = (self.user.name.as_str(), self.ask.id.as_str(), self.ask.reason.as_str());
         let asked = Asked { user, role: self.user.role, id, content, reason };
         let enabled = self.console.rules.enabled;
@@ -129,43 +153,59 @@ impl Ordered {
         let outcome = match begin {
             Begin::Again(outcome) => return answer(&outcome),
             Begin::Refused(refusal) => {
-                // Whoever may not is told of, too; that it cannot be written down makes it no more allowed.
-                drop(self.record(&refusal_text(&refusal)));
+                self.record_refusal(&refusal);
                 return refused(&refusal);
             }
             Begin::New => self.carry_out(&*action).await,
         };
         match outcome {
-            Ok(outcome) => {
+            Carried::Out(outcome) => {
                 self.guard(|guard| guard.finish(user, id, outcome.clone()));
                 answer(&outcome)
             }
-            Err(error) => {
-                let refusal = Refusal::new("unrecorded", error.to_string(), "nothing was done");
-                self.guard(|guard| guard.finish(user, id, Err(refusal)));
+            Carried::Not(refusal) => {
+                self.guard(|guard| guard.forget(user, id));
+                self.record_refusal(&refusal);
+                refused(&refusal)
+            }
+            Carried::Unrecorded(error) => {
+                self.guard(|guard| guard.forget(user, id));
                 unrecorded(&error)
             }
         }
     }
 
-    async fn carry_out(&self, action: &dyn crate::actions::Action) -> Result<Outcome, crate::audit::AuditError> {
-        let refused = |refusal: Refusal| {
-            self.record(&refusal_text(&refusal))?;
-            Ok(Err(refusal))
-        };
+    /// Whoever may not is told of, too: as many as are worth a sync. That it cannot be written down makes it no more allowed.
+    fn record_refusal(&self, refusal: &Refusal) {
+        if let Some(suppressed) = self.console.refusals.pass() {
+            let more = if suppressed > 0 {
+                format!(" ({suppressed} refusals before it are not written down)")
+            } else {
+                String::new()
+            };
+            drop(self.record(&format!("{}{more}", refusal_text(refusal))));
+        }
+    }
+
+    async fn carry_out(&self, action: &dyn crate::actions::Action) -> Carried {
+        if let Err(refusal) = known_arguments(&action.about(), &self.ask.order) {
+            return Carried::Not(refusal);
+        }
         let preview = match action.preview(&self.ask.order).await {
             Ok(preview) => preview,
-            Err(refusal) => return refused(refusal),
+            Err(refusal) => return Carried::Not(refusal),
         };
         if !self.ask.seen.is_empty() && self.ask.seen != preview.seen() {
             let what = "something has changed since the effect was shown";
-            return refused(Refusal::new("changed", what, "look at the effect again"));
+            return Carried::Not(Refusal::new("changed", what, "look at the effect again"));
         }
         if self.ask.signed.is_none() && self.ask.confirm.trim() != preview.confirm {
             let what = format!("`{}` was typed for a confirmation", self.ask.confirm);
-            return refused(Refusal::new("not_confirmed", what, format!("type `{}`", preview.confirm)));
+            return Carried::Not(Refusal::new("not_confirmed", what, format!("type `{}`", preview.confirm)));
         }
-        self.record("begun")?;
+        if let Err(error) = self.record("begun") {
+            return Carried::Unrecorded(error);
+        }
         let outcome = action.carry_out(&self.ask.order).await;
         let said = match &outcome {
             Ok(done) => format!("done: {done}"),
@@ -176,7 +216,7 @@ impl Ordered {
         if let Err(error) = self.record(&said) {
             tracing::error!(%error, "the end of an action is not in the audit log");
         }
-        Ok(outcome)
+        Carried::Out(outcome)
     }
 
     fn guard<T>(&self, judge: impl FnOnce(&mut crate::machine::Guard) -> T) -> T {
@@ -184,8 +224,10 @@ impl Ordered {
     }
 
     fn record(&self, outcome: &str) -> Result<(), crate::audit::AuditError> {
-        let args = self.ask.order.args.iter().map(|(name, value)| format!(" {name}={value}"));
-        let on = format!("{}{}", self.ask.order.on, args.collect::<String>());
+        // As JSON: no value reads as another argument. They are few and short, and so whole.
+        let args = serde_json::to_string(&self.ask.order.args).unwrap_or_default();
+        let args = if self.ask.order.args.is_empty() { String::new() } else { args };
+        let on = format!("{} {args}", self.ask.order.on);
         self.console.write_down(Act {
             at_ms: unix_ms(),
             user: self.user.name.clone(),

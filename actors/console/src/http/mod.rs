@@ -7,17 +7,17 @@ mod socket;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::cookie::{Cookie, SameSite};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use serde::{Deserialize, Serialize};
 use standin_foundation::{Digest, NodeId, PublicKey};
-use standin_stage::Address;
+use standin_stage::{Address, Throttle};
 use tokio::sync::watch;
 
-use crate::actions::Actions;
+use crate::actions::{Actions, Place};
 use crate::actor::{ConsoleActor, Logged, Recorded, unix_ms};
 use crate::audit::{Act, Audit, AuditError};
 use crate::login::{LOGIN_TIME, Login, LoginError, Logins};
@@ -27,6 +27,8 @@ use crate::protocol::UserView;
 /// Websockets at one time, and of one user.
 const SOCKETS_MAX: usize = 64;
 const SOCKETS_OF_USER_MAX: usize = 16;
+/// Refusals a second that are written down; the others are counted. What is carried out is always written down.
+const REFUSALS_RECORDED: u32 = 5;
 /// Bytes of a login.
 const LOGIN_BYTES_MAX: usize = 4 * 1024;
 
@@ -50,6 +52,8 @@ pub struct Console {
     logins: Arc<Logins>,
     audit: Arc<Audit>,
     rules: Arc<Rules>,
+    place: Arc<Place>,
+    refusals: Arc<Throttle>,
     actions: Actions,
     guard: Arc<Mutex<Guard>>,
     sockets: Arc<Mutex<BTreeMap<String, usize>>>,
@@ -66,8 +70,10 @@ impl Console {
         rules: Rules,
     ) -> Self {
         let (logins, audit, stopping) = (Arc::new(logins), Arc::new(audit), Arc::new(watch::Sender::new(false)));
+        let place = Arc::new(Place { node, chain: rules.chain, life: fastrand::u64(1..) });
+        let refusals = Arc::new(Throttle::new(Duration::from_secs(1), REFUSALS_RECORDED));
         let (rules, actions, guard, sockets) = (Arc::new(rules), Actions::default(), Arc::default(), Arc::default());
-        Self { node, name, actor, logins, audit, rules, actions, guard, sockets, stopping }
+        Self { node, name, actor, logins, audit, rules, place, refusals, actions, guard, sockets, stopping }
     }
 
     /// What can be done at the node: whoever embeds it may add to it.

@@ -104,6 +104,13 @@ impl Guard {
         self.orders.insert(key, (content, None));
     }
 
+    /// Nothing was done of an order that was new: it may come again.
+    pub fn forget(&mut self, user: &str, id: &str) {
+        let key = (user.to_owned(), id.to_owned());
+        self.orders.remove(&key);
+        self.oldest.retain(|known| *known != key);
+    }
+
     /// What came of an order that was new.
     pub fn finish(&mut self, user: &str, id: &str, outcome: Outcome) {
         if let Some((_, end)) = self.orders.get_mut(&(user.to_owned(), id.to_owned())) {
@@ -153,6 +160,8 @@ mod tests {
         let other = Asked { content: Digest::ZERO, ..asked("1") };
         assert_eq!(code(begin(&mut guard, other)), "id_used");
         assert_eq!(begin(&mut guard, Asked { user: "another", ..asked("1") }), Begin::New, "ids are a user's own");
+        guard.forget("another", "1");
+        assert_eq!(begin(&mut guard, Asked { user: "another", ..other }), Begin::New, "of which nothing was done");
     }
 
     #[test]

@@ -28,7 +28,7 @@ export function Actors() {
     <thead><tr>${["node", "actor", "condition", "waiting", "oldest, ms", "handled", "turned away", "too late", "last panic", ""].map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
     <tbody>${all.map((actor) => html`<tr key=${actor.key} class=${isTroubled(actor) ? "event fault" : ""}>
       <td>${nameOf(actor.node)}</td><th scope="row">${actor.name}</th><td>${condition(actor)}</td><td>${actor.depth}</td><td>${actor.oldest_ms}</td>
-      <td>${actor.handled.toLocaleString("en")}</td><td>${actor.shed}</td><td>${actor.expired}</td><td>${actor.last_panic ?? ""}</td>
+      <td>${Number(actor.handled ?? 0).toLocaleString("en")}</td><td>${actor.shed}</td><td>${actor.expired}</td><td>${actor.last_panic ?? ""}</td>
       <td>${actor.node === own.value?.id && actor.restartable && html`<${ActionButton} name="restart-actor" on=${actor.name} label="Restart…" />`}</td>
     </tr>`)}</tbody></table></div>`}</section>`;
 }

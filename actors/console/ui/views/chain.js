@@ -85,7 +85,7 @@ function Blocks() {
     <table class="rows"><thead><tr>${["height", "made", "seat", "view", "transactions", "refused", "batches", "bytes", "hash"].map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
     <tbody>${shown.map((block) => html`<tr key=${block.height}><th scope="row"><button type="button" class="link" onClick=${() => find(String(block.height))}>${block.height.toLocaleString("en")}</button></th>
       <td>${time(block.at_ms)}</td><td>${block.seat}</td><td>${block.view}</td><td>${block.transactions}</td><td>${block.refused}</td><td>${block.batches}</td>
-      <td>${block.bytes.toLocaleString("en")}</td><td><code>${block.hash.slice(0, 16)}</code></td></tr>`)}</tbody></table></div>
+      <td>${Number(block.bytes).toLocaleString("en")}</td><td><code>${block.hash.slice(0, 16)}</code></td></tr>`)}</tbody></table></div>
     <p class="why">${held.value ? `Held while you read: ${skipped} newer.` : `The newest ${shown.length}. They stand still while the pointer is on them.`}</p>`;
 }
 

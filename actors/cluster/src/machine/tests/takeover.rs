@@ -215,6 +215,13 @@ fn a_node_that_drains_gives_the_seat_up_and_takes_it_only_where_nobody_else_does
     net.restart(2, false);
     net.run(4_000);
     assert_eq!(net.grant().map(|grant| grant.holder_id()), Some(id(2)));
+    // Two that drain do not pass the seat to and fro.
+    net.step(2, Input::Drain(true));
+    net.run(100);
+    let (term, holder) = net.grant().map(|grant| (grant.term, grant.holder_id())).unwrap();
+    net.run(5_000);
+    assert_eq!(net.grant().map(|grant| (grant.term, grant.holder_id())), Some((term, holder)));
+    net.step(2, Input::Drain(false));
     net.step(0, Input::Drain(false));
     net.kill(2);
     net.run(600);

@@ -1,0 +1,133 @@
+//! The OpenAPI document says what nodes serve: the same paths, and answers with the same fields.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::network::{TestNetwork, data, run, told};
+
+fn file(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+fn document() -> Value {
+    serde_json::from_str(&file("docs/protocol/openapi.json")).unwrap()
+}
+
+/// The paths that the routers name.
+fn routed() -> BTreeSet<String> {
+    let sources = ["src/api/mod.rs", "src/api/auth.rs", "src/api/candidate.rs", "actors/console/src/http/mod.rs"];
+    let text = sources.map(file).concat();
+    let quoted = text.split('"').skip(1).step_by(2).map(str::to_owned);
+    quoted
+        .filter(|path| ["/api/v1/", "/livez", "/readyz", "/metrics"].iter().any(|begin| path.starts_with(begin)))
+        .collect()
+}
+
+#[test]
+fn every_path_is_told_and_none_that_there_is_not() {
+    let document = document();
+    let told: BTreeSet<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(told, routed());
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let named: Vec<_> = operation["parameters"].as_array().into_iter().flatten().collect();
+            let in_path = named.iter().filter(|parameter| parameter["in"] == "path").count();
+            assert_eq!(in_path, path.matches('{').count(), "{method} {path}");
+            assert!(operation["summary"].is_string() && operation["responses"]["200"].is_object(), "{method} {path}");
+        }
+    }
+}
+
+/// What in a value is not as its schema says.
+fn faults(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target = document.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("no {reference}"));
+        return faults(document, target, value, at);
+    }
+    if let Some(choices) = schema["oneOf"].as_array() {
+        let all: Vec<_> = choices.iter().map(|choice| faults(document, choice, value, at)).collect();
+        return if all.iter().any(Vec::is_empty) { Vec::new() } else { all.concat() };
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let mut found = Vec::new();
+    let is_of = match &schema["type"] {
+        Value::String(wanted) => wanted == kind,
+        Value::Array(wanted) => wanted.contains(&json!(kind)),
+        _ => true,
+    };
+    if !is_of {
+        found.push(format!("{at}: {kind} in the place of {}", schema["type"]));
+    }
+    for (number, item) in value.as_array().into_iter().flatten().enumerate() {
+        found.extend(faults(document, &schema["items"], item, &format!("{at}[{number}]")));
+    }
+    if let (Some(fields), Some(properties)) = (value.as_object(), schema["properties"].as_object()) {
+        let missing = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        found.extend(missing.filter(|name| !fields.contains_key(*name)).map(|name| format!("{at}.{name} is missing")));
+        for (name, field) in fields {
+            match properties.get(name) {
+                Some(schema) => found.extend(faults(document, schema, field, &format!("{at}.{name}"))),
+                None => found.push(format!("{at}.{name} is not told")),
+            }
+        }
+    }
+    found
+}
+
+#[actix_web::test]
+async fn answers_of_a_node_have_the_fields_that_are_told() {
+    let network = TestNetwork::start();
+    let output = network.submit(&[r#"{"put":{"title":"test","key":"k","value":"v"}}"#]);
+    assert_eq!(told(&output).0, 0, "{}", told(&output).1);
+    let submitted: Value = serde_json::from_str(data(&output).lines().next().unwrap()).unwrap();
+    let id = submitted["id"].as_str().unwrap();
+    let config = network.config(1);
+    assert_eq!(told(&run(&["console-token", "-c", config.to_str().unwrap()])).0, 0);
+    let document = document();
+    let asked = [
+        ("get", "/api/v1/status", "/api/v1/status", Value::Null),
+        ("get", "/api/v1/cluster", "/api/v1/cluster", Value::Null),
+        ("get", "/api/v1/genesis", "/api/v1/genesis", Value::Null),
+        ("get", "/api/v1/members", "/api/v1/members", Value::Null),
+        ("get", "/api/v1/epochs", "/api/v1/epochs", Value::Null),
+        ("get", "/api/v1/grants", "/api/v1/grants", Value::Null),
+        ("get", "/api/v1/blocks", "/api/v1/blocks?from=1&limit=2", Value::Null),
+        ("get", "/api/v1/blocks/{height}", "/api/v1/blocks/latest", Value::Null),
+        ("get", "/api/v1/transactions/{id}", &format!("/api/v1/transactions/{id}"), Value::Null),
+        ("get", "/api/v1/query", "/api/v1/query?title=test&key=k", Value::Null),
+        ("get", "/api/v1/actions", "/api/v1/actions", Value::Null),
+        (
+            "post",
+            "/api/v1/actions/{action}/preview",
+            "/api/v1/actions/read-only/preview",
+            json!({ "args": { "set": "on" } }),
+        ),
+    ];
+    for (method, path, url, body) in asked {
+        let client = awc::Client::builder().timeout(std::time::Duration::from_secs(30)).finish();
+        let url = format!("{}{url}", network.url(0));
+        let mut answer = match method {
+            "get" => client.get(url).send().await.unwrap(),
+            _ => client.post(url).send_json(&body).await.unwrap(),
+        };
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        let said: Value = serde_json::from_slice(&answer.body().limit(1 << 24).await.unwrap()).unwrap();
+        let schema = &document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"];
+        assert!(schema.is_object(), "{path}");
+        assert_eq!(faults(&document, schema, &said, path), Vec::<String>::new());
+    }
+    let client = awc::Client::default();
+    let mut refused = client.get(format!("{}/api/v1/blocks/99999", network.url(0))).send().await.unwrap();
+    let said: Value = serde_json::from_slice(&refused.body().await.unwrap()).unwrap();
+    assert_eq!(faults(&document, &document["components"]["schemas"]["Error"], &said, "error"), Vec::<String>::new());
+}

@@ -1,0 +1,84 @@
+//! What is shipped for operations says what nodes say: alerts and dashboard use metrics that exist, the runbook has a part for each alert and
+//! each drill.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+use standin::testing::{Shape, TestNetwork};
+use standin::{Application, Call, Reject, Store, StoreView};
+
+use crate::network::{data, run};
+
+fn shipped(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// Names of metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.split(|c| !is_part(c)).filter(|word| word.starts_with("standin_")).map(str::to_owned).collect()
+}
+
+struct Nothing;
+
+impl Application for Nothing {
+    type Command = ();
+    type Output = ();
+    type Query = ();
+    type Answer = ();
+
+    fn apply(&self, _: &Call<'_>, (): (), _: &mut Store<'_, '_>) -> Result<(), Reject> {
+        Ok(())
+    }
+
+    fn query(&self, _: &StoreView<'_>, (): ()) -> Result<(), Reject> {
+        Ok(())
+    }
+}
+
+#[actix_web::test]
+async fn alerts_and_dashboard_use_metrics_that_nodes_have() {
+    let network = TestNetwork::start_as(Shape { seats: 1, members: 2 }, || Nothing).await.unwrap();
+    let mut registry = Registry::with_prefix("standin");
+    network.node(0).unwrap().submit(&()).await.unwrap();
+    network.node(0).unwrap().metrics(&mut registry).await.unwrap();
+    let mut told = String::new();
+    encode(&mut told, &registry).unwrap();
+    let mut registry = Registry::with_prefix("standin");
+    network.auth().unwrap().metrics(&mut registry).await.unwrap();
+    encode(&mut told, &registry).unwrap();
+    let has = metrics_in(&told.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n"));
+    for file in ["configs/ops/alerts.yml", "configs/ops/grafana.json"] {
+        let used = metrics_in(&shipped(file));
+        assert!(used.len() > 10, "{file}: {used:?}");
+        let unknown: Vec<_> = used.difference(&has).collect();
+        assert!(unknown.is_empty(), "{file} uses {unknown:?}, and nodes have {has:?}");
+    }
+    let dashboard: Value = serde_json::from_str(&shipped("configs/ops/grafana.json")).unwrap();
+    assert!(
+        dashboard["panels"].as_array().unwrap().iter().all(|panel| !panel["targets"].as_array().unwrap().is_empty())
+    );
+    network.shutdown().await;
+}
+
+#[test]
+fn the_runbook_has_a_part_for_each_alert_and_each_drill() {
+    let (rules, runbook) = (shipped("configs/ops/alerts.yml"), shipped("docs/operations.md"));
+    let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 10);
+    for alert in &alerts {
+        assert!(runbook.contains(&format!("### {alert}\n")), "{alert}");
+        assert!(rules.contains(&format!("docs/operations.md#{}\n", alert.to_lowercase())), "{alert}");
+    }
+    let parts = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect::<Vec<_>>();
+    assert_eq!(parts.len(), alerts.len(), "and none for what is no alert");
+    let drills = data(&run(&["drill", "list"]));
+    let names: Vec<_> = drills.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.len() > 20, "{drills}");
+    for name in names {
+        assert!(runbook.contains(&format!("`{name}`")), "{name}");
+    }
+}
