@@ -240,6 +240,14 @@ impl Client {
         self.answer(&url, response).await
     }
 
+    /// The text of any of the node's pages, such as `/metrics`, with its status.
+    pub async fn text(&self, path: &str) -> Result<(u16, String), ClientError> {
+        let url = format!("{}{path}", self.base);
+        let mut response = self.fetch(&url).await.map_err(|error| unreachable(&url, error))?;
+        let body = response.body().limit(64 * HTTP_BODY_BYTES_MAX).await.map_err(|error| unreachable(&url, error))?;
+        Ok((response.status().as_u16(), String::from_utf8_lossy(&body).into_owned()))
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let url = format!("{}{path}", self.base);
         let response = self.fetch(&url).await;

@@ -31,6 +31,9 @@ pub(super) struct InitArguments {
     /// Write a systemd unit for each node, too.
     #[arg(long)]
     systemd: bool,
+    /// Write a compose file, which runs all nodes in containers on the host's network.
+    #[arg(long)]
+    compose: bool,
     /// The first port; nodes take consecutive ones. Free ports are chosen without it.
     #[arg(long)]
     port: Option<u16>,
@@ -196,6 +199,11 @@ pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
             eprintln!("unit: {}", unit.display());
         }
     }
+    if arguments.compose {
+        let path = arguments.folder.join("compose.yml");
+        fs::write(&path, compose_file(&network))?;
+        eprintln!("compose: {}", path.display());
+    }
     eprintln!("clients: --node {} --key {}", network.node_urls(), network.client_key.display());
     Ok(())
 }
@@ -248,6 +256,24 @@ fn write_unit(config: &Path) -> Result<PathBuf, Failure> {
         .replace("@FOLDER@", &folder.display().to_string());
     fs::write(&path, unit)?;
     Ok(path)
+}
+
+/// All nodes as services of one compose file, beside which their folders lie.
+fn compose_file(network: &WrittenNetwork) -> String {
+    let mut text = String::from(
+        "# All nodes of the network, on this host. The image: docker build -f configs/ops/Dockerfile -t standin .\n\
+         # The folder belongs to whoever runs the containers: set UID and GID to its owner's.\nname: standin\nservices:\n",
+    );
+    for (config, url) in network.configs.iter().zip(&network.urls) {
+        let name = config.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        let _ = write!(
+            text,
+            "  {name}:\n    image: standin\n    user: \"${{UID:-1000}}:${{GID:-1000}}\"\n    command: [\"run\", \"-c\", \"/net/{name}/node.toml\"]\n    \
+             network_mode: host\n    volumes: [\".:/net\"]\n    restart: on-failure\n    stop_grace_period: 45s\n    init: true\n    \
+             healthcheck:\n      test: [\"CMD\", \"standin\", \"health\", \"--node\", \"{url}\"]\n      interval: 10s\n      timeout: 5s\n      start_period: 30s\n"
+        );
+    }
+    text
 }
 
 /// A node as a service of systemd.

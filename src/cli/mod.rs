@@ -5,6 +5,7 @@ mod act;
 mod cluster;
 mod console;
 mod consortium;
+mod debug;
 mod demo;
 mod drill;
 mod etcd;
@@ -62,7 +63,7 @@ enum Command {
     Init(init::InitArguments),
     /// Make a secret key; its public key goes to stdout.
     Keygen(init::KeygenArguments),
-    /// Check or show a node's configuration.
+    /// Check, show or explain a node's configuration.
     Config(init::ConfigArguments),
     /// Run a node until SIGTERM or SIGINT.
     Run(run::RunArguments),
@@ -106,6 +107,8 @@ enum Command {
     ConsoleToken(console::TokenArguments),
     /// Check or print what people did at a node's console.
     Audit(console::AuditArguments),
+    /// Write down how nodes stand, for whoever is to find out what is wrong.
+    Debug(debug::DebugArguments),
     /// Check a stopped node's log and store.
     Verify(verify::VerifyArguments),
     /// Print completions for a shell.
@@ -288,6 +291,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Block(arguments) => read::block(arguments).await,
         Command::Audit(arguments) => console::audit(&arguments),
         Command::ConsoleToken(arguments) => console::token(&arguments),
+        Command::Debug(arguments) => debug::debug(arguments).await,
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "standin", &mut std::io::stdout());

@@ -18,8 +18,9 @@ use standin_stage::{Address, CallError, Cell, Registry};
 use tokio::sync::watch;
 
 use super::actions::{MemberChange, Restart};
-use super::console::{self, ActorsView, AuthView, Listed, Teller};
+use super::console::{self, Listed, Teller};
 use super::members::admit;
+use super::views::{ActorsView, AuthView};
 use super::{NodeError, bridge_of, cell_for_one, told};
 use crate::config::{AuthSection, ConfigError, Fault, NodeConfig};
 

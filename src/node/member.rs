@@ -27,10 +27,11 @@ use standin_stage::{Address, CallError, Cell, Registry, Remote};
 use tokio::sync::watch;
 
 use super::actions::{self, Modes};
-use super::console::{self, ActorsView, BlocksView, ConsensusView, MemberView, Teller};
+use super::console::{self, Teller};
 use super::grants::Grants;
 use super::members::Members;
 use super::recorder::Recorder;
+use super::views::{ActorsView, BlocksView, ConsensusView, MemberView};
 use super::{NodeError, bridge_of, cell_for_one, told};
 use crate::config::{NodeConfig, NodeRole};
 

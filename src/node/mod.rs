@@ -9,6 +9,7 @@ mod listen;
 mod member;
 mod members;
 mod recorder;
+mod views;
 
 use std::sync::mpsc::Sender;
 

@@ -87,6 +87,7 @@ fn operators_have_nodes_do_things_by_command_and_every_order_is_written_down() {
 
     // The second node's.
     let acts = network.audited(2);
+    bundled(&network);
     let said: Vec<_> = acts.iter().map(|act| act["act"]["outcome"].as_str().unwrap().to_owned()).collect();
     assert_eq!(said[0], "begun");
     assert!(said[1].starts_with("done: "), "{said:?}");
@@ -207,4 +208,26 @@ async fn over_http_an_order_needs_a_login_a_reason_and_what_was_shown_and_is_car
         acts.iter().filter(|act| act["act"]["outcome"].as_str().unwrap().starts_with("done: ")).collect();
     assert_eq!(done.len(), 1, "{acts:?}");
     assert_eq!((&done[0]["act"]["user"], &done[0]["act"]["on"]), (&json!("operator"), &json!("{\"set\":\"on\"}")));
+}
+
+/// What is wrong can be told in one file, without a secret in it.
+fn bundled(network: &Operated) {
+    let (config, out) = (network.0.config(2), network.0.path("bundle.json"));
+    let urls = format!("{},http://127.0.0.1:9", network.0.url(1));
+    let (config, path) = (config.to_str().unwrap(), out.to_str().unwrap());
+    let bundle = ["debug", "bundle", "--node", &urls, "-c", config, "--out", path];
+    assert_eq!(told(&run(&bundle)).0, 0);
+    let text = std::fs::read_to_string(&out).unwrap();
+    let told_of: Value = serde_json::from_str(&text).unwrap();
+    let node = &told_of["nodes"][network.0.url(1)];
+    assert_eq!(node["/api/v1/status"]["json"]["name"], "s2");
+    assert!(node["/metrics"]["text"].as_str().unwrap().contains("standin_height"));
+    assert!(told_of["nodes"]["http://127.0.0.1:9"]["/livez"]["error"].is_string(), "one that is gone is told of, too");
+    assert_eq!(told_of["configurations"][config]["audit"][0]["action"], "log-level");
+    for key in ["net/s2/node.key", "net/s2/tls.key"].map(|file| network.0.path(&file[4..])) {
+        let secret = std::fs::read_to_string(key).unwrap();
+        let secret = secret.lines().map(str::trim).find(|line| line.len() >= 32 && !line.starts_with('-')).unwrap();
+        assert!(!text.contains(secret));
+    }
+    assert_ne!(told(&run(&bundle)).0, 0, "nothing is written over");
 }

@@ -95,3 +95,25 @@ fn units_are_written_for_the_nodes_of_a_layout() {
     let checked = ended_within(Command::new(parts[0]).args(["config", "check", "-c", parts[3]]), WITHIN);
     assert!(checked.status.success(), "what the unit starts is sound: {checked:?}");
 }
+
+#[test]
+fn a_compose_file_is_written_that_compose_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = folder.path().join("net");
+    let output =
+        run(&["init", made.to_str().unwrap(), "--layout", "two-sites", "--chain", "test-compose", "--compose"]);
+    assert_eq!(told(&output).0, 0, "{}", told(&output).1);
+    let text = std::fs::read_to_string(made.join("compose.yml")).unwrap();
+    for node in std::fs::read_dir(&made).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir()) {
+        let name = node.file_name().into_string().unwrap();
+        assert!(text.contains(&format!("/net/{name}/node.toml")), "{name}: {text}");
+    }
+    let compose = ["compose", "-f", made.join("compose.yml").to_str().unwrap(), "config", "--quiet"].map(str::to_owned);
+    match Command::new("docker").args(["compose", "version"]).output() {
+        Ok(version) if version.status.success() => {
+            let checked = ended_within(Command::new("docker").args(compose), WITHIN);
+            assert!(checked.status.success(), "{checked:?}");
+        }
+        _ => eprintln!("skipped: there is no docker compose that could read it"),
+    }
+}

@@ -1,0 +1,97 @@
+//! `debug bundle`: what somebody needs who is to find out what is wrong, in one file. There is no secret in it.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use standin::client::Client;
+use standin::config::NodeConfig;
+use standin_console::actor::unix_ms;
+use standin_console::audit;
+
+use super::read::json as pretty;
+use super::{ClientArguments, Failure, chain_of};
+
+/// What is asked of every node.
+const PAGES: [&str; 9] = [
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/api/v1/status",
+    "/api/v1/cluster",
+    "/api/v1/members",
+    "/api/v1/auth",
+    "/api/v1/actions",
+    "/api/v1/blocks/latest",
+];
+/// Entries of an audit log.
+const ACTS: usize = 200;
+
+#[derive(Debug, Args)]
+pub(super) struct DebugArguments {
+    #[command(subcommand)]
+    command: DebugCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DebugCommand {
+    /// Write down how nodes stand, for whoever is to find out what is wrong: their pages and metrics, and of nodes whose configuration is at
+    /// hand that, too, with what people did there. No key and no token is in it.
+    Bundle {
+        #[command(flatten)]
+        client: ClientArguments,
+        /// Configurations of nodes on this host.
+        #[arg(short, long)]
+        config: Vec<PathBuf>,
+        /// The file to write; it must not exist.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+pub(super) async fn debug(arguments: DebugArguments) -> Result<(), Failure> {
+    let DebugCommand::Bundle { client, config, out } = arguments.command;
+    let mut nodes = Map::new();
+    for client in client.clients() {
+        nodes.insert(client.base().to_owned(), pages_of(&client).await);
+    }
+    let configs: Map<_, _> = config.iter().map(|path| (path.display().to_string(), configured(path))).collect();
+    let (at_ms, version) = (unix_ms(), env!("CARGO_PKG_VERSION"));
+    let bundle = json!({ "at_ms": at_ms, "version": version, "nodes": nodes, "configurations": configs });
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(&out)?;
+    writeln!(file, "{}", pretty(&bundle))?;
+    println!("{}: {} nodes, {} configurations", out.display(), nodes.len(), configs.len());
+    Ok(())
+}
+
+async fn pages_of(client: &Client) -> Value {
+    let mut pages = Map::new();
+    for page in PAGES {
+        let said = match client.text(page).await {
+            // Members and auth nodes have different ones.
+            Ok((404, _)) => continue,
+            Ok((status, text)) => match serde_json::from_str::<Value>(&text) {
+                Ok(value) => json!({ "status": status, "json": value }),
+                Err(_) => json!({ "status": status, "text": text }),
+            },
+            Err(error) => json!({ "error": chain_of(&error) }),
+        };
+        pages.insert(page.to_owned(), said);
+    }
+    Value::Object(pages)
+}
+
+/// A configuration names files, and holds no secret.
+fn configured(path: &std::path::Path) -> Value {
+    match NodeConfig::read(path) {
+        Err(error) => json!({ "error": chain_of(&error) }),
+        Ok(config) => json!({
+            "configuration": format!("{config:#?}"),
+            "audit": match audit::newest(&config.data_dir, ACTS) {
+                Ok(acts) => json!(acts),
+                Err(error) => json!({ "error": chain_of(&error) }),
+            },
+        }),
+    }
+}
