@@ -15,6 +15,7 @@ pub mod config;
 mod embed;
 pub mod metrics;
 pub mod node;
+pub mod ports;
 pub mod testing;
 
 pub use config::{ConfigError, NodeConfig};

@@ -1,7 +1,7 @@
 //! A whole network in one process, for tests of an application: real nodes, real connections over loopback, real logs in a folder that goes
 //! with the network. There is nothing to install and nothing to clean up.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::embed::{Application, AuthNode, Node};
 use crate::node::NodeError;
+use crate::ports::free_addresses;
 
 /// Every seat has a holder within this time.
 const HELD_WITHIN: Duration = Duration::from_secs(30);
@@ -23,7 +24,10 @@ const POLL: Duration = Duration::from_millis(10);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TestError {
-    /// A file or a port.
+    /// There are not so many free ports.
+    #[error("there are not {0} free ports for the network")]
+    Ports(usize),
+    /// A file.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// A key.
@@ -197,10 +201,10 @@ fn write_files(folder: &TempDir, shape: Shape) -> Result<(), TestError> {
     let has_auth = shape.members > 1;
     let names = (0..shape.seats * shape.members).map(|index| name_of(shape, index));
     let names: Vec<_> = names.chain(has_auth.then(|| "auth".to_owned())).collect();
-    // All are bound until all are known: the system gives none of them twice.
-    let free: Result<Vec<_>, _> = (0..2 * names.len()).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    let addresses: Result<Vec<_>, _> = free?.iter().map(TcpListener::local_addr).collect();
-    let addresses = addresses?;
+    let addresses = free_addresses(2 * names.len(), &[]);
+    if addresses.len() < 2 * names.len() {
+        return Err(TestError::Ports(2 * names.len()));
+    }
     let mut places = Vec::new();
     for (name, pair) in names.into_iter().zip(addresses.chunks(2)) {
         let own = folder.path().join(&name);

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use standin::ports::free_addresses;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::Failure;
-use super::ports::free_addresses;
 
 /// How long an etcd may take to start.
 const START_WITHIN: Duration = Duration::from_secs(20);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use standin::config::keys;
 use standin::config::{NodeConfig, NodeRole};
+use standin::ports::free_addresses;
 use standin_foundation::{ClusterId, PublicKey, SecretKey};
 use standin_ledger::genesis::Account;
 use standin_ledger::{ClientSignatures, Genesis, MemberDescriptor, Operators, Parameters, SeatDescriptor};
@@ -16,7 +17,7 @@ use standin_stage::bridge::tls::make_certificate;
 use super::Failure;
 use super::layout::{Layout, RegisterPlace};
 use super::links::Link;
-use super::ports::{Ports, free_addresses, ports};
+use super::ports::{Ports, ports};
 
 #[derive(Debug, Args)]
 pub(super) struct InitArguments {

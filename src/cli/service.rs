@@ -7,13 +7,17 @@ use sd_notify::NotifyState;
 use standin::config::NodeConfig;
 use standin::node::actions::LevelControl;
 use standin::node::{AuthHandle, NodeHandle};
+use standin_auth::actor::AskClusters;
 use standin_cluster::actor::{Drain, MemberStatus};
+use standin_stage::CallError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 
 /// A seat is handed over within this time, or the node stops without.
 const HAND_OVER_WITHIN: Duration = Duration::from_millis(500);
+/// An auth node has heard by then whether its register can be reached.
+const REGISTER_WITHIN: Duration = Duration::from_secs(10);
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(5);
 /// How often the service manager is told how the node stands.
@@ -38,7 +42,12 @@ impl Served {
                     "cluster {cluster}: {role}; block {height}, view {view}, {connected} other seats connected"
                 ))
             }
-            Self::Auth(auth) => Some(format!("register of {} clusters", auth.clusters().await.ok()?.len())),
+            // The register may stand in an etcd that is away: that does not come back by a new start of this process.
+            Self::Auth(auth) => match auth.auth.ask(AskClusters, REGISTER_WITHIN).await {
+                Ok(clusters) => Some(format!("register of {} clusters", clusters.len())),
+                Err(CallError::Disconnected { .. }) => Some("the register cannot be reached".to_owned()),
+                Err(_) => None,
+            },
         }
     }
 
