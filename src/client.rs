@@ -1,23 +1,26 @@
 //! A client of a node's HTTP interface.
 
+use std::cell::OnceCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use awc::error::{ConnectError, PayloadError, SendRequestError};
 use bytes::Bytes;
 use futures_util::Stream;
 use serde::de::DeserializeOwned;
-use standin_auth::messages::SignedOrder;
+use standin_auth::messages::MemberOrder;
 use standin_console::actions::{Ask, Order};
 use standin_console::actor::unix_ms;
 use standin_foundation::limits::HTTP_BODY_BYTES_MAX;
-use standin_foundation::{ClusterId, Encoder, Height, SecretKey};
+use standin_foundation::{ClusterId, Digest, Encoder, Height, NodeId, SecretKey};
 use standin_ledger::{
-    EpochProof, EpochTable, Genesis, GrantTable, Membership, SignedGrant, Title, Transaction, TransactionId,
+    Approved, Clients, EpochProof, EpochTable, Genesis, GrantTable, Membership, SignedGrant, Title, Transaction,
+    TransactionId,
 };
 
 use crate::api::{
     AnswerView, BlockView, CandidateView, ClusterView, DoneView, ErrorView, HeldView, OfferedView, PreviewView,
-    StatusView, Submitted, TitleView, TransactionView,
+    StatusView, Submitted, TitleView, TransactionView, authorization,
 };
 
 /// Connections that one client may have open.
@@ -73,6 +76,15 @@ pub struct Client {
     base: String,
     http: awc::Client,
     timeout: Duration,
+    reader: Option<Reader>,
+}
+
+/// As whom a client reads.
+#[derive(Clone)]
+struct Reader {
+    key: Rc<SecretKey>,
+    /// Chain and node, once they are known.
+    place: Rc<OnceCell<(Digest, NodeId)>>,
 }
 
 impl std::fmt::Debug for Client {
@@ -87,7 +99,14 @@ impl Client {
         // Requests that wait for outcomes hold a connection each; others must not queue behind them.
         let connector = awc::Connector::new().limit(CONNECTIONS_MAX);
         let http = awc::Client::builder().connector(connector).timeout(timeout).disable_redirects().finish();
-        Self { base: base.trim_end_matches('/').to_owned(), http, timeout }
+        Self { base: base.trim_end_matches('/').to_owned(), http, timeout, reader: None }
+    }
+
+    /// The same client, which signs its reads: where the chain admits listed clients only, they need the role `read`.
+    #[must_use]
+    pub fn reading_as(mut self, key: SecretKey) -> Self {
+        self.reader = Some(Reader { key: Rc::new(key), place: Rc::default() });
+        self
     }
 
     /// The node's address.
@@ -153,8 +172,13 @@ impl Client {
         Ok(table)
     }
 
-    /// Has an auth node carry out an operator's order; gives the members that came of it.
-    pub async fn order(&self, order: &SignedOrder) -> Result<Membership, ClientError> {
+    /// The clients that the chain lists.
+    pub async fn chain_clients(&self) -> Result<Clients, ClientError> {
+        self.get("/api/v1/clients").await
+    }
+
+    /// Has an auth node carry out an order of operators; gives the members that came of it.
+    pub async fn order(&self, order: &Approved<MemberOrder>) -> Result<Membership, ClientError> {
         let url = format!("{}/api/v1/auth/order", self.base);
         let response = self.http.post(&url).send_json(order).await;
         self.answer(&url, response).await
@@ -222,7 +246,7 @@ impl Client {
     /// Whether the node is ready, with its reasons.
     pub async fn ready(&self) -> Result<(bool, String), ClientError> {
         let url = format!("{}/readyz", self.base);
-        let mut response = self.fetch(&url).await.map_err(|error| unreachable(&url, error))?;
+        let mut response = self.fetch(&url, None).await.map_err(|error| unreachable(&url, error))?;
         let body = response.body().limit(HTTP_BODY_BYTES_MAX).await.map_err(|error| unreachable(&url, error))?;
         Ok((response.status().is_success(), String::from_utf8_lossy(&body).into_owned()))
     }
@@ -243,26 +267,44 @@ impl Client {
     /// The text of any of the node's pages, such as `/metrics`, with its status.
     pub async fn text(&self, path: &str) -> Result<(u16, String), ClientError> {
         let url = format!("{}{path}", self.base);
-        let mut response = self.fetch(&url).await.map_err(|error| unreachable(&url, error))?;
+        let mut response = self.fetch(&url, None).await.map_err(|error| unreachable(&url, error))?;
         let body = response.body().limit(64 * HTTP_BODY_BYTES_MAX).await.map_err(|error| unreachable(&url, error))?;
         Ok((response.status().as_u16(), String::from_utf8_lossy(&body).into_owned()))
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let authorization = self.authorization(path).await?;
         let url = format!("{}{path}", self.base);
-        let response = self.fetch(&url).await;
+        let response = self.fetch(&url, authorization.as_deref()).await;
         self.answer(&url, response).await
+    }
+
+    /// The signature under a read. What tells of chain and node is read without one.
+    async fn authorization(&self, path: &str) -> Result<Option<String>, ClientError> {
+        let Some(Reader { key, place }) = &self.reader else { return Ok(None) };
+        if place.get().is_none() {
+            let unsigned = Self { reader: None, ..self.clone() };
+            let (genesis, status) = (Box::pin(unsigned.genesis()).await?, Box::pin(unsigned.status()).await?);
+            // Another call may have been faster, with the same.
+            let _ = place.set((genesis.digest(), status.node));
+        }
+        Ok(place.get().map(|(chain, node)| authorization(key, chain, node, path)))
     }
 
     async fn fetch(
         &self,
         url: &str,
+        authorization: Option<&str>,
     ) -> Result<awc::ClientResponse<impl Stream<Item = Result<Bytes, PayloadError>> + Unpin>, SendRequestError> {
-        let response = self.http.get(url).send().await;
+        let request = || {
+            let request = self.http.get(url);
+            authorization.into_iter().fold(request, |request, value| request.insert_header(("authorization", value)))
+        };
+        let response = request().send().await;
         // The server may close a connection that it took for idle at the moment at which it is used again. To ask a second time
         // changes nothing (RFC 9112, 9.3.1), and by then the pool knows of the end of all that were closed with it.
         match response {
-            Err(SendRequestError::Connect(ConnectError::Disconnected)) => self.http.get(url).send().await,
+            Err(SendRequestError::Connect(ConnectError::Disconnected)) => request().send().await,
             response => response,
         }
     }

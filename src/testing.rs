@@ -249,6 +249,7 @@ fn genesis(shape: Shape, places: &[Place], auth: Option<PublicKey>) -> Result<Ge
         auth,
         parameters: Parameters::default(),
         operators: Operators::default(),
+        clients: Default::default(),
         seats,
         accounts: Vec::new(),
     };

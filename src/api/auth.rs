@@ -2,7 +2,8 @@
 
 use actix_web::{HttpResponse, web};
 
-use standin_auth::messages::SignedOrder;
+use standin_auth::messages::MemberOrder;
+use standin_ledger::Approved;
 
 use super::{ErrorView, unavailable};
 use crate::node::AuthHandle;
@@ -41,8 +42,8 @@ async fn genesis(auth: web::Data<AuthHandle>) -> HttpResponse {
     HttpResponse::Ok().json(&*auth.genesis)
 }
 
-/// An operator's order, with its signature.
-async fn order(auth: web::Data<AuthHandle>, order: web::Json<SignedOrder>) -> HttpResponse {
+/// An order of operators, with their approvals.
+async fn order(auth: web::Data<AuthHandle>, order: web::Json<Approved<MemberOrder>>) -> HttpResponse {
     match auth.order(order.into_inner()).await {
         Ok(Ok(membership)) => HttpResponse::Ok().json(membership),
         Ok(Err(why)) => HttpResponse::Conflict().json(ErrorView::from(why.to_string())),

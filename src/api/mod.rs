@@ -4,21 +4,23 @@ mod auth;
 mod candidate;
 mod cluster;
 mod holder;
+mod reading;
 mod views;
 
 pub use auth::{auth_api_routes, auth_routes};
 pub use candidate::{CandidateView, candidate_routes};
 pub use cluster::{ClusterView, MateView, RoleView, TookOverView};
 pub use holder::{HeldView, ProvenRecord};
+pub use reading::authorization;
 pub use views::{
     ActionView, AnswerView, BlockView, DoneView, ErrorView, MachineAnswerView, OfferedView, PeerView, PreviewView,
-    StatusView, Submitted, TitleBatch, TitleView, TransactionView,
+    StatusView, Submitted, TitleBatch, TitleView, TransactionView, VersionsView,
 };
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::{HttpResponse, Responder, web};
 use bytes::Bytes;
@@ -34,6 +36,7 @@ use standin_ledger::{
 };
 use tokio::sync::oneshot;
 
+use self::reading::MayRead;
 use crate::node::NodeHandle;
 
 /// Longest time that a request may wait for outcomes.
@@ -60,6 +63,7 @@ pub fn api_routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/metrics", web::get().to(crate::metrics::metrics))
             .route("/api/v1/status", web::get().to(status))
             .route("/api/v1/genesis", web::get().to(genesis))
+            .route("/api/v1/clients", web::get().to(clients))
             .route("/api/v1/grants", web::get().to(cluster::grants))
             .route("/api/v1/epochs", web::get().to(cluster::epochs))
             .route("/api/v1/members", web::get().to(cluster::members))
@@ -133,6 +137,11 @@ fn view_of(node: &NodeHandle, status: &ReplicaStatus) -> StatusView {
         draining: node.modes.draining(),
         paused: status.paused,
         read_only: node.modes.read_only(),
+        state_machine: VersionsView {
+            known: node.state_machine.version(),
+            active: node.reader.rules().version(),
+            ordered: node.reader.rules().ordered_version(),
+        },
         cluster: node.cluster.to_string(),
         seat: node.seat.0,
         epoch: status.status.epoch.0,
@@ -159,6 +168,11 @@ async fn genesis(node: web::Data<NodeHandle>) -> HttpResponse {
     HttpResponse::Ok().json(&*node.genesis)
 }
 
+/// The clients that the chain lists.
+async fn clients(node: web::Data<NodeHandle>) -> HttpResponse {
+    HttpResponse::Ok().json(&*node.reader.rules().clients.read())
+}
+
 #[derive(Debug, Deserialize)]
 struct SubmitQuery {
     /// How long to wait for outcomes, in ms; 0 for not at all.
@@ -181,6 +195,12 @@ async fn submit(node: web::Data<NodeHandle>, query: web::Query<SubmitQuery>, bod
         Ok(checked) => checked,
         Err(busy) => return unavailable(busy),
     };
+    let now = Instant::now();
+    let let_in = |transaction: Transaction| match node.access.submits(&transaction, now) {
+        Ok(()) => Ok(transaction),
+        Err(denied) => Err((transaction.id(), denied.to_string())),
+    };
+    let checked: CheckedTransactions = checked.into_iter().map(|checked| checked.and_then(let_in)).collect();
     let taken: Vec<_> = checked.iter().filter_map(|checked| checked.as_ref().ok()).cloned().collect();
     let ids: Vec<_> = taken.iter().map(Transaction::id).collect();
     let outcomes = match node.replica.ask(Submit { transactions: taken }, Duration::from_secs(5)).await {
@@ -356,7 +376,7 @@ fn respond<T: Serialize>(result: Result<T, HttpFault>) -> HttpResponse {
     }
 }
 
-async fn transaction(node: web::Data<NodeHandle>, id: web::Path<String>) -> HttpResponse {
+async fn transaction(_: MayRead, node: web::Data<NodeHandle>, id: web::Path<String>) -> HttpResponse {
     let id: TransactionId = match id.parse() {
         Ok(id) => id,
         Err(error) => return bad(format!("{error}")),
@@ -413,7 +433,7 @@ fn prove_receipt(
     Ok((proof, Some(certificate)))
 }
 
-async fn block(node: web::Data<NodeHandle>, height: web::Path<String>) -> HttpResponse {
+async fn block(_: MayRead, node: web::Data<NodeHandle>, height: web::Path<String>) -> HttpResponse {
     let height = height.into_inner();
     let wanted = match height.as_str() {
         "latest" => None,
@@ -439,7 +459,7 @@ fn stored_block(ledger: &Ledger, height: Height) -> Result<StoredBlock, HttpFaul
 }
 
 /// All transactions of a title in a block, with the proof that there are no others.
-async fn title(node: web::Data<NodeHandle>, path: web::Path<(u64, String)>) -> HttpResponse {
+async fn title(_: MayRead, node: web::Data<NodeHandle>, path: web::Path<(u64, String)>) -> HttpResponse {
     let (height, title) = path.into_inner();
     let title: Title = match title.parse() {
         Ok(title) => title,
@@ -474,7 +494,7 @@ fn default_limit() -> u64 {
 }
 
 /// Lists blocks with receipts, by rising height, as far as there are. A list never begins later than it was asked to.
-async fn blocks(node: web::Data<NodeHandle>, query: web::Query<ListQuery>) -> HttpResponse {
+async fn blocks(_: MayRead, node: web::Data<NodeHandle>, query: web::Query<ListQuery>) -> HttpResponse {
     let (from, limit) = (query.from.max(1), query.limit.min(LIST_MAX));
     let list = move |ledger: &Ledger| {
         let first = ledger.store.base()?.next();
@@ -498,7 +518,7 @@ struct QueryQuery {
     account: Option<String>,
 }
 
-async fn query(node: web::Data<NodeHandle>, query: web::Query<QueryQuery>) -> HttpResponse {
+async fn query(_: MayRead, node: web::Data<NodeHandle>, query: web::Query<QueryQuery>) -> HttpResponse {
     let question = match question_of(&query) {
         Ok(question) => question,
         Err(error) => return bad(error),
@@ -517,7 +537,7 @@ async fn query(node: web::Data<NodeHandle>, query: web::Query<QueryQuery>) -> Ht
 }
 
 /// Asks the node's own state machine: the body is the question, as the state machine reads it.
-async fn ask(node: web::Data<NodeHandle>, question: Bytes) -> HttpResponse {
+async fn ask(_: MayRead, node: web::Data<NodeHandle>, question: Bytes) -> HttpResponse {
     if question.len() > QUERY_BYTES_MAX {
         return bad(format!("the question has {} bytes, at most {QUERY_BYTES_MAX} are allowed", question.len()));
     }

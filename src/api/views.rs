@@ -25,6 +25,17 @@ pub struct Submitted {
     pub refused: Option<String>,
 }
 
+/// Versions of the state machine's rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionsView {
+    /// The newest that the node's program knows.
+    pub known: u32,
+    /// The one by which the next block is executed.
+    pub active: u32,
+    /// The one that holds with the epoch that has been ordered, or else now.
+    pub ordered: u32,
+}
+
 /// Where a node stands.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StatusView {
@@ -44,6 +55,8 @@ pub struct StatusView {
     pub paused: bool,
     /// It takes no transactions.
     pub read_only: bool,
+    /// Versions of the state machine's rules.
+    pub state_machine: VersionsView,
     /// The node's cluster.
     pub cluster: String,
     /// Its seat.

@@ -77,7 +77,11 @@ pub(super) fn plan(chain: &str, layout: Layout) -> Plan {
         chain: chain.to_owned(),
         port: None,
         signatures: ClientSignatures::Required,
-        store: format!("segment_bytes = 4194304\nlog_bytes_max = 16777216\nreserve_bytes = {DEMO_RESERVE_BYTES}\n"),
+        store: vec![
+            ("segment_bytes", "4194304".to_owned()),
+            ("log_bytes_max", "16777216".to_owned()),
+            ("reserve_bytes", DEMO_RESERVE_BYTES.to_string()),
+        ],
         log_level: "info".to_owned(),
         relayed: false,
         etcd: String::new(),

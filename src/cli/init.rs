@@ -1,22 +1,24 @@
-//! `init`, `keygen`, `config`: what a network needs before it runs.
+//! `init`: what a network, or one node of it, needs before it runs.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
-use standin::config::keys;
-use standin::config::{NodeConfig, NodeRole};
+use clap::{Args, ValueEnum};
+use standin::config::NodeRole;
 use standin::ports::free_addresses;
 use standin_foundation::{ClusterId, PublicKey, SecretKey};
 use standin_ledger::genesis::Account;
 use standin_ledger::{ClientSignatures, Genesis, MemberDescriptor, Operators, Parameters, SeatDescriptor};
-use standin_stage::bridge::tls::make_certificate;
 
 use super::Failure;
+use super::commented::{Place, head, log, peer, quoted, section};
+use super::genesis::Founder;
+use super::identity::{new_key, write_identity};
 use super::layout::{Layout, RegisterPlace};
 use super::links::Link;
+use super::newcomer::{write_new_auth, write_newcomer};
 use super::ports::{Ports, ports};
 
 #[derive(Debug, Args)]
@@ -41,10 +43,11 @@ pub(super) struct InitArguments {
     /// The etcd in which the auth nodes of a layout such as `four-sites-etcd` keep their register: addresses, with commas.
     #[arg(long, default_value = "http://127.0.0.1:2379")]
     etcd: String,
-    /// Make one node that is to join a network, in the place of a network.
-    #[arg(long, value_enum, requires_all = ["like", "name"])]
+    /// Make one node in the place of a network: one that joins a network that runs (`--like`), or one of a network that is to begin, of which the
+    /// descriptor on stdout is all that others need (`standin genesis build`).
+    #[arg(long, value_enum, requires = "name")]
     role: Option<InitRole>,
-    /// Configuration of a member of the network: genesis and peers are taken from it.
+    /// Configuration of a member of the network that the node joins: genesis and peers are taken from it.
     #[arg(long, requires = "role")]
     like: Option<PathBuf>,
     /// The cluster of a member.
@@ -53,6 +56,18 @@ pub(super) struct InitArguments {
     /// The node's name.
     #[arg(long, requires = "role")]
     name: Option<String>,
+    /// Where the bridge of a node can be reached by others, of a network that is to begin: host and port.
+    #[arg(long, requires = "role", conflicts_with = "like")]
+    address: Option<String>,
+    /// Where that node stands: what is lost together has the same name.
+    #[arg(long, requires = "address", default_value = "")]
+    site: String,
+    /// That member's priority: the higher, the earlier it is elected.
+    #[arg(long, requires = "address", default_value_t = 0)]
+    priority: u8,
+    /// Where that node's HTTP listens: on loopback.
+    #[arg(long, requires = "address", default_value = "127.0.0.1:8001")]
+    http: SocketAddr,
 }
 
 /// What a single node is to be.
@@ -62,43 +77,6 @@ enum InitRole {
     Member,
     /// An auth node that is to take the place of another.
     Auth,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct KeygenArguments {
-    /// The new key file.
-    file: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ConfigArguments {
-    #[command(subcommand)]
-    command: ConfigCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum ConfigCommand {
-    /// Check a configuration, its key, its certificate and its genesis.
-    Check {
-        /// The file.
-        #[arg(short, long)]
-        config: PathBuf,
-    },
-    /// Tell what a key means, what it takes, and what it is without being set; all keys without one.
-    Explain {
-        /// The key, such as `cluster.keep_alive_ms`.
-        #[arg(conflicts_with = "markdown")]
-        key: Option<String>,
-        /// Print `docs/configuration.md`.
-        #[arg(long, hide = true)]
-        markdown: bool,
-    },
-    /// Show the configuration as it is understood, defaults included.
-    Show {
-        /// The file.
-        #[arg(short, long)]
-        config: PathBuf,
-    },
 }
 
 /// What differs between networks that are made by the same layout.
@@ -112,8 +90,8 @@ pub(super) struct Plan {
     pub(super) port: Option<u16>,
     /// Whether clients sign.
     pub(super) signatures: ClientSignatures,
-    /// The `[store]` section of each node.
-    pub(super) store: String,
+    /// What is set in the `[store]` section of each node.
+    pub(super) store: Vec<(&'static str, String)>,
     /// Log level of the nodes.
     pub(super) log_level: String,
     /// Nodes reach each other through relays, whose links can be cut.
@@ -151,40 +129,79 @@ pub(super) struct WrittenNetwork {
 }
 
 pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
-    if let (Some(InitRole::Member), Some(like), Some(cluster), Some(name)) =
-        (arguments.role, &arguments.like, &arguments.cluster, &arguments.name)
-    {
-        let newcomer = write_newcomer(&arguments.folder, like, cluster, name, arguments.port)?;
-        if newcomer.joins {
-            eprintln!("an operator admits it with");
-            println!("standin member add {cluster} {} --address {} --site SITE", newcomer.key, newcomer.address);
-        } else {
-            eprintln!(
-                "the genesis has no cluster `{cluster}`: when all its nodes run, operators have the chain add it with"
-            );
-            println!("standin cluster add {cluster} --member http://{},SITE [--member …] --out FILE", newcomer.http);
-        }
-        eprintln!("and it runs with");
-        println!("standin run -c {}", newcomer.config.display());
-        return Ok(());
+    match (arguments.role, &arguments.like) {
+        (Some(role), Some(like)) => init_newcomer(arguments, role, like),
+        (Some(role), None) => init_founder(arguments, role),
+        (None, _) => init_network(arguments),
     }
-    if let (Some(role), Some(like), Some(name)) = (arguments.role, &arguments.like, &arguments.name) {
-        if role == InitRole::Member {
-            return Err(Failure::new(2, "--cluster: a member is a node of a cluster"));
-        }
-        let newcomer = write_new_auth(&arguments.folder, like, name, arguments.port)?;
+}
+
+const CLUSTER_NEEDED: &str = "--cluster: a member is a node of a cluster";
+
+/// A node of a network that runs.
+fn init_newcomer(arguments: &InitArguments, role: InitRole, like: &Path) -> Result<(), Failure> {
+    let InitArguments { folder, port, cluster, .. } = arguments;
+    let name = arguments.name.as_deref().unwrap_or_default();
+    if role == InitRole::Auth {
+        let newcomer = write_new_auth(folder, like, name, *port)?;
         eprintln!("it runs, and waits, with");
         println!("standin run -c {}", newcomer.config.display());
         eprintln!("and operators have the chain name it with");
         println!("standin auth replace --with http://{} --node NODES --out FILE", newcomer.http);
         return Ok(());
     }
+    let cluster = cluster.as_ref().ok_or_else(|| Failure::new(2, CLUSTER_NEEDED))?;
+    let newcomer = write_newcomer(folder, like, cluster, name, *port)?;
+    if newcomer.joins {
+        eprintln!("operators admit it with");
+        println!("standin member add {cluster} {} --address {} --site SITE", newcomer.key, newcomer.address);
+    } else {
+        eprintln!(
+            "the genesis has no cluster `{cluster}`: when all its nodes run, operators have the chain add it with"
+        );
+        println!("standin cluster add {cluster} --member http://{},SITE [--member …] --out FILE", newcomer.http);
+    }
+    eprintln!("and it runs with");
+    println!("standin run -c {}", newcomer.config.display());
+    Ok(())
+}
+
+/// A node of a network that is to begin.
+fn init_founder(arguments: &InitArguments, role: InitRole) -> Result<(), Failure> {
+    let InitArguments { folder, cluster, site, priority, http, .. } = arguments;
+    if role == InitRole::Member && cluster.is_none() {
+        return Err(Failure::new(2, CLUSTER_NEEDED));
+    }
+    if !http.ip().is_loopback() {
+        return Err(Failure::new(2, "--http: HTTP is plain, so it listens on loopback; put a proxy with TLS in front"));
+    }
+    let missing =
+        || Failure::new(2, "--address HOST:PORT is needed, where others reach the node; or --like, to join a network");
+    let founder = Founder {
+        role: if role == InitRole::Auth { NodeRole::Auth } else { NodeRole::Member },
+        name: arguments.name.as_deref().unwrap_or_default(),
+        cluster: cluster.clone(),
+        site,
+        priority: *priority,
+        address: arguments.address.as_deref().ok_or_else(missing)?,
+        http: *http,
+    };
+    let descriptor = founder.write(folder)?;
+    let folder = folder.display();
+    eprintln!("{folder}/descriptor.toml, and here, is what others need to know: give it to whoever builds the genesis");
+    print!("{}", descriptor.to_toml());
+    eprintln!("with genesis.toml and peers.toml beside it, the node runs with: standin run -c {folder}/node.toml");
+    Ok(())
+}
+
+/// A whole network on this host.
+fn init_network(arguments: &InitArguments) -> Result<(), Failure> {
     let plan = Plan {
         layout: Layout::named(&arguments.layout)?,
         chain: arguments.chain.clone(),
         port: arguments.port,
         signatures: ClientSignatures::Required,
-        store: STORE_SECTION.to_owned(),
+        store: Vec::new(),
         log_level: "info".to_owned(),
         relayed: false,
         etcd: arguments.etcd.clone(),
@@ -317,28 +334,12 @@ fn genesis(
         parameters: Parameters { client_signatures: plan.signatures, ..Parameters::default() },
         seats,
         operators: Operators { keys: vec![operator], needed: 1 },
+        clients: Default::default(),
         accounts: vec![Account { key: client, amount: 1_000_000_000 }],
     };
     genesis.check().map_err(|error| configuration(error.to_string()))?;
     Ok(genesis)
 }
-
-/// The `[consensus]` section of a node that holds a seat or stands by.
-const CONSENSUS_SECTION: &str = "[consensus]\n# view_timeout_ms = 1000\n# status_interval_ms = 250    # at most a quarter of \
-                                 view_timeout_ms\n# in_flight_max = 16\n\n";
-
-/// The `[cluster]` section of a member.
-const CLUSTER_SECTION: &str = "[cluster]\n# keep_alive_ms = 50\n# suspect_ms = 150           # at least twice keep_alive_ms\n\
-             # shrink_ms = 150            # a member that acknowledges nothing for so long is left out\n\
-             # grow_after_ms = 500        # a member that keeps up for so long is taken in\n\
-             # min_in_sync = 1            # the holder leaves out no member below this number\n\n";
-
-/// The `[console]` section of a node that joins a network.
-const CONSOLE_SECTION: &str = "[console]\n# actions = true              # the node carries out what operators order\n\
-             # operators = \"\"              # public keys, with commas, of those who may order it by command\n\n";
-
-/// The `[store]` section of a node that is no demo's.
-const STORE_SECTION: &str = "# segment_bytes = 67108864\n# reserve_bytes = 536870912\n# index_transactions = true\n";
 
 /// A relay for each ordered pair of nodes.
 fn links(ports: &Ports) -> Result<Vec<Link>, Failure> {
@@ -355,122 +356,17 @@ fn links(ports: &Ports) -> Result<Vec<Link>, Failure> {
     Ok(pairs.into_iter().zip(relays).filter_map(link).collect())
 }
 
-/// What every configuration begins with.
-fn head(name: &str, site: &str, role: &str, genesis: &str, (bridge, http): (&SocketAddr, &SocketAddr)) -> String {
-    format!(
-        "# A node of Standin{site}. Paths are relative to this file; sizes are in bytes, times in ms.\n\
-         [node]\nname = \"{name}\"\n{role}key_file = \"node.key\"\ngenesis_file = \"{genesis}\"\ndata_dir = \"data\"\n\n\
-         [bridge]\nlisten = \"{bridge}\"\ncertificate_file = \"tls.pem\"\ncertificate_key_file = \"tls.key\"\n\n\
-         [http]\nlisten = \"{http}\"\n\n"
-    )
-}
-
-fn peer(role: NodeRole, key: &PublicKey, address: &str) -> String {
-    let role = if role == NodeRole::Auth { "role = \"auth\"\n" } else { "" };
-    format!("\n[[peer]]\n{role}key = \"{key}\"\naddress = \"{address}\"\n")
-}
-
-/// A node on disk that is to join a network.
-#[derive(Debug)]
-pub(super) struct Newcomer {
-    /// Its configuration.
-    pub(super) config: PathBuf,
-    /// Its public key.
-    pub(super) key: PublicKey,
-    /// Its cluster is one of the genesis.
-    joins: bool,
-    /// Where its bridge listens.
-    pub(super) address: SocketAddr,
-    /// Where its HTTP listens.
-    pub(super) http: SocketAddr,
-}
-
-/// Writes key, certificate and configuration of a node that is to join the network of the member whose configuration is `like`.
-pub(super) fn write_newcomer(
-    folder: &Path,
-    like: &Path,
-    cluster: &ClusterId,
-    name: &str,
-    port: Option<u16>,
-) -> Result<Newcomer, Failure> {
-    let like = Like::read(like)?;
-    let role = format!("cluster = \"{cluster}\"\n");
-    let sections = format!("{CLUSTER_SECTION}{CONSENSUS_SECTION}[store]\n{STORE_SECTION}\n");
-    let joins = like.genesis.seats.iter().any(|seat| seat.cluster == *cluster);
-    Ok(Newcomer { joins, ..like.write(folder, name, &role, &sections, port)? })
-}
-
-/// Writes keys, certificate and configuration of an auth node that waits until the chain names its key.
-pub(super) fn write_new_auth(folder: &Path, like: &Path, name: &str, port: Option<u16>) -> Result<Newcomer, Failure> {
-    let like = Like::read(like)?;
-    let operators: Vec<_> = like.genesis.operators.keys.iter().map(ToString::to_string).collect();
-    let section = format!(
-        "[auth]\nkey_file = \"grants.key\"    # signs grants, once the chain has named its public half\n\
-         successor = true             # waits until then\noperators = \"{}\"    # may admit and remove members\n\n",
-        operators.join(", ")
-    );
-    let newcomer = like.write(folder, name, "role = \"auth\"\n", &section, port)?;
-    new_key(&folder.join("grants.key"))?;
-    Ok(newcomer)
-}
-
-/// A member whose network another node joins.
-struct Like {
-    config: NodeConfig,
-    genesis: Genesis,
-    key: PublicKey,
-}
-
-impl Like {
-    fn read(path: &Path) -> Result<Self, Failure> {
-        let config = NodeConfig::read(path)?;
-        let genesis = config.genesis()?;
-        if genesis.auth.is_none() {
-            let what = format!("the genesis of {} names no auth node: nobody can join its clusters", path.display());
-            return Err(Failure::new(78, what));
+/// The sections of an auth node.
+fn auth_sections(plan: &Plan) -> String {
+    let sites = plan.layout.sites().into_iter().collect::<Vec<_>>().join(", ");
+    let mut set = vec![("key_file", quoted("grants.key")), ("split_preference", quoted(&sites))];
+    match plan.layout.register {
+        RegisterPlace::Log => section("auth", &set),
+        RegisterPlace::Etcd => {
+            set.push(("register", quoted("etcd")));
+            section("auth", &set) + &section("etcd", &[("endpoints", quoted(&plan.etcd))])
         }
-        let key = SecretKey::read(&config.key_file).map_err(|error| Failure::new(78, error.to_string()))?.public();
-        Ok(Self { config, genesis, key })
     }
-
-    fn write(
-        &self,
-        folder: &Path,
-        name: &str,
-        role: &str,
-        sections: &str,
-        port: Option<u16>,
-    ) -> Result<Newcomer, Failure> {
-        let Self { config: network, key: in_use, .. } = self;
-        if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(Failure::new(6, format!("{} is not empty: nothing is overwritten", folder.display())));
-        }
-        let ports = ports(port, 1)?;
-        let (bridge, http) = ports.first().copied().ok_or_else(|| Failure::new(2, "there are no free ports"))?;
-        let key = write_identity(folder)?;
-        let genesis_file = network.genesis_file.canonicalize()?;
-        let mut text = head(name, "", role, &genesis_file.display().to_string(), (&bridge, &http));
-        text += &format!("{sections}{CONSOLE_SECTION}[log]\nlevel = \"info\"\nformat = \"text\"\n");
-        text += &peer(NodeRole::Member, in_use, &network.bridge_listen.to_string());
-        // Whoever is to take the place of an auth node takes no word of that one.
-        let replaces = role.contains("\"auth\"");
-        for known in network.peers.iter().filter(|known| !replaces || known.role == NodeRole::Member) {
-            text += &peer(known.role, &known.key, &known.address);
-        }
-        let config = folder.join("node.toml");
-        fs::write(&config, text)?;
-        Ok(Newcomer { config, key, joins: false, address: bridge, http })
-    }
-}
-
-/// A node's key and certificate.
-fn write_identity(folder: &Path) -> Result<PublicKey, Failure> {
-    fs::create_dir_all(folder)?;
-    let key = new_key(&folder.join("node.key"))?;
-    let (certificate, private) = make_certificate("standin").map_err(|e| Failure::new(1, e.to_string()))?;
-    fs::write(folder.join("tls.pem"), certificate)?;
-    write_private(&folder.join("tls.key"), &private)?;
-    Ok(key)
 }
 
 fn node_config(
@@ -481,52 +377,23 @@ fn node_config(
     operator: PublicKey,
     plan: &Plan,
 ) -> String {
-    let mut text = String::new();
-    let Some((bridge, http)) = ports.get(index) else { return text };
+    let Some((bridge, http)) = ports.get(index).copied() else { return String::new() };
     let Plan { store, log_level, layout, .. } = plan;
     let name = layout.names().nth(index).unwrap_or_default();
     let is_auth = |index: usize| index >= layout.nodes.len();
-    let site = match layout.site_of(index) {
-        "" => String::new(),
-        site => format!(", at the site `{site}`"),
-    };
-    let role = if is_auth(index) { "role = \"auth\"\n" } else { "" };
-    text += &head(name, &site, role, "../genesis.toml", (bridge, http));
-    text += match (is_auth(index), layout.auth.is_empty()) {
-        (true, _) => {
-            "[auth]\nkey_file = \"grants.key\"    # signs grants; the genesis names its public half\n\
-             # age_max_ms = 3000          # a holder that is not heard for so long has lost its seat to whoever asks\n\
-             # live_ms = 200              # whoever was heard within this time is asked before a holder is replaced\n"
-        }
-        (false, true) => "",
-        (false, false) => CLUSTER_SECTION,
-    };
-    if is_auth(index) {
-        let _ = writeln!(text, "operators = \"{operator}\"    # may admit and remove members");
-        let sites = layout.sites().into_iter().collect::<Vec<_>>().join(", ");
-        let _ =
-            writeln!(text, "split_preference = \"{sites}\"    # where clusters move to when the sites lose each other");
-        text += "# split_after_ms = 2000      # and for how long they must have\n";
+    let role = [("role", quoted("auth"))];
+    let role = if is_auth(index) { &role[..] } else { &[] };
+    let mut text = head(Place { name, site: layout.site_of(index), bridge, http }, "../genesis.toml", role);
+    match (is_auth(index), layout.auth.is_empty()) {
+        (true, _) => text += &auth_sections(plan),
+        (false, true) => {}
+        (false, false) => text += &section("cluster", &[]),
     }
-    match (is_auth(index), layout.register) {
-        (false, _) => _ = write!(text, "{CONSENSUS_SECTION}[store]\n{store}\n"),
-        (true, RegisterPlace::Log) => text += "\n",
-        (true, RegisterPlace::Etcd) => {
-            let _ = write!(
-                text,
-                "register = \"etcd\"          # shared by all auth nodes: they keep nothing\n\n\
-                 [etcd]\nendpoints = \"{}\"\n# timeout_ms = 1000\n# ca_file = \"etcd-ca.pem\"      # needed for https\n\
-                 # certificate_file = \"etcd.pem\"\n# certificate_key_file = \"etcd.key\"\n\
-                 # user = \"standin\"\n# password_file = \"etcd.password\"\n\n",
-                plan.etcd
-            );
-        }
+    if !is_auth(index) {
+        text += &[section("consensus", &[]), section("store", store), section("limits", &[])].concat();
     }
-    let _ = write!(
-        text,
-        "[console]\nactions = true               # the node carries out what operators order; false unless set\n\
-         operators = \"{operator}\"    # may order it by command\n\n[log]\nlevel = \"{log_level}\"\nformat = \"text\"\n"
-    );
+    let console = [("actions", "true".to_owned()), ("operators", quoted(&operator.to_string()))];
+    text += &[section("console", &console), log(log_level)].concat();
     for (other, (key, (address, _))) in keys.iter().zip(ports).enumerate().filter(|(other, _)| *other != index) {
         let link = links.iter().find(|link| link.from == index && link.to == other);
         let address = link.map_or(*address, |link| link.relay);
@@ -534,80 +401,4 @@ fn node_config(
         text += &peer(role, key, &address.to_string());
     }
     text
-}
-
-fn new_key(path: &Path) -> Result<PublicKey, Failure> {
-    let key = SecretKey::generate().map_err(|error| Failure::new(1, error.to_string()))?;
-    key.write_new(path).map_err(|error| Failure::new(78, error.to_string()))?;
-    Ok(key.public())
-}
-
-fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    Ok(file.write_all(text.as_bytes())?)
-}
-
-pub(super) fn keygen(arguments: &KeygenArguments) -> Result<(), Failure> {
-    println!("{}", new_key(&arguments.file)?);
-    Ok(())
-}
-
-pub(super) fn config(arguments: &ConfigArguments) -> Result<(), Failure> {
-    match &arguments.command {
-        ConfigCommand::Check { config } => {
-            let read = NodeConfig::read(config)?;
-            let genesis = read.genesis()?;
-            let key = SecretKey::read(&read.key_file).map_err(|error| Failure::new(78, error.to_string()))?;
-            standin_stage::bridge::TlsIdentity::read(&read.certificate_file, &read.certificate_key_file)
-                .map_err(|error| Failure::new(78, error.to_string()))?;
-            let place = place_in(&genesis, &read, &key)?;
-            for warning in genesis.warnings() {
-                eprintln!("warning: {warning}");
-            }
-            let (path, chain, digest) = (config.display(), &genesis.chain, genesis.digest());
-            println!("{path}: sound; {place} of chain `{chain}`, genesis {digest}");
-        }
-        ConfigCommand::Explain { markdown: true, .. } => print!("{}", keys::as_markdown()),
-        ConfigCommand::Explain { key: None, .. } => {
-            for key in keys::KEYS {
-                println!("{:<32} {}", key.name, key.about);
-            }
-        }
-        ConfigCommand::Explain { key: Some(name), .. } => {
-            let unknown = |near: &str| Failure::new(4, format!("there is no key `{name}`; did you mean `{near}`?"));
-            let key = keys::find(name).map_err(unknown)?;
-            let default =
-                key.default.map_or_else(|| "nothing: it must be set, or is not needed".to_owned(), str::to_owned);
-            let variable = key.name.to_uppercase().replace('.', "__");
-            println!(
-                "{}\n  {}\n  takes:      {}\n  without it: {default}\n  environment: STANDIN__{variable}",
-                key.name, key.about, key.takes
-            );
-        }
-        ConfigCommand::Show { config } => println!("{:#?}", NodeConfig::read(config)?),
-    }
-    Ok(())
-}
-
-fn place_in(genesis: &Genesis, config: &NodeConfig, key: &SecretKey) -> Result<String, Failure> {
-    let wrong = |what: String| Failure::new(78, what);
-    if let Some(auth) = &config.auth {
-        let grants = SecretKey::read(&auth.key_file).map_err(|error| wrong(error.to_string()))?;
-        let is_named = genesis.auth == Some(grants.public());
-        return match (is_named, auth.successor) {
-            (true, _) => Ok("auth node".to_owned()),
-            (false, true) => Ok("auth node, when the chain has named its key,".to_owned()),
-            (false, false) => Err(wrong(format!("{}: the genesis names another auth key", auth.key_file.display()))),
-        };
-    }
-    let of_genesis = genesis.seat_of_member(&key.public().node_id()).and_then(|seat| genesis.seats.get(seat.index()));
-    match (of_genesis, &config.cluster_name) {
-        (Some(seat), _) => Ok(format!("a member of cluster `{}`", seat.cluster)),
-        (None, Some(cluster)) => Ok(format!("a member of cluster `{cluster}` that joined after the genesis")),
-        (None, None) => {
-            Err(wrong("the node's key is in no cluster of the genesis, and `node.cluster` is not set".to_owned()))
-        }
-    }
 }

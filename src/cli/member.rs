@@ -1,15 +1,15 @@
 //! `member`: who belongs to a cluster, by the auth node's register.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use standin::client::Client;
 use standin_auth::actor::ClusterView;
-use standin_auth::messages::{Action, Order};
+use standin_auth::messages::{Action, MemberOrder};
 use standin_foundation::{ClusterId, NodeId, PublicKey, SecretKey};
-use standin_ledger::Member;
+use standin_ledger::{Approved, Member};
 
+use super::orders::{Approving, Draft};
 use super::read::json;
 use super::{Failure, Output};
 
@@ -28,9 +28,8 @@ struct OrderArguments {
     /// Address of an auth node.
     #[arg(long, env = "STANDIN_AUTH")]
     auth: String,
-    /// Key file of an operator that the auth node's configuration lists.
-    #[arg(long, env = "STANDIN_KEY")]
-    key: PathBuf,
+    #[command(flatten)]
+    approving: Approving,
 }
 
 /// A node that is to belong to a cluster.
@@ -94,13 +93,14 @@ pub(super) async fn member(arguments: MemberArguments) -> Result<(), Failure> {
     match arguments.command {
         MemberCommand::List { auth, output } => list(&auth, output).await,
         MemberCommand::Admit { order, member } => admit(&order, member).await.map(drop),
-        MemberCommand::Add { order, member, within } => {
-            let node = admit(&order, member).await?;
-            in_sync(&order.auth, node, Duration::from_secs(within)).await
-        }
+        MemberCommand::Add { order, member, within } => match admit(&order, member).await? {
+            Some(node) => in_sync(&order.auth, node, Duration::from_secs(within)).await,
+            None => Ok(()),
+        },
         MemberCommand::Remove { order, cluster, node } => {
-            carry_out(&order, cluster.clone(), Action::Remove(node)).await?;
-            println!("{} is removed from cluster {cluster}", node.short());
+            if carry_out(&order, cluster.clone(), Action::Remove(node)).await? {
+                println!("{} is removed from cluster {cluster}", node.short());
+            }
             Ok(())
         }
     }
@@ -110,27 +110,36 @@ fn client(auth: &str) -> Client {
     Client::new(auth, Duration::from_secs(10))
 }
 
-async fn admit(arguments: &OrderArguments, new: NewMember) -> Result<NodeId, Failure> {
+async fn admit(arguments: &OrderArguments, new: NewMember) -> Result<Option<NodeId>, Failure> {
     let NewMember { cluster, public_key, address, site, priority } = new;
     let node = public_key.node_id();
     let member = Member { key: public_key, priority, site, address };
-    carry_out(arguments, cluster.clone(), Action::Admit(member)).await?;
+    if !carry_out(arguments, cluster.clone(), Action::Admit(member)).await? {
+        return Ok(None);
+    }
     println!("{} is admitted to cluster {cluster}", node.short());
-    Ok(node)
+    Ok(Some(node))
 }
 
-async fn carry_out(arguments: &OrderArguments, cluster: ClusterId, action: Action) -> Result<(), Failure> {
-    let key = SecretKey::read(&arguments.key).map_err(|error| Failure::new(78, error.to_string()))?;
-    order(&client(&arguments.auth), &key, cluster, action).await
+/// Says whether it was done; it was not if it was written to a file.
+async fn carry_out(arguments: &OrderArguments, cluster: ClusterId, action: Action) -> Result<bool, Failure> {
+    let auth = client(&arguments.auth);
+    let draft = Draft::Members(Approved::draft(draft(&auth, cluster, action).await?));
+    arguments.approving.settle(draft, None, Some(&auth)).await
 }
 
-/// Orders for the version of the record that stands there now: if another operator is faster, nothing is done.
-pub(super) async fn order(client: &Client, key: &SecretKey, cluster: ClusterId, action: Action) -> Result<(), Failure> {
-    let chain = client.genesis().await?.digest();
-    let clusters = client.auth().await?;
+/// For the version of the record that stands there now: if other operators are faster, nothing is done.
+async fn draft(auth: &Client, cluster: ClusterId, action: Action) -> Result<MemberOrder, Failure> {
+    let chain = auth.genesis().await?.digest();
+    let clusters = auth.auth().await?;
     let found = clusters.into_iter().find(|view| view.cluster == cluster);
     let version = found.ok_or_else(|| Failure::new(4, format!("there is no cluster `{cluster}`")))?.version;
-    client.order(&Order { cluster, version, action }.sign(key, &chain)).await?;
+    Ok(MemberOrder { chain, cluster, version, action })
+}
+
+/// Has the only operator's order carried out.
+pub(super) async fn order(client: &Client, key: &SecretKey, cluster: ClusterId, action: Action) -> Result<(), Failure> {
+    client.order(&Approved::draft(draft(client, cluster, action).await?).by(key)).await?;
     Ok(())
 }
 

@@ -2,13 +2,18 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "data goes to stdout, talk to stderr")]
 
 mod act;
+mod clients;
 mod cluster;
+mod commented;
+mod config;
 mod console;
 mod consortium;
 mod debug;
 mod demo;
 mod drill;
 mod etcd;
+mod genesis;
+mod identity;
 mod init;
 mod inputs;
 mod layout;
@@ -17,6 +22,8 @@ mod load;
 mod logging;
 mod member;
 mod network;
+mod newcomer;
+mod orders;
 mod ports;
 mod read;
 mod reconfigure;
@@ -61,10 +68,12 @@ enum Command {
     Drill(drill::DrillArguments),
     /// Write keys, certificates, genesis and configurations of a network.
     Init(init::InitArguments),
+    /// Make the genesis of a network from its nodes' descriptors, or check one.
+    Genesis(genesis::GenesisArguments),
     /// Make a secret key; its public key goes to stdout.
-    Keygen(init::KeygenArguments),
+    Keygen(identity::KeygenArguments),
     /// Check, show or explain a node's configuration.
-    Config(init::ConfigArguments),
+    Config(config::ConfigArguments),
     /// Run a node until SIGTERM or SIGINT.
     Run(run::RunArguments),
     /// Show where nodes stand.
@@ -91,10 +100,14 @@ enum Command {
     Auth(cluster::AuthArguments),
     /// Show, admit, add or remove the members of clusters.
     Member(member::MemberArguments),
-    /// Draft that clusters are added and removed: operators approve and submit it.
+    /// Draft that clusters are added and removed: operators approve it.
     Cluster(consortium::ClusterArguments),
-    /// Show, draft, approve or submit what operators order through the chain.
+    /// Show or change who may submit, read and publish, as the chain says.
+    Client(clients::ClientsArguments),
+    /// Show or draft what operators order for the next epoch.
     Reconfigure(reconfigure::ReconfigureArguments),
+    /// Show, approve or submit what operators order together.
+    Order(orders::OrderArguments),
     /// Submit transactions: one, or a JSON-lines file, or stdin.
     Submit(submit::SubmitArguments),
     /// Ask for a record or a balance.
@@ -268,8 +281,9 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Demo(arguments) => demo::demo(arguments).await,
         Command::Drill(arguments) => drill::drill(arguments).await,
         Command::Init(arguments) => init::init(&arguments),
-        Command::Keygen(arguments) => init::keygen(&arguments),
-        Command::Config(arguments) => init::config(&arguments),
+        Command::Genesis(arguments) => genesis::genesis(arguments),
+        Command::Keygen(arguments) => identity::keygen(&arguments),
+        Command::Config(arguments) => config::config(&arguments),
         Command::Run(arguments) => run::run(arguments).await,
         Command::Status(arguments) => read::status(arguments).await,
         Command::Health(arguments) => read::health(arguments).await,
@@ -285,6 +299,8 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Cluster(arguments) => consortium::cluster(arguments).await,
         Command::Member(arguments) => member::member(arguments).await,
         Command::Reconfigure(arguments) => reconfigure::reconfigure(arguments).await,
+        Command::Client(arguments) => clients::client(arguments).await,
+        Command::Order(arguments) => orders::order(arguments).await,
         Command::Submit(arguments) => submit::submit(arguments).await,
         Command::Query(arguments) => read::query(arguments).await,
         Command::Tx(arguments) => read::transaction(arguments).await,

@@ -14,9 +14,10 @@ use tokio::process::{Child, Command};
 
 use super::Failure;
 use super::etcd::Etcd;
-use super::init::{Newcomer, Plan, WrittenNetwork, write_network};
+use super::init::{Plan, WrittenNetwork, write_network};
 use super::layout::RegisterPlace;
 use super::links::Links;
+use super::newcomer::Newcomer;
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);

@@ -9,6 +9,7 @@ use standin_foundation::{ClusterId, Height};
 use standin_ledger::builtin::Question;
 use standin_ledger::{Genesis, SignedGrant, Title, TransactionId};
 
+use super::orders::read_key;
 use super::{ClientArguments, Failure, Output};
 
 #[derive(Debug, Args)]
@@ -23,10 +24,34 @@ pub(super) struct StatusArguments {
     cluster: Option<String>,
 }
 
+/// Which nodes to ask, and as whom.
+#[derive(Debug, Args)]
+struct ReadingArguments {
+    #[command(flatten)]
+    client: ClientArguments,
+    /// Key file of the client that reads: needed where the chain admits listed clients only.
+    #[arg(long = "as", value_name = "FILE", env = "STANDIN_KEY")]
+    reader: Option<PathBuf>,
+}
+
+impl ReadingArguments {
+    fn clients(&self) -> Result<Vec<Client>, Failure> {
+        let clients = self.client.clients();
+        match &self.reader {
+            None => Ok(clients),
+            Some(path) => clients.into_iter().map(|client| Ok(client.reading_as(read_key(path)?))).collect(),
+        }
+    }
+
+    fn first(&self) -> Result<Client, Failure> {
+        self.clients()?.into_iter().next().ok_or_else(|| Failure::new(2, "--node needs an address"))
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct QueryArguments {
     #[command(flatten)]
-    client: ClientArguments,
+    client: ReadingArguments,
     /// The record's title.
     #[arg(long, requires = "key")]
     title: Option<String>,
@@ -50,7 +75,7 @@ pub(super) struct QueryArguments {
 #[derive(Debug, Args)]
 pub(super) struct TransactionArguments {
     #[command(flatten)]
-    client: ClientArguments,
+    client: ReadingArguments,
     /// The transaction's id.
     id: String,
     /// Check its proofs, at every node given; ends with 3 if one does not hold.
@@ -90,7 +115,7 @@ impl TrustArguments {
 #[derive(Debug, Args)]
 pub(super) struct BlockArguments {
     #[command(flatten)]
-    client: ClientArguments,
+    client: ReadingArguments,
     /// The height; the newest without it.
     height: Option<u64>,
     /// Show all transactions of this title in the block, and check the proof that there are no others; ends with 3 if it
@@ -215,7 +240,7 @@ pub(super) async fn transaction(arguments: TransactionArguments) -> Result<(), F
         println!("{}", json(&arguments.client.first()?.transaction(&id).await?));
         return Ok(());
     }
-    let clients = arguments.client.clients();
+    let clients = arguments.client.clients()?;
     let genesis = arguments.trust.genesis(&clients).await?;
     for client in clients {
         let view = client.transaction(&id).await?;

@@ -1,6 +1,5 @@
-//! `reconfigure`: what operators order through the chain, and what has taken effect.
+//! `reconfigure`: what operators order for the next epoch, and what has taken effect.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,19 +8,17 @@ use standin::api::StatusView;
 use standin::client::Client;
 use standin_foundation::{ClusterId, Epoch, Incarnation, PublicKey, SecretKey};
 use standin_ledger::epoch::{Base, EpochTable};
-use standin_ledger::reconfiguration::{Approval, Change, Named};
-use standin_ledger::{ApprovedReconfiguration, Member, Operators, Outcome, Reconfiguration, SystemTransaction};
+use standin_ledger::reconfiguration::Change;
+use standin_ledger::{Approved, ApprovedReconfiguration, Operators, Reconfiguration, SystemTransaction};
 
+use super::orders::{Draft, carry_out};
 use super::read::json;
-use super::submit::unique_nonce;
 use super::{ClientArguments, Failure, Output};
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);
 /// How long a node that has just been admitted may wait for the auth node's first answer.
 const AUTH_WAIT: Duration = Duration::from_secs(5);
-/// How long an outcome is waited for.
-const OUTCOME_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Args)]
 pub(super) struct ReconfigureArguments {
@@ -67,26 +64,16 @@ enum ReconfigureCommand {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Add an operator's approval to a file, after showing what it approves.
-    Approve {
-        /// The file.
-        file: PathBuf,
-        /// The operator's key file.
-        #[arg(long, env = "STANDIN_KEY")]
-        key: PathBuf,
-    },
-    /// Submit what operators have approved, and wait until it has taken effect.
-    Submit {
+    /// Write down that blocks are to be executed by a newer version of the state machine's rules. Nodes whose program does not know it stop
+    /// there, so all that are named with --node are asked first. Nobody else is asked yet.
+    Version {
         #[command(flatten)]
         client: ClientArguments,
-        /// The file.
-        file: PathBuf,
-        /// The key that signs the transaction: any.
-        #[arg(long, env = "STANDIN_KEY")]
-        key: PathBuf,
-        /// How long to wait for the next epoch, in s.
-        #[arg(long, default_value_t = 60)]
-        within: u64,
+        /// The version.
+        version: u32,
+        /// The file to write.
+        #[arg(long)]
+        out: PathBuf,
     },
 }
 
@@ -101,28 +88,21 @@ pub(super) async fn reconfigure(arguments: ReconfigureArguments) -> Result<(), F
             let change = hold(&Client::new(&holder, Duration::from_secs(10)), &client, cluster).await?;
             write_draft(&client, change, &out).await
         }
-        ReconfigureCommand::Approve { file, key } => approve(&file, &key),
-        ReconfigureCommand::Submit { client, file, key, within } => {
-            let (client, approved) = (client.first()?, read(&file)?);
-            let begins = approved.reconfiguration.epoch.next();
-            let status = submit(&client, &read_key(&key)?, &approved).await?;
-            if let Some(after) = status.epoch_ends {
-                println!("ordered: epoch {begins} begins above block {after}");
+        ReconfigureCommand::Version { client, version, out } => {
+            for node in client.clients() {
+                let StatusView { name, state_machine, .. } = node.status().await?;
+                if state_machine.known < version {
+                    let what = format!("{name} runs a program that knows versions up to {}", state_machine.known);
+                    return Err(Failure::new(6, format!("{what}: install a newer one there first")));
+                }
             }
-            wait_for_epoch(&client, begins, Duration::from_secs(within)).await?;
-            println!("epoch {begins} has begun");
-            Ok(())
+            write_draft(&client.first()?, Change::Version(version), &out).await
         }
     }
 }
 
 pub(super) async fn write_draft(client: &Client, change: Change, out: &Path) -> Result<(), Failure> {
-    if out.exists() {
-        return Err(Failure::new(6, format!("{} exists: nothing is overwritten", out.display())));
-    }
-    write(out, &draft(client, vec![change]).await?)?;
-    println!("{} is to be approved with `standin reconfigure approve`", out.display());
-    Ok(())
+    Draft::Reconfiguration(draft(client, vec![change]).await?).write_new(out)
 }
 
 /// That this node is to hold the seat of its cluster, with the disk that it has now. Any other node tells the register's life, too: while
@@ -155,80 +135,11 @@ pub(super) async fn hold(node: &Client, other: &Client, cluster: ClusterId) -> R
     Ok(Change::Hold { cluster, base })
 }
 
-fn read_key(path: &Path) -> Result<SecretKey, Failure> {
-    SecretKey::read(path).map_err(|error| Failure::new(78, error.to_string()))
-}
-
-fn read(path: &Path) -> Result<ApprovedReconfiguration, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| Failure::new(1, format!("{}: {error}", path.display())))?;
-    serde_json::from_str(&text)
-        .map_err(|error| Failure::new(78, format!("{}: no reconfiguration: {error}", path.display())))
-}
-
-fn write(path: &Path, approved: &ApprovedReconfiguration) -> Result<(), Failure> {
-    Ok(fs::write(path, format!("{}\n", json(approved)))?)
-}
-
-fn approve(file: &Path, key: &Path) -> Result<(), Failure> {
-    let (mut approved, key) = (read(file)?, read_key(key)?);
-    let Reconfiguration { chain, epoch, changes } = &approved.reconfiguration;
-    println!("ordered in epoch {epoch} of the chain {chain}:");
-    changes.iter().for_each(|change| println!("  {}", told(change)));
-    let approval = approved.reconfiguration.approve(&key);
-    approved.approvals.retain(|known| known.operator != approval.operator);
-    approved.approvals.push(approval);
-    write(file, &approved)?;
-    println!("approved by {} operators", approved.approved_by());
-    Ok(())
-}
-
-fn told(change: &Change) -> String {
-    match change {
-        Change::Hold { cluster, base: Base { holder, disk, .. } } => {
-            let node = holder.node_id().short();
-            format!(
-                "node {node} ({holder}), on disk {disk:016x}, holds the seat of cluster {cluster}, with an empty log"
-            )
-        }
-        Change::Operators(Operators { keys, needed }) => {
-            let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
-            format!("{needed} of these operators must approve: {}", keys.join(", "))
-        }
-        Change::Add { cluster, members, base: Base { holder, disk, .. } } => {
-            let member = |member: &Member| {
-                let Member { key, priority, site, address } = member;
-                format!("{} ({key}) at {address}, site {site}, priority {priority}", key.node_id().short())
-            };
-            let members: Vec<_> = members.iter().map(member).collect();
-            let node = holder.node_id().short();
-            let members = members.join("; ");
-            format!(
-                "cluster {cluster} is given a seat, held by node {node} on disk {disk:016x} at first. Members: {members}"
-            )
-        }
-        Change::Auth { key, nodes, clusters } => {
-            let nodes: Vec<_> = nodes.iter().map(|node| node.address.as_str()).collect();
-            let named = |named: &Named| {
-                let Named { cluster, members, holder, disk } = named;
-                let node = holder.node_id().short();
-                format!("{cluster} of {} members, held by node {node} on disk {disk:016x}", members.len())
-            };
-            let clusters: Vec<_> = clusters.iter().map(named).collect();
-            format!(
-                "grants are signed with {key}, by auth nodes at {}; every cluster begins with an empty log: {}",
-                nodes.join(", "),
-                clusters.join("; ")
-            )
-        }
-        Change::Remove(cluster) => format!("cluster {cluster} holds its seat no more"),
-    }
-}
-
 /// A reconfiguration for the epoch that the node is in.
 pub(super) async fn draft(client: &Client, changes: Vec<Change>) -> Result<ApprovedReconfiguration, Failure> {
     let (genesis, status) = (client.genesis().await?, client.status().await?);
-    let reconfiguration = Reconfiguration { chain: genesis.digest(), epoch: Epoch(status.epoch), changes };
-    Ok(ApprovedReconfiguration { reconfiguration, approvals: Vec::<Approval>::new() })
+    let order = Reconfiguration { chain: genesis.digest(), epoch: Epoch(status.epoch), changes };
+    Ok(Approved::draft(order))
 }
 
 /// Has the chain carry it out; gives the status of the node once it has.
@@ -237,19 +148,8 @@ pub(super) async fn submit(
     key: &SecretKey,
     approved: &ApprovedReconfiguration,
 ) -> Result<StatusView, Failure> {
-    let (genesis, status) = (client.genesis().await?, client.status().await?);
-    let signed = SystemTransaction::Reconfigure(approved.clone()).sign(&genesis, key, unique_nonce(), status.height);
-    let transaction = signed.map_err(|error| Failure::new(6, error.to_string()))?;
-    let results = client.submit(&[transaction], OUTCOME_WAIT).await?;
-    match results.into_iter().next() {
-        Some(result) => match (result.outcome, result.refused) {
-            (Some(Outcome::Applied(_) | Outcome::Duplicate), _) => Ok(client.status().await?),
-            (Some(Outcome::Rejected(reason)), _) | (None, Some(reason)) => Err(Failure::new(6, reason)),
-            (Some(outcome), _) => Err(Failure::new(6, format!("{outcome:?}"))),
-            (None, None) => Err(Failure::new(5, format!("no outcome within {} s", OUTCOME_WAIT.as_secs()))),
-        },
-        None => Err(Failure::new(1, "the node says nothing of the transaction")),
-    }
+    carry_out(client, key, SystemTransaction::Reconfigure(approved.clone())).await?;
+    Ok(client.status().await?)
 }
 
 /// Waits until a node votes in an epoch.
@@ -275,11 +175,15 @@ async fn show(client: &Client, output: Output) -> Result<(), Failure> {
         println!("{}", json(&table));
         return Ok(());
     }
-    let EpochTable { epoch, after, auth, auth_nodes, operators, seats } = table;
+    let EpochTable { epoch, after, auth, auth_nodes, operators, version, seats } = table;
     println!("epoch {epoch} since block {}", after.next());
     if let Some(after) = status.epoch_ends {
         println!("the next one has been ordered: it begins above block {after}");
     }
+    println!(
+        "version {version} of the state machine; this node's program knows versions up to {}",
+        status.state_machine.known
+    );
     if let Some(key) = auth {
         let nodes: Vec<_> = auth_nodes.iter().map(|node| node.address.as_str()).collect();
         let place = if nodes.is_empty() { "as configured".to_owned() } else { nodes.join(", ") };

@@ -46,6 +46,13 @@ pub const KEYS: &[Key] = &[
         "The node's secret key: its identity towards the others. `standin keygen` makes one.",
     ),
     key("node.genesis_file", FILE, None, "The chain's beginning. All nodes of a chain have the same."),
+    key(
+        "node.peers_file",
+        OPTIONAL_FILE,
+        Some("\"\""),
+        "The other nodes, in a file that all nodes share: `[[peer]]` tables, as `standin genesis build` writes them. Those of the configuration itself go \
+         on top; the node's own is passed over.",
+    ),
     key("node.data_dir", FILE, None, "Where the node keeps its log, its store, and what people did at its console."),
     key("bridge.listen", ADDRESS, None, "Where other nodes reach this one, over mutual TLS."),
     key(
@@ -143,12 +150,6 @@ pub const KEYS: &[Key] = &[
         "The chain has not named the key yet: the auth node waits until it does.",
     ),
     key(
-        "auth.operators",
-        KEYS_WITH_COMMAS,
-        Some("\"\""),
-        "Whoever has one of these keys may admit and remove members.",
-    ),
-    key(
         "auth.age_max_ms",
         "100 to 3600000, in ms",
         Some("3000"),
@@ -239,7 +240,7 @@ pub fn as_markdown() -> String {
         "# Configuration\n\nA node reads one TOML file, and then the environment: `STANDIN__SECTION__KEY` goes on top of it. Unknown keys are errors, and all \
          faults are told at once, with file, line and column. `standin config check -c NODE.toml` looks at a file without starting anything, `standin config explain KEY` \
          tells what is told here.\n\nThe other nodes stand in `[[peer]]` tables, one for each: `key` (its public key), `address` (host and port of its bridge), \
-         and `role` (\"auth\" for an auth node).\n",
+         and `role` (\"auth\" for an auth node); or in a file that all nodes share, `node.peers_file`.\n",
     );
     let mut section = "";
     for key in KEYS {

@@ -2,8 +2,11 @@
 //!
 //! All faults are told at once, each with file, line, column, key, what was found and what is allowed.
 
+pub mod descriptor;
 pub mod keys;
+mod peers;
 mod reader;
+mod sections;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,15 +15,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use standin_auth::{Config as AuthConfig, EtcdConfig};
 use standin_cluster::Config as ClusterConfig;
 use standin_consensus::Config as ConsensusConfig;
 use standin_foundation::{ClusterId, PublicKey};
 use standin_ledger::Genesis;
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
-use reader::{Reader, Value, place_of};
+use reader::{Reader, place_of};
+
+pub use descriptor::{Descriptor, DescriptorError};
 
 /// A fault in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +85,8 @@ fn list(faults: &[Fault]) -> String {
 }
 
 /// What a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NodeRole {
     /// A member of a cluster that holds a seat.
     #[default]
@@ -108,8 +114,6 @@ pub struct AuthSection {
     pub key_file: PathBuf,
     /// The key is not the genesis': the node waits until the chain names it.
     pub successor: bool,
-    /// Whoever has one of these keys may change who belongs to a cluster.
-    pub operators: BTreeSet<PublicKey>,
     /// The rules' numbers.
     pub config: AuthConfig,
     /// Where its register stands: in an etcd that several auth nodes share, or else in its own data folder.
@@ -217,234 +221,6 @@ pub fn read_genesis(path: &Path) -> Result<Genesis, ConfigError> {
     let genesis: Genesis = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     genesis.check().map_err(|error| wrong(error.to_string()))?;
     Ok(genesis)
-}
-
-/// What each key means.
-impl Reader<'_> {
-    fn node_config(&mut self) -> NodeConfig {
-        let defaults = ConsensusConfig::default();
-        let view_timeout_ms = self.number("consensus", "view_timeout_ms", 50..=8_000, Some(defaults.view_timeout_ms));
-        // What a status brings back, a lost vote or an offered batch, must come before the view is given up.
-        let status_max = (view_timeout_ms / 4).max(10);
-        let consensus = ConsensusConfig {
-            view_timeout_ms,
-            status_interval_ms: self.number("consensus", "status_interval_ms", 10..=status_max, Some(status_max)),
-            in_flight_max: self.number("consensus", "in_flight_max", 1..=128, Some(defaults.in_flight_max)),
-            linger_ms: self.number("consensus", "linger_ms", 0..=1_000, Some(defaults.linger_ms)),
-            idle_checkpoint_ms: self.number(
-                "consensus",
-                "idle_checkpoint_ms",
-                10..=600_000,
-                Some(defaults.idle_checkpoint_ms),
-            ),
-            ..defaults
-        };
-        let role = self.role();
-        NodeConfig {
-            name: self.text("node", "name", Some("node")),
-            role,
-            cluster_name: self.cluster_name(),
-            auth: (role == NodeRole::Auth).then(|| self.auth()),
-            cluster: self.cluster(),
-            key_file: self.file("node", "key_file"),
-            genesis_file: self.file("node", "genesis_file"),
-            data_dir: self.file("node", "data_dir"),
-            bridge_listen: self.address("bridge", "listen"),
-            certificate_file: self.file("bridge", "certificate_file"),
-            certificate_key_file: self.file("bridge", "certificate_key_file"),
-            http_listen: self.loopback("http", "listen"),
-            console: ConsoleSection {
-                actions: self.flag("console", "actions", false),
-                operators: self.keys("console", "operators"),
-            },
-            peers: self.peers(),
-            consensus,
-            segment_bytes: self.number("store", "segment_bytes", 65_536..=1 << 32, Some(64 << 20)),
-            log_bytes_max: self.number("store", "log_bytes_max", 65_536..=1 << 40, Some(256 << 20)),
-            reserve_bytes: self.number("store", "reserve_bytes", 0..=1 << 50, Some(512 << 20)),
-            index_transactions: self.flag("store", "index_transactions", true),
-            verify_threads: self.number("limits", "verify_threads", 0..=256, Some(0)) as usize,
-            log_level: self.text("log", "level", Some("info")),
-            log_json: self.text("log", "format", Some("text")) == "json",
-        }
-    }
-
-    fn role(&mut self) -> NodeRole {
-        match self.value("node", "role") {
-            None => NodeRole::Member,
-            Some((Value::Text(text), place)) => text.parse().unwrap_or_else(|_| {
-                self.fault(place, "node", "role", format!("found \"{text}\", \"member\" or \"auth\" is needed"));
-                NodeRole::Member
-            }),
-            Some((other, place)) => {
-                self.fault(place, "node", "role", format!("found {other}, \"member\" or \"auth\" is needed"));
-                NodeRole::Member
-            }
-        }
-    }
-
-    fn cluster_name(&mut self) -> Option<ClusterId> {
-        self.value("node", "cluster")?;
-        self.parsed("node", "cluster", "the name of a cluster of the genesis")
-    }
-
-    fn auth(&mut self) -> AuthSection {
-        let defaults = AuthConfig::default();
-        AuthSection {
-            key_file: self.file("auth", "key_file"),
-            successor: self.flag("auth", "successor", false),
-            operators: self.keys("auth", "operators"),
-            config: AuthConfig {
-                age_max_ms: self.number("auth", "age_max_ms", 100..=3_600_000, Some(defaults.age_max_ms)),
-                live_ms: self.number("auth", "live_ms", 20..=60_000, Some(defaults.live_ms)),
-                reports_window_ms: self.number(
-                    "auth",
-                    "reports_window_ms",
-                    1_000..=86_400_000,
-                    Some(defaults.reports_window_ms),
-                ),
-                split_preference: self.names("auth", "split_preference"),
-                split_after_ms: self.number("auth", "split_after_ms", 100..=600_000, Some(defaults.split_after_ms)),
-            },
-            etcd: self.register_in_etcd().then(|| self.etcd()),
-        }
-    }
-
-    fn register_in_etcd(&mut self) -> bool {
-        match self.value("auth", "register") {
-            None => false,
-            Some((Value::Text(text), _)) if text == "log" => false,
-            Some((Value::Text(text), _)) if text == "etcd" && cfg!(feature = "etcd") => true,
-            Some((Value::Text(text), place)) if text == "etcd" => {
-                self.fault(place, "auth", "register", "this program was built without the feature `etcd`");
-                false
-            }
-            Some((found, place)) => {
-                self.fault(place, "auth", "register", format!("found {found}, \"log\" or \"etcd\" is needed"));
-                false
-            }
-        }
-    }
-
-    fn etcd(&mut self) -> EtcdConfig {
-        let text = self.text("etcd", "endpoints", None);
-        let endpoints: Vec<_> = text.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
-        for endpoint in endpoints.iter().filter(|endpoint| !text.is_empty() && !is_url(endpoint)) {
-            let what =
-                format!("found \"{endpoint}\", addresses such as \"http://127.0.0.1:2379\" are needed, with commas");
-            self.fault(self.path.display().to_string(), "etcd", "endpoints", what);
-        }
-        let ca_file = self.optional_file("etcd", "ca_file");
-        if ca_file.is_none() && endpoints.iter().any(|endpoint| endpoint.starts_with("https:")) {
-            self.missing("etcd", "ca_file");
-        }
-        EtcdConfig {
-            endpoints,
-            timeout_ms: self.number("etcd", "timeout_ms", 50..=60_000, Some(1_000)),
-            ca_file,
-            certificate: self.file_pair("certificate_file", "certificate_key_file"),
-            user: self.user_and_password(),
-        }
-    }
-
-    fn file_pair(&mut self, first: &'static str, second: &'static str) -> Option<(PathBuf, PathBuf)> {
-        match (self.optional_file("etcd", first), self.optional_file("etcd", second)) {
-            (Some(first), Some(second)) => Some((first, second)),
-            (None, None) => None,
-            (one, _) => {
-                self.missing("etcd", if one.is_none() { first } else { second });
-                None
-            }
-        }
-    }
-
-    fn user_and_password(&mut self) -> Option<(String, PathBuf)> {
-        let user = self.text("etcd", "user", Some(""));
-        let file = self.optional_file("etcd", "password_file");
-        if !user.is_empty() && file.is_none() {
-            self.missing("etcd", "password_file");
-        }
-        Some((user, file?)).filter(|(user, _)| !user.is_empty())
-    }
-
-    fn cluster(&mut self) -> ClusterConfig {
-        let defaults = ClusterConfig::default();
-        let keep_alive_ms = self.number("cluster", "keep_alive_ms", 5..=10_000, Some(defaults.keep_alive_ms));
-        // Two keep-alives may be late before anyone is suspected.
-        let least = 2 * keep_alive_ms;
-        let default = defaults.suspect_ms.max(3 * keep_alive_ms);
-        ClusterConfig {
-            keep_alive_ms,
-            suspect_ms: self.number("cluster", "suspect_ms", least..=600_000, Some(default)),
-            shrink_ms: self.number("cluster", "shrink_ms", least..=600_000, Some(default)),
-            grow_after_ms: self.number("cluster", "grow_after_ms", 0..=600_000, Some(defaults.grow_after_ms)),
-            mute_ms: self.number("cluster", "mute_ms", least..=600_000, Some(defaults.mute_ms.max(least))),
-            min_in_sync: self.number("cluster", "min_in_sync", 1..=8, Some(1)) as usize,
-            in_sync: self.number("cluster", "in_sync", 1..=8, Some(8)) as usize,
-            pause_ms: defaults.pause_ms.max(least),
-            ..defaults
-        }
-    }
-
-    fn loopback(&mut self, section: &'static str, key: &'static str) -> SocketAddr {
-        let address = self.address(section, key);
-        if !address.ip().is_loopback() {
-            let place = self.path.display().to_string();
-            let what = format!("found \"{address}\": plain HTTP is served on loopback only; put a TLS proxy in front");
-            self.fault(place, section, key, what);
-        }
-        address
-    }
-
-    fn peers(&mut self) -> Vec<PeerEntry> {
-        let Some(peers) = self.root.get("peer") else { return Vec::new() };
-        let place = |span| place_of(self.path, self.text, Some(span));
-        let DeValue::Array(entries) = peers.get_ref() else {
-            let place = place(peers.span());
-            self.fault(place, "peer", "", "a list is needed: write [[peer]] before each");
-            return Vec::new();
-        };
-        let entries: Vec<_> = entries.iter().collect();
-        entries.into_iter().filter_map(|entry| self.peer(entry)).collect()
-    }
-
-    fn peer(&mut self, entry: &Spanned<DeValue<'_>>) -> Option<PeerEntry> {
-        let place = place_of(self.path, self.text, Some(entry.span()));
-        let DeValue::Table(table) = entry.get_ref() else {
-            self.fault(place, "peer", "", "a table is needed: write [[peer]] before each");
-            return None;
-        };
-        for (key, _) in table.iter() {
-            if !["key", "address", "role"].contains(&key.get_ref().as_ref()) {
-                let place = place_of(self.path, self.text, Some(key.span()));
-                self.fault(place, "peer", key.get_ref(), "is not known; `key`, `address` and `role` are");
-            }
-        }
-        let text = |key: &str| match table.get(key).map(Spanned::get_ref) {
-            Some(DeValue::String(text)) => Some(text.to_string()),
-            _ => None,
-        };
-        let (key, address) = (text("key"), text("address"));
-        let parsed = key.as_deref().unwrap_or_default().parse::<PublicKey>();
-        if let Err(error) = &parsed {
-            self.fault(place.clone(), "peer", "key", error.to_string());
-        }
-        let role = text("role").map_or(Ok(NodeRole::Member), |role| role.parse());
-        if let Err(error) = role {
-            self.fault(place.clone(), "peer", "role", format!("{error}; \"member\" and \"auth\" are known"));
-        }
-        let sound = |address: &&String| address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let address = address.as_ref().filter(sound).cloned();
-        if address.is_none() {
-            self.fault(place, "peer", "address", "host and port are needed, such as \"bank-a.example:7001\"");
-        }
-        Some(PeerEntry { role: role.ok()?, key: parsed.ok()?, address: address? })
-    }
-}
-
-fn is_url(endpoint: &str) -> bool {
-    let host = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
-    host.is_some_and(|host| host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()))
 }
 
 #[cfg(test)]

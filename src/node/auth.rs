@@ -7,12 +7,12 @@ use std::time::Duration;
 use standin_auth::actor::{AskClusters, Asked, AuthActor, AuthConfig, ClusterView, Ordered, first_records};
 #[cfg(feature = "etcd")]
 use standin_auth::etcd::EtcdRegister;
-use standin_auth::messages::SignedOrder;
+use standin_auth::messages::MemberOrder;
 use standin_auth::register::{LogRegister, Register, RegisterError};
 use standin_auth::{Refusal, Request};
 use standin_console::http::Console;
 use standin_foundation::{ClusterId, Epoch, Incarnation, NodeId, SecretKey};
-use standin_ledger::{Genesis, GrantBook, Membership};
+use standin_ledger::{Approved, Genesis, GrantBook, Membership};
 use standin_stage::bridge::{Bridge, OnDown, Roster, Router};
 use standin_stage::{Address, CallError, Cell, Registry};
 use tokio::sync::watch;
@@ -43,7 +43,7 @@ pub struct AuthHandle {
 
 impl AuthHandle {
     /// Carries out an operator's order; gives the members that came of it, or why nothing was changed.
-    pub async fn order(&self, order: SignedOrder) -> Result<Result<Membership, Refusal>, CallError> {
+    pub async fn order(&self, order: Approved<MemberOrder>) -> Result<Result<Membership, Refusal>, CallError> {
         self.auth.ask(Ordered(order), Duration::from_secs(5)).await
     }
 
@@ -83,7 +83,6 @@ impl AuthNode {
             register: open_register(config, section, &genesis, issuer)?,
             issuer,
             book,
-            operators: section.operators.clone(),
             peers: prepared.clone(),
             on_membership: let_in(Arc::clone(&roster)),
             on_fatal: Box::new(move |why| drop(fatal_sender.send(Some(why)))),

@@ -26,6 +26,7 @@ use standin_stage::bridge::{Bridge, OnDown, Peers, Router};
 use standin_stage::{Address, CallError, Cell, Registry, Remote};
 use tokio::sync::watch;
 
+use super::access::Access;
 use super::actions::{self, Modes};
 use super::console::{self, Teller};
 use super::grants::Grants;
@@ -63,6 +64,8 @@ pub struct NodeHandle {
     pub members: Arc<MemberBook>,
     /// Reads of chain and store.
     pub reader: LedgerReader,
+    /// What clients may have at the node's door.
+    pub access: Access,
     /// Checks of what comes in.
     pub ingress: Arc<Ingress>,
     /// The signature pool.
@@ -277,6 +280,7 @@ impl MemberNode {
             seat,
             replica: replica.address().clone(),
             member: member.address().clone(),
+            access: Access::new(reader.clone(), Arc::clone(&directory.book)),
             book: directory.book,
             members: directory.members,
             reader,

@@ -1,5 +1,6 @@
 //! Running nodes: the only place that wires actors together.
 
+mod access;
 pub mod actions;
 mod auth;
 mod candidate;
@@ -145,8 +146,10 @@ fn bridge_of(
 ) -> Result<(BridgeConfig, SocketTransport), NodeError> {
     let listener = listen(config.bridge_listen, "bridge")?;
     let tls = TlsIdentity::read(&config.certificate_file, &config.certificate_key_file)?;
-    let peers = config.peers.iter().map(|peer| PeerConfig { key: peer.key, address: peer.address.clone() }).collect();
     let key = SecretKey::read(&config.key_file)?;
+    // A file that all nodes share names this one, too.
+    let others = config.peers.iter().filter(|peer| peer.key != key.public());
+    let peers = others.map(|peer| PeerConfig { key: peer.key, address: peer.address.clone() }).collect();
     let bridge = BridgeConfig { key, chain, peers, limits: MailboxLimits::default() };
     Ok((bridge, SocketTransport::new(tls, Some(listener))))
 }

@@ -10,6 +10,7 @@ mod demo;
 mod drills;
 mod embedding;
 mod examples;
+mod founding;
 mod network;
 mod openapi;
 mod ops;

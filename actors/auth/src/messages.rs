@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::wire::Wire;
 use standin_foundation::{
-    ClusterId, Digest, Domain, Encoder, Epoch, Incarnation, Lsn, NodeId, PublicKey, SecretKey, Signature, Term,
+    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Incarnation, Lsn, NodeId, PublicKey, SecretKey, Signature,
+    Term,
 };
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, SeatVote};
-use standin_ledger::{EpochProof, Member, SignedGrant, SignedMembership};
+use standin_ledger::{EpochProof, Member, Order, SignedGrant, SignedMembership};
 
 /// What a node states about its cluster's holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -296,9 +297,12 @@ pub enum Refusal {
         "the cluster has used up the terms of its lineage: operators must order it anew (`standin reconfigure hold`)"
     )]
     OutOfTerms,
-    /// An order that no operator signed whom this auth node knows.
-    #[error("the order is not signed by an operator that this auth node's configuration lists")]
-    NotOperator,
+    /// An order that too few of the operators of the newest epoch approve that this auth node knows.
+    #[error("the order does not count: {what}")]
+    NotApproved {
+        /// Why.
+        what: String,
+    },
     /// The record has changed since the order was given.
     #[error("the cluster's record has changed since, it has version {version} now: look at it, and order again")]
     Changed {
@@ -379,7 +383,7 @@ pub enum Answer {
     },
 }
 
-/// What an operator orders about a cluster.
+/// What operators order about a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -389,52 +393,36 @@ pub enum Action {
     Remove(NodeId),
 }
 
-/// An order. It counts for one version of the cluster's record, and so once.
+/// What operators order about the members of a cluster. It counts for one version of the cluster's record, and so once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
+pub struct MemberOrder {
+    /// The chain.
+    pub chain: Digest,
     /// The cluster.
     pub cluster: ClusterId,
-    /// The version of its record that the operator has seen.
+    /// The version of its record that the operators have seen.
     pub version: u64,
     /// What is to be done.
     pub action: Action,
 }
 
-/// An order, signed by an operator.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SignedOrder {
-    /// The order.
-    pub order: Order,
-    /// The operator's key.
-    pub operator: PublicKey,
-    /// Its signature.
-    pub signature: Signature,
-}
-
-impl Order {
-    fn content(&self, chain: &Digest) -> Vec<u8> {
-        let mut out = Encoder::default();
-        out.digest(chain).bytes(self.cluster.as_str().as_bytes()).u64(self.version);
+impl Canonical for MemberOrder {
+    fn encode(&self, out: &mut Encoder) {
+        out.digest(&self.chain).bytes(self.cluster.as_str().as_bytes()).u64(self.version);
         match &self.action {
             Action::Admit(Member { key, priority, site, address }) => {
                 out.u8(1).raw(key.as_bytes()).u8(*priority).bytes(site.as_bytes()).bytes(address.as_bytes())
             }
             Action::Remove(node) => out.u8(2).raw(node.as_bytes()),
         };
-        out.into_bytes()
-    }
-
-    /// Signs it.
-    pub fn sign(self, key: &SecretKey, chain: &Digest) -> SignedOrder {
-        let signature = key.sign(Domain::Order, &self.content(chain));
-        SignedOrder { order: self, operator: key.public(), signature }
     }
 }
 
-impl SignedOrder {
-    /// Whether its operator signed it.
-    pub fn verify(&self, chain: &Digest) -> bool {
-        self.operator.verify(Domain::Order, &self.order.content(chain), &self.signature)
+impl Order for MemberOrder {
+    const DOMAIN: Domain = Domain::Order;
+
+    fn chain(&self) -> &Digest {
+        &self.chain
     }
 }
 

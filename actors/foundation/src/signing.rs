@@ -23,10 +23,16 @@ pub enum Domain {
     RegisterCount,
     /// An auth node's word for who belongs to a cluster.
     Membership,
-    /// An operator's order to an auth node.
+    /// An operator's approval of an order about the members of a cluster.
     Order,
     /// An operator's approval of a reconfiguration.
     Reconfiguration,
+    /// An operator's approval of an order about clients.
+    ClientOrder,
+    /// A client's request to a node for what is in the chain.
+    Read,
+    /// A node's public descriptor.
+    Descriptor,
     /// An operator's order to a node, to be carried out there.
     Action,
     /// A node's hello on a new connection, from the side that dialled.
@@ -46,6 +52,9 @@ impl Domain {
             Self::Membership => b"standin/v1/membership",
             Self::Order => b"standin/v1/order",
             Self::Reconfiguration => b"standin/v1/reconfiguration",
+            Self::ClientOrder => b"standin/v1/client-order",
+            Self::Read => b"standin/v1/read",
+            Self::Descriptor => b"standin/v1/descriptor",
             Self::Action => b"standin/v1/action",
             Self::HelloDialler => b"standin/v1/hello/dialler",
             Self::HelloAcceptor => b"standin/v1/hello/acceptor",

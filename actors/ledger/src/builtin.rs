@@ -179,7 +179,7 @@ mod tests {
         let body = body("t", 0, &operation.to_payload());
         let transaction = Transaction::unsigned(&key(sender).public(), &body).unwrap();
         let mut state = State::new(trie);
-        Builtin.apply(&Context { height: Height(1), time_ms: 0 }, &transaction, &mut state)?;
+        Builtin.apply(&Context { height: Height(1), time_ms: 0, version: 1 }, &transaction, &mut state)?;
         for (key, value) in state.into_writes() {
             match value {
                 Some(value) => drop(trie.insert(key, value)),

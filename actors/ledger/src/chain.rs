@@ -8,6 +8,7 @@ use standin_foundation::{ClusterId, Digest, Encoder, Epoch, Height};
 use crate::batch::Batch;
 use crate::block::{Header, Proposal};
 use crate::certificate::CheckpointResult;
+use crate::clients::{self, Admission};
 use crate::epoch::{self, EpochStart, EpochTable, Epochs, SYSTEM_PREFIX};
 use crate::error::LedgerError;
 use crate::genesis::{Genesis, Parameters};
@@ -53,6 +54,8 @@ struct Head {
     hash: Digest,
     /// Receipts' roots of the blocks since the last checkpoint, up to and with this one.
     interval: Vec<Digest>,
+    /// The version of the rules by which the next block is executed.
+    version: u32,
 }
 
 /// What a block replaced: the way back.
@@ -90,7 +93,7 @@ impl Chain {
     /// A chain at height 0.
     pub fn new(genesis: &Genesis, machine: Arc<dyn StateMachine>) -> Self {
         let header = genesis.header();
-        let head = Head { hash: header.hash(), header, interval: Vec::new() };
+        let head = Head { hash: header.hash(), header, interval: Vec::new(), version: genesis.parameters.version };
         let rules = Rules { chain: genesis.digest(), parameters: genesis.parameters, table: genesis.epoch_table() };
         Self {
             machine,
@@ -106,7 +109,8 @@ impl Chain {
     pub fn from_snapshot(genesis: &Genesis, machine: Arc<dyn StateMachine>, snapshot: Snapshot) -> Self {
         let Snapshot { header, state, recent } = snapshot;
         let mut chain = Self::new(genesis, machine);
-        chain.head = Head { hash: header.hash(), header, interval: Vec::new() };
+        let version = epoch::newest(&state).map_or(chain.head.version, |table| table.version);
+        chain.head = Head { hash: header.hash(), header, interval: Vec::new(), version };
         chain.state = state;
         for (height, ids) in recent {
             chain.recent.remember(height, ids);
@@ -137,6 +141,11 @@ impl Chain {
     /// The parameters.
     pub fn parameters(&self) -> &Parameters {
         &self.rules.parameters
+    }
+
+    /// The version of the state machine's rules by which the next block is executed.
+    pub fn version(&self) -> u32 {
+        self.head.version
     }
 
     /// Receipts' roots of the blocks since the last checkpoint.
@@ -170,6 +179,11 @@ impl Chain {
         epoch::ordered(&self.state).map(|table| table.start())
     }
 
+    /// The version of the state machine's rules in the epoch that has been ordered, or else now.
+    pub fn ordered_version(&self) -> u32 {
+        epoch::ordered(&self.state).map_or(self.head.version, |table| table.version)
+    }
+
     /// Answers a question about the state at the head.
     pub fn query(&self, query: &[u8]) -> Result<Vec<u8>, Reject> {
         self.machine.query(&self.state, query)
@@ -191,13 +205,19 @@ impl Chain {
         self.check_next(&proposal, batches)?;
         let header = Header::following(&self.head.header, proposal);
         let height = header.height();
-        let context = Context { height, time_ms: header.time_ms };
+        let mut version = self.head.version;
+        let context = Context { height, time_ms: header.time_ms, version };
         let mut receipts = Vec::with_capacity(header.proposal.transaction_count() as usize);
         let (mut writes, mut replaced) = (Vec::new(), Vec::new());
         let mut ids = Vec::with_capacity(receipts.capacity());
         self.recent.forget(height, self.rules.parameters.replay_window);
+        let is_listed = |state: &Trie| clients::policy(state).admission == Admission::Listed;
+        let mut listed = is_listed(&self.state);
         for transaction in batches.iter().flat_map(|batch| batch.transactions()) {
-            let outcome = self.apply(&context, transaction, &mut writes, &mut replaced);
+            let outcome = self.apply((&context, listed), transaction, &mut writes, &mut replaced);
+            if is_system(transaction) {
+                listed = is_listed(&self.state);
+            }
             if !matches!(outcome, Outcome::Duplicate | Outcome::Expired) {
                 self.recent.insert(transaction.id());
                 ids.push(transaction.id());
@@ -208,8 +228,9 @@ impl Chain {
         if let Some(table) = epoch::ordered(&self.state).filter(|table| table.after == height) {
             let begun = epoch::writes_of_beginning(&table).into_iter().flatten();
             self.write(begun, &mut writes, &mut replaced);
+            version = table.version;
         }
-        Ok(self.advance(header, receipts, writes, replaced))
+        Ok(self.advance((header, version), receipts, writes, replaced))
     }
 
     fn write(&mut self, new: impl IntoIterator<Item = Write>, writes: &mut Vec<Write>, replaced: &mut Vec<Write>) {
@@ -254,12 +275,13 @@ impl Chain {
                 return Err(LedgerError::WrongPayload { height, index });
             }
         }
-        Ok(())
+        let (needed, known) = (self.head.version, self.machine.version());
+        if needed > known { Err(LedgerError::ProgramTooOld { height, needed, known }) } else { Ok(()) }
     }
 
     fn apply(
         &mut self,
-        context: &Context,
+        (context, listed): (&Context, bool),
         transaction: &Transaction,
         writes: &mut Vec<Write>,
         replaced: &mut Vec<Write>,
@@ -273,6 +295,8 @@ impl Chain {
         }
         let applied = match is_system(transaction) {
             true => self.apply_system(context, transaction).map(|writes| (Vec::new(), writes)),
+            false if listed => clients::check_sender(&self.state, transaction.sender_bytes())
+                .and_then(|()| self.apply_user(context, transaction)),
             false => self.apply_user(context, transaction),
         };
         match applied {
@@ -297,6 +321,10 @@ impl Chain {
     fn apply_system(&self, context: &Context, transaction: &Transaction) -> Result<Vec<Write>, Reject> {
         match SystemTransaction::from_payload(transaction.payload())? {
             SystemTransaction::Reconfigure(approved) => self.order(context, &approved).map(|write| vec![write]),
+            SystemTransaction::Clients(approved) => {
+                approved.check(&self.rules.chain, &self.newest_table().operators)?;
+                approved.order.writes(&self.state)
+            }
             SystemTransaction::Record(grants) => {
                 let mut state = State::new(&self.state);
                 let table = |epoch: Epoch| match epoch {
@@ -309,6 +337,10 @@ impl Chain {
         }
     }
 
+    fn newest_table(&self) -> EpochTable {
+        epoch::newest(&self.state).unwrap_or_else(|| self.rules.table.clone())
+    }
+
     /// Carries out a reconfiguration: from the next epoch on its table holds.
     fn order(&self, context: &Context, approved: &ApprovedReconfiguration) -> Result<Write, Reject> {
         if let Some(EpochStart { epoch, after, .. }) = self.ordered_epoch() {
@@ -316,18 +348,18 @@ impl Chain {
                 "epoch {epoch} has been ordered and begins above block {after}: order it then"
             )));
         }
-        let current = epoch::newest(&self.state).unwrap_or_else(|| self.rules.table.clone());
-        approved.reconfiguration.check_epoch(&current)?;
+        let current = self.newest_table();
+        approved.order.check_epoch(&current)?;
         let tables = self.epoch_tables();
         let former = |cluster: &ClusterId| epoch::last_seat_of(tables.iter(), cluster);
         approved.check(&self.rules.chain, &current.operators)?;
-        let next = approved.reconfiguration.next_table(&current, former, &self.rules.parameters, context.height)?;
+        let next = approved.order.next_table(&current, former, &self.rules.parameters, context.height)?;
         epoch::write_of_order(&next).ok_or_else(|| Reject::new("the table of the next epoch is too large"))
     }
 
     fn advance(
         &mut self,
-        header: Header,
+        (header, version): (Header, u32),
         receipts: Vec<Receipt>,
         writes: Vec<Write>,
         values: Vec<Write>,
@@ -336,7 +368,7 @@ impl Chain {
         let receipts_root = receipts_root(&receipts);
         let mut interval = if self.is_checkpoint(&self.head.header) { Vec::new() } else { self.head.interval.clone() };
         interval.push(receipts_root);
-        let head = Head { hash: header.hash(), header, interval };
+        let head = Head { hash: header.hash(), header, interval, version };
         let head = std::mem::replace(&mut self.head, head);
         self.past.push_back(Replaced { head, values });
         if self.past.len() > UNDO_DEPTH {
@@ -484,6 +516,7 @@ pub(crate) mod tests {
             time_ms: 1_000,
             auth: None,
             operators: Default::default(),
+            clients: Default::default(),
             parameters: Parameters { replay_window, checkpoint_interval: 4, window: 8, ..Default::default() },
             seats: (1..=4).map(seat).collect(),
             accounts: vec![Account { key: key(1).public(), amount: 1_000 }],

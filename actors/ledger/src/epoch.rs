@@ -138,6 +138,8 @@ pub struct EpochTable {
     pub auth_nodes: Vec<AuthNode>,
     /// Who approves reconfigurations in this epoch.
     pub operators: Operators,
+    /// The version of the state machine's rules by which its blocks are executed.
+    pub version: u32,
     /// The seats. A cluster keeps its seat's number as long as it holds one; that of a cluster that was removed stays vacant until
     /// another is added.
     pub seats: BTreeMap<Seat, EpochSeat>,

@@ -116,6 +116,19 @@ pub enum LedgerError {
         /// Place of the batch in the block.
         index: usize,
     },
+    /// The chain has ordered rules that this program does not know.
+    #[error(
+        "block {height} is executed by version {needed} of the state machine, this program knows versions up to {known}: install a newer \
+         one and start again; nothing is lost"
+    )]
+    ProgramTooOld {
+        /// Height of the block.
+        height: Height,
+        /// The version that operators have ordered.
+        needed: u32,
+        /// The newest that the program knows.
+        known: u32,
+    },
     /// A genesis that cannot be used.
     #[error("genesis: {0}")]
     BadGenesis(String),

@@ -11,6 +11,7 @@ use standin_foundation::{
 use crate::block::{Header, Proposal};
 use crate::builtin::Builtin;
 use crate::certificate;
+use crate::clients::FirstClients;
 use crate::epoch::{Base, EpochSeat, EpochTable};
 use crate::error::LedgerError;
 use crate::grant::{GrantTable, MEMBERS_MAX};
@@ -43,6 +44,8 @@ pub struct Parameters {
     pub replay_window: u64,
     /// Whether clients sign.
     pub client_signatures: ClientSignatures,
+    /// The version of the state machine's rules that the chain begins with; operators order later ones.
+    pub version: u32,
 }
 
 impl Default for Parameters {
@@ -52,6 +55,7 @@ impl Default for Parameters {
             window: 128,
             replay_window: 4_096,
             client_signatures: ClientSignatures::Required,
+            version: 1,
         }
     }
 }
@@ -142,6 +146,9 @@ pub struct Genesis {
     /// Who approves reconfigurations.
     #[serde(default)]
     pub operators: Operators,
+    /// Who may submit, read and publish.
+    #[serde(default)]
+    pub clients: FirstClients,
     /// The seats, in order.
     pub seats: Vec<SeatDescriptor>,
     /// First accounts.
@@ -153,12 +160,13 @@ impl Genesis {
     /// Checks everything that can be wrong, and says all of it.
     pub fn check(&self) -> Result<(), LedgerError> {
         let mut faults = Vec::new();
-        let Parameters { checkpoint_interval, window, replay_window, client_signatures } = self.parameters;
+        let Parameters { checkpoint_interval, window, replay_window, client_signatures, version: _ } = self.parameters;
         if self.seats.is_empty() || self.seats.len() > SEATS_MAX {
             faults.push(format!("seats: {} found, 1 to {SEATS_MAX} are allowed", self.seats.len()));
         }
         self.check_seats(&mut faults);
         self.operators.check(&mut faults);
+        self.clients.check(!self.operators.keys.is_empty(), &mut faults);
         if checkpoint_interval == 0 || window < 2 * checkpoint_interval || window > 1_024 {
             faults.push(format!(
                 "parameters.window: {window} found, from twice the checkpoint interval \
@@ -267,6 +275,7 @@ impl Genesis {
             auth: self.auth,
             auth_nodes: Vec::new(),
             operators: self.operators.clone(),
+            version: self.parameters.version,
             seats: (0..).map(Seat).zip(self.seats.iter().map(seat)).collect(),
         }
     }
@@ -286,7 +295,7 @@ impl Genesis {
     pub fn state(&self) -> Trie {
         let accounts: Vec<_> = self.accounts.iter().map(|account| (account.key, account.amount)).collect();
         let mut trie = Trie::default();
-        for (key, value) in Builtin::genesis_writes(&accounts) {
+        for (key, value) in Builtin::genesis_writes(&accounts).into_iter().chain(self.clients.writes()) {
             if let Some(value) = value {
                 trie.insert(key, value);
             }
@@ -313,7 +322,9 @@ impl Canonical for Genesis {
         let parameters = &self.parameters;
         out.bytes(self.chain.as_str().as_bytes()).u64(self.time_ms);
         out.u64(parameters.checkpoint_interval).u64(parameters.window).u64(parameters.replay_window);
-        out.u8(parameters.client_signatures as u8).length(usize::from(self.auth.is_some()));
+        out.u8(parameters.client_signatures as u8).u32(parameters.version);
+        self.clients.encode(out);
+        out.length(usize::from(self.auth.is_some()));
         if let Some(auth) = &self.auth {
             out.raw(auth.as_bytes());
         }
@@ -348,6 +359,7 @@ mod tests {
             auth: None,
             parameters: Parameters::default(),
             operators: Operators::default(),
+            clients: Default::default(),
             seats: (1..=4).map(seat).collect(),
             accounts: vec![],
         }

@@ -174,7 +174,7 @@ struct Lineage {
 fn first_table(auth: Option<PublicKey>, seats: impl Iterator<Item = (ClusterId, Option<Base>)>) -> EpochTable {
     let seat = |(cluster, base)| EpochSeat { cluster, members: Vec::new(), listed: Epoch(0), since: Epoch(0), base };
     let (operators, seats) = (Operators::default(), (0..).map(Seat).zip(seats.map(seat)).collect());
-    EpochTable { epoch: Epoch(0), after: Height(0), auth, auth_nodes: Vec::new(), operators, seats }
+    EpochTable { epoch: Epoch(0), after: Height(0), auth, auth_nodes: Vec::new(), operators, version: 1, seats }
 }
 
 /// All that is known of who may speak for which seat, in which epoch.

@@ -177,6 +177,7 @@ mod tests {
         Genesis {
             auth: Some(key(9).public()),
             operators: Operators { keys: vec![key(21).public()], needed: 1 },
+            clients: Default::default(),
             ..genesis(100)
         }
     }
@@ -294,8 +295,7 @@ mod tests {
         let base = Base { holder: key(2).public(), disk: 7, incarnation: Incarnation(1) };
         let changes = vec![Change::Hold { cluster: "c1".parse().unwrap(), base }];
         let reconfiguration = Reconfiguration { chain: genesis.digest(), epoch: Epoch(0), changes };
-        let approvals = vec![reconfiguration.approve(&key(21))];
-        let approved = crate::ApprovedReconfiguration { reconfiguration, approvals };
+        let approved = crate::ApprovedReconfiguration::draft(reconfiguration).by(&key(21));
         let ordered = carry_out(&mut chain, SystemTransaction::Reconfigure(approved));
         assert!(ordered.receipts[0].outcome.is_applied(), "{:?}", ordered.receipts);
         while chain.epoch_tables().len() < 2 {

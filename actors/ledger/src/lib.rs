@@ -26,11 +26,13 @@
 //! The pure part builds without files and threads (`--no-default-features`); [`log`] and [`store`] are behind the
 //! feature `store`.
 
+pub mod approval;
 pub mod batch;
 pub mod block;
 pub mod builtin;
 pub mod certificate;
 pub mod chain;
+pub mod clients;
 pub mod epoch;
 pub mod error;
 pub mod genesis;
@@ -57,12 +59,14 @@ pub mod system;
 pub mod transaction;
 pub mod trie;
 
+pub use approval::{Approval, Approved, Order};
 pub use batch::{Batch, BatchRef};
 pub use block::{Block, Header, Proposal};
 pub use certificate::{
     Authority, CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote, Verdict, VoteKind, VoteTarget,
 };
 pub use chain::{Chain, ExecutedBlock};
+pub use clients::{Admission, Client, ClientBook, ClientChange, ClientOrder, Clients, FirstClients, Role};
 pub use epoch::{EpochProof, EpochStart, EpochTable, Epochs};
 pub use error::LedgerError;
 pub use genesis::{ClientSignatures, Genesis, MemberDescriptor, Operators, Parameters, SeatDescriptor};

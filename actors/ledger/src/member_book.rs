@@ -302,6 +302,7 @@ mod tests {
             time_ms: 1,
             auth: Some(key(9).public()),
             operators: Default::default(),
+            clients: Default::default(),
             parameters: Default::default(),
             seats: vec![seat("a", 1), seat("b", 2)],
             accounts: Vec::new(),

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use standin_foundation::limits::SEATS_MAX;
 use standin_foundation::wire::Wire;
 use standin_foundation::{
-    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, Incarnation, PublicKey, Seat, Seats, SecretKey,
-    Signature,
+    Canonical, ClusterId, Digest, Domain, Encoder, Epoch, Height, Incarnation, PublicKey, Seat, Seats,
 };
 
+use crate::approval::{Approved, Order};
 use crate::certificate::{faulty_max, quorum};
 use crate::epoch::{AUTH_NODES_MAX, AuthNode, Base, EpochSeat, EpochTable};
 use crate::genesis::{OPERATORS_MAX, Operators, Parameters, largest_window};
@@ -44,6 +44,8 @@ pub enum Change {
     },
     /// A cluster holds its seat no more: quorums are counted without it.
     Remove(ClusterId),
+    /// Blocks are executed by this version of the state machine's rules: a higher one than before.
+    Version(u32),
     /// Grants are signed with another key. What the register of the one before knew is void: every cluster is named, with its members.
     Auth {
         /// The key that signs grants.
@@ -98,6 +100,7 @@ impl Canonical for Reconfiguration {
                     encode_members(out, members);
                 }
                 Change::Remove(cluster) => _ = out.u8(4).bytes(cluster.as_str().as_bytes()),
+                Change::Version(version) => _ = out.u8(6).u32(*version),
                 Change::Auth { key, nodes, clusters } => {
                     out.u8(5).raw(key.as_bytes()).length(nodes.len());
                     for AuthNode { key, address } in nodes {
@@ -122,11 +125,6 @@ fn encode_members(out: &mut Encoder, members: &[Member]) {
 }
 
 impl Reconfiguration {
-    /// An operator's approval.
-    pub fn approve(&self, key: &SecretKey) -> Approval {
-        Approval { operator: key.public(), signature: key.sign(Domain::Reconfiguration, &self.canonical_bytes()) }
-    }
-
     /// An order is for one epoch.
     pub(crate) fn check_epoch(&self, current: &EpochTable) -> Result<(), Reject> {
         let epoch = current.epoch;
@@ -188,7 +186,7 @@ impl Change {
         taken: Seats,
         former: &impl Fn(&ClusterId) -> Option<Seat>,
     ) -> Result<(), Reject> {
-        if table.auth.is_none() && !matches!(self, Self::Operators(_)) {
+        if table.auth.is_none() && !matches!(self, Self::Operators(_) | Self::Version(_)) {
             return Err(Reject::new("a chain without an auth node has one node for each seat, for ever"));
         }
         match self {
@@ -224,6 +222,13 @@ impl Change {
                 let seat = table.seat_of(cluster);
                 let seat = seat.ok_or_else(|| Reject::new(format!("cluster {cluster} holds no seat")))?;
                 table.seats.remove(&seat);
+            }
+            Self::Version(version) => {
+                if *version <= table.version {
+                    let what = format!("version {version} of the state machine, {} is in force", table.version);
+                    return Err(Reject::new(what));
+                }
+                table.version = *version;
             }
             Self::Operators(operators) => {
                 let mut faults = Vec::new();
@@ -320,28 +325,15 @@ pub(crate) fn boundary(height: Height, parameters: &Parameters) -> Height {
     Height(height.plus(parameters.window).0.div_ceil(interval).saturating_mul(interval))
 }
 
-/// An operator's signature under a reconfiguration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Approval {
-    /// The operator's key.
-    pub operator: PublicKey,
-    /// Its signature.
-    pub signature: Signature,
-}
-
-impl Approval {
-    fn holds(&self, content: &[u8]) -> bool {
-        self.operator.verify(Domain::Reconfiguration, content, &self.signature)
-    }
-}
-
 /// A reconfiguration with its approvals, as a transaction of the chain's own holds it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApprovedReconfiguration {
-    /// What is ordered.
-    pub reconfiguration: Reconfiguration,
-    /// Who approves.
-    pub approvals: Vec<Approval>,
+pub type ApprovedReconfiguration = Approved<Reconfiguration>;
+
+impl Order for Reconfiguration {
+    const DOMAIN: Domain = Domain::Reconfiguration;
+
+    fn chain(&self) -> &Digest {
+        &self.chain
+    }
 }
 
 impl Wire for ApprovedReconfiguration {
@@ -349,42 +341,6 @@ impl Wire for ApprovedReconfiguration {
     const BYTES_MAX: usize = EpochTable::BYTES_MAX
         + CHANGES_MAX * (256 + OPERATORS_MAX * 40 + MEMBERS_MAX * (2 * NAME_BYTES_MAX + 64))
         + OPERATORS_MAX * 128;
-}
-
-impl ApprovedReconfiguration {
-    /// Refuses approvals that are too many: each of them costs a check of a signature.
-    pub(crate) fn check_approvals(&self) -> Result<(), Reject> {
-        let operators: BTreeSet<_> = self.approvals.iter().map(|approval| approval.operator).collect();
-        match operators.len() == self.approvals.len() && operators.len() <= OPERATORS_MAX {
-            true => Ok(()),
-            false => Err(Reject::new(format!("payload: at most {OPERATORS_MAX} operators approve, each of them once"))),
-        }
-    }
-
-    /// How many of the approvals were signed by who they name.
-    pub fn approved_by(&self) -> usize {
-        let content = self.reconfiguration.canonical_bytes();
-        self.approvals.iter().filter(|approval| approval.holds(&content)).count()
-    }
-
-    /// Whether it is of this chain, and approved by as many operators as are needed.
-    pub fn check(&self, chain: &Digest, operators: &Operators) -> Result<(), Reject> {
-        if self.reconfiguration.chain != *chain {
-            return Err(Reject::new("ordered for another chain"));
-        }
-        if operators.keys.is_empty() {
-            return Err(Reject::new("the genesis names no operators, so nobody can approve it"));
-        }
-        let content = self.reconfiguration.canonical_bytes();
-        let of_operator = self.approvals.iter().filter(|approval| operators.keys.contains(&approval.operator));
-        let needed = usize::from(operators.needed);
-        let found = of_operator.filter(|approval| approval.holds(&content)).take(needed).count();
-        if found >= needed {
-            Ok(())
-        } else {
-            Err(Reject::new(format!("approved by {found} operators, {needed} are needed")))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -401,6 +357,7 @@ mod tests {
     use crate::chain::tests::{genesis, step};
     use crate::chain::{Chain, ExecutedBlock};
     use crate::epoch::{EpochProof, EpochStart};
+    use crate::error::LedgerError;
     use crate::genesis::Genesis;
     use crate::receipt::Outcome;
     use crate::system::{SYSTEM_TITLE, SystemTransaction};
@@ -422,7 +379,7 @@ mod tests {
 
     fn transaction(reconfiguration: &Reconfiguration, operators: &[u8], nonce: u64) -> Transaction {
         let approvals = operators.iter().map(|n| reconfiguration.approve(&key(*n))).collect();
-        let approved = ApprovedReconfiguration { reconfiguration: reconfiguration.clone(), approvals };
+        let approved = ApprovedReconfiguration { order: reconfiguration.clone(), approvals };
         let payload = SystemTransaction::Reconfigure(approved).to_wire().unwrap();
         let body = TransactionBody { title: SYSTEM_TITLE.parse().unwrap(), nonce, expires: Height(90), payload };
         Transaction::unsigned(&key(1).public(), &body).unwrap()
@@ -731,5 +688,73 @@ mod tests {
         let other =
             CheckpointCertificate { result: crate::CheckpointResult { height: Height(13), ..result }, ..certificate };
         assert!(EpochProof::new(&chain.snapshot(), &other).is_none());
+    }
+    /// Rules that change at one height for all: a program that does not know the new ones carries out every block before, and none after; one that
+    /// does goes on, and so does whoever begins with a snapshot of the boundary.
+    #[test]
+    fn a_version_begins_with_the_epoch_and_stops_programs_that_do_not_know_it() {
+        struct Program(u32);
+        impl crate::StateMachine for Program {
+            fn apply(
+                &self,
+                context: &crate::Context,
+                _: &Transaction,
+                state: &mut crate::State<'_>,
+            ) -> Result<Vec<u8>, Reject> {
+                state.put(context.height.0.to_be_bytes().to_vec(), context.version.to_be_bytes().to_vec());
+                Ok(context.version.to_be_bytes().to_vec())
+            }
+            fn query(&self, _: &crate::trie::Trie, _: &[u8]) -> Result<Vec<u8>, Reject> {
+                Ok(vec![])
+            }
+            fn version(&self) -> u32 {
+                self.0
+            }
+        }
+        let genesis = operated();
+        let (mut old, mut new) =
+            (Chain::new(&genesis, Arc::new(Program(1))), Chain::new(&genesis, Arc::new(Program(2))));
+        let ordered = |version: u32, epoch: u64, nonce: u64| {
+            let changes = vec![Change::Version(version)];
+            let order = Reconfiguration { chain: genesis.digest(), epoch: Epoch(epoch), changes };
+            transaction(&order, &[21, 22], nonce)
+        };
+        let same = step(&mut old, vec![ordered(1, 0, 1)]);
+        assert!(rejected(&same).contains("version 1 of the state machine, 1 is in force"));
+        step(&mut new, vec![ordered(1, 0, 1)]);
+        for chain in [&mut old, &mut new] {
+            assert!(step(chain, vec![ordered(2, 0, 2)]).receipts[0].outcome.is_applied());
+            assert_eq!((chain.version(), chain.ordered_version()), (1, 2));
+        }
+        let mut nonce = 10;
+        let mut both = |old: &mut Chain, new: &mut Chain| {
+            nonce += 1;
+            let transactions = vec![crate::chain::tests::put(nonce, new.height().0 + 5)];
+            let batches = vec![Arc::new(Batch::new(transactions).unwrap())];
+            let mut proposal = Proposal::null(new.height().next(), Epoch(0), View(0), Seat(0));
+            proposal.batches = batches.iter().map(|batch| batch.reference()).collect();
+            (old.execute(proposal.clone(), &batches), new.execute(proposal, &batches).unwrap())
+        };
+        while new.epoch_tables().len() < 2 {
+            let (old, new) = both(&mut old, &mut new);
+            assert_eq!(old.unwrap().hash, new.hash, "by the old rules both do the same");
+        }
+        let boundary = new.height();
+        assert_eq!((new.version(), old.version()), (2, 2));
+        let mut joined = Chain::from_snapshot(&genesis, Arc::new(Program(2)), new.snapshot());
+        assert_eq!(joined.version(), 2);
+        let mut behind = Chain::from_snapshot(&genesis, Arc::new(Program(1)), new.snapshot());
+        let (stopped, after) = both(&mut old, &mut new);
+        let expected = LedgerError::ProgramTooOld { height: boundary.next(), needed: 2, known: 1 };
+        assert_eq!(stopped.unwrap_err(), expected);
+        assert_eq!(after.receipts[0].outcome, crate::Outcome::Applied(2u32.to_be_bytes().to_vec()));
+        assert_eq!((old.height(), old.state().root()), (boundary, joined.state().root()), "it is sound, and waits");
+        let null = || Proposal::null(boundary.next(), Epoch(1), View(0), Seat(0));
+        assert_eq!(behind.execute(null(), &[] as &[Arc<Batch>]).unwrap_err(), expected);
+        joined.execute(null(), &[] as &[Arc<Batch>]).unwrap();
+        new.undo_to(boundary).unwrap();
+        assert_eq!(new.version(), 2);
+        new.undo_to(Height(boundary.0 - 1)).unwrap();
+        assert_eq!(new.version(), 1, "before the boundary the old rules hold");
     }
 }

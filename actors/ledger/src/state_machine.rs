@@ -13,6 +13,8 @@ pub struct Context {
     pub height: Height,
     /// The block's time, in ms since the Unix epoch. Advisory: it is a proposer's word.
     pub time_ms: u64,
+    /// The version of the rules by which the block is executed, at most [`StateMachine::version`].
+    pub version: u32,
 }
 
 /// Why a transaction is refused. It stands in the receipt, so it must be deterministic.
@@ -54,6 +56,13 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// Answers a question about a state.
     fn query(&self, state: &Trie, query: &[u8]) -> Result<Vec<u8>, Reject>;
+
+    /// The newest version of its rules that this program knows. Which one holds, the chain says ([`Context::version`]): a program that knows a
+    /// newer one goes on by the old one until operators order the new, and one that does not know what they order stops before it. So nodes
+    /// are upgraded one by one, and never differ.
+    fn version(&self) -> u32 {
+        1
+    }
 
     /// Refuses a transaction that can never be applied, before it is ordered. It must not depend on the state.
     fn check(&self, _transaction: &Transaction) -> Result<(), Reject> {

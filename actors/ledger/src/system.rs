@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
 use standin_foundation::{Height, SecretKey};
 
+use crate::approval::Approved;
+use crate::clients::ClientOrder;
 use crate::error::LedgerError;
 use crate::genesis::{ClientSignatures, Genesis};
 use crate::grant::SignedGrant;
@@ -21,6 +23,8 @@ pub const SYSTEM_TITLE: &str = "standin";
 pub enum SystemTransaction {
     /// What operators order for the next epoch.
     Reconfigure(ApprovedReconfiguration),
+    /// What operators order about clients.
+    Clients(Approved<ClientOrder>),
     /// Grants are put on record. Anyone may: they prove themselves.
     Record(Vec<SignedGrant>),
 }
@@ -36,6 +40,7 @@ impl SystemTransaction {
         let read = Self::from_wire(payload).map_err(|error| Reject::new(format!("payload: {error}")))?;
         match &read {
             Self::Reconfigure(approved) => approved.check_approvals()?,
+            Self::Clients(approved) => approved.check_approvals()?,
             Self::Record(grants) if grants.is_empty() || grants.len() > RECORDED_AT_ONCE => {
                 let found = grants.len();
                 return Err(Reject::new(format!(

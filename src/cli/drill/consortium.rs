@@ -7,7 +7,7 @@ use standin_foundation::{ClusterId, Epoch, Seat};
 use standin_ledger::reconfiguration::Change;
 
 use super::super::consortium::{NewAuth, NewMember, add, replace_auth};
-use super::super::init::{write_new_auth, write_newcomer};
+use super::super::newcomer::{write_new_auth, write_newcomer};
 use super::epochs::{anyone, in_epoch, order};
 use super::seats::{Holder, POLL, SOON};
 use super::{Drill, Failure};

@@ -115,7 +115,7 @@ async fn replace(drill: &mut Drill, from: &SecretKey, to: &SecretKey) -> Result<
 pub(super) async fn order(drill: &mut Drill, operator: &SecretKey, change: Change) -> Result<(), Failure> {
     let client = anyone(drill).await?;
     let mut approved = draft(&client, vec![change]).await?;
-    approved.approvals.push(approved.reconfiguration.approve(operator));
+    approved = approved.by(operator);
     submit(&client, operator, &approved).await.map(drop)
 }
 

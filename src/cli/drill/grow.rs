@@ -7,8 +7,8 @@ use standin_auth::messages::Action;
 use standin_foundation::{ClusterId, NodeId, Seat};
 use standin_ledger::Member;
 
-use super::super::init::write_newcomer;
 use super::super::member::order;
+use super::super::newcomer::write_newcomer;
 use super::seats::{POLL, SOON};
 use super::{Drill, Failure};
 

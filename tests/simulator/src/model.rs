@@ -184,6 +184,7 @@ impl Model {
             window: 2,
             replay_window: 500,
             client_signatures: ClientSignatures::None,
+            version: 1,
         };
         let config = Config { view_timeout_ms: 400, status_interval_ms: 100, ..Config::default() };
         let network = Network { delay_min_us: 400, delay_max_us: 600, ..Network::calm() };

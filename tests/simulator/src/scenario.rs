@@ -266,6 +266,7 @@ fn genesis(rng: &mut Rng) -> Genesis {
         window: checkpoint_interval * rng.u64(2..5),
         replay_window: 500,
         client_signatures: standin_ledger::ClientSignatures::None,
+        version: 1,
     };
     Genesis {
         chain: "test-simulation".parse().unwrap_or_else(|_| unreachable!("a valid name")),
@@ -274,6 +275,7 @@ fn genesis(rng: &mut Rng) -> Genesis {
         parameters,
         seats: (0..rng.choice([4, 4, 4, 4, 5, 6, 7]).unwrap_or(4)).map(seat).collect(),
         operators: Operators { keys: vec![operator().public()], needed: 1 },
+        clients: Default::default(),
         accounts: Vec::new(),
     }
 }
@@ -354,8 +356,7 @@ fn consortium_orders(rng: &mut Rng, world: &mut World) {
 /// What the operator orders, approved.
 pub(crate) fn order(genesis: &Genesis, epoch: Epoch, change: Change, nonce: u64) -> Transaction {
     let reconfiguration = Reconfiguration { chain: genesis.digest(), epoch, changes: vec![change] };
-    let approvals = vec![reconfiguration.approve(&operator())];
-    let approved = ApprovedReconfiguration { reconfiguration, approvals };
+    let approved = ApprovedReconfiguration::draft(reconfiguration).by(&operator());
     let payload = SystemTransaction::Reconfigure(approved).to_wire().unwrap_or_else(|error| panic!("{error}"));
     transaction_of(SYSTEM_TITLE, nonce, 450, payload)
 }

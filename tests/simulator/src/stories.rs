@@ -57,6 +57,7 @@ pub(crate) fn build(
         parameters: of.parameters,
         seats: clusters.iter().map(descriptor).collect(),
         operators: Default::default(),
+        clients: Default::default(),
         accounts: Vec::new(),
     };
     let mut nodes = Vec::new();
@@ -105,6 +106,7 @@ impl Story {
             window: 32,
             replay_window: 500,
             client_signatures: standin_ledger::ClientSignatures::None,
+            version: 1,
         };
         let of = Build { sizes, parameters, config: Config::default(), network: Network::calm(), rule: None };
         let world = build(&of, tune, |_| None, Rng::with_seed(7));

@@ -4,7 +4,7 @@
 mod orders;
 mod telling;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use actix::fut::wrap_future;
 use actix::{ActorFutureExt, AsyncContext};
 use bytes::Bytes;
 use standin_foundation::limits::SEATS_MAX;
-use standin_foundation::{ClusterId, Digest, Epoch, Millis, NodeId, PublicKey, SecretKey, Signature, Term};
+use standin_foundation::{ClusterId, Digest, Epoch, Millis, NodeId, SecretKey, Signature, Term};
 use standin_ledger::grant::{Cause, MEMBERS_MAX};
 use standin_ledger::grant_book::EpochError;
 use standin_ledger::{
@@ -74,8 +74,6 @@ pub struct AuthConfig {
     pub issuer: Epoch,
     /// Grants by which votes in evidence are judged.
     pub book: GrantBook,
-    /// Operators: whoever has one of these keys may change who belongs to a cluster.
-    pub operators: BTreeSet<PublicKey>,
     /// All nodes: they are told of new grants and members.
     pub peers: Peers,
     /// Told of each list of members that is not the genesis'.

@@ -1,19 +1,19 @@
-//! What an operator orders: checked against keys, decided by the machine, swapped, and told to all.
+//! What operators order: checked against who must approve it, decided by the machine, swapped, and told to all.
 
 use actix::fut::wrap_future;
 use actix::{ActorFutureExt, AsyncContext};
 use standin_foundation::NodeId;
-use standin_ledger::Membership;
+use standin_ledger::{Approved, Membership, Reject};
 use standin_stage::{Ctx, Handle, Lane, Message, Reply, Shell};
 
 use super::{AuthActor, MembershipNotice};
 use crate::Record;
-use crate::messages::{Action, Order, Refusal, SignedOrder};
+use crate::messages::{Action, MemberOrder, Refusal};
 use crate::register::{Counted, Stored};
 
-/// An operator's order. The answer is the list of members that came of it, or why nothing was changed.
+/// An order of operators. The answer is the list of members that came of it, or why nothing was changed.
 #[derive(Debug)]
-pub struct Ordered(pub SignedOrder);
+pub struct Ordered(pub Approved<MemberOrder>);
 
 impl Message for Ordered {
     type Reply = Result<Membership, Refusal>;
@@ -27,23 +27,28 @@ impl Handle<Ordered> for AuthActor {
 }
 
 impl AuthActor {
-    fn order(&mut self, signed: SignedOrder, reply: Reply<Result<Membership, Refusal>>, ctx: &mut Ctx<Self>) {
-        if !self.setup.operators.contains(&signed.operator) || !signed.verify(&self.chain) {
-            return reply.send(Err(Refusal::NotOperator));
+    fn order(
+        &mut self,
+        approved: Approved<MemberOrder>,
+        reply: Reply<Result<Membership, Refusal>>,
+        ctx: &mut Ctx<Self>,
+    ) {
+        if let Err(Reject(what)) = approved.check(&self.chain, &self.setup.book.newest_table().operators) {
+            return reply.send(Err(Refusal::NotApproved { what }));
         }
         if let Err(why) = self.check_issuer() {
             return reply.send(Err(why));
         }
         let read = wrap_future(self.setup.register.read_all());
         ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, ctx| match read {
-            Ok(records) => shell.role.order_on(signed.order, &records, reply, ctx),
+            Ok(records) => shell.role.order_on(approved.order, &records, reply, ctx),
             Err(error) => shell.role.register_failed(error, reply),
         }));
     }
 
     fn order_on(
         &mut self,
-        order: Order,
+        order: MemberOrder,
         records: &[Record],
         reply: Reply<Result<Membership, Refusal>>,
         ctx: &mut Ctx<Self>,
@@ -67,7 +72,7 @@ impl AuthActor {
 
     fn swap_ordered(
         &mut self,
-        order: &Order,
+        order: &MemberOrder,
         stored: &Stored,
         reply: Reply<Result<Membership, Refusal>>,
         ctx: &mut Ctx<Self>,
@@ -89,7 +94,7 @@ impl AuthActor {
     fn ordered(&mut self, next: &Record) -> Membership {
         let membership = next.membership(self.chain);
         let members = membership.members.keys().map(NodeId::short).collect::<Vec<_>>().join(" ");
-        tracing::warn!(cluster = %next.cluster, version = membership.version, members, "an operator changed the members");
+        tracing::warn!(cluster = %next.cluster, version = membership.version, members, "operators changed the members");
         (self.setup.on_membership)(&membership);
         if let Some(signed) = self.told(next).membership {
             self.tell_all(&MembershipNotice(signed));

@@ -1,13 +1,13 @@
-//! What an operator orders: who belongs to a cluster.
+//! What operators order: who belongs to a cluster.
 
 use standin_ledger::grant::MEMBERS_MAX;
 
 use super::*;
-use crate::messages::{Action, Order};
+use crate::messages::{Action, MemberOrder};
 
 impl Auth {
-    /// The record after an order that an operator has signed.
-    pub fn order(&self, record: &Record, order: &Order) -> Result<Record, Refusal> {
+    /// The record after an order that enough operators have approved.
+    pub fn order(&self, record: &Record, order: &MemberOrder) -> Result<Record, Refusal> {
         if order.version != record.version {
             return Err(Refusal::Changed { version: record.version });
         }

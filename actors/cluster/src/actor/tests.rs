@@ -51,6 +51,7 @@ fn genesis() -> Genesis {
         parameters: Default::default(),
         seats: vec![SeatDescriptor::of_one("a".parse().unwrap(), key().public())],
         operators: Default::default(),
+        clients: Default::default(),
         accounts: Vec::new(),
     }
 }

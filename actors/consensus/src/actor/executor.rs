@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -15,7 +15,8 @@ use standin_ledger::grant_book::EpochError;
 use standin_ledger::snapshot::Snapshot;
 use standin_ledger::store::{Store, StoreError, StoredBlock};
 use standin_ledger::{
-    Batch, Chain, EpochProof, EpochStart, Epochs, Genesis, GrantBook, Proposal, Receipt, StateMachine,
+    Batch, Chain, ClientBook, Clients, EpochProof, EpochStart, Epochs, Genesis, GrantBook, Proposal, Receipt,
+    StateMachine,
 };
 
 use super::open::Stored;
@@ -94,6 +95,34 @@ pub(super) enum ExecutorReport {
     Failed(ExecutionError),
 }
 
+/// What the chain says at the head that other threads must know before they let anything in.
+#[derive(Debug, Default)]
+pub struct ChainRules {
+    /// Who may submit, read and publish.
+    pub clients: ClientBook,
+    version: AtomicU32,
+    ordered_version: AtomicU32,
+}
+
+impl ChainRules {
+    /// The version of the state machine's rules by which the next block is executed.
+    pub fn version(&self) -> u32 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// The version that holds with the epoch that has been ordered, or else now.
+    pub fn ordered_version(&self) -> u32 {
+        self.ordered_version.load(Ordering::Relaxed)
+    }
+
+    /// Says of a version that has just been ordered.
+    fn note_versions(&self, chain: &Chain) -> Option<u32> {
+        self.version.store(chain.version(), Ordering::Relaxed);
+        let ordered = chain.ordered_version();
+        (self.ordered_version.swap(ordered, Ordering::Relaxed) < ordered).then_some(ordered)
+    }
+}
+
 /// Why a read does not take place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadRefused {
@@ -108,6 +137,7 @@ pub enum ReadRefused {
 pub struct LedgerReader {
     commands: SyncSender<Command>,
     waiting: Arc<AtomicUsize>,
+    rules: Arc<ChainRules>,
 }
 
 impl std::fmt::Debug for Command {
@@ -117,6 +147,11 @@ impl std::fmt::Debug for Command {
 }
 
 impl LedgerReader {
+    /// What the chain says at the head.
+    pub fn rules(&self) -> &ChainRules {
+        &self.rules
+    }
+
     /// Runs `read` on the executor's thread, between two blocks. False if too many reads wait, or the node has stopped.
     pub fn read(&self, read: impl FnOnce(&Ledger) + Send + 'static) -> bool {
         self.try_read(read).is_ok()
@@ -163,10 +198,13 @@ impl Executor {
         report: impl Fn(ExecutorReport) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (commands, receiver) = sync_channel(COMMANDS_MAX);
-        let mut worker = Worker { ledger, genesis, machine, book };
+        let rules = Arc::new(ChainRules::default());
+        rules.clients.replace(Clients::of(ledger.chain.state()));
+        let mut worker = Worker { ledger, genesis, machine, book, rules: Arc::clone(&rules) };
+        worker.note_versions();
         let run = move || worker.run(&receiver, &report);
         let thread = std::thread::Builder::new().name("executor".to_owned()).spawn(run)?;
-        let reader = LedgerReader { commands: commands.clone(), waiting: Arc::default() };
+        let reader = LedgerReader { commands: commands.clone(), waiting: Arc::default(), rules };
         Ok(Self { reader, stop: commands, thread: Some(thread) })
     }
 
@@ -203,6 +241,7 @@ struct Worker {
     genesis: Genesis,
     machine: Arc<dyn StateMachine>,
     book: Arc<GrantBook>,
+    rules: Arc<ChainRules>,
 }
 
 impl Worker {
@@ -240,6 +279,8 @@ impl Worker {
                 self.ledger.served.set_newest((*snapshot).clone(), certificate.clone());
                 self.ledger.snapshots.clear();
                 self.ledger.chain = Chain::from_snapshot(&self.genesis, Arc::clone(&self.machine), *snapshot);
+                self.rules.clients.replace(Clients::of(self.ledger.chain.state()));
+                self.note_versions();
                 if let Some(proof) = proof {
                     self.book.keep_own_epoch(proof, self.ledger.chain.entered_epochs())?;
                 }
@@ -270,6 +311,8 @@ impl Worker {
         batches: &[Arc<Batch>],
     ) -> Result<ExecutorReport, ExecutionError> {
         let executed = self.ledger.chain.execute(proposal, batches)?;
+        self.rules.clients.note(&executed.writes);
+        self.note_versions();
         let height = executed.header.height();
         let block = StoredBlock {
             header: executed.header,
@@ -286,6 +329,21 @@ impl Worker {
         }
         let ordered = self.ledger.chain.ordered_epoch();
         Ok(ExecutorReport::Executed { height, checkpoint: executed.checkpoint, ordered, receipts: block.receipts })
+    }
+
+    /// An operator must have time to install another program before the node stops.
+    fn note_versions(&self) {
+        let known = self.machine.version();
+        if let Some(version) = self.rules.note_versions(&self.ledger.chain)
+            && version > known
+        {
+            tracing::error!(
+                version,
+                known,
+                "operators have ordered a version of the state machine that this program does not know: the node stops where it begins; install \
+                 a newer program"
+            );
+        }
     }
 
     /// A checkpoint is proven; if an epoch begins above it, that is, too.

@@ -34,7 +34,7 @@ use standin_ledger::{Batch, CheckpointResult, Genesis, StateMachine};
 use standin_stage::{Address, Alarm, Ctx, Lane, Message, Remote, RemoteMessage, Reports, Role, Throttle};
 
 pub use directory::Directory;
-pub use executor::{ExecutionError, Ledger, LedgerReader, ReadRefused};
+pub use executor::{ChainRules, ExecutionError, Ledger, LedgerReader, ReadRefused};
 pub use ingress::{GrantSink, Ingress, routes};
 pub use mempool::{Finished, Submit, SubmitError};
 pub use misbehaviour::Misbehaviour;

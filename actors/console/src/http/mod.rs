@@ -132,6 +132,11 @@ impl Console {
         request.cookie(&self.cookie_name()).map(|cookie| cookie.value().to_owned())
     }
 
+    /// Whether a user of the page makes this request.
+    pub fn is_logged_in(&self, request: &HttpRequest) -> bool {
+        self.login_of(request).is_some()
+    }
+
     fn login_of(&self, request: &HttpRequest) -> Option<Login> {
         self.logins.find(&self.secret_of(request)?, unix_ms())
     }

@@ -160,8 +160,7 @@ fn clusters(key: &SecretKey, stable: CheckpointCertificate) {
     let base = Base { holder: key.public(), disk: 7, incarnation: Incarnation(1) };
     let changes = vec![Change::Operators(operators), Change::Hold { cluster: cluster.clone(), base }];
     let reconfiguration = Reconfiguration { chain: Digest::ZERO, epoch: Epoch(0), changes };
-    let approvals = vec![reconfiguration.approve(key)];
-    let approved = ApprovedReconfiguration { reconfiguration, approvals };
+    let approved = ApprovedReconfiguration::draft(reconfiguration).by(key);
     wire("system_transaction", "reconfigure", &SystemTransaction::Reconfigure(approved));
     wire("system_transaction", "record", &SystemTransaction::Record(vec![grant.clone()]));
     let table = GrantTable::fixed(Digest::ZERO, vec![key.public()]);

@@ -8,7 +8,9 @@ use standin_ledger::grant::Cause;
 use standin_ledger::{GrantTable, SignedGrant};
 
 use super::*;
-use crate::messages::{Action, KeepAlive, Order, Register, RegisterCount, SetChange, SetFault, Update, WrongResult};
+use crate::messages::{
+    Action, KeepAlive, MemberOrder, Register, RegisterCount, SetChange, SetFault, Update, WrongResult,
+};
 
 fn key(n: u8) -> PublicKey {
     SecretKey::from_bytes(&[n; 32]).unwrap().public()
@@ -490,8 +492,8 @@ fn g5_a_register_that_knows_less_than_a_node_was_told_stops() {
     assert_eq!(auth.decide(Millis(2), &cluster(), &fresh(), &told(8)), Decision::RolledBack { seen: 8 });
 }
 
-fn order(record: &Record, action: Action) -> Order {
-    Order { cluster: cluster(), version: record.version, action }
+fn order(record: &Record, action: Action) -> MemberOrder {
+    MemberOrder { chain: Digest::ZERO, cluster: cluster(), version: record.version, action }
 }
 
 fn member(n: u8) -> Member {
@@ -515,7 +517,7 @@ fn an_admitted_node_may_be_taken_in_and_a_removed_one_may_not_take_over() {
 fn an_order_is_for_one_version_and_never_removes_the_holder_or_the_last() {
     let mut auth = auth();
     let record = registered(&mut auth);
-    let late = Order { version: record.version - 1, ..order(&record, Action::Remove(id(2))) };
+    let late = MemberOrder { version: record.version - 1, ..order(&record, Action::Remove(id(2))) };
     assert_eq!(auth.order(&record, &late), Err(Refusal::Changed { version: record.version }));
     assert_eq!(auth.order(&record, &order(&record, Action::Remove(id(1)))), Err(Refusal::IsHolder));
     assert_eq!(auth.order(&record, &order(&record, Action::Remove(id(9)))), Err(Refusal::NotAdmitted));

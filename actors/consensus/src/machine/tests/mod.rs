@@ -446,6 +446,7 @@ fn manifest() -> Verified<Manifest> {
         parameters: Parameters::default(),
         seats: (0..4).map(seat).collect(),
         operators: Default::default(),
+        clients: Default::default(),
         accounts: vec![Account { key: seat(8).members[0].key, amount: 5 }],
     };
     let mut chain = Chain::new(&genesis, Arc::new(Builtin));

@@ -1,0 +1,80 @@
+//! Reads of what is in the chain, where a role is needed for them: the request says who asks, by a signature.
+
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
+use actix_web::http::header;
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use standin_console::actor::unix_ms;
+use standin_foundation::{Digest, Domain, Encoder, NodeId, PublicKey, SecretKey, Signature};
+
+use super::ErrorView;
+use crate::node::NodeHandle;
+
+/// What the header's value begins with.
+const SCHEME: &str = "Standin";
+/// A signed request holds for so long, in ms; clocks may differ by less than that.
+const SIGNED_MS: u64 = 60_000;
+
+fn content(chain: &Digest, node: &NodeId, target: &str, expires_unix_ms: u64) -> Vec<u8> {
+    let mut out = Encoder::default();
+    out.digest(chain).raw(node.as_bytes()).bytes(target.as_bytes()).u64(expires_unix_ms);
+    out.into_bytes()
+}
+
+/// The value of the `Authorization` header with which a client reads `target` (path and query) at a node.
+pub fn authorization(key: &SecretKey, chain: &Digest, node: &NodeId, target: &str) -> String {
+    let expires = unix_ms() + SIGNED_MS;
+    let signature = key.sign(Domain::Read, &content(chain, node, target, expires));
+    format!("{SCHEME} {} {expires} {signature}", key.public())
+}
+
+/// Who asks, if the request says so.
+fn asker(request: &HttpRequest, node: &NodeHandle) -> Result<Option<PublicKey>, String> {
+    let Some(header) = request.headers().get(header::AUTHORIZATION) else { return Ok(None) };
+    let Some(fields) = header.to_str().ok().and_then(|value| value.strip_prefix(SCHEME)) else { return Ok(None) };
+    let fields: Vec<_> = fields.split_whitespace().collect();
+    let [key, expires, signature] = fields.as_slice() else {
+        return Err(format!("authorization: expected `{SCHEME} KEY EXPIRES_UNIX_MS SIGNATURE`"));
+    };
+    let key: PublicKey = key.parse().map_err(|error| format!("authorization: {error}"))?;
+    let expires: u64 = expires.parse().map_err(|error| format!("authorization: expiry: {error}"))?;
+    let signature: Signature = signature.parse().map_err(|error| format!("authorization: {error}"))?;
+    let now = unix_ms();
+    if expires < now || expires > now + 2 * SIGNED_MS {
+        return Err(format!(
+            "authorization: it has expired, or the clocks differ by more than {} s",
+            SIGNED_MS / 1_000
+        ));
+    }
+    let target = request.uri().path_and_query().map_or_else(|| request.path().to_owned(), ToString::to_string);
+    let signed = content(&node.genesis.digest(), &node.node, &target, expires);
+    match key.verify(Domain::Read, &signed, &signature) {
+        true => Ok(Some(key)),
+        false => Err("authorization: the signature is not this request's, at this node".to_owned()),
+    }
+}
+
+/// Whoever asks may read what is in the chain: everybody may, or the chain lists it for that, or a user is logged in at the console.
+#[derive(Debug)]
+pub(super) struct MayRead;
+
+impl FromRequest for MayRead {
+    type Error = actix_web::Error;
+    type Future = Ready<Result<Self, Self::Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let Some(node) = request.app_data::<web::Data<NodeHandle>>() else {
+            return ready(Err(actix_web::error::ErrorInternalServerError("no node is configured here")));
+        };
+        let allowed = asker(request, node).and_then(|asker| {
+            let allowed = node.access.reads(asker.as_ref());
+            let allowed = if node.console.is_logged_in(request) { Ok(()) } else { allowed };
+            allowed.map_err(|denied| format!("{denied}; a request that says who asks is signed (`--key`)"))
+        });
+        ready(allowed.map(|()| Self).map_err(|why| {
+            let response = HttpResponse::Forbidden().json(ErrorView::from(why.clone()));
+            actix_web::error::InternalError::from_response(why, response).into()
+        }))
+    }
+}

@@ -1,0 +1,104 @@
+//! A node on disk that is to join a network: a member, or an auth node that is to take the place of another.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use standin::config::{NodeConfig, NodeRole};
+use standin_foundation::{ClusterId, PublicKey, SecretKey};
+use standin_ledger::Genesis;
+
+use super::Failure;
+use super::commented::{Place, Set, head, log, peer, quoted, section};
+use super::identity::{new_key, write_identity};
+use super::ports::ports;
+
+/// A node on disk that is to join a network.
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    /// Its configuration.
+    pub(super) config: PathBuf,
+    /// Its public key.
+    pub(super) key: PublicKey,
+    /// Its cluster is one of the genesis.
+    pub(super) joins: bool,
+    /// Where its bridge listens.
+    pub(super) address: SocketAddr,
+    /// Where its HTTP listens.
+    pub(super) http: SocketAddr,
+}
+
+/// Writes key, certificate and configuration of a node that is to join the network of the member whose configuration is `like`.
+pub(super) fn write_newcomer(
+    folder: &Path,
+    like: &Path,
+    cluster: &ClusterId,
+    name: &str,
+    port: Option<u16>,
+) -> Result<Newcomer, Failure> {
+    let like = Like::read(like)?;
+    let sections: String = ["cluster", "consensus", "store", "limits"].map(|name| section(name, &[])).concat();
+    let joins = like.genesis.seats.iter().any(|seat| seat.cluster == *cluster);
+    let node = [("cluster", quoted(cluster.as_str()))];
+    let newcomer = like.write(folder, name, NodeRole::Member, (&node, &sections), port)?;
+    Ok(Newcomer { joins, ..newcomer })
+}
+
+/// Writes keys, certificate and configuration of an auth node that waits until the chain names its key.
+pub(super) fn write_new_auth(folder: &Path, like: &Path, name: &str, port: Option<u16>) -> Result<Newcomer, Failure> {
+    let like = Like::read(like)?;
+    let auth = section("auth", &[("key_file", quoted("grants.key")), ("successor", "true".to_owned())]);
+    let newcomer = like.write(folder, name, NodeRole::Auth, (&[("role", quoted("auth"))], &auth), port)?;
+    new_key(&folder.join("grants.key"))?;
+    Ok(newcomer)
+}
+
+/// A member whose network another node joins.
+struct Like {
+    config: NodeConfig,
+    genesis: Genesis,
+    key: PublicKey,
+}
+
+impl Like {
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let config = NodeConfig::read(path)?;
+        let genesis = config.genesis()?;
+        if genesis.auth.is_none() {
+            let what = format!("the genesis of {} names no auth node: nobody can join its clusters", path.display());
+            return Err(Failure::new(78, what));
+        }
+        let key = SecretKey::read(&config.key_file).map_err(|error| Failure::new(78, error.to_string()))?.public();
+        Ok(Self { config, genesis, key })
+    }
+
+    fn write(
+        &self,
+        folder: &Path,
+        name: &str,
+        role: NodeRole,
+        (node, sections): (&Set<'_>, &str),
+        port: Option<u16>,
+    ) -> Result<Newcomer, Failure> {
+        let Self { config: network, key: in_use, .. } = self;
+        if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(Failure::new(6, format!("{} is not empty: nothing is overwritten", folder.display())));
+        }
+        let ports = ports(port, 1)?;
+        let (bridge, http) = ports.first().copied().ok_or_else(|| Failure::new(2, "there are no free ports"))?;
+        let key = write_identity(folder)?;
+        let genesis_file = network.genesis_file.canonicalize()?;
+        let place = Place { name, site: "", bridge, http };
+        let head = head(place, &genesis_file.display().to_string(), node);
+        let mut text = [&head, sections, &section("console", &[]), &log("info")].concat();
+        text += &peer(NodeRole::Member, in_use, &network.bridge_listen.to_string());
+        // Whoever is to take the place of an auth node takes no word of that one.
+        let replaces = role == NodeRole::Auth;
+        for known in network.peers.iter().filter(|known| !replaces || known.role == NodeRole::Member) {
+            text += &peer(known.role, &known.key, &known.address);
+        }
+        let config = folder.join("node.toml");
+        fs::write(&config, text)?;
+        Ok(Newcomer { config, key, joins: false, address: bridge, http })
+    }
+}

@@ -1,0 +1,193 @@
+//! What each section of the configuration means.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use standin_auth::{Config as AuthConfig, EtcdConfig};
+use standin_cluster::Config as ClusterConfig;
+use standin_consensus::Config as ConsensusConfig;
+use standin_foundation::ClusterId;
+
+use super::reader::{Reader, Value};
+use super::{AuthSection, ConsoleSection, NodeConfig, NodeRole};
+
+impl Reader<'_> {
+    pub(super) fn node_config(&mut self) -> NodeConfig {
+        let defaults = ConsensusConfig::default();
+        let view_timeout_ms = self.number("consensus", "view_timeout_ms", 50..=8_000, Some(defaults.view_timeout_ms));
+        // What a status brings back, a lost vote or an offered batch, must come before the view is given up.
+        let status_max = (view_timeout_ms / 4).max(10);
+        let consensus = ConsensusConfig {
+            view_timeout_ms,
+            status_interval_ms: self.number("consensus", "status_interval_ms", 10..=status_max, Some(status_max)),
+            in_flight_max: self.number("consensus", "in_flight_max", 1..=128, Some(defaults.in_flight_max)),
+            linger_ms: self.number("consensus", "linger_ms", 0..=1_000, Some(defaults.linger_ms)),
+            idle_checkpoint_ms: self.number(
+                "consensus",
+                "idle_checkpoint_ms",
+                10..=600_000,
+                Some(defaults.idle_checkpoint_ms),
+            ),
+            ..defaults
+        };
+        let role = self.role();
+        NodeConfig {
+            name: self.text("node", "name", Some("node")),
+            role,
+            cluster_name: self.cluster_name(),
+            auth: (role == NodeRole::Auth).then(|| self.auth()),
+            cluster: self.cluster(),
+            key_file: self.file("node", "key_file"),
+            genesis_file: self.file("node", "genesis_file"),
+            data_dir: self.file("node", "data_dir"),
+            bridge_listen: self.address("bridge", "listen"),
+            certificate_file: self.file("bridge", "certificate_file"),
+            certificate_key_file: self.file("bridge", "certificate_key_file"),
+            http_listen: self.loopback("http", "listen"),
+            console: ConsoleSection {
+                actions: self.flag("console", "actions", false),
+                operators: self.keys("console", "operators"),
+            },
+            peers: self.all_peers(),
+            consensus,
+            segment_bytes: self.number("store", "segment_bytes", 65_536..=1 << 32, Some(64 << 20)),
+            log_bytes_max: self.number("store", "log_bytes_max", 65_536..=1 << 40, Some(256 << 20)),
+            reserve_bytes: self.number("store", "reserve_bytes", 0..=1 << 50, Some(512 << 20)),
+            index_transactions: self.flag("store", "index_transactions", true),
+            verify_threads: self.number("limits", "verify_threads", 0..=256, Some(0)) as usize,
+            log_level: self.text("log", "level", Some("info")),
+            log_json: self.text("log", "format", Some("text")) == "json",
+        }
+    }
+
+    fn role(&mut self) -> NodeRole {
+        match self.value("node", "role") {
+            None => NodeRole::Member,
+            Some((Value::Text(text), place)) => text.parse().unwrap_or_else(|_| {
+                self.fault(place, "node", "role", format!("found \"{text}\", \"member\" or \"auth\" is needed"));
+                NodeRole::Member
+            }),
+            Some((other, place)) => {
+                self.fault(place, "node", "role", format!("found {other}, \"member\" or \"auth\" is needed"));
+                NodeRole::Member
+            }
+        }
+    }
+
+    fn cluster_name(&mut self) -> Option<ClusterId> {
+        self.value("node", "cluster")?;
+        self.parsed("node", "cluster", "the name of a cluster of the genesis")
+    }
+
+    fn auth(&mut self) -> AuthSection {
+        let defaults = AuthConfig::default();
+        AuthSection {
+            key_file: self.file("auth", "key_file"),
+            successor: self.flag("auth", "successor", false),
+            config: AuthConfig {
+                age_max_ms: self.number("auth", "age_max_ms", 100..=3_600_000, Some(defaults.age_max_ms)),
+                live_ms: self.number("auth", "live_ms", 20..=60_000, Some(defaults.live_ms)),
+                reports_window_ms: self.number(
+                    "auth",
+                    "reports_window_ms",
+                    1_000..=86_400_000,
+                    Some(defaults.reports_window_ms),
+                ),
+                split_preference: self.names("auth", "split_preference"),
+                split_after_ms: self.number("auth", "split_after_ms", 100..=600_000, Some(defaults.split_after_ms)),
+            },
+            etcd: self.register_in_etcd().then(|| self.etcd()),
+        }
+    }
+
+    fn register_in_etcd(&mut self) -> bool {
+        match self.value("auth", "register") {
+            None => false,
+            Some((Value::Text(text), _)) if text == "log" => false,
+            Some((Value::Text(text), _)) if text == "etcd" && cfg!(feature = "etcd") => true,
+            Some((Value::Text(text), place)) if text == "etcd" => {
+                self.fault(place, "auth", "register", "this program was built without the feature `etcd`");
+                false
+            }
+            Some((found, place)) => {
+                self.fault(place, "auth", "register", format!("found {found}, \"log\" or \"etcd\" is needed"));
+                false
+            }
+        }
+    }
+
+    fn etcd(&mut self) -> EtcdConfig {
+        let text = self.text("etcd", "endpoints", None);
+        let endpoints: Vec<_> = text.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
+        for endpoint in endpoints.iter().filter(|endpoint| !text.is_empty() && !is_url(endpoint)) {
+            let what =
+                format!("found \"{endpoint}\", addresses such as \"http://127.0.0.1:2379\" are needed, with commas");
+            self.fault(self.path.display().to_string(), "etcd", "endpoints", what);
+        }
+        let ca_file = self.optional_file("etcd", "ca_file");
+        if ca_file.is_none() && endpoints.iter().any(|endpoint| endpoint.starts_with("https:")) {
+            self.missing("etcd", "ca_file");
+        }
+        EtcdConfig {
+            endpoints,
+            timeout_ms: self.number("etcd", "timeout_ms", 50..=60_000, Some(1_000)),
+            ca_file,
+            certificate: self.file_pair("certificate_file", "certificate_key_file"),
+            user: self.user_and_password(),
+        }
+    }
+
+    fn file_pair(&mut self, first: &'static str, second: &'static str) -> Option<(PathBuf, PathBuf)> {
+        match (self.optional_file("etcd", first), self.optional_file("etcd", second)) {
+            (Some(first), Some(second)) => Some((first, second)),
+            (None, None) => None,
+            (one, _) => {
+                self.missing("etcd", if one.is_none() { first } else { second });
+                None
+            }
+        }
+    }
+
+    fn user_and_password(&mut self) -> Option<(String, PathBuf)> {
+        let user = self.text("etcd", "user", Some(""));
+        let file = self.optional_file("etcd", "password_file");
+        if !user.is_empty() && file.is_none() {
+            self.missing("etcd", "password_file");
+        }
+        Some((user, file?)).filter(|(user, _)| !user.is_empty())
+    }
+
+    fn cluster(&mut self) -> ClusterConfig {
+        let defaults = ClusterConfig::default();
+        let keep_alive_ms = self.number("cluster", "keep_alive_ms", 5..=10_000, Some(defaults.keep_alive_ms));
+        // Two keep-alives may be late before anyone is suspected.
+        let least = 2 * keep_alive_ms;
+        let default = defaults.suspect_ms.max(3 * keep_alive_ms);
+        ClusterConfig {
+            keep_alive_ms,
+            suspect_ms: self.number("cluster", "suspect_ms", least..=600_000, Some(default)),
+            shrink_ms: self.number("cluster", "shrink_ms", least..=600_000, Some(default)),
+            grow_after_ms: self.number("cluster", "grow_after_ms", 0..=600_000, Some(defaults.grow_after_ms)),
+            mute_ms: self.number("cluster", "mute_ms", least..=600_000, Some(defaults.mute_ms.max(least))),
+            min_in_sync: self.number("cluster", "min_in_sync", 1..=8, Some(1)) as usize,
+            in_sync: self.number("cluster", "in_sync", 1..=8, Some(8)) as usize,
+            pause_ms: defaults.pause_ms.max(least),
+            ..defaults
+        }
+    }
+
+    fn loopback(&mut self, section: &'static str, key: &'static str) -> SocketAddr {
+        let address = self.address(section, key);
+        if !address.ip().is_loopback() {
+            let place = self.path.display().to_string();
+            let what = format!("found \"{address}\": plain HTTP is served on loopback only; put a TLS proxy in front");
+            self.fault(place, section, key, what);
+        }
+        address
+    }
+}
+
+fn is_url(endpoint: &str) -> bool {
+    let host = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
+    host.is_some_and(|host| host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()))
+}
