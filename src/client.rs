@@ -25,6 +25,8 @@ use crate::api::{
 
 /// Connections that one client may have open.
 const CONNECTIONS_MAX: usize = 4_096;
+/// The longest that a backup may take on its way.
+const BACKUP_TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// A signed order holds for so long, in ms: clocks may differ by less than that.
 const SIGNED_MS: u64 = 120_000;
 
@@ -251,6 +253,21 @@ impl Client {
         Ok((response.status().is_success(), String::from_utf8_lossy(&body).into_owned()))
     }
 
+    /// A backup of the node's chain, as it comes. It is not checked.
+    pub async fn backup(&self) -> Result<impl Stream<Item = Result<Bytes, PayloadError>> + Unpin + use<>, ClientError> {
+        let path = "/api/v1/backup";
+        let (authorization, url) = (self.authorization(path).await?, format!("{}{path}", self.base));
+        let response = self.fetch(&url, authorization.as_deref()).await.map_err(|error| unreachable(&url, error))?;
+        if response.status().is_success() {
+            // However long it takes: whoever reads it sees it go on.
+            return Ok(response.timeout(BACKUP_TIME_MAX));
+        }
+        Err(match self.answer::<serde::de::IgnoredAny, _>(&url, Ok(response)).await {
+            Err(error) => error,
+            Ok(_) => ClientError::BadAnswer { url, what: "it is neither a backup nor an error".to_owned() },
+        })
+    }
+
     /// Submits transactions, and waits so long for their outcomes.
     pub async fn submit(&self, transactions: &[Transaction], wait: Duration) -> Result<Vec<Submitted>, ClientError> {
         let mut out = Encoder::default();
@@ -295,7 +312,8 @@ impl Client {
         &self,
         url: &str,
         authorization: Option<&str>,
-    ) -> Result<awc::ClientResponse<impl Stream<Item = Result<Bytes, PayloadError>> + Unpin>, SendRequestError> {
+    ) -> Result<awc::ClientResponse<impl Stream<Item = Result<Bytes, PayloadError>> + Unpin + use<>>, SendRequestError>
+    {
         let request = || {
             let request = self.http.get(url);
             authorization.into_iter().fold(request, |request, value| request.insert_header(("authorization", value)))

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use standin_cluster::actor::MemberStatus;
 use standin_stage::{ActorView, CallError, Distribution};
 
-use crate::node::{AuthHandle, NodeHandle};
+use crate::node::{AuthHandle, Certificate, NodeHandle};
 
 /// The metrics of a node.
 pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
@@ -62,6 +62,19 @@ pub async fn register(node: &NodeHandle, registry: &mut Registry) -> Result<(), 
     gauge("is_draining", "1 while the node is out of service", u64::from(node.modes.draining()));
     gauge("is_read_only", "1 while the node takes no transactions", u64::from(node.modes.read_only()));
     gauge("console_sessions", "Websockets of the admin console that are open", node.console.sessions() as u64);
+    let rules = node.reader.rules();
+    gauge(
+        "state_machine_version",
+        "The newest version of the state machine that the program knows",
+        node.state_machine.version().into(),
+    );
+    gauge("state_machine_version_active", "The version by which the next block is executed", rules.version().into());
+    gauge(
+        "state_machine_version_ordered",
+        "The version that holds with the epoch that has been ordered, or else now",
+        rules.ordered_version().into(),
+    );
+    register_certificate(registry, &node.certificate);
     let mut counter = |name: &str, help: &str, value: u64| registry.register(name, help, ConstCounter::new(value));
     counter("blocks", "Blocks executed since the start", counters.blocks);
     counter("transactions", "Transactions that took a place in a block since the start", counters.transactions);
@@ -85,6 +98,12 @@ pub async fn register(node: &NodeHandle, registry: &mut Registry) -> Result<(), 
     }
     register_actors(registry, &node.actors.list());
     Ok(())
+}
+
+/// A certificate's end, as Prometheus compares it with `time()`.
+fn register_certificate(registry: &mut Registry, certificate: &Certificate) {
+    let help = "When the bridge's certificate expires, in seconds since the Unix epoch";
+    registry.register("certificate_expiry_timestamp_seconds", help, ConstGauge::new(certificate.expires_unix_s()));
 }
 
 fn signed(value: u64) -> i64 {
@@ -139,6 +158,7 @@ pub async fn register_auth(auth: &AuthHandle, registry: &mut Registry) -> Result
     }
     registry.register("auth_term", "The newest term that was granted", terms);
     registry.register("auth_vacant", "1 while the holder has not been heard for its maximum age", vacant);
+    register_certificate(registry, &auth.certificate);
     register_actors(registry, &auth.actors.list());
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use standin_foundation::{ClusterId, PublicKey, SecretKey};
 use standin_ledger::genesis::{MemberDescriptor, SeatDescriptor};
 use standin_ledger::{Genesis, Operators, Parameters};
-use standin_stage::bridge::tls::make_certificate;
+use standin_stage::bridge::tls::{CERTIFICATE_DAYS, make_certificate};
 use tempfile::TempDir;
 
 use crate::embed::{Application, AuthNode, Node};
@@ -211,7 +211,7 @@ fn write_files(folder: &TempDir, shape: Shape) -> Result<(), TestError> {
         std::fs::create_dir_all(&own)?;
         let key = SecretKey::generate()?;
         key.write_new(&own.join("node.key"))?;
-        let (certificate, private) = make_certificate("standin")?;
+        let (certificate, private) = make_certificate("standin", CERTIFICATE_DAYS)?;
         std::fs::write(own.join("tls.pem"), certificate)?;
         std::fs::write(own.join("tls.key"), private)?;
         if let [bridge, http] = pair {

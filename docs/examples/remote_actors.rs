@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut keys = [1, 2].map(|number| SecretKey::from_bytes(&[number; 32]).expect("in range"));
     keys.sort_by_key(|key| key.public().node_id());
     let [child_key, parent_key] = keys;
-    let (certificate, private) = tls::make_certificate("example")?;
+    let (certificate, private) = tls::make_certificate("example", 1)?;
     let identity = TlsIdentity::from_pem(&certificate, &private)?;
     let bridge = |key, other: &SecretKey, address: &str, listener, router| {
         let peers = vec![PeerConfig { key: other.public(), address: address.to_owned() }];

@@ -1,6 +1,7 @@
 //! HTTP: health, metrics, and `/api/v1`.
 
 mod auth;
+mod backup;
 mod candidate;
 mod cluster;
 mod holder;
@@ -74,6 +75,7 @@ pub fn api_routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/api/v1/blocks", web::get().to(blocks))
             .route("/api/v1/blocks/{height}", web::get().to(block))
             .route("/api/v1/blocks/{height}/titles/{title}", web::get().to(title))
+            .route("/api/v1/backup", web::get().to(backup::backup))
             .route("/api/v1/query", web::get().to(query))
             .route("/api/v1/query", web::post().to(ask));
     }
@@ -453,7 +455,7 @@ fn stored_block(ledger: &Ledger, height: Height) -> Result<StoredBlock, HttpFaul
     if let Some(block) = ledger.store.block(height)? {
         return Ok(block);
     }
-    let first = ledger.store.base()?.next();
+    let first = ledger.store.first()?;
     let is_below = height < first && height > Height(0);
     Err(if is_below { HttpFault::Gone(first) } else { HttpFault::NotFound(format!("block {height} is not here")) })
 }
@@ -497,7 +499,7 @@ fn default_limit() -> u64 {
 async fn blocks(_: MayRead, node: web::Data<NodeHandle>, query: web::Query<ListQuery>) -> HttpResponse {
     let (from, limit) = (query.from.max(1), query.limit.min(LIST_MAX));
     let list = move |ledger: &Ledger| {
-        let first = ledger.store.base()?.next();
+        let first = ledger.store.first()?;
         if first > Height(from) {
             return Err(HttpFault::Gone(first));
         }

@@ -107,7 +107,7 @@ async fn order_on(node: &NodeArguments, action: &str, on: String, args: &[(&str,
     node.operator.order(&node.client.first()?, action, Order { on, args }).await.map(drop)
 }
 
-/// `drain`, `undrain`, `resume`.
+/// `drain`, `undrain`, `resume`, `snapshot`.
 pub(super) async fn plain(action: &str, node: NodeArguments) -> Result<(), Failure> {
     order(&node, action, &[]).await
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use standin_foundation::{PublicKey, SecretKey};
-use standin_stage::bridge::tls::make_certificate;
+use standin_stage::bridge::tls::{CERTIFICATE_DAYS, make_certificate};
 
 use super::Failure;
 
@@ -24,7 +24,8 @@ pub(super) fn keygen(arguments: &KeygenArguments) -> Result<(), Failure> {
 pub(super) fn write_identity(folder: &Path) -> Result<PublicKey, Failure> {
     fs::create_dir_all(folder)?;
     let key = new_key(&folder.join("node.key"))?;
-    let (certificate, private) = make_certificate("standin").map_err(|e| Failure::new(1, e.to_string()))?;
+    let (certificate, private) =
+        make_certificate("standin", CERTIFICATE_DAYS).map_err(|e| Failure::new(1, e.to_string()))?;
     fs::write(folder.join("tls.pem"), certificate)?;
     write_private(&folder.join("tls.key"), &private)?;
     Ok(key)
@@ -36,7 +37,7 @@ pub(super) fn new_key(path: &Path) -> Result<PublicKey, Failure> {
     Ok(key.public())
 }
 
-fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+pub(super) fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;

@@ -2,6 +2,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "data goes to stdout, talk to stderr")]
 
 mod act;
+mod backup;
+mod certificate;
 mod clients;
 mod cluster;
 mod commented;
@@ -92,6 +94,8 @@ enum Command {
     Resume(act::NodeArguments),
     /// Have a node refuse transactions, or take them again.
     ReadOnly(act::ReadOnlyArguments),
+    /// Have a node write its state at the newest proven checkpoint to a file of its own.
+    Snapshot(act::NodeArguments),
     /// Set what a node logs.
     LogLevel(act::LogLevelArguments),
     /// Start one of a node's actors again.
@@ -122,6 +126,12 @@ enum Command {
     Audit(console::AuditArguments),
     /// Write down how nodes stand, for whoever is to find out what is wrong.
     Debug(debug::DebugArguments),
+    /// Take a backup of a chain from a node, and check it.
+    Backup(backup::BackupArguments),
+    /// Make the data of a node that has none of a backup, or check one.
+    Restore(backup::RestoreArguments),
+    /// Show or renew the certificate of a node's bridge.
+    Certificate(certificate::CertificateArguments),
     /// Check a stopped node's log and store.
     Verify(verify::VerifyArguments),
     /// Print completions for a shell.
@@ -293,6 +303,10 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Pause(arguments) => act::pause(arguments).await,
         Command::Resume(arguments) => act::plain("resume", arguments).await,
         Command::ReadOnly(arguments) => act::read_only(arguments).await,
+        Command::Snapshot(arguments) => act::plain("snapshot", arguments).await,
+        Command::Backup(arguments) => backup::backup(arguments).await,
+        Command::Restore(arguments) => backup::restore(&arguments),
+        Command::Certificate(arguments) => certificate::certificate(&arguments),
         Command::LogLevel(arguments) => act::log_level(arguments).await,
         Command::RestartActor(arguments) => act::restart_actor(arguments).await,
         Command::Auth(arguments) => cluster::auth(arguments).await,

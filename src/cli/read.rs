@@ -26,7 +26,7 @@ pub(super) struct StatusArguments {
 
 /// Which nodes to ask, and as whom.
 #[derive(Debug, Args)]
-struct ReadingArguments {
+pub(super) struct ReadingArguments {
     #[command(flatten)]
     client: ClientArguments,
     /// Key file of the client that reads: needed where the chain admits listed clients only.
@@ -43,7 +43,7 @@ impl ReadingArguments {
         }
     }
 
-    fn first(&self) -> Result<Client, Failure> {
+    pub(super) fn first(&self) -> Result<Client, Failure> {
         self.clients()?.into_iter().next().ok_or_else(|| Failure::new(2, "--node needs an address"))
     }
 }

@@ -1,8 +1,10 @@
 //! `run`: the node process.
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_web::dev::ServerHandle;
@@ -47,7 +49,8 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
     }
     let config = NodeConfig::read(&arguments.config)?;
     let logging = Logging::start(&config)?;
-    service::reload_on_hangup(&arguments.config, &config, logging.control())?;
+    let certificate = Rc::new(OnceCell::new());
+    service::reload_on_hangup(&arguments.config, &config, logging.control(), Rc::clone(&certificate))?;
     raise_file_limit();
     // The port is taken before the store is touched: a second start of the same node ends here.
     let listener = standin::node::listen(config.http_listen, "HTTP")?;
@@ -62,6 +65,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
                 started => (started?, listener),
             };
             let handle = node.handle().clone();
+            let _ = certificate.set(handle.certificate.clone());
             let console = handle.console.clone();
             logging.show_at(&console, &config.name);
             let served = Served::Member(Box::new(handle.clone()));
@@ -88,6 +92,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
                 started => (started?, listener),
             };
             let handle = node.handle().clone();
+            let _ = certificate.set(handle.certificate.clone());
             let console = handle.console.clone();
             logging.show_at(&console, &config.name);
             tracing::info!(name = config.name, http = %config.http_listen, "auth node runs");

@@ -1,12 +1,14 @@
 //! The process as a service: what the service manager is told, and what signals mean.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use standin::config::NodeConfig;
 use standin::node::actions::LevelControl;
-use standin::node::{AuthHandle, NodeHandle};
+use standin::node::{AuthHandle, Certificate, NodeHandle};
 use standin_auth::actor::AskClusters;
 use standin_cluster::actor::{Drain, MemberStatus};
 use standin_stage::CallError;
@@ -120,11 +122,13 @@ pub(super) fn end_on_second_signal(mut terminate: Signal, mut interrupt: Signal)
     });
 }
 
-/// Reads the configuration anew on SIGHUP: the log's level takes effect; whatever else has changed is named, and needs a new start.
+/// Reads the configuration anew on SIGHUP: the log's level and the bridge's certificate take effect; whatever else has changed is named, and needs a new
+/// start. `certificate` is there once the node runs.
 pub(super) fn reload_on_hangup(
     path: &Path,
     config: &NodeConfig,
     control: impl LevelControl + 'static,
+    certificate: Rc<OnceCell<Certificate>>,
 ) -> Result<(), Failure> {
     let (path, mut running): (PathBuf, _) = (path.to_owned(), config.clone());
     let mut hangup = signal(SignalKind::hangup())?;
@@ -140,6 +144,11 @@ pub(super) fn reload_on_hangup(
             match control.set(&read.log_level) {
                 Ok(()) => tracing::info!(level = read.log_level, "the configuration was read anew"),
                 Err(error) => tracing::error!(error, level = read.log_level, "the log's level is not changed"),
+            }
+            match certificate.get().map(|certificate| (certificate.replace(&read), certificate.days_left())) {
+                Some((Ok(_), days)) => tracing::info!(days, "new connections use the certificate as it is on disk"),
+                Some((Err(error), _)) => tracing::error!(%error, "the certificate is not changed"),
+                None => {}
             }
             running.log_level.clone_from(&read.log_level);
             if format!("{running:?}") != format!("{read:?}") {

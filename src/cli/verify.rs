@@ -55,6 +55,7 @@ pub(super) fn verify_node(config: &NodeConfig) -> Result<Verified, Failure> {
         chain: genesis.digest(),
         reserve_bytes: 0,
         index_transactions: config.index_transactions,
+        keep_blocks: None,
     };
     let store = Store::open(store_options, &genesis.state()).map_err(|error| unsound(error.to_string()))?;
     let book = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())
@@ -72,11 +73,11 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn blocks(&mut self, store: &Store) -> Result<u64, String> {
-        let base = store.base().map_err(|error| error.to_string())?;
-        let mut chain = (base == Height(0)).then(|| Chain::new(self.genesis, Arc::new(Builtin)));
-        let mut parent = (base == Height(0)).then(|| self.genesis.header().hash());
+        let first = store.first().map_err(|error| error.to_string())?;
+        let mut chain = (first == Height(1)).then(|| Chain::new(self.genesis, Arc::new(Builtin)));
+        let mut parent = (first == Height(1)).then(|| self.genesis.header().hash());
         let mut count = 0;
-        for height in (base.0 + 1..=store.head().0).map(Height) {
+        for height in (first.0..=store.head().0).map(Height) {
             let block = store.block(height).map_err(|error| error.to_string())?;
             let block = block.ok_or_else(|| format!("block {height} is missing"))?;
             self.block(&block, height, parent).map_err(|what| format!("block {height}: {what}"))?;

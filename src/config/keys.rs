@@ -216,6 +216,13 @@ pub const KEYS: &[Key] = &[
         "What must stay free on the store's disk: the node stops in order before that is touched.",
     ),
     key("store.index_transactions", FLAG, Some("true"), "Whether transactions can be looked up by id."),
+    key(
+        "store.keep_blocks",
+        "0 to 1099511627776, in blocks",
+        Some("0"),
+        "The newest blocks that are kept; older ones are forgotten, with their transactions and receipts. 0 for all. Never fewer than the chain needs: its \
+         replay window and four windows of the consensus.",
+    ),
     key("limits.verify_threads", "0 to 256", Some("0"), "Threads that check signatures; 0 for one a core."),
     key(
         "log.level",

@@ -181,6 +181,8 @@ pub struct NodeConfig {
     pub reserve_bytes: u64,
     /// Whether transactions can be looked up by id.
     pub index_transactions: bool,
+    /// The newest blocks that are kept; none for all.
+    pub keep_blocks: Option<u64>,
     /// Threads that check signatures; 0 for one a core.
     pub verify_threads: usize,
     /// Filter of the log output, such as `info` or `standin_consensus=debug,info`.

@@ -54,6 +54,7 @@ impl Reader<'_> {
             log_bytes_max: self.number("store", "log_bytes_max", 65_536..=1 << 40, Some(256 << 20)),
             reserve_bytes: self.number("store", "reserve_bytes", 0..=1 << 50, Some(512 << 20)),
             index_transactions: self.flag("store", "index_transactions", true),
+            keep_blocks: Some(self.number("store", "keep_blocks", 0..=1 << 40, Some(0))).filter(|keep| *keep > 0),
             verify_threads: self.number("limits", "verify_threads", 0..=256, Some(0)) as usize,
             log_level: self.text("log", "level", Some("info")),
             log_json: self.text("log", "format", Some("text")) == "json",

@@ -109,7 +109,7 @@ impl<S: Application> Node<S> {
 }
 
 fn blocks_of(ledger: &Ledger, from: Height) -> Result<Read, StoreError> {
-    let first = ledger.store.base()?.next();
+    let first = ledger.store.first()?;
     if first > from {
         return Ok(Read::Gone(first));
     }

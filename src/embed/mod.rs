@@ -296,8 +296,8 @@ impl<S: Application> Node<S> {
     async fn has_all_of(&self, transaction: &Transaction) -> bool {
         let Inner { handle, .. } = &*self.inner;
         let first = transaction.expires().0.saturating_sub(handle.genesis.parameters.replay_window);
-        let base = self.read(|ledger| ledger.store.base()).await;
-        handle.indexes && base.is_ok_and(|base| base.is_ok_and(|base| base.0 <= first))
+        let has = self.read(|ledger| ledger.store.first()).await;
+        handle.indexes && has.is_ok_and(|has| has.is_ok_and(|has| has.0 <= first + 1))
     }
 
     /// Hands a transaction in, or in again; gives where its outcome will come.

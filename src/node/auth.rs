@@ -18,6 +18,7 @@ use standin_stage::{Address, CallError, Cell, Registry};
 use tokio::sync::watch;
 
 use super::actions::{MemberChange, Restart};
+use super::certificate::Certificate;
 use super::console::{self, Listed, Teller};
 use super::members::admit;
 use super::views::{ActorsView, AuthView};
@@ -39,6 +40,8 @@ pub struct AuthHandle {
     pub actors: Registry,
     /// The admin console.
     pub console: Console,
+    /// The certificate of the bridge.
+    pub certificate: Certificate,
 }
 
 impl AuthHandle {
@@ -72,7 +75,7 @@ impl AuthNode {
         let book = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?;
         let issuer = issuer_since(&book, &genesis, section, &key)?;
         warn_of_unknown_sites(section, &genesis);
-        let (bridge, transport) = bridge_of(config, genesis.digest())?;
+        let (bridge, transport, certificate) = bridge_of(config, genesis.digest())?;
         let prepared = Bridge::prepare(&bridge);
         let roster: Arc<OnceLock<Roster>> = Arc::default();
         let (fatal_sender, fatal) = watch::channel(None);
@@ -115,7 +118,7 @@ impl AuthNode {
             page.actions().add(MemberChange { auth, http, removes });
         }
         page.actions().add(Restart(actors.clone()));
-        let handle = AuthHandle { name, node, genesis, auth: auth_address, actors, console: page };
+        let handle = AuthHandle { name, node, genesis, auth: auth_address, actors, console: page, certificate };
         Ok(Self { handle, bridge, auth, console: console_cell, fatal })
     }
 

@@ -140,7 +140,7 @@ impl Candidate {
                 Wanted::Seat { cluster, disk: opened.name_disk()? }
             }
         };
-        let (bridge, transport) = bridge_of(config, genesis.digest())?;
+        let (bridge, transport, _) = bridge_of(config, genesis.digest())?;
         let prepared = Bridge::prepare(&bridge);
         // What was known before stays so: a cluster that was removed waits for a later epoch.
         let known = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?;

@@ -28,6 +28,8 @@ use tokio::sync::watch;
 
 use super::access::Access;
 use super::actions::{self, Modes};
+use super::backup::Backups;
+use super::certificate::Certificate;
 use super::console::{self, Teller};
 use super::grants::Grants;
 use super::members::Members;
@@ -84,6 +86,10 @@ pub struct NodeHandle {
     pub console: Console,
     /// What an operator has set for as long as the process runs.
     pub modes: Modes,
+    /// The certificate of the bridge.
+    pub certificate: Certificate,
+    /// Backups of the chain.
+    pub backups: Backups,
 }
 
 impl std::fmt::Debug for NodeHandle {
@@ -138,7 +144,7 @@ impl MemberNode {
         let book = GrantBook::open(&config.data_dir.join("grants"), genesis.grant_table())?;
         let unseated = || NodeError::Unseated { cluster: cluster.to_string(), epoch: book.epoch() };
         let seat = book.seat_of_cluster(&cluster).ok_or_else(unseated)?;
-        let (bridge, transport) = bridge_of(config, genesis.digest())?;
+        let (bridge, transport, certificate) = bridge_of(config, genesis.digest())?;
         let prepared = Bridge::prepare(&bridge);
         let members = match genesis.auth {
             Some(_) => MemberBook::open(&config.data_dir.join("members"), &genesis, Some(&book.newest_table()))?,
@@ -176,6 +182,7 @@ impl MemberNode {
                 folder: config.data_dir.clone(),
                 reserve_bytes: config.reserve_bytes,
                 index_transactions: config.index_transactions,
+                keep_blocks: config.keep_blocks,
             },
             log_bytes_max: config.log_bytes_max,
             state_machine,
@@ -293,6 +300,8 @@ impl MemberNode {
             peers: directory.peers,
             console: page,
             modes,
+            certificate,
+            backups: Backups::new(&config.data_dir),
         };
         actions::add_to(&handle);
         Ok(Self { handle, bridge, member, replica, console: console_cell, fatal })

@@ -3,7 +3,9 @@
 mod access;
 pub mod actions;
 mod auth;
+mod backup;
 mod candidate;
+mod certificate;
 mod console;
 mod grants;
 mod listen;
@@ -16,12 +18,15 @@ use std::sync::mpsc::Sender;
 
 use standin_foundation::{Epoch, KeyError, SecretKey};
 use standin_stage::bridge::tls::TlsError;
-use standin_stage::bridge::{BridgeConfig, BridgeError, PeerConfig, SocketTransport, TlsIdentity};
+use standin_stage::bridge::{BridgeConfig, BridgeError, PeerConfig, SocketTransport};
 use standin_stage::{Cell, MailboxLimits, Role, Supervision};
 use tokio::sync::watch;
 
+pub use access::{Access, Denied};
 pub use auth::{AuthHandle, AuthNode, recall};
+pub use backup::{BackupFailed, Backups, RestoreFailed, restore};
 pub use candidate::{Candidate, CandidateHandle, Wanted};
+pub use certificate::Certificate;
 pub use listen::listen;
 pub use member::{MemberNode, NodeHandle};
 
@@ -139,19 +144,19 @@ fn cell_for_one<R: Role>(name: &'static str) -> (Cell<R>, Sender<R>) {
     (Cell::spawn(name, Supervision::never_restart(), MailboxLimits::default(), make), hand_over)
 }
 
-/// What the node's bridge needs, and its transport.
+/// What the node's bridge needs, its transport, and the certificate.
 fn bridge_of(
     config: &NodeConfig,
     chain: standin_foundation::Digest,
-) -> Result<(BridgeConfig, SocketTransport), NodeError> {
+) -> Result<(BridgeConfig, SocketTransport, Certificate), NodeError> {
     let listener = listen(config.bridge_listen, "bridge")?;
-    let tls = TlsIdentity::read(&config.certificate_file, &config.certificate_key_file)?;
+    let certificate = Certificate::read(config)?;
     let key = SecretKey::read(&config.key_file)?;
     // A file that all nodes share names this one, too.
     let others = config.peers.iter().filter(|peer| peer.key != key.public());
     let peers = others.map(|peer| PeerConfig { key: peer.key, address: peer.address.clone() }).collect();
     let bridge = BridgeConfig { key, chain, peers, limits: MailboxLimits::default() };
-    Ok((bridge, SocketTransport::new(tls, Some(listener))))
+    Ok((bridge, SocketTransport::new(certificate.tls(), Some(listener)), certificate))
 }
 
 /// Waits until somebody says why the node must not go on.

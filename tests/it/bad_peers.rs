@@ -26,7 +26,7 @@ struct Stranger {
 
 impl Stranger {
     fn of(network: &TestNetwork) -> Self {
-        let (certificate, key) = tls::make_certificate("stranger").unwrap();
+        let (certificate, key) = tls::make_certificate("stranger", 1).unwrap();
         let config = std::fs::read_to_string(network.config(1)).unwrap();
         let bridge = config.split_once("[bridge]").unwrap().1;
         let address = bridge.split_once("listen = \"").unwrap().1.split_once('"').unwrap().0.to_owned();

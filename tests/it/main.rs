@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_peers;
 mod browser;
 mod console;
+mod copies;
 mod demo;
 mod drills;
 mod embedding;

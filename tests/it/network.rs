@@ -87,6 +87,11 @@ impl TestNetwork {
         self.nodes.insert(seat, child);
     }
 
+    /// The process of a node.
+    pub(crate) fn pid(&self, seat: usize) -> u32 {
+        self.nodes[&seat].id()
+    }
+
     /// Kills a node.
     pub(crate) fn kill(&mut self, seat: usize) {
         let mut node = self.nodes.remove(&seat).unwrap();

@@ -99,6 +99,7 @@ async fn answers_of_a_node_have_the_fields_that_are_told() {
         ("get", "/api/v1/cluster", "/api/v1/cluster", Value::Null),
         ("get", "/api/v1/genesis", "/api/v1/genesis", Value::Null),
         ("get", "/api/v1/members", "/api/v1/members", Value::Null),
+        ("get", "/api/v1/clients", "/api/v1/clients", Value::Null),
         ("get", "/api/v1/epochs", "/api/v1/epochs", Value::Null),
         ("get", "/api/v1/grants", "/api/v1/grants", Value::Null),
         ("get", "/api/v1/blocks", "/api/v1/blocks?from=1&limit=2", Value::Null),

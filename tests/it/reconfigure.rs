@@ -21,7 +21,7 @@ fn operators_hand_over_to_others_who_must_then_approve() {
         .map(|name| data(&run(&["keygen", &path(name)])).trim_end().to_owned())
         .collect();
     let (_, shown, _) = reconfigure(&["show", "--node", node]);
-    assert!(shown.starts_with("epoch 0 since block 1\n1 of these operators"), "{shown}");
+    assert!(shown.starts_with("epoch 0 since block 1\n") && shown.contains("\n1 of these operators"), "{shown}");
 
     let order = path("order.json");
     let draft = ["operators", "--node", node, "--keys", &keys.join(","), "--needed", "2", "--out", &order];

@@ -27,6 +27,7 @@
 //! feature `store`.
 
 pub mod approval;
+pub mod backup;
 pub mod batch;
 pub mod block;
 pub mod builtin;

@@ -42,6 +42,9 @@ const CHECKPOINTS: u8 = 5;
 const META: u8 = 6;
 const COLUMNS: u8 = 7;
 
+/// Blocks that are forgotten in one commit.
+const PRUNED_AT_ONCE: u64 = 64;
+
 /// parity-db is made for values below 32 KiB.
 const PART_BYTES: usize = 32 * 1024 - 64;
 
@@ -49,6 +52,7 @@ const CHAIN: &[u8] = b"chain";
 const HEAD: &[u8] = b"head";
 const FLUSHED: &[u8] = b"flushed";
 const BASE: &[u8] = b"base";
+const FIRST: &[u8] = b"first";
 const RECENT: &[u8] = b"recent";
 
 /// Why the store cannot be used. After any of these the node must stop.
@@ -112,6 +116,8 @@ pub struct StoreOptions {
     pub reserve_bytes: u64,
     /// Whether transactions can be looked up by id.
     pub index_transactions: bool,
+    /// The newest blocks that [`Store::prune`] leaves; none for all.
+    pub keep_blocks: Option<u64>,
 }
 
 /// A block as it is stored.
@@ -416,6 +422,51 @@ impl Store {
         Ok(Height(0))
     }
 
+    /// The first block that the store has: what was before it came with a snapshot, or has been forgotten.
+    pub fn first(&self) -> Result<Height, StoreError> {
+        Ok(self.number(FIRST)?.max(self.base()?.next()))
+    }
+
+    /// Forgets the oldest blocks above what is to be kept, some at a time, with what leads to them; gives how many. Those since a checkpoint stay, so that
+    /// receipts of what is kept can be proven. The state, and the proofs of epochs, are not of it.
+    pub fn prune(&mut self) -> Result<u64, StoreError> {
+        let Some(keep) = self.options.keep_blocks.filter(|keep| self.head.0 > *keep) else { return Ok(0) };
+        let (first, wanted) = (self.first()?, Height(self.head.0 - keep).next());
+        let last = self.checkpoint_before(wanted)?.min(Height(first.0 + PRUNED_AT_ONCE - 1));
+        if last < first {
+            return Ok(0);
+        }
+        let mut changes: Vec<Change> = Vec::new();
+        for height in (first.0..=last.0).map(Height) {
+            let Some(block) = self.block(height)? else { continue };
+            changes.push((BLOCKS, key_of(height).to_vec(), None));
+            changes.push((HASHES, block.hash.as_bytes().to_vec(), None));
+            let mut part = 0;
+            while self.get(PARTS, &part_key(height, part))?.is_some() {
+                changes.push((PARTS, part_key(height, part), None));
+                part += 1;
+            }
+            for Receipt { transaction, .. } in &block.receipts {
+                // What stood here a second time has its first place elsewhere.
+                if self.transaction(transaction)?.is_some_and(|(place, _)| place == height) {
+                    changes.push((TRANSACTIONS, transaction.as_bytes().to_vec(), None));
+                }
+            }
+            // The last one says where the interval of the first block begins that stays.
+            let is_checkpoint = self.get(CHECKPOINTS, &key_of(height))?.is_some();
+            if is_checkpoint && height < last {
+                changes.push((CHECKPOINTS, key_of(height).to_vec(), None));
+            }
+        }
+        let before = Height(first.0 - 1);
+        if self.get(CHECKPOINTS, &key_of(before))?.is_some() {
+            changes.push((CHECKPOINTS, key_of(before).to_vec(), None));
+        }
+        changes.push((META, FIRST.to_vec(), Some(key_of(last.next()).to_vec())));
+        self.commit(changes)?;
+        Ok(last.0 - first.0 + 1)
+    }
+
     /// Height of the snapshot that the store began with; genesis if there was none.
     pub fn base(&self) -> Result<Height, StoreError> {
         Ok(self.decode::<Base>(self.get(META, BASE)?)?.map_or(Height(0), |base| base.0.height()))
@@ -594,7 +645,7 @@ mod tests {
 
     fn options(path: &Path) -> StoreOptions {
         let chain = genesis(40).digest();
-        StoreOptions { path: path.to_owned(), chain, reserve_bytes: 0, index_transactions: true }
+        StoreOptions { path: path.to_owned(), chain, reserve_bytes: 0, index_transactions: true, keep_blocks: None }
     }
 
     fn stored(executed: &ExecutedBlock) -> StoredBlock {
@@ -627,6 +678,44 @@ mod tests {
                 block
             })
             .collect()
+    }
+
+    /// What is kept is whole, what is forgotten is gone from every index, and the store opens with the same state and memory.
+    #[test]
+    fn old_blocks_are_forgotten_with_what_leads_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = |keep_blocks| StoreOptions { keep_blocks, ..options(folder.path()) };
+        let mut chain = chain(10);
+        let mut store = Store::open(kept(Some(30)), &genesis(10).state()).unwrap();
+        let blocks = grow(&mut store, &mut chain, 200);
+        let mut pruned = Vec::new();
+        while let forgotten @ 1.. = store.prune().unwrap() {
+            pruned.push(forgotten);
+        }
+        // A checkpoint every four blocks: 168 is the last one below the thirty.
+        assert_eq!(pruned, [64, 64, 40]);
+        assert_eq!((store.first().unwrap(), store.base().unwrap()), (Height(169), Height(0)));
+        store.barrier().unwrap();
+        drop(store);
+        let store = Store::open(kept(None), &genesis(10).state()).unwrap();
+        assert_eq!(store.first().unwrap(), Height(169));
+        for (height, block) in (1..).map(Height).zip(&blocks) {
+            let is_kept = height >= Height(169);
+            let id = block.receipts[0].transaction;
+            assert_eq!(store.block(height).unwrap().as_ref(), is_kept.then_some(block), "{height}");
+            assert_eq!(store.height_of(&block.hash).unwrap(), is_kept.then_some(height));
+            assert_eq!(store.transaction(&id).unwrap(), is_kept.then_some((height, 0)));
+        }
+        let snapshot = store.snapshot(10).unwrap().unwrap();
+        assert_eq!(snapshot.state.root(), chain.state().root());
+        assert_eq!(snapshot.recent.len(), 10);
+        assert_eq!(store.checkpoint_before(Height(169)).unwrap(), Height(168), "the interval's beginning is known");
+        assert_eq!(store.checkpoint_before(Height(168)).unwrap(), Height(0));
+        let mut again =
+            Store::open(StoreOptions { path: folder.path().join("other"), ..kept(Some(500)) }, &genesis(10).state())
+                .unwrap();
+        grow(&mut again, &mut crate::chain::tests::chain(10), 20);
+        assert_eq!((again.prune().unwrap(), again.first().unwrap()), (0, Height(1)));
     }
 
     #[test]

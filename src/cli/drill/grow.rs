@@ -72,6 +72,40 @@ pub(super) async fn grow(drill: &mut Drill) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The key of the active that leads the view is replaced: a member with a new key comes beside it, takes the seat, and the old one is removed.
+pub(super) async fn key_replaced(drill: &mut Drill) -> Result<(), Failure> {
+    let old = drill.primary().await?;
+    let before = drill.view_changes().await;
+    let place = drill.layout.nodes.get(old.node).cloned();
+    let place = place.ok_or_else(|| Failure::new(1, "the holder is no node of the layout"))?;
+    let retired = drill.network.client(old.node)?.cluster().await?.node;
+    let whole = drill.layout.nodes.iter().filter(|node| node.cluster == place.cluster).count();
+    let new = join(drill, place.cluster.clone(), place.site.clone()).await?;
+    let cluster = place.cluster.clone();
+    let size = |view: &ClusterView| if view.cluster == cluster { whole + 1 } else { whole };
+    all_in_sync(drill, "the node with the new key is in sync", size).await?;
+
+    let begun = Instant::now();
+    drill.switch(old.node, Some(new.node)).await?;
+    drill.recovery_ms = drill.taken_over(old, begun).await?;
+    let holds = drill.holder_of(old.seat).await?.node == new.index;
+    drill.check("the new key holds the seat", holds, drill.network.name(new.index));
+    drill.progress("after the new key took the seat", 300, SOON).await;
+    ordered(drill, &place.cluster, Action::Remove(retired)).await?;
+    all_in_sync(drill, "the old key has left", |_| whole).await?;
+    drill.progress("after the old key was removed", 300, SOON).await;
+    let (name, begun) = (drill.network.name(old.node), Instant::now());
+    let client = drill.network.client(old.node)?.clone();
+    let mut alone = false;
+    while !alone && begun.elapsed() < SOON {
+        alone = client.status().await?.peers.iter().all(|peer| !peer.connected);
+        tokio::time::sleep(POLL).await;
+    }
+    drill.check("the old key is let in by nobody", alone, name);
+    drill.check_no_view_change(&before).await;
+    drill.caught_up(new.index, SOON).await
+}
+
 /// A new node is admitted to a cluster, and starts.
 pub(super) async fn join(drill: &mut Drill, cluster: ClusterId, site: String) -> Result<Joined, Failure> {
     let name = format!("{cluster}-{site}");

@@ -167,6 +167,12 @@ const DRILLS: &[Kind] = &[
         Box::pin(clusters::active_and_standby_killed(drill))
     }),
     kind("seat-switched", CLUSTERS, "an operator moves a seat under load", |drill| Box::pin(clusters::switched(drill))),
+    kind(
+        "key-replaced",
+        CLUSTERS,
+        "the key of the active that leads the view is replaced under load, by a member with a new one",
+        |drill| Box::pin(grow::key_replaced(drill)),
+    ),
     kind("site-lost", CLUSTERS, "each whole site is killed, one after the other", |drill| {
         Box::pin(clusters::sites_lost(drill, 1))
     }),

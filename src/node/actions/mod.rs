@@ -1,6 +1,7 @@
 //! What operators can do at a node. Each action is a file's concern; the page, `/api/v1/actions` and the commands reach the same ones.
 
 mod actors;
+mod backup;
 mod levels;
 mod members;
 mod seat;
@@ -57,6 +58,7 @@ pub(super) fn add_to(node: &NodeHandle) {
     actions.add(seat::Pause { node: node.clone(), on: true });
     actions.add(seat::Pause { node: node.clone(), on: false });
     actions.add(service::ReadOnly(node.clone()));
+    actions.add(backup::Snapshot(node.clone()));
     actions.add(Restart(node.actors.clone()));
 }
 

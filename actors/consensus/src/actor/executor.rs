@@ -58,6 +58,13 @@ pub struct Ledger {
     pub(super) snapshots: BTreeMap<Height, Snapshot>,
 }
 
+impl Ledger {
+    /// The state at the newest checkpoint that is proven, with the proof. Costs nothing but a reference.
+    pub fn newest_snapshot(&self) -> Option<(Snapshot, CheckpointCertificate)> {
+        self.served.newest().cloned()
+    }
+}
+
 type Read = Box<dyn FnOnce(&Ledger) + Send>;
 
 pub(super) enum Command {
@@ -325,6 +332,7 @@ impl Worker {
         self.ledger.store.append(&block, executed.writes)?;
         if let Some(result) = &executed.checkpoint {
             self.ledger.store.flush(result)?;
+            self.ledger.store.prune()?;
             self.ledger.snapshots.insert(height, self.ledger.chain.snapshot());
         }
         let ordered = self.ledger.chain.ordered_epoch();

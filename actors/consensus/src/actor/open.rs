@@ -27,6 +27,13 @@ pub struct Storage {
     pub reserve_bytes: u64,
     /// Whether transactions can be looked up by id.
     pub index_transactions: bool,
+    /// The newest blocks that are kept; none for all. Never fewer than the chain needs.
+    pub keep_blocks: Option<u64>,
+}
+
+/// The least number of blocks that a node keeps: what a restart remembers ids from, and what others that are a little behind ask for.
+fn keep_blocks_min(genesis: &Genesis) -> u64 {
+    genesis.parameters.replay_window + 4 * genesis.parameters.window
 }
 
 /// Why a replica cannot start.
@@ -71,6 +78,8 @@ pub(super) fn open(
         chain: genesis.digest(),
         reserve_bytes: storage.reserve_bytes,
         index_transactions: storage.index_transactions,
+        // Ids are remembered from blocks, and others may ask for what a window behind them holds.
+        keep_blocks: storage.keep_blocks.map(|keep| keep.max(keep_blocks_min(genesis))),
     };
     let mut store = Store::open(options, &genesis.state())?;
     let (chain, results, mut ledger_snapshots) = rebuild_chain(&mut store, genesis, state_machine)?;

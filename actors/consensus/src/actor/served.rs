@@ -45,6 +45,10 @@ impl Served {
         self.cut.get_mut().retain(|cut| cut.asked.elapsed() < FORGET_AFTER);
     }
 
+    pub(super) fn newest(&self) -> Option<&(Snapshot, CheckpointCertificate)> {
+        self.newest.as_ref()
+    }
+
     /// What the newest snapshot, or one that was cut a moment ago, consists of.
     pub(super) fn manifest(&self) -> Option<Manifest> {
         let mut cut = self.cut.borrow_mut();

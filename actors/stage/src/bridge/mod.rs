@@ -395,7 +395,7 @@ mod tests {
     }
 
     fn start(own: u8, other: u8, listeners: &[TcpListener; 2], addresses: &[String; 2]) -> TestNode {
-        let (certificate, private) = tls::make_certificate("node").unwrap();
+        let (certificate, private) = tls::make_certificate("node", 1).unwrap();
         let peers = (1..=2)
             .map(|seed: u8| PeerConfig { key: key(seed).public(), address: addresses[usize::from(seed) - 1].clone() })
             .collect();

@@ -141,8 +141,9 @@ impl Loaded {
         let private = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| wrong(key_path, format!("no private key in it: {error}")))?;
         let provider = rustls::crypto::ring::default_provider();
-        let certified = CertifiedKey::from_der(vec![certificate.clone()], private, &provider)
-            .map_err(|error| wrong(key_path, format!("it is not the certificate's key, or no key that can be used: {error}")))?;
+        let certified = CertifiedKey::from_der(vec![certificate.clone()], private, &provider).map_err(|error| {
+            wrong(key_path, format!("it is not the certificate's key, or no key that can be used: {error}"))
+        })?;
         Ok(Self { certified: Arc::new(certified), expires_unix_s })
     }
 }

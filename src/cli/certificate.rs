@@ -1,0 +1,76 @@
+//! `certificate`: when a node's certificate expires, and a new one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use standin::config::NodeConfig;
+use standin_console::actor::unix_ms;
+use standin_stage::bridge::TlsIdentity;
+use standin_stage::bridge::tls::{CERTIFICATE_DAYS, make_certificate};
+
+use super::Failure;
+use super::identity::write_private;
+
+#[derive(Debug, Args)]
+pub(super) struct CertificateArguments {
+    #[command(subcommand)]
+    command: CertificateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum CertificateCommand {
+    /// Show when a node's certificate expires; ends with 3 if it has.
+    Show {
+        /// The node's configuration.
+        #[arg(short, long)]
+        config: PathBuf,
+    },
+    /// Make a new certificate in the place of a node's. Nobody has to be told: nodes know each other by their keys. A node that runs takes it on SIGHUP.
+    Renew {
+        /// The node's configuration.
+        #[arg(short, long)]
+        config: PathBuf,
+        /// For how many days it is good.
+        #[arg(long, default_value_t = CERTIFICATE_DAYS, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: u32,
+    },
+}
+
+pub(super) fn certificate(arguments: &CertificateArguments) -> Result<(), Failure> {
+    match &arguments.command {
+        CertificateCommand::Show { config } => show(&NodeConfig::read(config)?),
+        CertificateCommand::Renew { config, days } => {
+            let config = NodeConfig::read(config)?;
+            let made = make_certificate("standin", *days).map_err(|error| Failure::new(1, error.to_string()))?;
+            // Whoever reads between the two finds a key that is not the certificate's, and keeps what it has.
+            replace(&config.certificate_key_file, &made.1)?;
+            replace(&config.certificate_file, &made.0)?;
+            eprintln!("a node that runs takes it on SIGHUP (systemctl reload)");
+            show(&config)
+        }
+    }
+}
+
+fn replace(path: &Path, text: &str) -> Result<(), Failure> {
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    write_private(&new, text)?;
+    Ok(fs::rename(new, path)?)
+}
+
+fn show(config: &NodeConfig) -> Result<(), Failure> {
+    let identity = TlsIdentity::read(&config.certificate_file, &config.certificate_key_file);
+    let identity = identity.map_err(|error| Failure::new(78, error.to_string()))?;
+    let left = identity.expires_unix_s() - i64::try_from(unix_ms() / 1_000).unwrap_or(i64::MAX);
+    let days = left.div_euclid(24 * 60 * 60);
+    let path = config.certificate_file.display();
+    match left > 0 {
+        true => println!("{path}: expires in {days} days"),
+        false => return Err(Failure::new(3, format!("{path}: has expired, {} days ago", -days))),
+    }
+    Ok(())
+}
