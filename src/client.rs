@@ -352,7 +352,7 @@ impl Client {
             (404, _) => ClientError::NotFound(error),
             (410, Some(first)) => ClientError::Gone { what: error, first },
             (401 | 403, _) => ClientError::NotAllowed(error),
-            (503, _) => ClientError::Busy(error),
+            (429 | 503, _) => ClientError::Busy(error),
             _ => ClientError::Refused(error),
         })
     }

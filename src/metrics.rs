@@ -1,5 +1,7 @@
 //! `/metrics` in the text format of Prometheus, made anew from the node's state at each scrape.
 
+use std::sync::atomic::AtomicU64;
+
 use actix_web::{HttpResponse, web};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
@@ -10,6 +12,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use standin_cluster::actor::MemberStatus;
+use standin_stage::bridge::Peers;
 use standin_stage::{ActorView, CallError, Distribution};
 
 use crate::node::{AuthHandle, Certificate, NodeHandle};
@@ -75,6 +78,7 @@ pub async fn register(node: &NodeHandle, registry: &mut Registry) -> Result<(), 
         rules.ordered_version().into(),
     );
     register_certificate(registry, &node.certificate);
+    register_links(registry, &node.peers);
     let mut counter = |name: &str, help: &str, value: u64| registry.register(name, help, ConstCounter::new(value));
     counter("blocks", "Blocks executed since the start", counters.blocks);
     counter("transactions", "Transactions that took a place in a block since the start", counters.transactions);
@@ -98,6 +102,21 @@ pub async fn register(node: &NodeHandle, registry: &mut Registry) -> Result<(), 
     }
     register_actors(registry, &node.actors.list());
     Ok(())
+}
+
+/// How far the other nodes are away.
+fn register_links(registry: &mut Registry, peers: &Peers) {
+    let links = Family::<[(&str, String); 1], Gauge<f64, AtomicU64>>::default();
+    for remote in peers.all() {
+        if let Some(took) = remote.round_trip() {
+            links.get_or_create(&[("peer", remote.id().short())]).set(took.as_secs_f64());
+        }
+    }
+    registry.register(
+        "peer_rtt_seconds",
+        "How long the newest ping to a connected node was under way, both ways",
+        links,
+    );
 }
 
 /// A certificate's end, as Prometheus compares it with `time()`.

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use standin_foundation::{ClusterId, PublicKey, SecretKey};
+use standin_foundation::{ClusterId, Epoch, PublicKey, SecretKey};
 use standin_ledger::genesis::{MemberDescriptor, SeatDescriptor};
-use standin_ledger::{Genesis, Operators, Parameters};
+use standin_ledger::reconfiguration::Change;
+use standin_ledger::{Approved, Genesis, Operators, Parameters, Reconfiguration, SystemTransaction};
 use standin_stage::bridge::tls::{CERTIFICATE_DAYS, make_certificate};
 use tempfile::TempDir;
 
-use crate::embed::{Application, AuthNode, Node};
+use crate::embed::{Application, AuthNode, Node, SubmitError};
 use crate::node::NodeError;
 use crate::ports::free_addresses;
 
@@ -45,6 +46,12 @@ pub enum TestError {
     /// A node.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// An order of operators that was not carried out.
+    #[error("the order was not carried out: {0}")]
+    Order(#[from] SubmitError),
+    /// No node runs.
+    #[error("no node of the network runs")]
+    NoneRuns,
 }
 
 /// Which nodes there are.
@@ -69,6 +76,7 @@ pub struct TestNetwork<S: Application> {
     shape: Shape,
     nodes: Vec<Option<Node<S>>>,
     auth: Option<AuthNode>,
+    operator: SecretKey,
 }
 
 impl<S: Application> std::fmt::Debug for TestNetwork<S> {
@@ -89,9 +97,10 @@ impl<S: Application> TestNetwork<S> {
     /// Starts a network of this shape. `make` makes each node's application.
     pub async fn start_as(shape: Shape, make: impl Fn() -> S + Send + 'static) -> Result<Self, TestError> {
         let folder = tempfile::tempdir()?;
-        write_files(&folder, shape)?;
+        let operator = SecretKey::generate()?;
+        write_files(&folder, shape, operator.public())?;
         let nodes = (0..shape.seats * shape.members).map(|_| None).collect();
-        let mut network = Self { folder, make: Box::new(make), shape, nodes, auth: None };
+        let mut network = Self { folder, make: Box::new(make), shape, nodes, auth: None, operator };
         if shape.members > 1 {
             network.auth = Some(AuthNode::builder().config_file(network.config_of("auth")).start().await?);
         }
@@ -129,6 +138,21 @@ impl<S: Application> TestNetwork<S> {
     /// The auth node; none where each cluster has one node.
     pub fn auth(&self) -> Option<&AuthNode> {
         self.auth.as_ref()
+    }
+
+    /// The key of the network's only operator.
+    pub fn operator(&self) -> &SecretKey {
+        &self.operator
+    }
+
+    /// Has the chain carry out changes that begin with its next epoch, such as a newer version of the application's rules; gives that epoch. It begins by
+    /// itself, some moments later.
+    pub async fn reconfigure(&self, changes: Vec<Change>) -> Result<Epoch, TestError> {
+        let node = self.running().next().ok_or(TestError::NoneRuns)?;
+        let (chain, epoch) = (node.handle().genesis.digest(), node.handle().book.epoch());
+        let order = Approved::draft(Reconfiguration { chain, epoch, changes }).by(&self.operator);
+        node.carry_out(&SystemTransaction::Reconfigure(order)).await?;
+        Ok(epoch.next())
     }
 
     /// The nodes that run.
@@ -197,7 +221,7 @@ struct Place {
 }
 
 /// Writes keys, certificates, genesis and configurations.
-fn write_files(folder: &TempDir, shape: Shape) -> Result<(), TestError> {
+fn write_files(folder: &TempDir, shape: Shape, operator: PublicKey) -> Result<(), TestError> {
     let has_auth = shape.members > 1;
     let names = (0..shape.seats * shape.members).map(|index| name_of(shape, index));
     let names: Vec<_> = names.chain(has_auth.then(|| "auth".to_owned())).collect();
@@ -222,7 +246,7 @@ fn write_files(folder: &TempDir, shape: Shape) -> Result<(), TestError> {
     if has_auth {
         grants.write_new(&folder.path().join("auth").join("grants.key"))?;
     }
-    let genesis = genesis(shape, &places, has_auth.then(|| grants.public()))?;
+    let genesis = genesis(shape, &places, has_auth.then(|| grants.public()), operator)?;
     let text = toml::to_string(&genesis).map_err(|error| TestError::Genesis(error.to_string()))?;
     std::fs::write(folder.path().join("genesis.toml"), text)?;
     for place in &places {
@@ -231,7 +255,7 @@ fn write_files(folder: &TempDir, shape: Shape) -> Result<(), TestError> {
     Ok(())
 }
 
-fn genesis(shape: Shape, places: &[Place], auth: Option<PublicKey>) -> Result<Genesis, TestError> {
+fn genesis(shape: Shape, places: &[Place], auth: Option<PublicKey>, operator: PublicKey) -> Result<Genesis, TestError> {
     let wrong = |error: String| TestError::Genesis(error);
     let mut seats = Vec::new();
     for (number, members) in places.chunks(shape.members).take(shape.seats).enumerate() {
@@ -248,7 +272,7 @@ fn genesis(shape: Shape, places: &[Place], auth: Option<PublicKey>) -> Result<Ge
         time_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64),
         auth,
         parameters: Parameters::default(),
-        operators: Operators::default(),
+        operators: Operators { keys: vec![operator], needed: 1 },
         clients: Default::default(),
         seats,
         accounts: Vec::new(),

@@ -5,6 +5,7 @@ mod backup;
 mod candidate;
 mod cluster;
 mod holder;
+mod limit;
 mod reading;
 mod views;
 
@@ -12,6 +13,7 @@ pub use auth::{auth_api_routes, auth_routes};
 pub use candidate::{CandidateView, candidate_routes};
 pub use cluster::{ClusterView, MateView, RoleView, TookOverView};
 pub use holder::{HeldView, ProvenRecord};
+pub use limit::RequestLimit;
 pub use reading::authorization;
 pub use views::{
     ActionView, AnswerView, BlockView, DoneView, ErrorView, MachineAnswerView, OfferedView, PeerView, PreviewView,

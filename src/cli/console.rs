@@ -50,26 +50,37 @@ enum AuditCommand {
         /// The node's configuration.
         #[arg(short, long)]
         config: PathBuf,
+        /// The first line that is to be there, where sealed files were put away.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
     },
     /// Check a node's audit log, and print it: JSON lines.
     Export {
         /// The node's configuration.
         #[arg(short, long)]
         config: PathBuf,
+        /// The first line that is to be there, where sealed files were put away.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
     },
 }
 
 pub(super) fn audit(arguments: &AuditArguments) -> Result<(), Failure> {
-    let (AuditCommand::Verify { config } | AuditCommand::Export { config }) = &arguments.command;
+    let (AuditCommand::Verify { config, from } | AuditCommand::Export { config, from }) = &arguments.command;
     let config = NodeConfig::read(config)?;
-    let Head { entries, hash } = audit::verify(&config.data_dir)?;
+    let Head { entries, hash } = audit::verify(&config.data_dir, *from)?;
     let sound = format!("{entries} entries are sound; the last has the hash {hash}");
     match arguments.command {
         AuditCommand::Verify { .. } => println!("{sound}"),
         AuditCommand::Export { .. } => {
-            let text = std::fs::read_to_string(audit::path_of(&config.data_dir))?;
             // What the node is just adding is not finished.
-            text.split_inclusive('\n').take(entries as usize).for_each(|line| print!("{line}"));
+            let mut left = (entries + 1).saturating_sub(*from.max(&1)) as usize;
+            for path in audit::files(&config.data_dir)? {
+                let text = std::fs::read_to_string(path)?;
+                let lines: Vec<_> = text.split_inclusive('\n').take(left).collect();
+                lines.iter().for_each(|line| print!("{line}"));
+                left -= lines.len();
+            }
             eprintln!("{sound}");
         }
     }

@@ -8,10 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
 use actix_web::web::ServiceConfig;
 use actix_web::{App, HttpServer};
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use standin::api::RequestLimit;
 use standin::config::{NodeConfig, NodeRole};
 use standin::node::{AuthNode, Candidate, MemberNode};
 use standin::{NodeError, api};
@@ -72,7 +74,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
             let (seat, cluster) = (handle.seat.0, handle.cluster.as_str());
             tracing::info!(name = config.name, seat, cluster, http = %config.http_listen, "node runs");
             service::tell_of(Served::Member(Box::new(handle.clone())));
-            let http = serve(listener, move || api::routes(handle.clone()))?;
+            let http = serve(&config, listener, move || api::routes(handle.clone()))?;
             let failed = until_stopped(node.failed()).await?;
             if failed.is_none() {
                 served.hand_over().await;
@@ -97,7 +99,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
             logging.show_at(&console, &config.name);
             tracing::info!(name = config.name, http = %config.http_listen, "auth node runs");
             service::tell_of(Served::Auth(Box::new(handle.clone())));
-            let http = serve(listener, move || api::auth_routes(handle.clone()))?;
+            let http = serve(&config, listener, move || api::auth_routes(handle.clone()))?;
             let failed = until_stopped(node.failed()).await?;
             console.stop();
             http.stop().await;
@@ -113,7 +115,7 @@ async fn wait_for_place(config: &NodeConfig, listener: TcpListener) -> Result<Op
     let candidate = Candidate::start(config)?;
     let handle = candidate.handle().clone();
     tracing::warn!(name = config.name, "{}: waits for an order of the chain", handle.wanted);
-    let http = serve(listener.try_clone()?, move || api::candidate_routes(handle.clone()))?;
+    let http = serve(config, listener.try_clone()?, move || api::candidate_routes(handle.clone()))?;
     let given = stopped_or(candidate.given()).await?;
     http.stop().await;
     candidate.shutdown(config).await?;
@@ -156,10 +158,16 @@ impl Http {
 }
 
 fn serve<R: FnOnce(&mut ServiceConfig)>(
+    config: &NodeConfig,
     listener: TcpListener,
     routes: impl Fn() -> R + Clone + Send + 'static,
 ) -> Result<Http, Failure> {
-    let server = HttpServer::new(move || App::new().configure(routes()))
+    let limit = RequestLimit::new(config.requests_per_second);
+    let app = move || {
+        let limit = limit.clone();
+        App::new().wrap(from_fn(move |request, next| limit.clone().check(request, next))).configure(routes())
+    };
+    let server = HttpServer::new(app)
         .workers(1)
         .max_connections(HTTP_CONNECTIONS_MAX)
         .disable_signals()

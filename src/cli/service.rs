@@ -56,6 +56,8 @@ impl Served {
     /// Gives the seat up before the node goes, as long as somebody can take it.
     pub(super) async fn hand_over(&self) {
         let Self::Member(node) = self else { return };
+        // Clients go elsewhere while this one still answers.
+        node.modes.leave();
         let begun = Instant::now();
         let handed_over = tokio::time::timeout(HAND_OVER_WITHIN, async {
             let can = |status: MemberStatus| status.view.active && status.view.in_sync.len() > 1;

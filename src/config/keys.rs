@@ -69,6 +69,12 @@ pub const KEYS: &[Key] = &[
         "Where HTTP is served: health, metrics, `/api/v1` and the console. Put a proxy with TLS in front for others.",
     ),
     key(
+        "http.requests_per_second",
+        "0 to 1000000",
+        Some("5000"),
+        "Requests that one address may make in a second; 0 for any number. Health and metrics do not count. Behind a proxy all clients have one address.",
+    ),
+    key(
         "console.actions",
         FLAG,
         Some("false"),

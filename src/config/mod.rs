@@ -167,6 +167,8 @@ pub struct NodeConfig {
     pub certificate_key_file: PathBuf,
     /// Where HTTP listens.
     pub http_listen: SocketAddr,
+    /// Requests that an address may make in a second; 0 for any number.
+    pub requests_per_second: u32,
     /// The admin console's part.
     pub console: ConsoleSection,
     /// The other nodes.

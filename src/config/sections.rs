@@ -44,6 +44,7 @@ impl Reader<'_> {
             certificate_file: self.file("bridge", "certificate_file"),
             certificate_key_file: self.file("bridge", "certificate_key_file"),
             http_listen: self.loopback("http", "listen"),
+            requests_per_second: self.number("http", "requests_per_second", 0..=1_000_000, Some(5_000)) as u32,
             console: ConsoleSection {
                 actions: self.flag("console", "actions", false),
                 operators: self.keys("console", "operators"),

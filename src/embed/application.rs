@@ -57,6 +57,13 @@ pub trait Application: Send + Sync + 'static {
         "app"
     }
 
+    /// The newest version of its rules that this program knows. By which one a command is carried out the chain says ([`Call::context`]): as long as operators
+    /// have not ordered the newest, `apply` goes on by the one that holds. So programs are replaced one by one, and the rules change for all at one block; a
+    /// node whose program does not know them stops before it.
+    fn version(&self) -> u32 {
+        1
+    }
+
     /// Refuses a command that can never take effect, before it is ordered. It must not depend on the state.
     fn check(&self, _command: &Self::Command) -> Result<(), Reject> {
         Ok(())
@@ -73,7 +80,7 @@ pub trait Application: Send + Sync + 'static {
 /// What an application may know besides the command and the store.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
-    /// Height and time of the block. The time is a proposer's word.
+    /// Height and time of the block, and the version of the rules that holds for it. The time is a proposer's word.
     pub context: &'a Context,
     /// Whoever signed the command.
     pub sender: &'a PublicKey,
@@ -148,6 +155,10 @@ impl<S: Application> Typed<S> {
 }
 
 impl<S: Application> StateMachine for Typed<S> {
+    fn version(&self) -> u32 {
+        self.0.version()
+    }
+
     fn apply(&self, context: &Context, transaction: &Transaction, state: &mut State<'_>) -> Result<Vec<u8>, Reject> {
         if transaction.payload() == BARRIER {
             return Ok(Vec::new());

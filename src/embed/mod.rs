@@ -19,7 +19,7 @@ use standin_consensus::actor::{Finished, Ledger, ReadRefused, Submit};
 use standin_foundation::{Height, SecretKey};
 use standin_ledger::store::StoreError;
 use standin_ledger::transaction::TransactionBody;
-use standin_ledger::{Outcome, Reject, Title, Transaction, TransactionId};
+use standin_ledger::{Outcome, Reject, SystemTransaction, Title, Transaction, TransactionId};
 use standin_stage::CallError;
 use tokio::sync::oneshot;
 
@@ -248,6 +248,21 @@ impl<S: Application> Node<S> {
         let expires = height.plus(handle.genesis.parameters.replay_window / 2);
         let body = TransactionBody { title: *title, nonce: fastrand::u64(..), expires, payload };
         Transaction::sign(&handle.genesis.digest(), key, &body).map_err(|error| SubmitError::Encode(error.to_string()))
+    }
+
+    /// Has the chain carry out what operators have ordered and approved; gives the block in which it was. This node's key signs the transaction, and counts
+    /// for nothing in it.
+    pub async fn carry_out(&self, order: &SystemTransaction) -> Result<Height, SubmitError> {
+        let Inner { handle, key, .. } = &*self.inner;
+        let signed = order.sign(&handle.genesis, key, fastrand::u64(..), self.height().await?);
+        let transaction = signed.map_err(|error| SubmitError::Encode(error.to_string()))?;
+        let Finished { height, outcome, .. } = self.ordered(&transaction).await?;
+        match outcome {
+            Outcome::Applied(_) => Ok(height),
+            Outcome::Rejected(reason) => Err(SubmitError::Rejected { reason, height: Some(height) }),
+            Outcome::Duplicate => Err(SubmitError::OutcomeUnknown { id: transaction.id() }),
+            Outcome::Expired => Err(SubmitError::Expired),
+        }
     }
 
     /// Submits a transaction that [`Node::prepare`] has signed. One that was ordered before gets the outcome that it has.

@@ -84,19 +84,25 @@ impl Access {
 
 /// A token bucket that holds what is allowed in one second.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     left: f64,
     at: Instant,
 }
 
 impl Bucket {
     /// A full one.
-    pub(super) fn full(rate: u32, now: Instant) -> Self {
+    pub(crate) fn full(rate: u32, now: Instant) -> Self {
         Self { left: f64::from(rate), at: now }
     }
 
+    /// Whether nothing has been taken for a second or longer.
+    pub(crate) fn is_full(&self, rate: u32, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.left + passed * f64::from(rate) >= f64::from(rate)
+    }
+
     /// Takes one token, if there is one.
-    pub(super) fn take(&mut self, rate: u32, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, rate: u32, now: Instant) -> bool {
         let rate = f64::from(rate);
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         (self.left, self.at) = ((self.left + passed * rate).min(rate), self.at.max(now));

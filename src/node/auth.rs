@@ -103,6 +103,7 @@ impl AuthNode {
             Router::default().ask_as::<Request, _, _>(auth.address().clone(), |from, request| Asked { from, request });
         let router = standin_console::actor::routes(router, console_cell.address());
         let on_down = OnDown(Box::new(move |node| teller.lost(node)));
+        let peers = prepared.clone();
         let bridge = Bridge::start(bridge, prepared, Arc::new(transport), router, Some(on_down))?;
         roster.get_or_init(|| bridge.roster());
         let actors = Registry::default();
@@ -110,7 +111,7 @@ impl AuthNode {
         let _ = actors.register(auth.address());
         let _ = actors.register(console_cell.address());
         let (name, address) = (config.name.clone(), auth.address().clone());
-        let view = AuthView { name, auth: address, genesis: Arc::clone(&genesis), listed };
+        let view = AuthView { name, auth: address, genesis: Arc::clone(&genesis), listed, peers: peers.clone() };
         views.set(vec![Box::new(view), Box::new(ActorsView(actors.clone()))]);
         let (name, auth_address) = (config.name.clone(), auth.address().clone());
         for removes in [false, true] {

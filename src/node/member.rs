@@ -241,6 +241,7 @@ impl MemberNode {
             member: member.address().clone(),
             counted: Arc::default(),
             modes: modes.clone(),
+            peers: directory.peers.clone(),
         };
         known.map(|grant| grants.take(grant));
         let grants = told_later.get_or_init(|| grants).clone();

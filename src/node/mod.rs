@@ -22,6 +22,7 @@ use standin_stage::bridge::{BridgeConfig, BridgeError, PeerConfig, SocketTranspo
 use standin_stage::{Cell, MailboxLimits, Role, Supervision};
 use tokio::sync::watch;
 
+pub(crate) use access::Bucket;
 pub use access::{Access, Denied};
 pub use auth::{AuthHandle, AuthNode, recall};
 pub use backup::{BackupFailed, Backups, RestoreFailed, restore};

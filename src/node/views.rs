@@ -15,7 +15,8 @@ use standin_foundation::{Height, NodeId, Seat};
 use standin_ledger::Genesis;
 use standin_ledger::certificate::quorum;
 use standin_ledger::store::StoredBlock;
-use standin_stage::{Address, Distribution, Registry, Window};
+use standin_stage::bridge::Peers;
+use standin_stage::{Address, Distribution, Registry, Remote, Window};
 use tokio::sync::oneshot;
 
 use super::actions::Modes;
@@ -35,6 +36,7 @@ pub(super) struct MemberView {
     /// When transactions were last counted, and how many there were.
     pub(super) counted: Arc<Mutex<Option<(Instant, u64)>>>,
     pub(super) modes: Modes,
+    pub(super) peers: Peers,
 }
 
 impl View for MemberView {
@@ -46,9 +48,11 @@ impl View for MemberView {
         let (replica, member) = (self.replica.clone(), self.member.clone());
         let (name, node, counted) = (self.name.clone(), self.node, Arc::clone(&self.counted));
         let modes = self.modes.clone();
+        let links = links(&self.peers);
         Box::pin(async move {
             let mut shown = row(json!({
                 "name": name,
+                "links": links,
                 "draining": modes.draining().then_some(true),
                 "read_only": modes.read_only().then_some(true),
             }));
@@ -94,6 +98,18 @@ impl View for MemberView {
             vec![(String::new(), shown)]
         })
     }
+}
+
+/// How long a word takes to each node that is connected, and back, in µs, rounded so that a page need not be told of what nobody sees.
+pub(super) fn links(peers: &Peers) -> BTreeMap<String, u64> {
+    let link = |remote: Remote| Some((remote.id().to_string(), rounded(remote.round_trip()?.as_micros() as u64)));
+    peers.all().into_iter().filter_map(link).collect()
+}
+
+/// To two digits.
+fn rounded(us: u64) -> u64 {
+    let step = 10_u64.pow(us.max(1).ilog10().saturating_sub(1));
+    us / step * step
 }
 
 /// The newest blocks that the node has executed.
@@ -269,6 +285,7 @@ pub(super) struct AuthView {
     pub(super) auth: Address<AuthActor>,
     pub(super) genesis: Arc<Genesis>,
     pub(super) listed: Listed,
+    pub(super) peers: Peers,
 }
 
 impl View for AuthView {
@@ -279,6 +296,7 @@ impl View for AuthView {
     fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
         let (name, auth) = (self.name.clone(), self.auth.clone());
         let (genesis, listed) = (Arc::clone(&self.genesis), self.listed.clone());
+        let links = links(&self.peers);
         Box::pin(async move {
             let clusters = auth.ask(AskClusters, ASK_TIME).await;
             let register = match &clusters {
@@ -288,7 +306,7 @@ impl View for AuthView {
                 }
                 Err(error) => format!("the register does not answer: {error}"),
             };
-            let shown = json!({ "name": name, "kind": "auth", "site": WITNESS, "register": register });
+            let shown = json!({ "name": name, "kind": "auth", "site": WITNESS, "register": register, "links": links });
             vec![(String::new(), row(shown))]
         })
     }

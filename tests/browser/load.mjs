@@ -20,14 +20,14 @@ const link = await new Promise((resolve, reject) => {
   child.on("exit", () => reject(new Error(`the demo ended: ${said}`)));
 });
 
-// Resident memory of the process that serves the page, in MB.
+// The memory of the process that serves the page, in MB: its own, without the files that it has mapped, which are the disk's cache.
 function memory(port) {
   for (const pid of readdirSync("/proc").filter((entry) => /^\d+$/.test(entry))) {
     try {
       const line = readFileSync(`/proc/${pid}/cmdline`, "utf8");
       const config = line.split("\0").find((part) => part.endsWith("node.toml"));
       if (config && readFileSync(config, "utf8").includes(`listen = "127.0.0.1:${port}"`)) {
-        return Number(readFileSync(`/proc/${pid}/status`, "utf8").match(/VmRSS:\s+(\d+)/)[1]) / 1024;
+        return Number(readFileSync(`/proc/${pid}/status`, "utf8").match(/RssAnon:\s+(\d+)/)[1]) / 1024;
       }
     } catch {
       // It has ended meanwhile.
@@ -74,7 +74,7 @@ try {
     const now = await measured();
     const share = (100 * (now.busy - before.busy)) / (now.at - before.at);
     const rate = (now.messages - before.messages) / (now.at - before.at);
-    console.log(`${Math.round(now.at - first.at)} s: main thread ${share.toFixed(1)} %, ${Math.round(rate)} changes/s, heap ${now.heap.toFixed(1)} MB, node ${now.node.toFixed(0)} MB`);
+    console.log(`${Math.round(now.at - first.at)} s: main thread ${share.toFixed(1)} %, ${Math.round(rate)} changes/s, heap ${now.heap.toFixed(1)} MB, node's own ${now.node.toFixed(0)} MB`);
     before = now;
   }
 } finally {

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use standin::NodeConfig;
 use tempfile::TempDir;
 
 use crate::network::{TestNetwork, data, run, standin, told};
@@ -43,7 +44,7 @@ fn key_files_that_are_open_wrong_or_missing_end_with_78() {
 #[test]
 fn a_configuration_with_two_faults_tells_both() {
     let network = TestNetwork::files();
-    edit(&network, 1, "[log]\nlevel = \"info\"", "[log]\nlevle = \"info\"\nlevel = 7");
+    edit(&network, 1, "\nlevel = \"info\"", "\nlevle = \"info\"\nlevel = 7");
     let (code, talk) = told(&run(&["config", "check", "-c", network.config(1).to_str().unwrap()]));
     assert_eq!(code, 78);
     assert!(talk.contains("did you mean `level`?") && talk.contains("found 7, a text in quotes is needed"), "{talk}");
@@ -68,8 +69,7 @@ fn auth_node(folder: &TempDir) -> (std::process::Child, String) {
 /// A node of a network, alone, that is there when it answers so: its address, and it dies with the test.
 fn running(folder: &TempDir, config: &str, answers: impl Fn(&str) -> bool) -> (std::process::Child, String) {
     let config = folder.path().join("net").join(config);
-    let text = fs::read_to_string(&config).unwrap();
-    let address = text.split_once("[http]\nlisten = \"").unwrap().1.split_once('"').unwrap().0.to_owned();
+    let address = NodeConfig::read(&config).unwrap().http_listen;
     let child =
         standin().args(["run", "--die-with-parent", "-c", config.to_str().unwrap()]).stderr(Stdio::null()).spawn();
     let url = format!("http://{address}");
@@ -92,7 +92,7 @@ fn orders_that_no_operator_gave_or_that_cannot_be_are_refused() {
     };
     let operator = file("operator.key");
     for (refused, code, expected) in [
-        (admit("a", &file("client.key"), "127.0.0.1:7", "s3"), 6, "not signed by an operator"),
+        (admit("a", &file("client.key"), "127.0.0.1:7", "s3"), 6, "approved by 0 operators, 1 are needed"),
         (admit("z", &operator, "127.0.0.1:7", "s3"), 4, "there is no cluster `z`"),
         (admit("a", &operator, "127.0.0.1", "s3"), 6, "host and port of its bridge"),
         (admit("a", &operator, "127.0.0.1:7", " "), 6, "needs the name of its site"),
@@ -152,8 +152,8 @@ fn a_register_in_an_etcd_that_is_away_or_half_configured_is_told() {
             "found \"127.0.0.1:1\", addresses such as",
         ),
         ("endpoints = \"http:", "endpoints = \"https:", "`etcd.ca_file`: is missing"),
-        ("# user = ", "user = ", "`etcd.password_file`: is missing"),
-        ("# certificate_file = ", "certificate_file = ", "`etcd.certificate_key_file`: is missing"),
+        ("# user = \"\"", "user = \"someone\"", "`etcd.password_file`: is missing"),
+        ("# certificate_file = \"\"", "certificate_file = \"etcd.pem\"", "`etcd.certificate_key_file`: is missing"),
     ] {
         assert!(sound.contains(found), "{found}");
         fs::write(&config, sound.replace(found, wrong)).unwrap();

@@ -10,6 +10,7 @@ use standin::{
     Application, BlocksError, Call, ConfigError, Freshness, Height, Node, NodeConfig, NodeError, QueryError, Reject,
     Store, StoreView, SubmitError,
 };
+use standin_ledger::reconfiguration::Change;
 
 /// Keeps the sum of what it was told, and refuses 13.
 struct Adder(&'static str);
@@ -174,5 +175,61 @@ async fn a_panic_of_the_application_is_its_askers_or_stops_the_node_and_says_why
     assert!(matches!(unknown, SubmitError::OutcomeUnknown { .. } | SubmitError::Stopped), "{unknown}");
     let why = node.stopped().await.unwrap();
     assert!(why.contains("an application's own mistake"), "{why}");
+    network.shutdown().await;
+}
+
+/// Says by which version of its rules it is carried out.
+struct Versioned(u32);
+
+impl Application for Versioned {
+    type Command = u64;
+    type Output = u32;
+    type Query = ();
+    type Answer = u32;
+
+    fn version(&self) -> u32 {
+        self.0
+    }
+
+    fn apply(&self, call: &Call<'_>, _: u64, store: &mut Store<'_, '_>) -> Result<u32, Reject> {
+        store.put("version", &call.context.version)?;
+        Ok(call.context.version)
+    }
+
+    fn query(&self, store: &StoreView<'_>, (): ()) -> Result<u32, Reject> {
+        Ok(store.get("version")?.unwrap_or_default())
+    }
+}
+
+/// Programs are replaced one by one, and the rules change at one block. The node that was forgotten stops before it, and goes on with a newer program.
+#[actix_web::test]
+async fn rules_change_for_all_at_one_block_and_an_old_program_stops_before_it() {
+    let made = std::sync::atomic::AtomicU32::new(0);
+    // The fourth node has the old program; when it is started again, the new one.
+    let program = move || Versioned(if made.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 3 { 1 } else { 2 });
+    let mut network = TestNetwork::start(program).await.unwrap();
+    let node = network.node(0).unwrap().clone();
+    assert_eq!(node.submit(&1).await.unwrap().output, 1, "whoever knows the new rules goes on by the old ones");
+    network.reconfigure(vec![Change::Version(2)]).await.unwrap();
+    // The epoch begins some blocks later, by itself or with what is ordered.
+    let mut newest = node.submit(&2).await.unwrap();
+    for _ in 0..10_000 {
+        if newest.output == 2 {
+            break;
+        }
+        newest = node.submit(&2).await.unwrap();
+    }
+    assert_eq!(newest.output, 2);
+    let stopped = network.node(3).unwrap().stopped();
+    let why = tokio::time::timeout(Duration::from_secs(30), stopped).await.unwrap().unwrap();
+    assert!(why.contains("version 2 of the state machine, this program knows versions up to 1"), "{why}");
+    network.stop_node(3).await;
+    network.start_node(3).await.unwrap();
+    let back = network.node(3).unwrap();
+    let read = back.query(&(), Freshness::AtLeast(newest.height)).await.unwrap();
+    assert_eq!(read.answer, 2);
+    assert_eq!(back.submit(&3).await.unwrap().output, 2);
+    let wrong = network.reconfigure(vec![Change::Version(2)]).await.unwrap_err().to_string();
+    assert!(wrong.contains("version 2 of the state machine, 2 is in force"), "{wrong}");
     network.shutdown().await;
 }

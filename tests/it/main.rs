@@ -19,3 +19,4 @@ mod real_input;
 mod reconfigure;
 mod service;
 mod simulator;
+mod upgrade;

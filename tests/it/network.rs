@@ -12,7 +12,11 @@ use tempfile::TempDir;
 
 /// The program under test.
 pub(crate) fn standin() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_standin"));
+    command(Path::new(env!("CARGO_BIN_EXE_standin")))
+}
+
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
     command.env_remove("STANDIN_NODE").env_remove("STANDIN_KEY").stdin(Stdio::null());
     command
 }
@@ -56,14 +60,29 @@ pub(crate) struct TestNetwork {
 impl TestNetwork {
     /// Writes a network's files; nothing runs.
     pub(crate) fn files() -> Self {
+        Self::files_by(Path::new(env!("CARGO_BIN_EXE_standin")))
+    }
+
+    fn files_by(program: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let made = folder.path().join("net");
         let port = free_ports().to_string();
-        let output = run(&["init", made.to_str().unwrap(), "--chain", "test-it", "--port", &port]);
+        let arguments = ["init", made.to_str().unwrap(), "--chain", "test-it", "--port", &port];
+        let output = command(program).args(arguments).output().unwrap();
         let (code, talk) = told(&output);
         assert_eq!(code, 0, "{talk}");
         let urls = talk.split_once("--node ").unwrap().1.split_whitespace().next().unwrap().to_owned();
         Self { folder, nodes: BTreeMap::new(), stopping: Vec::new(), urls }
+    }
+
+    /// Writes a network's files and starts its four nodes, all by another program than the one under test.
+    pub(crate) fn start_by(program: &Path) -> Self {
+        let mut network = Self::files_by(program);
+        for seat in 1..=4 {
+            network.start_node_by(program, seat);
+        }
+        network.wait_all_ready();
+        network
     }
 
     /// Writes a network's files and starts its four nodes.
@@ -78,8 +97,12 @@ impl TestNetwork {
 
     /// Starts a node; what it says goes to its log file.
     pub(crate) fn start_node(&mut self, seat: usize) {
+        self.start_node_by(Path::new(env!("CARGO_BIN_EXE_standin")), seat);
+    }
+
+    fn start_node_by(&mut self, program: &Path, seat: usize) {
         let log = File::options().create(true).append(true).open(self.log(seat)).unwrap();
-        let child = standin()
+        let child = command(program)
             .args(["run", "--die-with-parent", "-c", self.config(seat).to_str().unwrap()])
             .stderr(log)
             .spawn()

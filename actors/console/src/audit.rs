@@ -1,8 +1,11 @@
-//! What people did at a node: a file of JSON lines, each of which names the hash of the one before. A line that was changed, left out or put in
+//! What people did at a node: files of JSON lines, each of which names the hash of the one before. A line that was changed, left out or put in
 //! breaks the chain; whoever has noted a hash elsewhere can tell, too, whether the end is missing.
+//!
+//! A file that has grown large is sealed: it gets a name that ends with the number of its last line, and the next one goes on from there. Whoever has put sealed files away
+//! says from which line on the rest is to be checked.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +18,8 @@ use crate::protocol::Role;
 
 /// Bytes of a line; what people write is cut to fit.
 const LINE_BYTES_MAX: usize = 64 * 1024;
+/// A file that has grown to this is sealed.
+const SEALED_BYTES: u64 = 16 * 1024 * 1024;
 /// Bytes of each text of an entry.
 const TEXT_BYTES_MAX: usize = 1024;
 
@@ -94,14 +99,20 @@ pub struct Head {
     pub hash: Digest,
 }
 
+impl Head {
+    /// Of a log without a line.
+    const NONE: Self = Self { entries: 0, hash: Digest::ZERO };
+}
+
 /// The audit log of a node.
 #[derive(Debug)]
 pub struct Audit {
     path: PathBuf,
+    sealed_bytes: u64,
     state: Mutex<(File, Head)>,
 }
 
-/// Where the audit log of a node with this data folder stands.
+/// Where the newest part of the audit log of a node with this data folder stands.
 pub fn path_of(data_dir: &Path) -> PathBuf {
     data_dir.join("console").join("audit.jsonl")
 }
@@ -110,16 +121,38 @@ impl Audit {
     /// Opens or begins the audit log of a node with this data folder. A last line that was not finished is cut: what it was to tell of has not
     /// been done.
     pub fn open(data_dir: &Path) -> Result<Self, AuditError> {
+        Self::open_with(data_dir, SEALED_BYTES)
+    }
+
+    fn open_with(data_dir: &Path, sealed_bytes: u64) -> Result<Self, AuditError> {
         let path = path_of(data_dir);
         let failed = |source| AuditError::File { path: path.clone(), source };
         if let Some(folder) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
         }
-        let mut options = OpenOptions::new();
-        let mut file = options.read(true).append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
-        let (head, bytes) = read(&path, &file, |_| ())?;
+        let before = match files(data_dir)?.into_iter().rev().find(|file| *file != path) {
+            Some(sealed) => Some(read(&sealed, &open(&sealed)?, None, |_| ())?.head),
+            None => None,
+        };
+        let mut file = new_file(&path).map_err(failed)?;
+        let Found { head, bytes, .. } = read(&path, &file, before, |_| ())?;
         file.set_len(bytes).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
-        Ok(Self { path, state: Mutex::new((file, head)) })
+        Ok(Self { path, sealed_bytes, state: Mutex::new((file, head)) })
+    }
+
+    /// Gives a file that has grown large another name, and begins a new one. What cannot be sealed goes on growing.
+    fn seal(&self, file: &mut File, head: &Head) {
+        let sealed = self.path.with_file_name(format!("audit-{:020}.jsonl", head.entries));
+        let begun = fs::rename(&self.path, &sealed).and_then(|()| new_file(&self.path));
+        let kept = self.path.parent().map(|folder| File::open(folder).and_then(|folder| folder.sync_all()));
+        match (begun, kept) {
+            (Ok(begun), Some(Ok(()))) => *file = begun,
+            (Ok(begun), kept) => {
+                tracing::warn!(?kept, "the audit log's folder could not be synced");
+                *file = begun;
+            }
+            (Err(error), _) => tracing::warn!(%error, "the audit log could not be sealed"),
+        }
     }
 
     /// Records something, durably: it may be done when this returns.
@@ -145,6 +178,10 @@ impl Audit {
             return Err(failed(error));
         }
         *head = Head { entries: line.number, hash: line.hash };
+        if length + text.len() as u64 >= self.sealed_bytes {
+            let sealed = *head;
+            self.seal(file, &sealed);
+        }
         Ok(*head)
     }
 }
@@ -154,34 +191,79 @@ fn cut(mut text: String) -> String {
     text
 }
 
-/// Checks a node's audit log from its beginning to its end, also while the node runs.
-pub fn verify(data_dir: &Path) -> Result<Head, AuditError> {
-    let path = path_of(data_dir);
-    let file = File::open(&path).map_err(|source| AuditError::File { path: path.clone(), source })?;
-    Ok(read(&path, &file, |_| ())?.0)
+fn new_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
 }
 
-/// The newest entries of a node's audit log, at most so many.
-pub fn newest(data_dir: &Path, count: usize) -> Result<Vec<Act>, AuditError> {
-    let path = path_of(data_dir);
-    let file = File::open(&path).map_err(|source| AuditError::File { path: path.clone(), source })?;
-    let mut newest = VecDeque::with_capacity(count);
-    read(&path, &file, |act| {
-        if newest.len() == count {
-            newest.pop_front();
+fn open(path: &Path) -> Result<File, AuditError> {
+    File::open(path).map_err(|source| AuditError::File { path: path.to_owned(), source })
+}
+
+/// The files of a node's audit log, in order: those that are sealed, and the newest.
+pub fn files(data_dir: &Path) -> Result<Vec<PathBuf>, AuditError> {
+    let newest = path_of(data_dir);
+    let folder = newest.parent().unwrap_or(data_dir);
+    let failed = |source| AuditError::File { path: folder.to_owned(), source };
+    let is_sealed = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.strip_prefix("audit-")
+            .and_then(|rest| rest.strip_suffix(".jsonl"))
+            .is_some_and(|n| n.parse::<u64>().is_ok())
+    };
+    let entries = fs::read_dir(folder).map_err(failed)?;
+    let mut sealed: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_sealed).collect();
+    // The numbers in the names have one length.
+    sealed.sort();
+    Ok(sealed.into_iter().chain([newest]).collect())
+}
+
+/// Checks a node's audit log from this line on to its end, also while the node runs. The first line is 1; a later one where sealed files were put away.
+pub fn verify(data_dir: &Path, from: u64) -> Result<Head, AuditError> {
+    let mut head = (from <= 1).then_some(Head::NONE);
+    for path in files(data_dir)? {
+        let begins = head.map_or(from, |head| head.entries + 1);
+        let found = read(&path, &open(&path)?, head, |_| ())?;
+        if head.is_none() && found.first != begins && found.first > 0 {
+            let what = format!("it begins with line {}, line {begins} was to be the first", found.first);
+            return Err(AuditError::Broken { path, line: 1, what });
         }
-        newest.push_back(act);
-    })?;
+        head = Some(found.head);
+    }
+    Ok(head.unwrap_or(Head::NONE))
+}
+
+/// The newest entries of a node's audit log, at most so many: of its newest file, and the one before.
+pub fn newest(data_dir: &Path, count: usize) -> Result<Vec<Act>, AuditError> {
+    let files = files(data_dir)?;
+    let mut newest = VecDeque::with_capacity(count);
+    for path in files.iter().skip(files.len().saturating_sub(2)) {
+        read(path, &open(path)?, None, |act| {
+            if newest.len() == count {
+                newest.pop_front();
+            }
+            newest.push_back(act);
+        })?;
+    }
     Ok(newest.into())
 }
 
-/// Reads all finished lines: how far they go, and how many bytes they are.
-fn read(path: &Path, file: &File, mut found: impl FnMut(Act)) -> Result<(Head, u64), AuditError> {
+/// What is in a file.
+struct Found {
+    /// The number of its first line; 0 where there is none.
+    first: u64,
+    /// How far it goes.
+    head: Head,
+    /// Bytes of all finished lines.
+    bytes: u64,
+}
+
+/// Reads all finished lines, of which the first follows `before`, or whatever it says itself.
+fn read(path: &Path, file: &File, before: Option<Head>, mut found: impl FnMut(Act)) -> Result<Found, AuditError> {
     let mut reader = BufReader::new(file);
-    let mut head = Head { entries: 0, hash: Digest::ZERO };
-    let mut bytes = 0;
+    let (mut head, mut first, mut bytes) = (before, 0, 0);
     loop {
-        let broken = |what: String| AuditError::Broken { path: path.to_owned(), line: head.entries + 1, what };
+        let number = head.map_or(1, |head| head.entries + 1);
+        let broken = |what: String| AuditError::Broken { path: path.to_owned(), line: number, what };
         let mut text = Vec::new();
         let mut bounded = reader.by_ref().take(LINE_BYTES_MAX as u64);
         let count = bounded.read_until(b'\n', &mut text);
@@ -190,10 +272,11 @@ fn read(path: &Path, file: &File, mut found: impl FnMut(Act)) -> Result<(Head, u
             return Err(broken(format!("it is longer than {LINE_BYTES_MAX} bytes")));
         }
         if !text.ends_with(b"\n") {
-            return Ok((head, bytes));
+            return Ok(Found { first, head: head.unwrap_or(Head::NONE), bytes });
         }
         let line: Line = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
-        if line.before != head.hash || line.number != head.entries + 1 {
+        let follows = head.is_none_or(|head| line.before == head.hash && line.number == head.entries + 1);
+        if !follows {
             return Err(broken(
                 "it does not follow from the line before: one was changed, left out or put in".to_owned(),
             ));
@@ -202,7 +285,10 @@ fn read(path: &Path, file: &File, mut found: impl FnMut(Act)) -> Result<(Head, u
         if sound != line {
             return Err(broken("it was changed: its hash is another".to_owned()));
         }
-        head = Head { entries: line.number, hash: line.hash };
+        if first == 0 {
+            first = line.number;
+        }
+        head = Some(Head { entries: line.number, hash: line.hash });
         bytes += count as u64;
         found(line.act);
     }
@@ -230,7 +316,7 @@ mod tests {
     }
 
     fn broken_at(folder: &Path) -> u64 {
-        match verify(folder) {
+        match verify(folder, 1) {
             Err(AuditError::Broken { line, .. }) => line,
             other => panic!("{other:?}"),
         }
@@ -240,10 +326,10 @@ mod tests {
     fn what_was_recorded_is_found_again_and_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let head = filled(folder.path());
-        assert_eq!((head.entries, verify(folder.path()).unwrap()), (3, head));
+        assert_eq!((head.entries, verify(folder.path(), 1).unwrap()), (3, head));
         let audit = Audit::open(folder.path()).unwrap();
         let next = audit.record(act("four")).unwrap();
-        assert_eq!((next.entries, verify(folder.path()).unwrap()), (4, next));
+        assert_eq!((next.entries, verify(folder.path(), 1).unwrap()), (4, next));
     }
 
     #[test]
@@ -273,10 +359,10 @@ mod tests {
         let mut text = fs::read(path_of(folder.path())).unwrap();
         text.extend_from_slice(br#"{"number":4,"act":{"at_ms":"#);
         fs::write(path_of(folder.path()), text).unwrap();
-        assert_eq!(verify(folder.path()).unwrap(), head);
+        assert_eq!(verify(folder.path(), 1).unwrap(), head);
         let audit = Audit::open(folder.path()).unwrap();
         let next = audit.record(act("four")).unwrap();
-        assert_eq!((next.entries, verify(folder.path()).unwrap()), (4, next));
+        assert_eq!((next.entries, verify(folder.path(), 1).unwrap()), (4, next));
     }
 
     #[test]
@@ -287,6 +373,35 @@ mod tests {
         let giant =
             Act { user: long.clone(), reason: long.clone(), on: long.clone(), outcome: long.clone(), ..act(&long) };
         let head = audit.record(giant).unwrap();
-        assert_eq!(verify(folder.path()).unwrap(), head);
+        assert_eq!(verify(folder.path(), 1).unwrap(), head);
+    }
+
+    /// A log that grows goes on in another file, over restarts, and is one chain; whoever puts sealed files away can check the rest.
+    #[test]
+    fn a_log_that_grows_is_sealed_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut head = Head::NONE;
+        for round in 0..3 {
+            let audit = Audit::open_with(folder.path(), 2_000).unwrap();
+            for act_number in 0..10 {
+                head = audit.record(act(&format!("{round}-{act_number}"))).unwrap();
+            }
+        }
+        assert_eq!((head.entries, verify(folder.path(), 1).unwrap()), (30, head));
+        let all = files(folder.path()).unwrap();
+        assert!(all.len() > 3, "{all:?}");
+        assert_eq!(newest(folder.path(), 3).unwrap().last().unwrap().action, "2-9");
+        fs::remove_file(&all[0]).unwrap();
+        let begins = read(&all[1], &open(&all[1]).unwrap(), None, |_| ()).unwrap().first;
+        assert!(matches!(verify(folder.path(), 1), Err(AuditError::Broken { .. })), "the beginning is missing");
+        assert_eq!(verify(folder.path(), begins).unwrap(), head);
+        assert!(verify(folder.path(), begins + 1).is_err() && verify(folder.path(), begins - 1).is_err());
+        fs::remove_file(&all[2]).unwrap();
+        assert!(verify(folder.path(), begins).is_err(), "one in between is missing");
+        assert!(Audit::open_with(folder.path(), 2_000).is_err(), "nothing is added to it");
+        // Whoever puts sealed files away takes the oldest, or all.
+        fs::remove_file(&all[1]).unwrap();
+        let next = Audit::open_with(folder.path(), 2_000).unwrap().record(act("on")).unwrap();
+        assert_eq!(next.entries, 31);
     }
 }

@@ -80,7 +80,8 @@ pub(super) async fn key_replaced(drill: &mut Drill) -> Result<(), Failure> {
     let place = place.ok_or_else(|| Failure::new(1, "the holder is no node of the layout"))?;
     let retired = drill.network.client(old.node)?.cluster().await?.node;
     let whole = drill.layout.nodes.iter().filter(|node| node.cluster == place.cluster).count();
-    let new = join(drill, place.cluster.clone(), place.site.clone()).await?;
+    let name = format!("{}-new", drill.network.name(old.node));
+    let new = join_as(drill, &name, place.cluster.clone(), place.site.clone()).await?;
     let cluster = place.cluster.clone();
     let size = |view: &ClusterView| if view.cluster == cluster { whole + 1 } else { whole };
     all_in_sync(drill, "the node with the new key is in sync", size).await?;
@@ -103,16 +104,21 @@ pub(super) async fn key_replaced(drill: &mut Drill) -> Result<(), Failure> {
     }
     drill.check("the old key is let in by nobody", alone, name);
     drill.check_no_view_change(&before).await;
-    drill.caught_up(new.index, SOON).await
+    drill.caught_up(new.index, SOON).await?;
+    drill.network.kill(old.node).await
 }
 
 /// A new node is admitted to a cluster, and starts.
 pub(super) async fn join(drill: &mut Drill, cluster: ClusterId, site: String) -> Result<Joined, Failure> {
     let name = format!("{cluster}-{site}");
+    join_as(drill, &name, cluster, site).await
+}
+
+async fn join_as(drill: &mut Drill, name: &str, cluster: ClusterId, site: String) -> Result<Joined, Failure> {
     let like = drill.network.config(0);
-    let folder = like.parent().and_then(|folder| folder.parent()).map(|network| network.join(&name));
+    let folder = like.parent().and_then(|folder| folder.parent()).map(|network| network.join(name));
     let folder = folder.ok_or_else(|| Failure::new(1, "the network has no folder"))?;
-    let newcomer = write_newcomer(&folder, &like, &cluster, &name, None)?;
+    let newcomer = write_newcomer(&folder, &like, &cluster, name, None)?;
     let (node, address) = (newcomer.key.node_id(), newcomer.address.to_string());
     let member = Member { key: newcomer.key, priority: 0, site: site.clone(), address };
     ordered(drill, &cluster, Action::Admit(member)).await?;

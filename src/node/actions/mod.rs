@@ -40,6 +40,11 @@ impl Modes {
         self.0.draining.load(Ordering::Relaxed)
     }
 
+    /// The node goes: it takes no transactions any more, and is not ready.
+    pub fn leave(&self) {
+        self.set_draining(true);
+    }
+
     fn set_read_only(&self, on: bool) {
         self.0.read_only.store(on, Ordering::Relaxed);
     }

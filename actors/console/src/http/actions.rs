@@ -67,12 +67,21 @@ pub(super) async fn act(
         (None, Some(login)) => login.user,
         (None, None) => return not_logged_in(),
     };
+    let (name, id) = (user.name.clone(), ask.id.clone());
     let ordered = Ordered { console: console.get_ref().clone(), user, action, ask };
     // Carried out to its end, also if whoever ordered it goes.
     match actix_web::rt::spawn(ordered.run()).await {
         Ok(response) => response,
         Err(error) => {
             tracing::error!(%error, "an action did not end");
+            // It may have done anything: the same order must not do it again.
+            let fallen = Refusal::new(
+                "fallen",
+                "the action did not end: see the node's log",
+                "look what it has done, and order anew",
+            );
+            let mut guard = console.guard.lock().unwrap_or_else(PoisonError::into_inner);
+            guard.finish(&name, &id, Err(fallen));
             HttpResponse::InternalServerError().json(json!({ "error": "the action did not end: see the node's log" }))
         }
     }

@@ -78,6 +78,49 @@ function Table() {
     </tr>`)}</tbody></table></div></details>`;
 }
 
+// How long a word takes between nodes, both ways, in ms as people read it.
+function ms(us) {
+  return us < 10_000 ? (us / 1000).toFixed(us < 1000 ? 2 : 1) : String(Math.round(us / 1000));
+}
+
+// What is known of the links from nodes to nodes: times, and how many of those that should be there are not.
+function between(from, to) {
+  const times = [];
+  let cut = 0;
+  for (const a of from) {
+    if (a.state !== "live" || !a.links) continue;
+    for (const b of to) {
+      if (a.id === b.id || b.state === "unreachable") continue;
+      if (a.links[b.id] == null) cut += 1;
+      else times.push(a.links[b.id]);
+    }
+  }
+  return { times: times.sort((x, y) => x - y), cut };
+}
+
+function Link({ from, to }) {
+  const { times, cut } = between(from, to);
+  if (times.length === 0 && cut === 0) return html`<td class="none">–</td>`;
+  const range = times.length === 0 ? "" : times[0] === times.at(-1) ? ms(times[0]) : `${ms(times[0])} – ${ms(times.at(-1))}`;
+  return html`<td class=${cut > 0 ? "cut" : ""}>${range}${cut > 0 && html` <span class="why">✕ ${cut} cut</span>`}</td>`;
+}
+
+function Links() {
+  const all = sites();
+  const at = (site) => nodes.value.filter((node) => (node.site ?? "?") === site);
+  if (!nodes.value.some((node) => node.links)) return null;
+  return html`<h3>Links: round trips in ms</h3>
+    <div class="scroll" tabindex="0" role="region" aria-label="Links between sites"><table class="rows links">
+    <thead><tr><th scope="col">from \ to</th>${all.map((site) => html`<th scope="col">${site}</th>`)}</tr></thead>
+    <tbody>${all.map((from) => html`<tr key=${from}><th scope="row">${from}</th>
+      ${all.map((to) => html`<${Link} key=${to} from=${at(from)} to=${at(to)} />`)}</tr>`)}</tbody></table></div>
+    <details><summary>Links between all nodes</summary>
+    <div class="scroll" tabindex="0" role="region" aria-label="Links between nodes"><table class="rows links">
+    <thead><tr><th scope="col">from \ to</th>${nodes.value.map((node) => html`<th scope="col">${node.name}</th>`)}</tr></thead>
+    <tbody>${nodes.value.map((from) => html`<tr key=${from.id}><th scope="row">${from.name}</th>
+      ${nodes.value.map((to) => html`<${Link} key=${to.id} from=${[from]} to=${[to]} />`)}</tr>`)}</tbody></table></div></details>`;
+}
+
 export function Topology() {
-  return html`<section aria-labelledby="topology"><h2 id="topology">Seats and sites</h2><${Picture} /><${Table} /></section>`;
+  return html`<section aria-labelledby="topology"><h2 id="topology">Seats and sites</h2><${Picture} /><${Links} /><${Table} /></section>`;
 }

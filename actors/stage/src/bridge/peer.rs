@@ -36,6 +36,8 @@ pub(super) struct Peer {
     /// There is a session, for those who wait for one.
     open: watch::Sender<bool>,
     pub(super) refused: AtomicU64,
+    /// How long the newest answered ping was under way, in µs; 0 before the first.
+    round_trip_us: AtomicU64,
     /// Questions of the peer that are being answered.
     pub(super) asked: Arc<AtomicUsize>,
     /// Of lines about its coming and going.
@@ -56,6 +58,7 @@ impl Peer {
             current: Mutex::new(None),
             open: watch::Sender::new(false),
             refused: AtomicU64::new(0),
+            round_trip_us: AtomicU64::new(0),
             asked: Arc::default(),
             news: Throttle::new(Duration::from_secs(1), 10),
         }
@@ -122,6 +125,13 @@ impl Peer {
         }
     }
 
+    /// A ping was answered after so many µs. One that the other end made up says nothing.
+    pub(super) fn heard_back(&self, after_us: Option<u64>) {
+        if let Some(after) = after_us {
+            self.round_trip_us.store(after.max(1), Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn is_connected(&self) -> bool {
         self.current.lock().is_ok_and(|current| current.is_some())
     }
@@ -157,6 +167,12 @@ impl Remote {
     /// Whether there is a session.
     pub fn is_connected(&self) -> bool {
         self.peer.is_connected()
+    }
+
+    /// How long the newest ping of this session or the one before was under way, both ways; none while there is no session, or none was answered.
+    pub fn round_trip(&self) -> Option<Duration> {
+        let us = self.peer.round_trip_us.load(Ordering::Relaxed);
+        (us > 0 && self.is_connected()).then(|| Duration::from_micros(us))
     }
 
     /// Waits until there is a session. It may be gone again when this returns.

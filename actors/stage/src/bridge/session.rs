@@ -42,12 +42,23 @@ pub enum SessionEnd {
     Replaced,
 }
 
+/// When a session began: times in pings count from there.
+#[derive(Debug, Clone, Copy)]
+struct Began(Instant);
+
+impl Began {
+    fn elapsed_us(self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.0).as_micros() as u64
+    }
+}
+
 /// Runs a session to its end.
 pub(super) async fn run(pipe: Pipe, peer: &Arc<Peer>, router: &Router) -> SessionEnd {
     let (outgoing, mut incoming) = pipe.split();
     let (id, replaced) = peer.session_began();
-    let writer = write(peer, &outgoing);
-    let reader = read(peer, router, &mut incoming);
+    let began = Began(Instant::now());
+    let writer = write(peer, &outgoing, began);
+    let reader = read(peer, router, &mut incoming, began);
     let end = tokio::select! {
         biased;
         () = replaced.notified() => SessionEnd::Replaced,
@@ -64,24 +75,32 @@ pub(super) async fn run(pipe: Pipe, peer: &Arc<Peer>, router: &Router) -> Sessio
     end
 }
 
-async fn write(peer: &Peer, outgoing: &mpsc::Sender<Bytes>) {
+async fn write(peer: &Peer, outgoing: &mpsc::Sender<Bytes>, began: Began) {
+    // At once: how far the other end is away is known from the beginning on.
+    let mut due = Instant::now();
     loop {
-        let message = match tokio::time::timeout(PING_INTERVAL, peer.outbox.next()).await {
-            Ok(Some(message)) => message,
+        let message = match tokio::time::timeout_at(due, peer.outbox.next()).await {
+            Ok(Some(message)) => Some(message),
             Ok(None) => return,
-            Err(_) => {
-                let mut ping = BytesMut::new();
-                Frame::signal(FrameKind::Ping).encode(&mut ping);
-                ping.freeze()
-            }
+            Err(_) => None,
         };
-        if outgoing.send(message).await.is_err() {
-            return;
+        let now = Instant::now();
+        // Also between messages that leave it no pause: how long it is under way says how the link is.
+        let ping = (now >= due).then(|| {
+            due = now + PING_INTERVAL;
+            let mut ping = BytesMut::new();
+            Frame { correlation: began.elapsed_us(now), ..Frame::signal(FrameKind::Ping) }.encode(&mut ping);
+            ping.freeze()
+        });
+        for bytes in message.into_iter().chain(ping) {
+            if outgoing.send(bytes).await.is_err() {
+                return;
+            }
         }
     }
 }
 
-async fn read(peer: &Arc<Peer>, router: &Router, incoming: &mut mpsc::Receiver<Bytes>) -> SessionEnd {
+async fn read(peer: &Arc<Peer>, router: &Router, incoming: &mut mpsc::Receiver<Bytes>, began: Began) -> SessionEnd {
     let mut heard = Instant::now();
     let mut taken = Taken::default();
     let watchers = Watchers::default();
@@ -101,8 +120,11 @@ async fn read(peer: &Arc<Peer>, router: &Router, incoming: &mut mpsc::Receiver<B
             match frame.kind {
                 FrameKind::Goodbye => return SessionEnd::Goodbye,
                 // A pong that finds no room says less than the traffic that took it.
-                FrameKind::Ping => drop(peer.outbox.push(Lane::Control, Frame::signal(FrameKind::Pong))),
-                FrameKind::Pong => {}
+                FrameKind::Ping => {
+                    let pong = Frame { correlation: frame.correlation, ..Frame::signal(FrameKind::Pong) };
+                    drop(peer.outbox.push(Lane::Control, pong));
+                }
+                FrameKind::Pong => peer.heard_back(began.elapsed_us(Instant::now()).checked_sub(frame.correlation)),
                 FrameKind::Credit => peer.outbox.credit(frame.lane, frame.correlation),
                 FrameKind::Watch => watchers.watch(peer, router, frame),
                 FrameKind::Reply => peer.answered(frame.correlation, Ok(frame.payload)),

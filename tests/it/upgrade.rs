@@ -1,0 +1,94 @@
+//! A live network goes from the version of the newest tag to this one, node by node, under load.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::network::{TestNetwork, data, run, told};
+
+/// This project's folder.
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").arg("-C").arg(project()).args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The newest tag that this version comes from, and is not itself.
+fn newest_tag() -> Result<String, &'static str> {
+    git(&["rev-parse", "HEAD"]).ok_or("this is no working tree of git")?;
+    let tag = git(&["describe", "--tags", "--abbrev=0"]).ok_or("there is no tag yet")?;
+    match git(&["rev-parse", &format!("{tag}^{{commit}}")]) == git(&["rev-parse", "HEAD"]) {
+        true => Err("the newest tag is this version"),
+        false => Ok(tag),
+    }
+}
+
+/// A second working tree, gone when dropped. What was compiled stays beside what this one compiles.
+struct WorkTree(tempfile::TempDir);
+
+impl WorkTree {
+    fn at(tag: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tree");
+        git(&["worktree", "add", "--detach", path.to_str().unwrap(), tag]).expect("a working tree of the tag");
+        Self(folder)
+    }
+
+    /// Builds the program; gives where it is.
+    fn build(&self) -> PathBuf {
+        let target = project().join("target/upgrade");
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--release", "--locked", "--bin", "standin", "--target-dir"])
+            .arg(&target)
+            .current_dir(self.0.path().join("tree"))
+            .output()
+            .unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        target.join("release/standin")
+    }
+}
+
+impl Drop for WorkTree {
+    fn drop(&mut self) {
+        git(&["worktree", "remove", "--force", self.0.path().join("tree").to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn a_live_network_is_upgraded_from_the_newest_tag_node_by_node() {
+    let tag = match newest_tag() {
+        Ok(tag) => tag,
+        Err(why) => {
+            eprintln!("skipped: {why}, so there is no version to upgrade from");
+            return;
+        }
+    };
+    let tree = WorkTree::at(&tag);
+    let before = tree.build();
+    let mut network = TestNetwork::start_by(&before);
+    let put = |network: &TestNetwork, number: usize| {
+        let line = format!("{{\"put\":{{\"title\":\"test\",\"key\":\"k{number}\",\"value\":\"{number}\"}}}}");
+        let output = network.submit(&[&line]);
+        assert_eq!(told(&output).0, 0, "{tag}: {}", told(&output).1);
+    };
+    put(&network, 0);
+    for seat in 1..=4 {
+        network.stop(seat);
+        network.wait_stopped();
+        put(&network, 2 * seat - 1);
+        network.start_node(seat);
+        network.wait_all_ready();
+        put(&network, 2 * seat);
+    }
+    for number in 0..=8 {
+        let (node, key) = (network.url(number % 4).to_owned(), format!("k{number}"));
+        let found = run(&["query", "--node", &node, "--title", "test", "--key", &key]);
+        assert!(data(&found).contains(&number.to_string()), "{tag}: {key} at {node}: {}", data(&found));
+    }
+    network.stop(1);
+    network.wait_stopped();
+    let verified = run(&["verify", "-c", network.config(1).to_str().unwrap()]);
+    assert_eq!(told(&verified).0, 0, "{tag}: {}", told(&verified).1);
+}
