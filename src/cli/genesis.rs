@@ -268,10 +268,13 @@ impl Founder<'_> {
             NodeRole::Member => None,
         };
         let place = Place { name, site, bridge, http: *http };
-        let node = [
+        let mut node = vec![
             ("peers_file", quoted("peers.toml")),
             ("role", quoted(if *role == NodeRole::Auth { "auth" } else { "member" })),
         ];
+        if *role == NodeRole::Auth && !site.is_empty() {
+            node.push(("site", quoted(site)));
+        }
         let own = match role {
             NodeRole::Auth => section("auth", &[("key_file", quoted("grants.key"))]),
             NodeRole::Member => {

@@ -34,6 +34,12 @@ pub const KEYS: &[Key] = &[
         "What the node is: a member of a cluster, or an auth node that grants seats.",
     ),
     key(
+        "node.site",
+        "a text",
+        Some("\"\""),
+        "Where an auth node stands, for the console: `witness` without it. A member's site is what the genesis or the auth node's register says.",
+    ),
+    key(
         "node.cluster",
         "a cluster's name",
         None,

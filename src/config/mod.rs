@@ -147,6 +147,8 @@ pub struct NodeConfig {
     pub name: String,
     /// What the node is.
     pub role: NodeRole,
+    /// Where an auth node stands; a member's site is what the chain says.
+    pub site: String,
     /// The cluster of a member that joined after the genesis.
     pub cluster_name: Option<ClusterId>,
     /// The auth node's part; none for a member.

@@ -34,6 +34,7 @@ impl Reader<'_> {
         NodeConfig {
             name: self.text("node", "name", Some("node")),
             role,
+            site: self.text("node", "site", Some("")),
             cluster_name: self.cluster_name(),
             auth: (role == NodeRole::Auth).then(|| self.auth()),
             cluster: self.cluster(),

@@ -111,7 +111,14 @@ impl AuthNode {
         let _ = actors.register(auth.address());
         let _ = actors.register(console_cell.address());
         let (name, address) = (config.name.clone(), auth.address().clone());
-        let view = AuthView { name, auth: address, genesis: Arc::clone(&genesis), listed, peers: peers.clone() };
+        let view = AuthView {
+            name,
+            auth: address,
+            genesis: Arc::clone(&genesis),
+            listed,
+            peers: peers.clone(),
+            site: console::site_of(config),
+        };
         views.set(vec![Box::new(view), Box::new(ActorsView(actors.clone()))]);
         let (name, auth_address) = (config.name.clone(), auth.address().clone());
         for removes in [false, true] {

@@ -23,7 +23,12 @@ use crate::config::{NodeConfig, NodeRole};
 /// Entries of the audit log that a page finds.
 const ACTS_SHOWN: usize = 200;
 /// Where an auth node stands, by the layouts.
-pub(super) const WITNESS: &str = "witness";
+const WITNESS: &str = "witness";
+
+/// Where an auth node stands.
+pub(super) fn site_of(config: &NodeConfig) -> String {
+    if config.site.is_empty() { WITNESS.to_owned() } else { config.site.clone() }
+}
 
 /// Tells the console of what happens. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -192,7 +197,7 @@ pub(super) struct Listed(Arc<Mutex<BTreeMap<NodeId, Row>>>);
 impl Listed {
     /// Those of the genesis, the configured auth nodes, and this node itself.
     pub(super) fn new(config: &NodeConfig, node: NodeId, genesis: &Genesis) -> Self {
-        let own = (node, row(json!({ "kind": "auth", "site": WITNESS })));
+        let own = (node, row(json!({ "kind": "auth", "site": site_of(config) })));
         let members = genesis.seats.iter().enumerate().flat_map(|(seat, descriptor)| {
             let of = move |member: &MemberDescriptor| {
                 (member.key.node_id(), member_row(Some(seat), &descriptor.cluster, &member.site))

@@ -20,7 +20,7 @@ use standin_stage::{Address, Distribution, Registry, Remote, Window};
 use tokio::sync::oneshot;
 
 use super::actions::Modes;
-use super::console::{Listed, WITNESS, row};
+use super::console::{Listed, row};
 
 /// An actor that does not answer within this time shows nothing.
 const ASK_TIME: Duration = Duration::from_millis(400);
@@ -286,6 +286,7 @@ pub(super) struct AuthView {
     pub(super) genesis: Arc<Genesis>,
     pub(super) listed: Listed,
     pub(super) peers: Peers,
+    pub(super) site: String,
 }
 
 impl View for AuthView {
@@ -296,7 +297,7 @@ impl View for AuthView {
     fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
         let (name, auth) = (self.name.clone(), self.auth.clone());
         let (genesis, listed) = (Arc::clone(&self.genesis), self.listed.clone());
-        let links = links(&self.peers);
+        let (links, site) = (links(&self.peers), self.site.clone());
         Box::pin(async move {
             let clusters = auth.ask(AskClusters, ASK_TIME).await;
             let register = match &clusters {
@@ -306,7 +307,7 @@ impl View for AuthView {
                 }
                 Err(error) => format!("the register does not answer: {error}"),
             };
-            let shown = json!({ "name": name, "kind": "auth", "site": WITNESS, "register": register, "links": links });
+            let shown = json!({ "name": name, "kind": "auth", "site": site, "register": register, "links": links });
             vec![(String::new(), row(shown))]
         })
     }

@@ -297,3 +297,34 @@ fn a_node_that_is_not_there_ends_with_69() {
     let (code, talk) = told(&run(&["status", "--node", "http://127.0.0.1:9"]));
     assert!(code == 69 && talk.contains("127.0.0.1:9"), "{code} {talk}");
 }
+
+/// An address that asks for too much is told so, and when to ask again; what watches over the node is answered all the same.
+#[actix_web::test]
+async fn an_address_has_so_many_requests_in_a_second() {
+    let mut network = TestNetwork::files();
+    edit(&network, 1, "# requests_per_second = 5000", "requests_per_second = 30");
+    (1..=4).for_each(|seat| network.start_node(seat));
+    network.wait_all_ready();
+    let client = awc::Client::builder().timeout(Duration::from_secs(30)).finish();
+    let get = async |path: &str| client.get(format!("{}{path}", network.url(0))).send().await.unwrap();
+    let (mut taken, mut refused) = (0, 0);
+    for _ in 0..300 {
+        let mut answer = get("/api/v1/status").await;
+        match answer.status().as_u16() {
+            200 => taken += 1,
+            429 => {
+                assert_eq!(answer.headers().get("retry-after").unwrap(), "1");
+                let said = answer.body().await.unwrap();
+                assert!(String::from_utf8_lossy(&said).contains("more than 30 requests in a second"), "{said:?}");
+                refused += 1;
+            }
+            other => panic!("{other}"),
+        }
+        assert_eq!(get("/livez").await.status().as_u16(), 200);
+    }
+    // However slow this machine is, a bucket of thirty is empty before three hundred have been asked for, or they took ten seconds.
+    assert!(taken >= 30 && taken + refused == 300, "{taken} {refused}");
+    assert!(refused > 0, "{taken} were taken");
+    let other = client.get(format!("{}/api/v1/status", network.url(1))).send().await.unwrap();
+    assert_eq!(other.status().as_u16(), 200, "the others have a limit of their own");
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -303,4 +304,33 @@ async fn what_a_console_says_is_bounded_and_checked() {
     assert!((8..=16).contains(&open.len()), "{} are open", open.len());
     page.say(r#"{"t":"ping","id":9}"#).await;
     assert_eq!(page.until(|message| message["id"] == 9).await["ok"], true, "the first is served as before");
+}
+
+/// A thousand connections that say nothing, or half a request, and a thousand pages that nobody may have open: the node serves whoever has work for it.
+#[actix_rt::test]
+async fn a_thousand_connections_leave_the_node_to_those_who_have_work_for_it() {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let network = TestNetwork::start();
+    let browser = Browser::log_in(&network, 1).await;
+    let mut page = browser.open().await;
+    let mut idle = Vec::new();
+    for number in 0..1_000 {
+        let mut connection = TcpStream::connect(&browser.host).await.unwrap();
+        if number % 2 == 0 {
+            connection.write_all(b"GET /api/v1/status HTTP/1.1\r\nhost: a-slow-one\r\n").await.unwrap();
+        }
+        idle.push(connection);
+    }
+    for _ in 0..1_000 {
+        let opened = browser.upgrade(Some(&format!("http://{}", browser.host)), "standin-console=stolen").await;
+        assert_eq!(opened.err(), Some(401));
+    }
+    page.say(r#"{"t":"ping","id":7}"#).await;
+    assert_eq!(page.until(|message| message["id"] == 7).await["ok"], true);
+    let taken = network.submit(&[r#"{"put":{"title":"test","key":"k","value":"v"}}"#]);
+    assert_eq!(told(&taken).0, 0, "{}", told(&taken).1);
+    drop(idle);
+    assert_eq!(told(&run(&["health", "--node", network.url(0)])).0, 0);
 }

@@ -39,7 +39,9 @@ impl WorkTree {
     /// Builds the program; gives where it is.
     fn build(&self) -> PathBuf {
         let target = project().join("target/upgrade");
-        let built = Command::new(env!("CARGO"))
+        // By the toolchain that the tag names, and not by the one that runs this test.
+        let built = Command::new("cargo")
+            .env_remove("RUSTUP_TOOLCHAIN")
             .args(["build", "--release", "--locked", "--bin", "standin", "--target-dir"])
             .arg(&target)
             .current_dir(self.0.path().join("tree"))
