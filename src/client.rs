@@ -20,7 +20,7 @@ use standin_ledger::{
 
 use crate::api::{
     AnswerView, BlockView, CandidateView, ClusterView, DoneView, ErrorView, HeldView, OfferedView, PreviewView,
-    StatusView, Submitted, TitleView, TransactionView, authorization,
+    Reading, StatusView, Submitted, TitleView, TransactionView, authorization,
 };
 
 /// Connections that one client may have open.
@@ -305,7 +305,11 @@ impl Client {
             // Another call may have been faster, with the same.
             let _ = place.set((genesis.digest(), status.node));
         }
-        Ok(place.get().map(|(chain, node)| authorization(key, chain, node, path)))
+        // What stands in the request, also behind a prefix.
+        let prefix = self.base.split_once("://").and_then(|(_, rest)| rest.find('/').and_then(|at| rest.get(at..)));
+        let target = format!("{}{path}", prefix.unwrap_or_default());
+        let reading = Reading { method: "GET", target: &target, body: &[] };
+        Ok(place.get().map(|(chain, node)| authorization(key, chain, node, reading)))
     }
 
     async fn fetch(

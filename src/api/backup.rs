@@ -1,17 +1,25 @@
 //! A backup, as it is made.
 
+use std::time::Duration;
+
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
 use futures_util::stream;
+use tokio::sync::mpsc;
 
 use super::reading::MayRead;
 use super::{ErrorView, unavailable};
 use crate::node::{BackupFailed, NodeHandle};
 
+/// Pieces that wait to be sent.
+const PIECES_AHEAD: usize = 2;
+/// A reader that takes no piece within this time is let go.
+const PIECE_WITHIN: Duration = Duration::from_secs(60);
+
 /// Streams the state at the newest proven checkpoint, with its proofs. The last frame says that it is whole.
 pub(super) async fn backup(_: MayRead, node: web::Data<NodeHandle>) -> HttpResponse {
-    let (backup, permit) = match node.backups.begin(&node).await {
+    let (mut backup, permit) = match node.backups.fetch(&node).await {
         Ok(begun) => begun,
         Err(error @ (BackupFailed::Busy | BackupFailed::NotRead | BackupFailed::NoCheckpoint)) => {
             return unavailable(error.to_string());
@@ -19,11 +27,24 @@ pub(super) async fn backup(_: MayRead, node: web::Data<NodeHandle>) -> HttpRespo
         Err(error) => return HttpResponse::InternalServerError().json(ErrorView::from(error.to_string())),
     };
     let name = format!("attachment; filename=\"{}-{}.backup\"", node.genesis.chain, backup.height());
-    // Whoever reads slowly holds the place, and nothing but the cut state.
-    let pieces = stream::try_unfold((backup, permit), |(mut backup, permit)| async move {
-        let piece = backup.next_piece().map_err(std::io::Error::other)?;
-        Ok::<_, std::io::Error>(piece.map(|piece| (Bytes::from(piece), (backup, permit))))
+    let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
+    actix_web::rt::spawn(async move {
+        let _permit = permit;
+        loop {
+            let piece = match backup.next_piece() {
+                Ok(Some(piece)) => Ok(Bytes::from(piece)),
+                Ok(None) => return,
+                Err(error) => Err(std::io::Error::other(error)),
+            };
+            let is_last = piece.is_err();
+            // Whoever reads nothing for so long gives its place to others; whoever has gone, at once.
+            let taken = tokio::time::timeout(PIECE_WITHIN, sender.send(piece)).await;
+            if is_last || !matches!(taken, Ok(Ok(()))) {
+                return;
+            }
+        }
     });
+    let pieces = stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
     HttpResponse::Ok()
         .content_type("application/octet-stream")
         .insert_header((header::CONTENT_DISPOSITION, name))

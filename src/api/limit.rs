@@ -48,14 +48,14 @@ impl RequestLimit {
         addresses.entry(address).or_insert_with(|| Bucket::full(rate, now)).take(rate, now)
     }
 
-    /// The middleware, for `App::wrap(actix_web::middleware::from_fn(…))`.
+    /// The middleware, for `App::wrap(actix_web::middleware::from_fn(…))`: the node's health and metrics at the root of the application do not count.
     pub async fn check<B: MessageBody + 'static>(
         self,
         request: ServiceRequest,
         next: Next<B>,
     ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
         let address = request.peer_addr().map(|address| address.ip());
-        let is_free = FREE.iter().any(|path| request.path().ends_with(path));
+        let is_free = FREE.contains(&request.path());
         if is_free || address.is_none_or(|address| self.allows(address, Instant::now())) {
             return Ok(next.call(request).await?.map_into_left_body());
         }

@@ -14,7 +14,7 @@ pub use candidate::{CandidateView, candidate_routes};
 pub use cluster::{ClusterView, MateView, RoleView, TookOverView};
 pub use holder::{HeldView, ProvenRecord};
 pub use limit::RequestLimit;
-pub use reading::authorization;
+pub use reading::{Reading, authorization};
 pub use views::{
     ActionView, AnswerView, BlockView, DoneView, ErrorView, MachineAnswerView, OfferedView, PeerView, PreviewView,
     StatusView, Submitted, TitleBatch, TitleView, TransactionView, VersionsView,
@@ -25,7 +25,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix_web::{HttpResponse, Responder, web};
+use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use standin_consensus::actor::{Finished, Ledger, ReplicaStatus, Submit, Urgency};
@@ -353,8 +353,8 @@ async fn read<T: Send + 'static>(
 enum HttpFault {
     Busy,
     NotFound(String),
-    /// The node began with a snapshot, and has blocks from this one on.
-    Gone(Height),
+    /// The node has blocks from this one on, and what was asked for may be in one before.
+    Gone(Height, String),
     Store(StoreError),
     /// The state machine does not answer that.
     Refused(String),
@@ -371,8 +371,7 @@ fn respond<T: Serialize>(result: Result<T, HttpFault>) -> HttpResponse {
         Ok(value) => HttpResponse::Ok().json(value),
         Err(HttpFault::Busy) => unavailable("too many reads wait; try again in a moment".to_owned()),
         Err(HttpFault::NotFound(what)) => HttpResponse::NotFound().json(ErrorView::from(what)),
-        Err(HttpFault::Gone(first)) => {
-            let error = format!("this node has blocks from {first} on: ask for those, or ask another node");
+        Err(HttpFault::Gone(first, error)) => {
             HttpResponse::Gone().json(ErrorView { first: Some(first), ..error.into() })
         }
         Err(HttpFault::Refused(why)) => HttpResponse::UnprocessableEntity().json(ErrorView::from(why)),
@@ -381,6 +380,12 @@ fn respond<T: Serialize>(result: Result<T, HttpFault>) -> HttpResponse {
 }
 
 async fn transaction(_: MayRead, node: web::Data<NodeHandle>, id: web::Path<String>) -> HttpResponse {
+    if !node.indexes {
+        return HttpResponse::NotFound().json(ErrorView::from(format!(
+            "{} does not look transactions up by id (store.index_transactions): ask another node",
+            node.name
+        )));
+    }
     let id: TransactionId = match id.parse() {
         Ok(id) => id,
         Err(error) => return bad(format!("{error}")),
@@ -388,9 +393,20 @@ async fn transaction(_: MayRead, node: web::Data<NodeHandle>, id: web::Path<Stri
     respond(read(&node, move |ledger| transaction_view(ledger, &id)).await)
 }
 
+fn gone(first: Height) -> HttpFault {
+    HttpFault::Gone(first, format!("this node has blocks from {first} on: ask for those, or ask another node"))
+}
+
 fn transaction_view(ledger: &Ledger, id: &TransactionId) -> Result<TransactionView, HttpFault> {
     let unknown = || HttpFault::NotFound(format!("no transaction {id} is in the chain"));
-    let (height, _) = ledger.store.transaction(id)?.ok_or_else(unknown)?;
+    let Some((height, _)) = ledger.store.transaction(id)? else {
+        let first = ledger.store.first()?;
+        // Whoever asks for the fate of a payment must not be told that there was none.
+        let what = format!(
+            "no transaction {id} is in the blocks from {first} on, and this node does not have those before: ask another node"
+        );
+        return Err(if first > Height(1) { HttpFault::Gone(first, what) } else { unknown() });
+    };
     let block = ledger.store.block(height)?.ok_or_else(unknown)?;
     let batches: Vec<_> = block.payloads.iter().filter_map(|payload| Batch::parse(payload.clone()).ok()).collect();
     let place = batches.iter().enumerate().find_map(|(number, batch)| {
@@ -459,7 +475,7 @@ fn stored_block(ledger: &Ledger, height: Height) -> Result<StoredBlock, HttpFaul
     }
     let first = ledger.store.first()?;
     let is_below = height < first && height > Height(0);
-    Err(if is_below { HttpFault::Gone(first) } else { HttpFault::NotFound(format!("block {height} is not here")) })
+    Err(if is_below { gone(first) } else { HttpFault::NotFound(format!("block {height} is not here")) })
 }
 
 /// All transactions of a title in a block, with the proof that there are no others.
@@ -503,7 +519,7 @@ async fn blocks(_: MayRead, node: web::Data<NodeHandle>, query: web::Query<ListQ
     let list = move |ledger: &Ledger| {
         let first = ledger.store.first()?;
         if first > Height(from) {
-            return Err(HttpFault::Gone(first));
+            return Err(gone(first));
         }
         let mut blocks = Vec::new();
         for height in (from..from.saturating_add(limit)).map(Height) {
@@ -541,7 +557,10 @@ async fn query(_: MayRead, node: web::Data<NodeHandle>, query: web::Query<QueryQ
 }
 
 /// Asks the node's own state machine: the body is the question, as the state machine reads it.
-async fn ask(_: MayRead, node: web::Data<NodeHandle>, question: Bytes) -> HttpResponse {
+async fn ask(node: web::Data<NodeHandle>, request: HttpRequest, question: Bytes) -> HttpResponse {
+    if let Err(refused) = reading::may_read(&request, &node, &question) {
+        return *refused;
+    }
     if question.len() > QUERY_BYTES_MAX {
         return bad(format!("the question has {} bytes, at most {QUERY_BYTES_MAX} are allowed", question.len()));
     }

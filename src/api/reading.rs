@@ -16,21 +16,35 @@ const SCHEME: &str = "Standin";
 /// A signed request holds for so long, in ms; clocks may differ by less than that.
 const SIGNED_MS: u64 = 60_000;
 
-fn content(chain: &Digest, node: &NodeId, target: &str, expires_unix_ms: u64) -> Vec<u8> {
-    let mut out = Encoder::default();
-    out.digest(chain).raw(node.as_bytes()).bytes(target.as_bytes()).u64(expires_unix_ms);
-    out.into_bytes()
+/// What is read: method, path and query, and the body, which is empty but for a question.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading<'a> {
+    /// `GET` or `POST`.
+    pub method: &'a str,
+    /// Path and query, as they stand in the request.
+    pub target: &'a str,
+    /// The body.
+    pub body: &'a [u8],
 }
 
-/// The value of the `Authorization` header with which a client reads `target` (path and query) at a node.
-pub fn authorization(key: &SecretKey, chain: &Digest, node: &NodeId, target: &str) -> String {
+impl Reading<'_> {
+    fn content(&self, chain: &Digest, node: &NodeId, expires_unix_ms: u64) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.digest(chain).raw(node.as_bytes()).bytes(self.method.as_bytes()).bytes(self.target.as_bytes());
+        out.digest(&Digest::sha256(self.body)).u64(expires_unix_ms);
+        out.into_bytes()
+    }
+}
+
+/// The value of the `Authorization` header with which a client reads at a node.
+pub fn authorization(key: &SecretKey, chain: &Digest, node: &NodeId, reading: Reading<'_>) -> String {
     let expires = unix_ms() + SIGNED_MS;
-    let signature = key.sign(Domain::Read, &content(chain, node, target, expires));
+    let signature = key.sign(Domain::Read, &reading.content(chain, node, expires));
     format!("{SCHEME} {} {expires} {signature}", key.public())
 }
 
 /// Who asks, if the request says so.
-fn asker(request: &HttpRequest, node: &NodeHandle) -> Result<Option<PublicKey>, String> {
+fn asker(request: &HttpRequest, node: &NodeHandle, body: &[u8]) -> Result<Option<PublicKey>, String> {
     let Some(header) = request.headers().get(header::AUTHORIZATION) else { return Ok(None) };
     let Some(fields) = header.to_str().ok().and_then(|value| value.strip_prefix(SCHEME)) else { return Ok(None) };
     let fields: Vec<_> = fields.split_whitespace().collect();
@@ -48,8 +62,8 @@ fn asker(request: &HttpRequest, node: &NodeHandle) -> Result<Option<PublicKey>, 
         ));
     }
     let target = request.uri().path_and_query().map_or_else(|| request.path().to_owned(), ToString::to_string);
-    let signed = content(&node.genesis.digest(), &node.node, &target, expires);
-    match key.verify(Domain::Read, &signed, &signature) {
+    let reading = Reading { method: request.method().as_str(), target: &target, body };
+    match key.verify(Domain::Read, &reading.content(&node.genesis.digest(), &node.node, expires), &signature) {
         true => Ok(Some(key)),
         false => Err("authorization: the signature is not this request's, at this node".to_owned()),
     }
@@ -67,14 +81,20 @@ impl FromRequest for MayRead {
         let Some(node) = request.app_data::<web::Data<NodeHandle>>() else {
             return ready(Err(actix_web::error::ErrorInternalServerError("no node is configured here")));
         };
-        let allowed = asker(request, node).and_then(|asker| {
-            let allowed = node.access.reads(asker.as_ref());
-            let allowed = if node.console.is_logged_in(request) { Ok(()) } else { allowed };
-            allowed.map_err(|denied| format!("{denied}; a request that says who asks is signed (`--key`)"))
-        });
-        ready(allowed.map(|()| Self).map_err(|why| {
-            let response = HttpResponse::Forbidden().json(ErrorView::from(why.clone()));
-            actix_web::error::InternalError::from_response(why, response).into()
+        ready(may_read(request, node, &[]).map(|()| Self).map_err(|refused| {
+            actix_web::error::InternalError::from_response("the role `read` is needed", *refused).into()
         }))
     }
+}
+
+/// As [`MayRead`], for a request with a body.
+pub(super) fn may_read(request: &HttpRequest, node: &NodeHandle, body: &[u8]) -> Result<(), Box<HttpResponse>> {
+    if node.console.is_logged_in(request) {
+        return Ok(());
+    }
+    let allowed = asker(request, node, body).and_then(|asker| {
+        let allowed = node.access.reads(asker.as_ref());
+        allowed.map_err(|denied| format!("{denied}; a request that says who asks is signed (`--as`)"))
+    });
+    allowed.map_err(|why| Box::new(HttpResponse::Forbidden().json(ErrorView::from(why))))
 }

@@ -56,7 +56,10 @@ pub(super) async fn backup(arguments: BackupArguments) -> Result<(), Failure> {
         None => client.genesis().await?,
     };
     let part = out.with_extension("part");
-    let mut file = File::create(&part)?;
+    let begun = File::options().write(true).create_new(true).open(&part);
+    let mut file = begun.map_err(|error| {
+        Failure::new(6, format!("{}: {error}: remove what an earlier try has left", part.display()))
+    })?;
     let bar = progress("received");
     let mut pieces = client.backup().await?;
     while let Some(piece) = pieces.next().await {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use standin::config::{Descriptor, NodeRole, read_genesis};
+use standin::config::{Descriptor, NodeRole, PeerEntry, read_genesis, read_peers};
 use standin_console::actor::unix_ms;
 use standin_foundation::{ClusterId, PublicKey, SecretKey, Signature};
 use standin_ledger::clients::{Admission, FirstClients, ListedClient, Role};
@@ -130,7 +130,7 @@ fn build(arguments: BuildArguments) -> Result<(), Failure> {
     nodes.sort_by_key(|node| (node.role == NodeRole::Auth, node.cluster.clone(), node.key));
     let grants: BTreeSet<_> = nodes.iter().filter_map(|node| node.grants).collect();
     if grants.len() > 1 {
-        let what = "the auth nodes have different keys for grants: those that share a register share `grants.key`, too";
+        let what = "the auth nodes have different keys for grants: those that share a register share `grants.key`, too (`init --grants-key`)";
         return Err(Failure::new(78, what));
     }
     let mut seats: BTreeMap<ClusterId, Vec<MemberDescriptor>> = BTreeMap::new();
@@ -176,28 +176,38 @@ fn build(arguments: BuildArguments) -> Result<(), Failure> {
 fn check(file: &Path, descriptors: &[PathBuf], peers: Option<&Path>, digest: Option<&str>) -> Result<(), Failure> {
     let genesis = read_genesis(file)?;
     let found = genesis.digest().to_string();
-    let addresses = peers.map(fs::read_to_string).transpose()?;
     let mut faults = Vec::new();
     if digest.is_some_and(|told| told != found) {
         faults.push(format!("the digest is {found}, another one was told"));
     }
-    for path in descriptors {
-        let node = read_descriptor(path)?;
-        let name = &node.name;
+    let nodes = descriptors.iter().map(|path| read_descriptor(path)).collect::<Result<Vec<_>, _>>()?;
+    for node in &nodes {
         let is_in = match node.role {
             NodeRole::Auth => genesis.auth.is_some() && genesis.auth == node.grants,
-            NodeRole::Member => genesis.seats.iter().any(|seat| {
-                let is_it = |member: &MemberDescriptor| {
-                    (member.key, &member.site, member.priority) == (node.key, &node.site, node.priority)
-                };
-                Some(&seat.cluster) == node.cluster.as_ref() && seat.members.iter().any(is_it)
-            }),
+            NodeRole::Member => members_of(&genesis, node.cluster.as_ref())
+                .any(|member| (member.key, &member.site, member.priority) == (node.key, &node.site, node.priority)),
         };
         if !is_in {
-            faults.push(format!("`{name}` is not in the genesis as its descriptor says"));
+            faults.push(format!("`{}` is not in the genesis as its descriptor says", node.name));
         }
-        if addresses.as_ref().is_some_and(|text| !text.contains(&peer(node.role, &node.key, &node.address))) {
-            faults.push(format!("`{name}` is not among the peers at {}", node.address));
+    }
+    // Whoever speaks for a seat is chosen among its cluster's members: one that nobody knows would be as good as all others.
+    for cluster in nodes.iter().filter_map(|node| node.cluster.as_ref()).collect::<BTreeSet<_>>() {
+        for member in members_of(&genesis, Some(cluster)) {
+            if !nodes.iter().any(|node| node.key == member.key) {
+                let key = member.key;
+                faults.push(format!("cluster {cluster} has the member {key}, of which no descriptor was given"));
+            }
+        }
+    }
+    if let Some(path) = peers {
+        let known = read_peers(path)?;
+        for node in &nodes {
+            let of_key: Vec<_> = known.iter().filter(|peer| peer.key == node.key).collect();
+            let is_it = |peer: &&PeerEntry| (peer.role, &peer.address) == (node.role, &node.address);
+            if of_key.len() != 1 || !of_key.iter().all(is_it) {
+                faults.push(format!("`{}` is not among the peers, once, at {}", node.name, node.address));
+            }
         }
     }
     show(&genesis);
@@ -205,6 +215,11 @@ fn check(file: &Path, descriptors: &[PathBuf], peers: Option<&Path>, digest: Opt
         true => Ok(()),
         false => Err(Failure::new(3, faults.join("; "))),
     }
+}
+
+fn members_of<'a>(genesis: &'a Genesis, cluster: Option<&ClusterId>) -> impl Iterator<Item = &'a MemberDescriptor> {
+    let of_cluster = genesis.seats.iter().find(|seat| Some(&seat.cluster) == cluster);
+    of_cluster.into_iter().flat_map(|seat| &seat.members)
 }
 
 fn show(genesis: &Genesis) {
@@ -230,6 +245,14 @@ fn show(genesis: &Genesis) {
     genesis.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
 }
 
+/// Where a node listens that others reach by this address: by a name, or by an address that need not be this host's own.
+pub(super) fn bridge_of(address: &str) -> Result<SocketAddr, Failure> {
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
+    let wrong = || Failure::new(2, "--address: host and port are needed, such as a1.bank-a.example:7001");
+    let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port.ok_or_else(wrong)?);
+    Ok(address.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback()).unwrap_or(any))
+}
+
 /// A node of a network that is to begin.
 #[derive(Debug)]
 pub(super) struct Founder<'a> {
@@ -247,25 +270,28 @@ pub(super) struct Founder<'a> {
     pub(super) address: &'a str,
     /// Where its HTTP listens.
     pub(super) http: SocketAddr,
+    /// The key for grants of an auth node that shares its register with another; none to make one.
+    pub(super) grants_key: Option<&'a Path>,
 }
 
 impl Founder<'_> {
     /// Writes key, certificate, configuration and descriptor into a new folder; gives the descriptor.
     pub(super) fn write(&self, folder: &Path) -> Result<Descriptor, Failure> {
-        let Self { role, name, cluster, site, priority, address, http } = self;
+        let Self { role, name, cluster, site, priority, address, http, grants_key } = self;
         if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Failure::new(6, format!("{} is not empty: nothing is overwritten", folder.display())));
         }
-        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        let port =
-            port.ok_or_else(|| Failure::new(2, "--address: host and port are needed, such as a1.bank-a.example:7001"))?;
-        // Others reach it by a name or by an address that need not be this host's own.
-        let own = address.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback());
-        let bridge = own.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
+        let bridge = bridge_of(address)?;
+        let shared = grants_key.map(read_key).transpose()?;
         let key = write_identity(folder)?;
-        let grants = match role {
-            NodeRole::Auth => Some(new_key(&folder.join("grants.key"))?),
-            NodeRole::Member => None,
+        let own = folder.join("grants.key");
+        let grants = match (role, shared) {
+            (NodeRole::Member, _) => None,
+            (NodeRole::Auth, None) => Some(new_key(&own)?),
+            (NodeRole::Auth, Some(shared)) => {
+                shared.write_new(&own).map_err(|error| Failure::new(78, error.to_string()))?;
+                Some(shared.public())
+            }
         };
         let place = Place { name, site, bridge, http: *http };
         let mut node = vec![

@@ -18,7 +18,7 @@ use super::genesis::Founder;
 use super::identity::{new_key, write_identity};
 use super::layout::{Layout, RegisterPlace};
 use super::links::Link;
-use super::newcomer::{write_new_auth, write_newcomer};
+use super::newcomer::{Where, write_new_auth, write_newcomer};
 use super::ports::{Ports, ports};
 
 #[derive(Debug, Args)]
@@ -56,8 +56,8 @@ pub(super) struct InitArguments {
     /// The node's name.
     #[arg(long, requires = "role")]
     name: Option<String>,
-    /// Where the bridge of a node can be reached by others, of a network that is to begin: host and port.
-    #[arg(long, requires = "role", conflicts_with = "like")]
+    /// Where the bridge of the node can be reached by others: host and port. A free port of this host without it, which is good for a look.
+    #[arg(long, requires = "role")]
     address: Option<String>,
     /// Where that node stands: what is lost together has the same name.
     #[arg(long, requires = "address", default_value = "")]
@@ -68,6 +68,9 @@ pub(super) struct InitArguments {
     /// Where that node's HTTP listens: on loopback.
     #[arg(long, requires = "address", default_value = "127.0.0.1:8001")]
     http: SocketAddr,
+    /// The key for grants of an auth node that shares its register with another: its `grants.key`, brought over by hand.
+    #[arg(long, requires = "address", conflicts_with = "like")]
+    grants_key: Option<PathBuf>,
 }
 
 /// What a single node is to be.
@@ -140,10 +143,14 @@ const CLUSTER_NEEDED: &str = "--cluster: a member is a node of a cluster";
 
 /// A node of a network that runs.
 fn init_newcomer(arguments: &InitArguments, role: InitRole, like: &Path) -> Result<(), Failure> {
-    let InitArguments { folder, port, cluster, .. } = arguments;
+    let InitArguments { folder, cluster, .. } = arguments;
     let name = arguments.name.as_deref().unwrap_or_default();
+    let place = match &arguments.address {
+        Some(address) => Where::reached_at(address, arguments.http)?,
+        None => Where::on_this_host(arguments.port)?,
+    };
     if role == InitRole::Auth {
-        let newcomer = write_new_auth(folder, like, name, *port)?;
+        let newcomer = write_new_auth(folder, like, name, place)?;
         eprintln!("it runs, and waits, with");
         println!("standin run -c {}", newcomer.config.display());
         eprintln!("and operators have the chain name it with");
@@ -151,7 +158,7 @@ fn init_newcomer(arguments: &InitArguments, role: InitRole, like: &Path) -> Resu
         return Ok(());
     }
     let cluster = cluster.as_ref().ok_or_else(|| Failure::new(2, CLUSTER_NEEDED))?;
-    let newcomer = write_newcomer(folder, like, cluster, name, *port)?;
+    let newcomer = write_newcomer(folder, like, cluster, name, place)?;
     if newcomer.joins {
         eprintln!("operators admit it with");
         println!("standin member add {cluster} {} --address {} --site SITE", newcomer.key, newcomer.address);
@@ -185,6 +192,7 @@ fn init_founder(arguments: &InitArguments, role: InitRole) -> Result<(), Failure
         priority: *priority,
         address: arguments.address.as_deref().ok_or_else(missing)?,
         http: *http,
+        grants_key: arguments.grants_key.as_deref(),
     };
     let descriptor = founder.write(folder)?;
     let folder = folder.display();

@@ -128,13 +128,13 @@ async fn carry_out(arguments: &OrderArguments, cluster: ClusterId, action: Actio
     arguments.approving.settle(draft, None, Some(&auth)).await
 }
 
-/// For the version of the record that stands there now: if other operators are faster, nothing is done.
+/// For the list of members that stands there now: if other operators are faster, nothing is done.
 async fn draft(auth: &Client, cluster: ClusterId, action: Action) -> Result<MemberOrder, Failure> {
     let chain = auth.genesis().await?.digest();
     let clusters = auth.auth().await?;
     let found = clusters.into_iter().find(|view| view.cluster == cluster);
-    let version = found.ok_or_else(|| Failure::new(4, format!("there is no cluster `{cluster}`")))?.version;
-    Ok(MemberOrder { chain, cluster, version, action })
+    let found = found.ok_or_else(|| Failure::new(4, format!("there is no cluster `{cluster}`")))?;
+    Ok(MemberOrder { chain, cluster, listed: found.listed, version: found.membership_version, action })
 }
 
 /// Has the only operator's order carried out.

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use standin::client::Client;
 use standin_auth::messages::{Action, MemberOrder};
-use standin_foundation::SecretKey;
+use standin_foundation::{PublicKey, SecretKey};
 use standin_ledger::approval::Approved;
 use standin_ledger::clients::{ClientChange, ClientOrder};
 use standin_ledger::epoch::Base;
@@ -31,12 +31,12 @@ pub(super) struct OrderArguments {
 
 #[derive(Debug, Subcommand)]
 enum OrderCommand {
-    /// Show what a file orders, and how many operators have approved it.
+    /// Show what a file orders, and which keys have signed it.
     Show {
         /// The file.
         file: PathBuf,
     },
-    /// Add an operator's approval to a file, after showing what it approves.
+    /// Show what a file orders, and add an operator's approval to it.
     Approve {
         /// The file.
         file: PathBuf,
@@ -50,7 +50,7 @@ enum OrderCommand {
         client: ClientArguments,
         /// The file.
         file: PathBuf,
-        /// The key that signs the transaction, where the chain carries the order out: any.
+        /// The key that signs the transaction, where the chain carries the order out: an operator's, or that of a client that may submit.
         #[arg(long, env = "STANDIN_KEY")]
         key: Option<PathBuf>,
         /// Address of an auth node, where it carries the order out: the members of a cluster.
@@ -103,7 +103,10 @@ impl Draft {
     }
 
     fn write(&self, path: &Path) -> Result<(), Failure> {
-        Ok(fs::write(path, format!("{}\n", json(self)))?)
+        // Whole or not at all: the others' approvals stand in it.
+        let new = path.with_extension("new");
+        fs::write(&new, format!("{}\n", json(self)))?;
+        Ok(fs::rename(new, path)?)
     }
 
     fn by(self, key: &SecretKey) -> Self {
@@ -114,11 +117,11 @@ impl Draft {
         }
     }
 
-    fn approved_by(&self) -> usize {
+    fn signers(&self) -> Vec<PublicKey> {
         match self {
-            Self::Reconfiguration(order) => order.approved_by(),
-            Self::Clients(order) => order.approved_by(),
-            Self::Members(order) => order.approved_by(),
+            Self::Reconfiguration(order) => order.signers(),
+            Self::Clients(order) => order.signers(),
+            Self::Members(order) => order.signers(),
         }
     }
 
@@ -132,12 +135,19 @@ impl Draft {
                 println!("order {number} about the clients of the chain {chain}:");
                 changes.iter().for_each(|change| println!("  {}", told_of_client(change)));
             }
-            Self::Members(Approved { order: MemberOrder { chain, cluster, version, action }, .. }) => {
-                println!("ordered for version {version} of cluster {cluster}'s record, of the chain {chain}:");
+            Self::Members(Approved { order: MemberOrder { chain, cluster, listed, version, action }, .. }) => {
+                println!(
+                    "ordered for version {version} of cluster {cluster}'s members since epoch {listed}, of the chain {chain}:"
+                );
                 println!("  {}", told_of_member(action));
             }
         }
-        println!("approved by {} operators", self.approved_by());
+    }
+
+    fn show_signers(&self) {
+        let signers = self.signers();
+        println!("signed by {} keys; whether they are operators, the chain knows:", signers.len());
+        signers.iter().for_each(|key| println!("  {key}"));
     }
 
     /// Has it carried out; gives the block above which an epoch begins, where one is ordered.
@@ -183,13 +193,18 @@ impl Approving {
 pub(super) async fn order(arguments: OrderArguments) -> Result<(), Failure> {
     match arguments.command {
         OrderCommand::Show { file } => {
-            Draft::read(&file)?.show();
+            let draft = Draft::read(&file)?;
+            draft.show();
+            draft.show_signers();
             Ok(())
         }
         OrderCommand::Approve { file, key } => {
-            let approved = Draft::read(&file)?.by(&read_key(&key)?);
-            approved.show();
-            approved.write(&file)
+            let draft = Draft::read(&file)?;
+            draft.show();
+            let approved = draft.by(&read_key(&key)?);
+            approved.write(&file)?;
+            approved.show_signers();
+            Ok(())
         }
         OrderCommand::Submit { client, file, key, auth, within } => {
             let (draft, client) = (Draft::read(&file)?, client.first()?);
@@ -199,7 +214,12 @@ pub(super) async fn order(arguments: OrderArguments) -> Result<(), Failure> {
                 println!("done: {}", told_of_member(&order.order.action));
                 return Ok(());
             }
-            let key = key.ok_or_else(|| Failure::new(2, "--key: the transaction needs a signature, anybody's"))?;
+            let key = key.ok_or_else(|| {
+                Failure::new(
+                    2,
+                    "--key: the transaction needs a signature: an operator's, or that of a client that may submit",
+                )
+            })?;
             draft.submit(Some(&client), None, &read_key(&key)?).await?;
             let Draft::Reconfiguration(approved) = &draft else {
                 println!("done");
@@ -261,7 +281,8 @@ fn told_of_member(action: &Action) -> String {
     match action {
         Action::Admit(Member { key, priority, site, address }) => {
             let node = key.node_id().short();
-            format!("node {node} ({key}) at {address}, site {site}, priority {priority}, is a member")
+            // The file may come from anywhere: nothing in it is to look like something else.
+            format!("node {node} ({key}) at {address:?}, site {site:?}, priority {priority}, is a member")
         }
         Action::Remove(node) => format!("node {node} is a member no more"),
     }
@@ -285,7 +306,7 @@ fn told(change: &Change) -> String {
         Change::Add { cluster, members, base: Base { holder, disk, .. } } => {
             let member = |member: &Member| {
                 let Member { key, priority, site, address } = member;
-                format!("{} ({key}) at {address}, site {site}, priority {priority}", key.node_id().short())
+                format!("{} ({key}) at {address:?}, site {site:?}, priority {priority}", key.node_id().short())
             };
             let members: Vec<_> = members.iter().map(member).collect();
             let node = holder.node_id().short();
@@ -295,7 +316,7 @@ fn told(change: &Change) -> String {
             )
         }
         Change::Auth { key, nodes, clusters } => {
-            let nodes: Vec<_> = nodes.iter().map(|node| node.address.as_str()).collect();
+            let nodes: Vec<_> = nodes.iter().map(|node| format!("{:?}", node.address)).collect();
             let named = |named: &Named| {
                 let Named { cluster, members, holder, disk } = named;
                 let node = holder.node_id().short();

@@ -220,6 +220,11 @@ impl NodeConfig {
     }
 }
 
+/// Reads a file that names nodes, as `node.peers_file` does.
+pub fn read_peers(path: &Path) -> Result<Vec<PeerEntry>, ConfigError> {
+    peers::read(path)
+}
+
 /// Reads and checks a genesis file.
 pub fn read_genesis(path: &Path) -> Result<Genesis, ConfigError> {
     let wrong = |what: String| ConfigError::Genesis { path: path.to_owned(), what };

@@ -9,11 +9,24 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{Reader, place_of};
-use super::{Fault, NodeRole, PeerEntry};
+use super::{ConfigError, Fault, NodeRole, PeerEntry};
 
 /// Whether a text is host and port.
 pub(super) fn is_address(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+/// Reads a file of `[[peer]]` tables.
+pub(super) fn read(path: &Path) -> Result<Vec<PeerEntry>, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
+    let table = DeTable::parse(&text).map_err(|error| ConfigError::Syntax {
+        place: place_of(path, &text, error.span()),
+        what: error.message().to_owned(),
+    })?;
+    let mut reader = Reader::new(path, &text, table.get_ref(), BTreeMap::new());
+    let peers = reader.peers();
+    reader.find_unknown();
+    if reader.faults.is_empty() { Ok(peers) } else { Err(ConfigError::Faults(reader.faults)) }
 }
 
 impl Reader<'_> {
@@ -26,27 +39,17 @@ impl Reader<'_> {
     }
 
     fn shared_peers(&mut self, path: &Path) -> Vec<PeerEntry> {
-        let wrong = |place: String, what: String| Fault { place, key: "node.peers_file".to_owned(), what };
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) => {
-                let what = format!("{error}; `standin genesis build` writes it, of all nodes' descriptors");
-                self.faults.push(wrong(path.display().to_string(), what));
-                return Vec::new();
+        let key = "node.peers_file".to_owned();
+        match read(path) {
+            Ok(peers) => return peers,
+            Err(ConfigError::Faults(faults)) => self.faults.extend(faults),
+            Err(ConfigError::File { path, source }) => {
+                let what = format!("{source}; `standin genesis build` writes it, of all nodes' descriptors");
+                self.faults.push(Fault { place: path.display().to_string(), key, what });
             }
-        };
-        let table = match DeTable::parse(&text) {
-            Ok(table) => table,
-            Err(error) => {
-                self.faults.push(wrong(place_of(path, &text, error.span()), error.message().to_owned()));
-                return Vec::new();
-            }
-        };
-        let mut reader = Reader::new(path, &text, table.get_ref(), BTreeMap::new());
-        let peers = reader.peers();
-        reader.find_unknown();
-        self.faults.extend(reader.faults);
-        peers
+            Err(error) => self.faults.push(Fault { place: path.display().to_string(), key, what: error.to_string() }),
+        }
+        Vec::new()
     }
 
     /// The `[[peer]]` tables of this file.

@@ -1,7 +1,8 @@
 //! Backups of a node's chain: the state at the newest proven checkpoint, with all that proves it.
 
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,9 +17,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::NodeHandle;
 use crate::config::NodeConfig;
 
-/// Backups of one node are made one at a time: each holds the whole state in memory once more while it is cut.
+/// Files that are kept in the node's own folder; the oldest go.
+const KEPT: usize = 3;
+/// How many bytes are written between two looks at the disk.
+const LOOK_EVERY: u64 = 4 * 1024 * 1024;
+
+/// Backups of one node are made one at a time: each holds the whole state in memory once more while it is cut. What an operator orders
+/// does not wait for what somebody fetches.
 #[derive(Debug, Clone)]
-pub struct Backups(Arc<Semaphore>, PathBuf);
+pub struct Backups {
+    fetched: Arc<Semaphore>,
+    ordered: Arc<Semaphore>,
+    folder: PathBuf,
+    reserve_bytes: u64,
+}
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
@@ -47,48 +59,94 @@ pub enum BackupFailed {
 }
 
 impl Backups {
-    pub(super) fn new(data_dir: &Path) -> Self {
-        Self(Arc::new(Semaphore::new(1)), data_dir.join("backups"))
+    pub(super) fn new(config: &NodeConfig) -> Self {
+        let one = || Arc::new(Semaphore::new(1));
+        let folder = config.data_dir.join("backups");
+        Self { fetched: one(), ordered: one(), folder, reserve_bytes: config.reserve_bytes }
     }
 
-    /// The newest backup that can be made now, and the place that it holds until it is dropped.
-    pub async fn begin(&self, node: &NodeHandle) -> Result<(Backup, OwnedSemaphorePermit), BackupFailed> {
-        let permit = Arc::clone(&self.0).try_acquire_owned().map_err(|_| BackupFailed::Busy)?;
-        let (sender, receiver) = oneshot::channel();
-        // Whoever asked may have gone.
-        let taken = node.reader.try_read(move |ledger| drop(sender.send(ledger.newest_snapshot())));
-        taken.map_err(|_| BackupFailed::NotRead)?;
-        let (snapshot, certificate) =
-            receiver.await.map_err(|_| BackupFailed::NotRead)?.ok_or(BackupFailed::NoCheckpoint)?;
-        let (epoch, book) = (certificate.epoch, &node.book);
-        let epochs = book.epoch_proofs().into_iter().filter(|proof| proof.epoch() <= epoch).collect();
-        let grants = if node.genesis.auth.is_some() { book.all() } else { Vec::new() };
-        // Cutting takes time in proportion to the state.
-        let cut = move || Backup::new(&snapshot, certificate, epochs, grants);
-        let backup = tokio::task::spawn_blocking(cut).await.map_err(|_| BackupFailed::NotRead)?;
-        Ok((backup, permit))
+    /// A backup for somebody who fetches it, and the place that it holds until it is dropped.
+    pub async fn fetch(&self, node: &NodeHandle) -> Result<(Backup, OwnedSemaphorePermit), BackupFailed> {
+        begin(node, &self.fetched).await
     }
 
-    /// Writes one into the node's own folder; gives the file and its height. It is there whole, or not at all.
+    /// Writes one into the node's own folder; gives the file and its height. It is there whole, or not at all, and leaves the store what must stay free.
     pub async fn write(&self, node: &NodeHandle) -> Result<(PathBuf, Height), BackupFailed> {
-        let (backup, permit) = self.begin(node).await?;
-        let (folder, height) = (self.1.clone(), backup.height());
-        let path = folder.join(format!("{height}.backup"));
-        let target = path.clone();
+        let (backup, permit) = begin(node, &self.ordered).await?;
+        let (folder, reserve, height) = (self.folder.clone(), self.reserve_bytes, backup.height());
         let write = move || {
-            let failed = |source| BackupFailed::Io { path: target.clone(), source };
-            fs::create_dir_all(&folder).map_err(failed)?;
-            let new = target.with_extension("new");
-            let mut file = BufWriter::new(File::create(&new).map_err(failed)?);
-            backup.write(&mut file)?;
-            file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
-            fs::rename(&new, &target).map_err(failed)?;
+            let written = write_file(&folder, backup, reserve);
             drop(permit);
-            Ok::<_, BackupFailed>(())
+            written
         };
-        tokio::task::spawn_blocking(write).await.map_err(|_| BackupFailed::NotRead)??;
+        let path = tokio::task::spawn_blocking(write).await.map_err(|_| BackupFailed::NotRead)??;
         Ok((path, height))
     }
+}
+
+async fn begin(node: &NodeHandle, places: &Arc<Semaphore>) -> Result<(Backup, OwnedSemaphorePermit), BackupFailed> {
+    let permit = Arc::clone(places).try_acquire_owned().map_err(|_| BackupFailed::Busy)?;
+    let (sender, receiver) = oneshot::channel();
+    // Whoever asked may have gone.
+    let taken = node.reader.try_read(move |ledger| drop(sender.send(ledger.newest_snapshot())));
+    taken.map_err(|_| BackupFailed::NotRead)?;
+    let (snapshot, certificate) =
+        receiver.await.map_err(|_| BackupFailed::NotRead)?.ok_or(BackupFailed::NoCheckpoint)?;
+    let (epoch, book) = (certificate.epoch, &node.book);
+    let epochs = book.epoch_proofs().into_iter().filter(|proof| proof.epoch() <= epoch).collect();
+    let grants = if node.genesis.auth.is_some() { book.all() } else { Vec::new() };
+    // Cutting takes time in proportion to the state. It holds the place to its end, also if whoever asked goes.
+    let cut = move || (Backup::new(&snapshot, certificate, epochs, grants), permit);
+    tokio::task::spawn_blocking(cut).await.map_err(|_| BackupFailed::NotRead)
+}
+
+fn write_file(folder: &Path, mut backup: Backup, reserve: u64) -> Result<PathBuf, BackupFailed> {
+    let path = folder.join(format!("{:020}.backup", backup.height().0));
+    let new = path.with_extension("new");
+    let failed = |source| BackupFailed::Io { path: path.clone(), source };
+    let mut write = || {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        let mut options = File::options();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed)?;
+        let (mut file, mut unseen) = (BufWriter::new(file), LOOK_EVERY);
+        while let Some(piece) = backup.next_piece()? {
+            unseen += piece.len() as u64;
+            if unseen >= LOOK_EVERY {
+                check_space(folder, reserve.saturating_add(LOOK_EVERY)).map_err(failed)?;
+                unseen = 0;
+            }
+            file.write_all(&piece).map_err(failed)?;
+        }
+        file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
+        fs::rename(&new, &path).map_err(failed)
+    };
+    if let Err(error) = write() {
+        // What is half written is of no use; that it cannot be removed is less than what went wrong.
+        let _ = fs::remove_file(&new);
+        return Err(error);
+    }
+    remove_oldest(folder).map_err(failed)?;
+    Ok(path)
+}
+
+/// The store stops the node when its disk has less than that left: a backup stops before.
+fn check_space(folder: &Path, needed: u64) -> std::io::Result<()> {
+    let stat = rustix::fs::statvfs(folder)?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free >= needed {
+        return Ok(());
+    }
+    let what = format!("{free} bytes are free, {needed} are needed beside what is written (store.reserve_bytes)");
+    Err(std::io::Error::new(std::io::ErrorKind::StorageFull, what))
+}
+
+fn remove_oldest(folder: &Path) -> std::io::Result<()> {
+    let is_backup = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "backup");
+    let mut backups: Vec<_> = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).filter(is_backup).collect();
+    // Their names are heights of one length.
+    backups.sort();
+    let surplus = backups.len().saturating_sub(KEPT);
+    backups.iter().take(surplus).try_for_each(fs::remove_file)
 }
 
 /// Why a node's folder cannot be made of a backup.

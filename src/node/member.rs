@@ -302,7 +302,7 @@ impl MemberNode {
             console: page,
             modes,
             certificate,
-            backups: Backups::new(&config.data_dir),
+            backups: Backups::new(config),
         };
         actions::add_to(&handle);
         Ok(Self { handle, bridge, member, replica, console: console_cell, fatal })

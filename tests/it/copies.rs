@@ -131,7 +131,7 @@ async fn nodes_that_keep_few_blocks_serve_those_and_help_one_that_was_away_for_l
     let client = Client::new(network.url(0), WITHIN);
     let genesis = client.genesis().await.unwrap();
     let key = SecretKey::read(&network.key()).unwrap();
-    let mut nonce = 0;
+    let (mut nonce, first_id) = (0, std::cell::OnceCell::new());
     let mut grow_to = async |height: u64| {
         loop {
             let at = client.status().await.unwrap().height;
@@ -143,6 +143,7 @@ async fn nodes_that_keep_few_blocks_serve_those_and_help_one_that_was_away_for_l
             let body = TransactionBody { title: "test".parse().unwrap(), nonce, expires: at.plus(32), payload };
             let transaction = Transaction::sign(&genesis.digest(), &key, &body).unwrap();
             let submitted = client.submit(&[transaction], WITHIN).await.unwrap();
+            first_id.get_or_init(|| submitted[0].id);
             assert!(matches!(submitted[0].outcome, Some(Outcome::Applied(_))), "{submitted:?}");
         }
     };
@@ -157,6 +158,12 @@ async fn nodes_that_keep_few_blocks_serve_those_and_help_one_that_was_away_for_l
     .await;
     let head = client.status().await.unwrap().height;
     assert!(head.0 - first.0 >= 320 - 64 && first.0 % 32 == 1, "{first} of {head}");
+    // What was carried out there is not told to be unknown.
+    let forgotten = client.transaction(first_id.get().unwrap()).await.unwrap_err();
+    assert!(
+        matches!(&forgotten, ClientError::Gone { what, .. } if what.contains("does not have those before")),
+        "{forgotten}"
+    );
     let block = client.block(Some(first)).await.unwrap();
     assert_eq!(block.header.height(), first);
     let (newest, node) = (head.0.to_string(), network.url(0).to_owned());

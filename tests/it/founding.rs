@@ -158,10 +158,22 @@ fn a_consortium_begins_with_keys_that_never_left_their_hosts_and_decides_togethe
     assert!(shown.contains("seat 3: cluster d") && shown.contains("2 of these operators"), "{shown}");
     refused(&["genesis", "check", &file, "--descriptor", &forged], 78, "not signed by its key");
     refused(&["genesis", "check", &file, "--digest", "00"], 3, "another one was told");
+
+    // A second auth node that shares the register has the same key for grants, and changes nothing of the genesis.
+    let (front, shared) = (consortium.text("w2"), consortium.text("w/grants.key"));
+    let second = ["init", &front, "--role", "auth", "--name", "w2", "--address", "w2.example:7001"];
+    sound(&[&second[..], &["--grants-key", &shared]].concat());
+    let with_front = [&descriptors[..], &[format!("{front}/descriptor.toml")]].concat();
+    assert_eq!(data(&build(&consortium.text("fronts"), &with_front)).trim_end(), digest);
     let other = consortium.text("other");
     sound(&["init", &other, "--role", "member", "--name", "x", "--cluster", "a", "--address", "x.example:7001"]);
     refused(&["genesis", "check", &file, "--descriptor", &format!("{other}/descriptor.toml")], 3, "`x` is not in");
     refused(&["config", "check", "-c", &format!("{other}/node.toml")], 78, "`standin genesis build` writes it");
+    // Whoever builds it cannot slip a node of its own into another's cluster.
+    let slipped = [&descriptors[..], &[format!("{other}/descriptor.toml")]].concat();
+    assert_eq!(told(&build(&consortium.text("slipped"), &slipped)).0, 0);
+    let slipped = format!("{}/genesis.toml", consortium.text("slipped"));
+    refused(&["genesis", "check", &slipped, "--descriptor", &descriptors[0]], 3, "cluster a has the member");
 
     consortium.start();
     let node = consortium.url("a1").to_owned();
@@ -202,11 +214,17 @@ fn a_consortium_begins_with_keys_that_never_left_their_hosts_and_decides_togethe
     let listed = sound(&["client", "list", "--node", consortium.url("d1")]);
     assert!(listed.contains(&stranger) && listed.contains("nobody but these"), "{listed}");
 
-    let second = consortium.text("a2");
-    let like = consortium.text("a1/node.toml");
-    sound(&["init", &second, "--role", "member", "--like", &like, "--cluster", "a", "--name", "a2"]);
-    let config = fs::read_to_string(format!("{second}/node.toml")).unwrap();
-    let listen = config.lines().find_map(|line| line.strip_prefix("listen = ")).unwrap().trim_matches('"').to_owned();
+    // On a host of its own, to which a configuration was copied, and no key.
+    let (second, elsewhere) = (consortium.text("a2"), consortium.path("elsewhere"));
+    fs::create_dir(&elsewhere).unwrap();
+    for file in ["node.toml", "genesis.toml", "peers.toml"] {
+        fs::copy(consortium.path("a1").join(file), elsewhere.join(file)).unwrap();
+    }
+    let ports = free_addresses(2, &[]);
+    let (listen, http) = (ports[0].to_string(), ports[1].to_string());
+    let like = elsewhere.join("node.toml").to_str().unwrap().to_owned();
+    let newcomer = ["init", &second, "--role", "member", "--like", &like, "--cluster", "a", "--name", "a2"];
+    sound(&[&newcomer[..], &["--address", &listen, "--http", &http]].concat());
     let secret = standin_foundation::SecretKey::read(Path::new(&format!("{second}/node.key"))).unwrap();
     let (auth, order, newcomer) = (consortium.url("w"), consortium.text("order.json"), secret.public().to_string());
     let add = ["member", "admit", "a", &newcomer, "--auth", auth, "--address", &listen, "--site", "s2"];
@@ -215,9 +233,9 @@ fn a_consortium_begins_with_keys_that_never_left_their_hosts_and_decides_togethe
     sound(&["order", "approve", &order, "--key", &key(&["o1"])]);
     refused(&["order", "submit", &order, "--auth", auth], 6, "approved by 1 operators, 2 are needed");
     let shown = sound(&["order", "approve", &order, "--key", &key(&["o2"])]);
-    assert!(shown.contains("site s2") && shown.contains("approved by 2 operators"), "{shown}");
+    assert!(shown.contains("site \"s2\"") && shown.contains("signed by 2 keys"), "{shown}");
     sound(&["order", "submit", &order, "--auth", auth]);
-    refused(&["order", "submit", &order, "--auth", auth], 6, "has changed since");
+    refused(&["order", "submit", &order, "--auth", auth], 6, "have changed since");
     consortium.hosts.push(Host { name: "a2", url: String::new(), node: Some(start(&consortium.path("a2"))) });
     let members = || sound(&["member", "list", "--auth", consortium.url("w")]);
     wait_until("the new member is in sync", || {

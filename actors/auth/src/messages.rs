@@ -303,10 +303,14 @@ pub enum Refusal {
         /// Why.
         what: String,
     },
-    /// The record has changed since the order was given.
-    #[error("the cluster's record has changed since, it has version {version} now: look at it, and order again")]
+    /// The members have been changed since the order was given.
+    #[error(
+        "the cluster's members have changed since, their list has version {version} of epoch {listed} now: look at it, and order again"
+    )]
     Changed {
-        /// Its version.
+        /// The epoch in which the chain last said who they are.
+        listed: Epoch,
+        /// The version of the list since then.
         version: u64,
     },
     /// The holder cannot be removed.
@@ -393,14 +397,17 @@ pub enum Action {
     Remove(NodeId),
 }
 
-/// What operators order about the members of a cluster. It counts for one version of the cluster's record, and so once.
+/// What operators order about the members of a cluster. It counts for one version of the list of its members, and so once: grants and changes of the in-sync set do not
+/// touch that, and a register that begins anew has lists of a later epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberOrder {
     /// The chain.
     pub chain: Digest,
     /// The cluster.
     pub cluster: ClusterId,
-    /// The version of its record that the operators have seen.
+    /// The epoch in which the chain last said who its members are.
+    pub listed: Epoch,
+    /// The version of the list since then that the operators have seen.
     pub version: u64,
     /// What is to be done.
     pub action: Action,
@@ -408,7 +415,7 @@ pub struct MemberOrder {
 
 impl Canonical for MemberOrder {
     fn encode(&self, out: &mut Encoder) {
-        out.digest(&self.chain).bytes(self.cluster.as_str().as_bytes()).u64(self.version);
+        out.digest(&self.chain).bytes(self.cluster.as_str().as_bytes()).u64(self.listed.0).u64(self.version);
         match &self.action {
             Action::Admit(Member { key, priority, site, address }) => {
                 out.u8(1).raw(key.as_bytes()).u8(*priority).bytes(site.as_bytes()).bytes(address.as_bytes())

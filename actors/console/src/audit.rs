@@ -70,6 +70,15 @@ pub struct Act {
     pub outcome: String,
 }
 
+impl Act {
+    /// That the file before was sealed with this many lines.
+    fn sealed(at_ms: u64, entries: u64) -> Self {
+        let (action, outcome) = ("log sealed".to_owned(), format!("goes on after line {entries}"));
+        let (user, on, reason) = (String::new(), String::new(), String::new());
+        Self { at_ms, user, role: None, action, on, reason, outcome }
+    }
+}
+
 /// A line of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -140,19 +149,39 @@ impl Audit {
         Ok(Self { path, sealed_bytes, state: Mutex::new((file, head)) })
     }
 
-    /// Gives a file that has grown large another name, and begins a new one. What cannot be sealed goes on growing.
-    fn seal(&self, file: &mut File, head: &Head) {
+    /// Gives a file that has grown large another name, and begins a new one; says whether it did. What cannot be sealed goes on growing.
+    fn seal(&self, file: &mut File, head: &Head) -> bool {
         let sealed = self.path.with_file_name(format!("audit-{:020}.jsonl", head.entries));
         let begun = fs::rename(&self.path, &sealed).and_then(|()| new_file(&self.path));
         let kept = self.path.parent().map(|folder| File::open(folder).and_then(|folder| folder.sync_all()));
         match (begun, kept) {
-            (Ok(begun), Some(Ok(()))) => *file = begun,
             (Ok(begun), kept) => {
-                tracing::warn!(?kept, "the audit log's folder could not be synced");
+                if !matches!(kept, Some(Ok(()))) {
+                    tracing::warn!(?kept, "the audit log's folder could not be synced");
+                }
                 *file = begun;
+                true
             }
-            (Err(error), _) => tracing::warn!(%error, "the audit log could not be sealed"),
+            (Err(error), _) => {
+                tracing::warn!(%error, "the audit log could not be sealed");
+                false
+            }
         }
+    }
+
+    /// Adds a line, durably; gives how far the log is then.
+    fn add(&self, file: &mut File, head: Head, act: Act) -> Result<Head, AuditError> {
+        let failed = |source| AuditError::File { path: self.path.clone(), source };
+        let length = file.metadata().map_err(failed)?.len();
+        let line = Line::new(head.entries + 1, act, head.hash).map_err(|error| failed(error.into()))?;
+        let mut text = serde_json::to_vec(&line).map_err(|error| failed(error.into()))?;
+        text.push(b'\n');
+        if let Err(error) = file.write_all(&text).and_then(|()| file.sync_data()) {
+            // What stands there in part is no line; the next one must not be joined to it.
+            drop(file.set_len(length));
+            return Err(failed(error));
+        }
+        Ok(Head { entries: line.number, hash: line.hash })
     }
 
     /// Records something, durably: it may be done when this returns.
@@ -167,20 +196,16 @@ impl Audit {
         };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (file, head) = &mut *state;
-        let failed = |source| AuditError::File { path: self.path.clone(), source };
-        let length = file.metadata().map_err(failed)?.len();
-        let line = Line::new(head.entries + 1, act, head.hash).map_err(|error| failed(error.into()))?;
-        let mut text = serde_json::to_vec(&line).map_err(|error| failed(error.into()))?;
-        text.push(b'\n');
-        if let Err(error) = file.write_all(&text).and_then(|()| file.sync_data()) {
-            // What stands there in part is no line; the next one must not be joined to it.
-            drop(file.set_len(length));
-            return Err(failed(error));
-        }
-        *head = Head { entries: line.number, hash: line.hash };
-        if length + text.len() as u64 >= self.sealed_bytes {
+        let act_at = act.at_ms;
+        *head = self.add(file, *head, act)?;
+        let length = file.metadata().map(|found| found.len()).unwrap_or_default();
+        if length >= self.sealed_bytes {
             let sealed = *head;
-            self.seal(file, &sealed);
+            if self.seal(file, &sealed) {
+                // A file is never empty: whoever has only the newest knows where it goes on.
+                *head = self.add(file, sealed, Act::sealed(act_at, sealed.entries))?;
+            }
+            return Ok(sealed);
         }
         Ok(*head)
     }
@@ -219,13 +244,21 @@ pub fn files(data_dir: &Path) -> Result<Vec<PathBuf>, AuditError> {
 
 /// Checks a node's audit log from this line on to its end, also while the node runs. The first line is 1; a later one where sealed files were put away.
 pub fn verify(data_dir: &Path, from: u64) -> Result<Head, AuditError> {
+    let listed = files(data_dir)?;
+    match verify_files(&listed, from) {
+        // A file may have been sealed between the listing and the reading.
+        Err(_) if files(data_dir)? != listed => verify_files(&files(data_dir)?, from),
+        verified => verified,
+    }
+}
+
+fn verify_files(files: &[PathBuf], from: u64) -> Result<Head, AuditError> {
     let mut head = (from <= 1).then_some(Head::NONE);
-    for path in files(data_dir)? {
-        let begins = head.map_or(from, |head| head.entries + 1);
-        let found = read(&path, &open(&path)?, head, |_| ())?;
-        if head.is_none() && found.first != begins && found.first > 0 {
-            let what = format!("it begins with line {}, line {begins} was to be the first", found.first);
-            return Err(AuditError::Broken { path, line: 1, what });
+    for path in files {
+        let found = read(path, &open(path)?, head, |_| ())?;
+        if head.is_none() && found.first != from && found.first > 0 {
+            let what = format!("it begins with line {}, line {from} was to be the first", found.first);
+            return Err(AuditError::Broken { path: path.clone(), line: 1, what });
         }
         head = Some(found.head);
     }
@@ -387,21 +420,26 @@ mod tests {
                 head = audit.record(act(&format!("{round}-{act_number}"))).unwrap();
             }
         }
-        assert_eq!((head.entries, verify(folder.path(), 1).unwrap()), (30, head));
+        // Each sealed file is told of in the next.
+        let told = verify(folder.path(), 1).unwrap();
+        assert!(told.entries > 32 && head.entries + 1 >= told.entries, "{told:?} {head:?}");
         let all = files(folder.path()).unwrap();
         assert!(all.len() > 3, "{all:?}");
-        assert_eq!(newest(folder.path(), 3).unwrap().last().unwrap().action, "2-9");
+        assert!(newest(folder.path(), 3).unwrap().iter().any(|act| act.action == "2-9"));
         fs::remove_file(&all[0]).unwrap();
         let begins = read(&all[1], &open(&all[1]).unwrap(), None, |_| ()).unwrap().first;
         assert!(matches!(verify(folder.path(), 1), Err(AuditError::Broken { .. })), "the beginning is missing");
-        assert_eq!(verify(folder.path(), begins).unwrap(), head);
+        assert_eq!(verify(folder.path(), begins).unwrap(), told);
         assert!(verify(folder.path(), begins + 1).is_err() && verify(folder.path(), begins - 1).is_err());
         fs::remove_file(&all[2]).unwrap();
         assert!(verify(folder.path(), begins).is_err(), "one in between is missing");
         assert!(Audit::open_with(folder.path(), 2_000).is_err(), "nothing is added to it");
         // Whoever puts sealed files away takes the oldest, or all.
-        fs::remove_file(&all[1]).unwrap();
+        let (newest_file, sealed) = all.split_last().unwrap();
+        sealed.iter().filter(|path| path.exists()).for_each(|path| fs::remove_file(path).unwrap());
+        let begins = read(newest_file, &open(newest_file).unwrap(), None, |_| ()).unwrap().first;
         let next = Audit::open_with(folder.path(), 2_000).unwrap().record(act("on")).unwrap();
-        assert_eq!(next.entries, 31);
+        assert_eq!(next.entries, told.entries + 1);
+        assert!(verify(folder.path(), begins).is_ok());
     }
 }

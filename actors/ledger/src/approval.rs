@@ -55,10 +55,14 @@ impl<T: Order> Approved<T> {
         self
     }
 
-    /// How many of the approvals were signed by who they name.
-    pub fn approved_by(&self) -> usize {
+    /// Those whose approvals they have signed themselves. Whether they are operators, the chain knows.
+    pub fn signers(&self) -> Vec<PublicKey> {
         let content = self.order.canonical_bytes();
-        self.approvals.iter().filter(|approval| holds::<T>(approval, &content)).count()
+        self.approvals
+            .iter()
+            .filter(|approval| holds::<T>(approval, &content))
+            .map(|approval| approval.operator)
+            .collect()
     }
 
     /// Refuses approvals that are too many: each of them costs a check of a signature.
@@ -82,7 +86,14 @@ impl<T: Order> Approved<T> {
         let content = self.order.canonical_bytes();
         let of_operator = self.approvals.iter().filter(|approval| operators.keys.contains(&approval.operator));
         let needed = usize::from(operators.needed);
-        let found = of_operator.filter(|approval| holds::<T>(approval, &content)).take(needed).count();
+        let mut found = 0;
+        for approval in of_operator.take(needed) {
+            // Each costs a check: whoever sends one that does not hold has the others looked at no more.
+            if !holds::<T>(approval, &content) {
+                return Err(Reject::new(format!("the approval of {} is not its signature", approval.operator)));
+            }
+            found += 1;
+        }
         match found >= needed {
             true => Ok(()),
             false => Err(Reject::new(format!("approved by {found} operators, {needed} are needed"))),

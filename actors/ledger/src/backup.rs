@@ -24,6 +24,9 @@ const MANIFEST: u8 = b'm';
 const CHUNK: u8 = b'c';
 const END: u8 = b'z';
 
+/// Proofs that are read before the snapshot's own.
+const PROOFS_MAX: usize = 1_000_000;
+
 /// Why a backup cannot be written or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -46,6 +49,9 @@ pub enum BackupError {
     /// A frame that has no place there.
     #[error("the backup is damaged: {0}")]
     Misplaced(&'static str),
+    /// More proofs than a chain can have.
+    #[error("the backup names more than {0} grants and epochs")]
+    TooMany(usize),
     /// What it says is not proven by this genesis.
     #[error("the backup does not belong to this genesis, or is damaged: {0}")]
     Unproven(#[from] LedgerError),
@@ -164,6 +170,9 @@ impl Restored {
                 frame => frame?,
             };
             match (kind, &mut builder) {
+                (GRANT | EPOCH, None) if grants.len() + epochs.len() >= PROOFS_MAX => {
+                    return Err(BackupError::TooMany(PROOFS_MAX));
+                }
                 (GRANT, None) => grants.push(SignedGrant::from_wire(&bytes)?),
                 (EPOCH, None) => epochs.push(EpochProof::from_wire(&bytes)?),
                 (MANIFEST, None) => {
@@ -180,7 +189,8 @@ impl Restored {
             }
         }
         let finished = builder.and_then(|builder| builder.finish().ok());
-        let (snapshot, certificate) = finished.ok_or(BackupError::Cut { chunks })?;
+        let missing = BackupError::Misplaced("a part of the snapshot is missing");
+        let (snapshot, certificate) = finished.ok_or(missing)?;
         Ok(Self { snapshot, certificate, epochs, grants })
     }
 }

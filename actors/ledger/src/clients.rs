@@ -10,7 +10,7 @@ use standin_foundation::{Canonical, Decoder, Digest, Domain, Encoder, MalformedB
 use crate::approval::{Approved, Order};
 use crate::epoch::SYSTEM_PREFIX;
 use crate::genesis::OPERATORS_MAX;
-use crate::state::Write;
+use crate::state::{State, Write};
 use crate::state_machine::Reject;
 use crate::trie::Trie;
 
@@ -123,7 +123,7 @@ pub struct FirstClients {
 
 impl FirstClients {
     /// Says what is wrong with them.
-    pub(crate) fn check(&self, has_operators: bool, faults: &mut Vec<String>) {
+    pub(crate) fn check(&self, (has_operators, signs): (bool, bool), faults: &mut Vec<String>) {
         let (count, distinct) =
             (self.list.len(), self.list.iter().map(|listed| listed.key).collect::<BTreeSet<_>>().len());
         if count > LISTED_MAX || distinct < count {
@@ -134,13 +134,17 @@ impl FirstClients {
         if self.admission == Admission::Listed && !has_operators {
             faults.push("clients.admission: `listed` needs operators, who could list others".to_owned());
         }
+        if self.admission == Admission::Listed && !signs {
+            faults
+                .push("clients.admission: `listed` needs clients that sign: anybody could use a listed key".to_owned());
+        }
     }
 
     /// What stands of them in the state at height 0: nothing where everybody may do everything.
     pub(crate) fn writes(&self) -> Vec<Write> {
         let policy = Policy { admission: self.admission, orders: 0 };
         let listed = self.list.iter().map(|ListedClient { key, roles, per_second }| {
-            write_of(key, Some(&Client { roles: roles.clone(), per_second: *per_second }))
+            write_of(key, &Client { roles: roles.clone(), per_second: *per_second })
         });
         let policy = (*self != Self::default()).then(|| policy.write());
         policy.into_iter().chain(listed).collect()
@@ -216,19 +220,20 @@ impl ClientOrder {
         if self.changes.is_empty() || self.changes.len() > CHANGES_MAX {
             return Err(Reject::new(format!("{} changes, 1 to {CHANGES_MAX} are allowed", self.changes.len())));
         }
-        let mut writes = Vec::with_capacity(self.changes.len() + 1);
+        let mut changed = State::new(state);
         for change in &self.changes {
             match change {
-                ClientChange::Set(key, client) => writes.push(write_of(key, Some(client))),
-                ClientChange::Remove(key) if state.get(&key_of(key.as_bytes())).is_none() => {
+                ClientChange::Set(key, client) => changed.put(key_of(key.as_bytes()), client.to_bytes()),
+                ClientChange::Remove(key) if changed.get(&key_of(key.as_bytes())).is_none() => {
                     return Err(Reject::new(format!("the client {key} is not listed")));
                 }
-                ClientChange::Remove(key) => writes.push(write_of(key, None)),
+                ClientChange::Remove(key) => changed.delete(key_of(key.as_bytes())),
                 ClientChange::Admission(other) => admission = *other,
             }
         }
-        writes.push(Policy { admission, orders: orders + 1 }.write());
-        Ok(writes)
+        let (key, policy) = Policy { admission, orders: orders + 1 }.write();
+        policy.into_iter().for_each(|policy| changed.put(key.clone(), policy));
+        Ok(changed.into_writes())
     }
 }
 
@@ -268,8 +273,8 @@ fn key_of(client: &[u8; 33]) -> Vec<u8> {
     [&POLICY_KEY[..], client].concat()
 }
 
-fn write_of(key: &PublicKey, client: Option<&Client>) -> Write {
-    (key_of(key.as_bytes()).into(), client.map(|client| client.to_bytes().into()))
+fn write_of(key: &PublicKey, client: &Client) -> Write {
+    (key_of(key.as_bytes()).into(), Some(client.to_bytes().into()))
 }
 
 /// Refuses a transaction's sender that may not submit, on a chain of listed clients.
@@ -311,6 +316,9 @@ pub struct Clients {
     pub orders: u64,
     /// Those that are listed.
     pub list: BTreeMap<PublicKey, Client>,
+    /// How many of them have a rate.
+    #[serde(skip)]
+    rated: usize,
 }
 
 impl Clients {
@@ -321,6 +329,11 @@ impl Clients {
         clients
     }
 
+    /// Whether everybody may submit whatever they like: no sender need be looked up.
+    pub fn is_free(&self) -> bool {
+        self.admission == Admission::Open && self.rated == 0
+    }
+
     fn note(&mut self, key: &[u8], value: Option<&[u8]>) {
         let Some(client) = key.strip_prefix(&POLICY_KEY) else { return };
         if client.is_empty() {
@@ -329,10 +342,13 @@ impl Clients {
             return;
         }
         let Some(key) = client.try_into().ok().and_then(|key| PublicKey::try_from_bytes(key).ok()) else { return };
-        match value.and_then(|bytes| Client::from_bytes(bytes).ok()) {
+        let client = value.and_then(|bytes| Client::from_bytes(bytes).ok());
+        self.rated += usize::from(client.as_ref().is_some_and(|client| client.per_second > 0));
+        let before = match client {
             Some(client) => self.list.insert(key, client),
             None => self.list.remove(&key),
         };
+        self.rated -= usize::from(before.is_some_and(|before| before.per_second > 0));
     }
 }
 

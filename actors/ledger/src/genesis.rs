@@ -166,7 +166,8 @@ impl Genesis {
         }
         self.check_seats(&mut faults);
         self.operators.check(&mut faults);
-        self.clients.check(!self.operators.keys.is_empty(), &mut faults);
+        let signs = client_signatures == ClientSignatures::Required;
+        self.clients.check((!self.operators.keys.is_empty(), signs), &mut faults);
         if checkpoint_interval == 0 || window < 2 * checkpoint_interval || window > 1_024 {
             faults.push(format!(
                 "parameters.window: {window} found, from twice the checkpoint interval \

@@ -42,7 +42,7 @@ const CHECKPOINTS: u8 = 5;
 const META: u8 = 6;
 const COLUMNS: u8 = 7;
 
-/// Blocks that are forgotten in one commit.
+/// Heights that are forgotten in one commit, at least.
 const PRUNED_AT_ONCE: u64 = 64;
 
 /// parity-db is made for values below 32 KiB.
@@ -431,11 +431,17 @@ impl Store {
     /// receipts of what is kept can be proven. The state, and the proofs of epochs, are not of it.
     pub fn prune(&mut self) -> Result<u64, StoreError> {
         let Some(keep) = self.options.keep_blocks.filter(|keep| self.head.0 > *keep) else { return Ok(0) };
-        let (first, wanted) = (self.first()?, Height(self.head.0 - keep).next());
-        let last = self.checkpoint_before(wanted)?.min(Height(first.0 + PRUNED_AT_ONCE - 1));
-        if last < first {
-            return Ok(0);
-        }
+        // Those from before a snapshot, too: they are told of no more, and are still there.
+        let first = self.number(FIRST)?.max(Height(1));
+        // More go than come.
+        let step = PRUNED_AT_ONCE.max(2 * (self.head.0 - self.checkpoint_before(self.head)?.0));
+        let end = Height((self.head.0 - keep).min(first.0 + step - 1));
+        let last = match self.checkpoint_before(end.next())? {
+            checkpoint if checkpoint >= first => checkpoint,
+            // What a snapshot has skipped.
+            _ if first <= self.base()? => end.min(self.base()?),
+            _ => return Ok(0),
+        };
         let mut changes: Vec<Change> = Vec::new();
         for height in (first.0..=last.0).map(Height) {
             let Some(block) = self.block(height)? else { continue };
@@ -458,6 +464,7 @@ impl Store {
                 changes.push((CHECKPOINTS, key_of(height).to_vec(), None));
             }
         }
+        // Heights that a snapshot has skipped had none.
         let before = Height(first.0 - 1);
         if self.get(CHECKPOINTS, &key_of(before))?.is_some() {
             changes.push((CHECKPOINTS, key_of(before).to_vec(), None));
@@ -716,6 +723,39 @@ mod tests {
                 .unwrap();
         grow(&mut again, &mut crate::chain::tests::chain(10), 20);
         assert_eq!((again.prune().unwrap(), again.first().unwrap()), (0, Height(1)));
+    }
+
+    /// A node that is away again and again, and gets a snapshot each time, keeps no blocks from before for ever.
+    #[test]
+    fn what_lies_before_a_snapshot_is_forgotten_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let kept = StoreOptions { keep_blocks: Some(20), path, ..options(folder.path()) };
+        let (mut ahead, mut own) = (chain(10), chain(10));
+        let mut store = Store::open(kept, &genesis(10).state()).unwrap();
+        let old = grow(&mut store, &mut own, 40);
+        let mut result = None;
+        for next in 1..=400 {
+            result = step(&mut ahead, vec![put(next, next + 5)]).checkpoint.or(result);
+        }
+        let certificate = CheckpointCertificate { epoch: Epoch(0), result: result.unwrap(), votes: vec![] };
+        store.install(&ahead.snapshot(), &certificate).unwrap();
+        assert_eq!(store.first().unwrap(), Height(401));
+        let mut joined = Chain::from_snapshot(&genesis(10), Arc::new(Builtin), ahead.snapshot());
+        grow(&mut store, &mut joined, 60);
+        let mut rounds = 0;
+        while store.prune().unwrap() > 0 {
+            rounds += 1;
+        }
+        assert!((5..20).contains(&rounds), "{rounds}");
+        assert_eq!(store.first().unwrap(), Height(441));
+        for block in &old {
+            assert_eq!(store.block(block.header.height()).unwrap(), None);
+            assert_eq!(store.height_of(&block.hash).unwrap(), None);
+            assert_eq!(store.transaction(&block.receipts[0].transaction).unwrap(), None);
+        }
+        assert!(store.block(Height(441)).unwrap().is_some());
+        assert_eq!(store.checkpoint_before(Height(440)).unwrap(), Height(0), "and no checkpoint of theirs");
     }
 
     #[test]

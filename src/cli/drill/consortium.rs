@@ -7,7 +7,7 @@ use standin_foundation::{ClusterId, Epoch, Seat};
 use standin_ledger::reconfiguration::Change;
 
 use super::super::consortium::{NewAuth, NewMember, add, replace_auth};
-use super::super::newcomer::{write_new_auth, write_newcomer};
+use super::super::newcomer::{Where, write_new_auth, write_newcomer};
 use super::epochs::{anyone, in_epoch, order};
 use super::seats::{Holder, POLL, SOON};
 use super::{Drill, Failure};
@@ -108,7 +108,7 @@ pub(super) async fn auth_replaced(drill: &mut Drill) -> Result<(), Failure> {
     let like = drill.network.config(0);
     let network = like.parent().and_then(|folder| folder.parent());
     let network = network.ok_or_else(|| Failure::new(1, "the network has no folder"))?.to_owned();
-    let newcomer = write_new_auth(&network.join("auth-new"), &like, "auth-new", None)?;
+    let newcomer = write_new_auth(&network.join("auth-new"), &like, "auth-new", Where::on_this_host(None)?)?;
     let with = NewAuth { http: format!("http://{}", newcomer.http), bridge: None };
     let new = drill.network.join_auth(newcomer)?;
     wait_as_candidates(drill, &[new]).await?;
@@ -155,7 +155,7 @@ async fn candidates(drill: &mut Drill, cluster: &ClusterId) -> Result<(Vec<usize
     let (mut nodes, mut members) = (Vec::new(), Vec::new());
     for site in sites {
         let name = format!("{cluster}-{site}");
-        let newcomer = write_newcomer(&network.join(&name), &like, cluster, &name, None)?;
+        let newcomer = write_newcomer(&network.join(&name), &like, cluster, &name, Where::on_this_host(None)?)?;
         members.push(NewMember { http: format!("http://{}", newcomer.http), site, bridge: None });
         nodes.push(drill.network.join_newcomer(newcomer)?);
     }

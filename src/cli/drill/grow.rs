@@ -8,7 +8,7 @@ use standin_foundation::{ClusterId, NodeId, Seat};
 use standin_ledger::Member;
 
 use super::super::member::order;
-use super::super::newcomer::write_newcomer;
+use super::super::newcomer::{Where, write_newcomer};
 use super::seats::{POLL, SOON};
 use super::{Drill, Failure};
 
@@ -118,7 +118,7 @@ async fn join_as(drill: &mut Drill, name: &str, cluster: ClusterId, site: String
     let like = drill.network.config(0);
     let folder = like.parent().and_then(|folder| folder.parent()).map(|network| network.join(name));
     let folder = folder.ok_or_else(|| Failure::new(1, "the network has no folder"))?;
-    let newcomer = write_newcomer(&folder, &like, &cluster, name, None)?;
+    let newcomer = write_newcomer(&folder, &like, &cluster, name, Where::on_this_host(None)?)?;
     let (node, address) = (newcomer.key.node_id(), newcomer.address.to_string());
     let member = Member { key: newcomer.key, priority: 0, site: site.clone(), address };
     ordered(drill, &cluster, Action::Admit(member)).await?;

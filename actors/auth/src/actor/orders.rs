@@ -62,9 +62,13 @@ impl AuthActor {
             let what = "the node is a member of another cluster".to_owned();
             return reply.send(Err(Refusal::BadMember { what }));
         }
+        self.read_and_swap(order, reply, ctx);
+    }
+
+    fn read_and_swap(&mut self, order: MemberOrder, reply: Reply<Result<Membership, Refusal>>, ctx: &mut Ctx<Self>) {
         let read = wrap_future(self.setup.register.read(&order.cluster));
         ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, ctx| match read {
-            Ok(Counted { content: Some(stored), .. }) => shell.role.swap_ordered(&order, &stored, reply, ctx),
+            Ok(Counted { content: Some(stored), .. }) => shell.role.swap_ordered(order, &stored, reply, ctx),
             Ok(_) => reply.send(Err(Refusal::BadMember { what: format!("there is no cluster `{}`", order.cluster) })),
             Err(error) => shell.role.register_failed(error, reply),
         }));
@@ -72,21 +76,22 @@ impl AuthActor {
 
     fn swap_ordered(
         &mut self,
-        order: &MemberOrder,
+        order: MemberOrder,
         stored: &Stored,
         reply: Reply<Result<Membership, Refusal>>,
         ctx: &mut Ctx<Self>,
     ) {
         let before = &stored.record;
         let named = self.machine.named(before).map(|named| Record { version: before.version, ..named });
-        let next = match self.machine.order(named.as_ref().unwrap_or(before), order) {
+        let next = match self.machine.order(named.as_ref().unwrap_or(before), &order) {
             Ok(next) => next,
             Err(why) => return reply.send(Err(why)),
         };
         let swapped = wrap_future(self.setup.register.swap(stored.mark, next.clone()));
-        ctx.spawn(swapped.map(move |swapped, shell: &mut Shell<Self>, _| match swapped {
+        ctx.spawn(swapped.map(move |swapped, shell: &mut Shell<Self>, ctx| match swapped {
             Ok(Counted { content: true, .. }) => reply.send(Ok(shell.role.ordered(&next))),
-            Ok(_) => reply.send(Err(Refusal::Changed { version: next.version })),
+            // A grant was faster, which does not touch the members; or another order, and then this one counts no more.
+            Ok(_) => shell.role.read_and_swap(order, reply, ctx),
             Err(error) => shell.role.register_failed(error, reply),
         }));
     }

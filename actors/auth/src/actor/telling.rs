@@ -73,8 +73,12 @@ pub struct ClusterView {
     pub holder: Option<NodeId>,
     /// The in-sync set.
     pub in_sync: BTreeSet<NodeId>,
-    /// Version of its record: an order names it.
+    /// Version of its record: it rises with every change.
     pub version: u64,
+    /// The epoch in which the chain last said who the members are: an order about them names it, and the version of their list.
+    pub listed: Epoch,
+    /// Version of the list of members since then.
+    pub membership_version: u64,
     /// The nodes that are admitted.
     pub admitted: BTreeMap<NodeId, Member>,
     /// How long ago the holder was last heard, in ms.
@@ -236,6 +240,8 @@ impl AuthActor {
 
     fn view(&self, record: Record) -> ClusterView {
         let now = self.now();
+        // What the chain has said since, and nobody has asked about yet.
+        let record = self.machine.named(&record).unwrap_or(record);
         let silent = |told: &BTreeSet<NodeId>| record.admitted.keys().filter(|node| !told.contains(*node)).count();
         ClusterView {
             term: record.term(),
@@ -245,6 +251,8 @@ impl AuthActor {
             vacant: self.machine.is_vacant(&record.cluster, now),
             recalling: record.recalling.as_ref().map(silent),
             version: record.version,
+            listed: record.listed,
+            membership_version: record.membership_version,
             admitted: record.admitted,
             not_electable: record.not_electable,
             cluster: record.cluster,

@@ -8,8 +8,8 @@ use crate::messages::{Action, MemberOrder};
 impl Auth {
     /// The record after an order that enough operators have approved.
     pub fn order(&self, record: &Record, order: &MemberOrder) -> Result<Record, Refusal> {
-        if order.version != record.version {
-            return Err(Refusal::Changed { version: record.version });
+        if (order.listed, order.version) != (record.listed, record.membership_version) {
+            return Err(Refusal::Changed { listed: record.listed, version: record.membership_version });
         }
         if record.recalling.is_some() {
             return Err(Refusal::Recovering);

@@ -493,7 +493,13 @@ fn g5_a_register_that_knows_less_than_a_node_was_told_stops() {
 }
 
 fn order(record: &Record, action: Action) -> MemberOrder {
-    MemberOrder { chain: Digest::ZERO, cluster: cluster(), version: record.version, action }
+    MemberOrder {
+        chain: Digest::ZERO,
+        cluster: cluster(),
+        listed: record.listed,
+        version: record.membership_version,
+        action,
+    }
 }
 
 fn member(n: u8) -> Member {
@@ -514,11 +520,19 @@ fn an_admitted_node_may_be_taken_in_and_a_removed_one_may_not_take_over() {
 }
 
 #[test]
-fn an_order_is_for_one_version_and_never_removes_the_holder_or_the_last() {
+fn an_order_is_for_one_list_of_members_and_never_removes_the_holder_or_the_last() {
     let mut auth = auth();
     let record = registered(&mut auth);
-    let late = MemberOrder { version: record.version - 1, ..order(&record, Action::Remove(id(2))) };
-    assert_eq!(auth.order(&record, &late), Err(Refusal::Changed { version: record.version }));
+    // Once carried out, it counts no more: not for the list that came of it, nor for one of a later epoch, in a register that begins anew.
+    let admits = order(&record, Action::Admit(member(4)));
+    let joined = auth.order(&record, &admits).unwrap();
+    let changed = |listed, version| Err(Refusal::Changed { listed: Epoch(listed), version });
+    assert_eq!(auth.order(&joined, &admits), changed(0, 1));
+    let anew = Record { listed: Epoch(1), ..Record::new(cluster(), [key(1)]) };
+    assert_eq!(auth.order(&anew, &admits), changed(1, 0));
+    // A grant in between is nothing that operators decide.
+    let granted = swap(auth.decide(Millis(0), &cluster(), &record, &set_change(1, 1, &[1, 2])));
+    assert!(granted.version > record.version && auth.order(&granted, &admits).is_ok());
     assert_eq!(auth.order(&record, &order(&record, Action::Remove(id(1)))), Err(Refusal::IsHolder));
     assert_eq!(auth.order(&record, &order(&record, Action::Remove(id(9)))), Err(Refusal::NotAdmitted));
     let homeless = auth.order(&record, &order(&record, Action::Admit(Member::from(key(4)))));
