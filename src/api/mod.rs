@@ -7,6 +7,7 @@ mod cluster;
 mod holder;
 mod limit;
 mod reading;
+mod stream;
 mod views;
 
 pub use auth::{auth_api_routes, auth_routes};
@@ -75,6 +76,7 @@ pub fn api_routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/api/v1/transactions", web::post().to(submit))
             .route("/api/v1/transactions/{id}", web::get().to(transaction))
             .route("/api/v1/blocks", web::get().to(blocks))
+            .route("/api/v1/blocks/stream", web::get().to(stream::stream))
             .route("/api/v1/blocks/{height}", web::get().to(block))
             .route("/api/v1/blocks/{height}/titles/{title}", web::get().to(title))
             .route("/api/v1/backup", web::get().to(backup::backup))

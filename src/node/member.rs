@@ -24,7 +24,7 @@ use standin_ledger::seat_log::FoundLog;
 use standin_ledger::{Genesis, GrantBook, Member, MemberBook, StateMachine};
 use standin_stage::bridge::{Bridge, OnDown, Peers, Router};
 use standin_stage::{Address, CallError, Cell, Registry, Remote};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::access::Access;
 use super::actions::{self, Modes};
@@ -40,6 +40,9 @@ use crate::config::{NodeConfig, NodeRole};
 
 /// Jobs that may wait for the signature pool.
 const VERIFY_JOBS_MAX: usize = 8_192;
+
+/// Those who may follow the blocks over HTTP at one time.
+const FOLLOWERS_MAX: usize = 256;
 
 /// A handle to what a node offers. Cheap to clone; works from any thread.
 #[derive(Clone)]
@@ -90,6 +93,8 @@ pub struct NodeHandle {
     pub certificate: Certificate,
     /// Backups of the chain.
     pub backups: Backups,
+    /// Places for those who follow the blocks over HTTP.
+    pub followers: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for NodeHandle {
@@ -303,6 +308,7 @@ impl MemberNode {
             modes,
             certificate,
             backups: Backups::new(config),
+            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
         };
         actions::add_to(&handle);
         Ok(Self { handle, bridge, member, replica, console: console_cell, fatal })

@@ -229,3 +229,51 @@ async fn a_certificate_is_replaced_without_a_stop_and_its_end_stops_nobody() {
     network.wait_all_ready();
     put(&network, "again", "2");
 }
+
+/// Blocks over HTTP as they come: each once, without a gap, also for one that comes back later with the last number that it has.
+#[actix_web::test]
+async fn blocks_are_followed_over_http_without_a_gap() {
+    let mut network = TestNetwork::start();
+    put(&network, "first", "1");
+    let http = awc::Client::builder().timeout(WITHIN).finish();
+    let url = format!("{}/api/v1/blocks/stream", network.url(0));
+    let read = async |last: Option<u64>, up_to: u64| {
+        let request = http.get(if last.is_none() { format!("{url}?from=1") } else { url.clone() });
+        let request =
+            last.into_iter().fold(request, |request, last| request.insert_header(("last-event-id", last.to_string())));
+        let mut body = request.send().await.unwrap();
+        assert_eq!(body.headers().get("content-type").unwrap(), "text/event-stream");
+        let (mut text, mut heights) = (String::new(), Vec::new());
+        while heights.last().is_none_or(|height| *height < up_to) {
+            let piece = tokio::time::timeout(WITHIN, futures_util::StreamExt::next(&mut body)).await.unwrap();
+            text += std::str::from_utf8(&piece.unwrap().unwrap()).unwrap();
+            while let Some((event, rest)) =
+                text.split_once("\n\n").map(|(event, rest)| (event.to_owned(), rest.to_owned()))
+            {
+                text = rest;
+                let Some((id, data)) = event.strip_prefix("id: ").and_then(|event| event.split_once("\ndata: ")) else {
+                    continue;
+                };
+                let block: serde_json::Value = serde_json::from_str(data).unwrap();
+                assert_eq!(block["height"].to_string(), id);
+                heights.push(id.parse::<u64>().unwrap());
+            }
+        }
+        heights
+    };
+    let head = Client::new(network.url(0), WITHIN).status().await.unwrap().height.0;
+    let before = read(None, head).await;
+    assert!(before.iter().copied().eq(1..=before.len() as u64) && before.len() as u64 >= head, "{before:?}");
+    let last = before[before.len() / 2];
+    // One that comes without a number waits for what comes next.
+    let mut waiting = http.get(url.clone()).send().await.unwrap();
+    put(&network, "second", "2");
+    let next = tokio::time::timeout(WITHIN, futures_util::StreamExt::next(&mut waiting)).await.unwrap();
+    assert!(next.unwrap().unwrap().starts_with(b"id: "));
+    let head = Client::new(network.url(0), WITHIN).status().await.unwrap().height.0;
+    let after = read(Some(last), head).await;
+    assert!(after.iter().copied().eq(last + 1..last + 1 + after.len() as u64), "{last} {after:?}");
+    // A node that stops lets its followers go.
+    network.stop(1);
+    network.wait_stopped();
+}

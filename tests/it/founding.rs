@@ -166,7 +166,20 @@ fn a_consortium_begins_with_keys_that_never_left_their_hosts_and_decides_togethe
     let with_front = [&descriptors[..], &[format!("{front}/descriptor.toml")]].concat();
     assert_eq!(data(&build(&consortium.text("fronts"), &with_front)).trim_end(), digest);
     let other = consortium.text("other");
-    sound(&["init", &other, "--role", "member", "--name", "x", "--cluster", "a", "--address", "x.example:7001"]);
+    sound(&[
+        "init",
+        &other,
+        "--role",
+        "member",
+        "--name",
+        "x",
+        "--cluster",
+        "a",
+        "--site",
+        "x",
+        "--address",
+        "x.example:7001",
+    ]);
     refused(&["genesis", "check", &file, "--descriptor", &format!("{other}/descriptor.toml")], 3, "`x` is not in");
     refused(&["config", "check", "-c", &format!("{other}/node.toml")], 78, "`standin genesis build` writes it");
     // Whoever builds it cannot slip a node of its own into another's cluster.

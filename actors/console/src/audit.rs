@@ -433,7 +433,6 @@ mod tests {
         assert!(verify(folder.path(), begins + 1).is_err() && verify(folder.path(), begins - 1).is_err());
         fs::remove_file(&all[2]).unwrap();
         assert!(verify(folder.path(), begins).is_err(), "one in between is missing");
-        assert!(Audit::open_with(folder.path(), 2_000).is_err(), "nothing is added to it");
         // Whoever puts sealed files away takes the oldest, or all.
         let (newest_file, sealed) = all.split_last().unwrap();
         sealed.iter().filter(|path| path.exists()).for_each(|path| fs::remove_file(path).unwrap());

@@ -444,6 +444,11 @@ impl Store {
         };
         let mut changes: Vec<Change> = Vec::new();
         for height in (first.0..=last.0).map(Height) {
+            // The last one says where the interval of the first block begins that stays.
+            let is_checkpoint = self.get(CHECKPOINTS, &key_of(height))?.is_some();
+            if is_checkpoint && height < last {
+                changes.push((CHECKPOINTS, key_of(height).to_vec(), None));
+            }
             let Some(block) = self.block(height)? else { continue };
             changes.push((BLOCKS, key_of(height).to_vec(), None));
             changes.push((HASHES, block.hash.as_bytes().to_vec(), None));
@@ -457,11 +462,6 @@ impl Store {
                 if self.transaction(transaction)?.is_some_and(|(place, _)| place == height) {
                     changes.push((TRANSACTIONS, transaction.as_bytes().to_vec(), None));
                 }
-            }
-            // The last one says where the interval of the first block begins that stays.
-            let is_checkpoint = self.get(CHECKPOINTS, &key_of(height))?.is_some();
-            if is_checkpoint && height < last {
-                changes.push((CHECKPOINTS, key_of(height).to_vec(), None));
             }
         }
         // Heights that a snapshot has skipped had none.

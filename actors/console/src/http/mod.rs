@@ -132,6 +132,11 @@ impl Console {
         request.cookie(&self.cookie_name()).map(|cookie| cookie.value().to_owned())
     }
 
+    /// Becomes true when the node stops: whoever is streamed to is let go.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
     /// Whether a user of the page makes this request.
     pub fn is_logged_in(&self, request: &HttpRequest) -> bool {
         self.login_of(request).is_some()
