@@ -305,10 +305,7 @@ impl Client {
             // Another call may have been faster, with the same.
             let _ = place.set((genesis.digest(), status.node));
         }
-        // What stands in the request, also behind a prefix.
-        let prefix = self.base.split_once("://").and_then(|(_, rest)| rest.find('/').and_then(|at| rest.get(at..)));
-        let target = format!("{}{path}", prefix.unwrap_or_default());
-        let reading = Reading { method: "GET", target: &target, body: &[] };
+        let reading = Reading { method: "GET", target: path, body: &[] };
         Ok(place.get().map(|(chain, node)| authorization(key, chain, node, reading)))
     }
 

@@ -32,11 +32,10 @@ pub(super) async fn backup(_: MayRead, node: web::Data<NodeHandle>) -> HttpRespo
         let _permit = permit;
         loop {
             let piece = match backup.next_piece() {
-                Ok(Some(piece)) => Ok(Bytes::from(piece)),
-                Ok(None) => return,
+                Ok(piece) => Ok(piece.map(Bytes::from)),
                 Err(error) => Err(std::io::Error::other(error)),
             };
-            let is_last = piece.is_err();
+            let is_last = !matches!(piece, Ok(Some(_)));
             // Whoever reads nothing for so long gives its place to others; whoever has gone, at once.
             let taken = tokio::time::timeout(PIECE_WITHIN, sender.send(piece)).await;
             if is_last || !matches!(taken, Ok(Ok(()))) {
@@ -44,7 +43,16 @@ pub(super) async fn backup(_: MayRead, node: web::Data<NodeHandle>) -> HttpRespo
             }
         }
     });
-    let pieces = stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
+    // Without the word that it is whole, it ends as an error, and not as a short file.
+    let pieces = stream::unfold(Some(receiver), |receiver| async move {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(Ok(Some(piece))) => Some((Ok(piece), Some(receiver))),
+            Some(Ok(None)) => None,
+            Some(Err(error)) => Some((Err(error), None)),
+            None => Some((Err(std::io::ErrorKind::UnexpectedEof.into()), None)),
+        }
+    });
     HttpResponse::Ok()
         .content_type("application/octet-stream")
         .insert_header((header::CONTENT_DISPOSITION, name))

@@ -13,6 +13,8 @@ use crate::node::NodeHandle;
 
 /// What the header's value begins with.
 const SCHEME: &str = "Standin";
+/// What the signed path begins with.
+const ROOT: &str = "/api/v1";
 /// A signed request holds for so long, in ms; clocks may differ by less than that.
 const SIGNED_MS: u64 = 60_000;
 
@@ -21,7 +23,7 @@ const SIGNED_MS: u64 = 60_000;
 pub struct Reading<'a> {
     /// `GET` or `POST`.
     pub method: &'a str,
-    /// Path and query, as they stand in the request.
+    /// Path and query, from `/api/v1` on.
     pub target: &'a str,
     /// The body.
     pub body: &'a [u8],
@@ -61,8 +63,10 @@ fn asker(request: &HttpRequest, node: &NodeHandle, body: &[u8]) -> Result<Option
             SIGNED_MS / 1_000
         ));
     }
-    let target = request.uri().path_and_query().map_or_else(|| request.path().to_owned(), ToString::to_string);
-    let reading = Reading { method: request.method().as_str(), target: &target, body };
+    let whole = request.uri().path_and_query().map_or_else(|| request.path().to_owned(), ToString::to_string);
+    // A proxy, or the program that the node is part of, may have put something before it.
+    let target = whole.find(ROOT).and_then(|at| whole.get(at..)).unwrap_or(&whole);
+    let reading = Reading { method: request.method().as_str(), target, body };
     match key.verify(Domain::Read, &reading.content(&node.genesis.digest(), &node.node, expires), &signature) {
         true => Ok(Some(key)),
         false => Err("authorization: the signature is not this request's, at this node".to_owned()),
@@ -71,7 +75,26 @@ fn asker(request: &HttpRequest, node: &NodeHandle, body: &[u8]) -> Result<Option
 
 /// Whoever asks may read what is in the chain: everybody may, or the chain lists it for that, or a user is logged in at the console.
 #[derive(Debug)]
-pub(super) struct MayRead;
+pub(super) struct MayRead(Asker);
+
+/// As whom somebody may read.
+#[derive(Debug, Clone, Copy)]
+enum Asker {
+    /// A user of the console.
+    LoggedIn,
+    /// Whoever signed the request, if it is signed.
+    Key(Option<PublicKey>),
+}
+
+impl MayRead {
+    /// Whether the chain still says so. A login is asked about when a request comes.
+    pub(super) fn still_may(&self, node: &NodeHandle) -> bool {
+        match &self.0 {
+            Asker::LoggedIn => true,
+            Asker::Key(key) => node.access.reads(key.as_ref()).is_ok(),
+        }
+    }
+}
 
 impl FromRequest for MayRead {
     type Error = actix_web::Error;
@@ -81,19 +104,19 @@ impl FromRequest for MayRead {
         let Some(node) = request.app_data::<web::Data<NodeHandle>>() else {
             return ready(Err(actix_web::error::ErrorInternalServerError("no node is configured here")));
         };
-        ready(may_read(request, node, &[]).map(|()| Self).map_err(|refused| {
+        ready(may_read(request, node, &[]).map_err(|refused| {
             actix_web::error::InternalError::from_response("the role `read` is needed", *refused).into()
         }))
     }
 }
 
 /// As [`MayRead`], for a request with a body.
-pub(super) fn may_read(request: &HttpRequest, node: &NodeHandle, body: &[u8]) -> Result<(), Box<HttpResponse>> {
+pub(super) fn may_read(request: &HttpRequest, node: &NodeHandle, body: &[u8]) -> Result<MayRead, Box<HttpResponse>> {
     if node.console.is_logged_in(request) {
-        return Ok(());
+        return Ok(MayRead(Asker::LoggedIn));
     }
     let allowed = asker(request, node, body).and_then(|asker| {
-        let allowed = node.access.reads(asker.as_ref());
+        let allowed = node.access.reads(asker.as_ref()).map(|()| MayRead(Asker::Key(asker)));
         allowed.map_err(|denied| format!("{denied}; a request that says who asks is signed (`--as`)"))
     });
     allowed.map_err(|why| Box::new(HttpResponse::Forbidden().json(ErrorView::from(why))))

@@ -55,28 +55,30 @@ pub(super) async fn backup(arguments: BackupArguments) -> Result<(), Failure> {
         Some(path) => read_genesis(&path)?,
         None => client.genesis().await?,
     };
+    let mut pieces = client.backup().await?;
     let part = out.with_extension("part");
     let begun = File::options().write(true).create_new(true).open(&part);
     let mut file = begun.map_err(|error| {
         Failure::new(6, format!("{}: {error}: remove what an earlier try has left", part.display()))
     })?;
-    let bar = progress("received");
-    let mut pieces = client.backup().await?;
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|error| Failure::new(69, format!("the node stopped sending: {error}")))?;
-        file.write_all(&piece)?;
-        bar.inc(piece.len() as u64);
-    }
-    file.sync_all()?;
-    bar.finish_and_clear();
-    let restored = check(&part, &genesis)?;
-    fs::rename(&part, &out)?;
-    println!(
-        "{}: the state at block {}, genesis {}",
-        out.display(),
-        restored.snapshot.header.height(),
-        genesis.digest()
-    );
+    let received = async {
+        let bar = progress("received");
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| Failure::new(69, format!("the node stopped sending: {error}")))?;
+            file.write_all(&piece)?;
+            bar.inc(piece.len() as u64);
+        }
+        file.sync_all()?;
+        bar.finish_and_clear();
+        let restored = check(&part, &genesis)?;
+        fs::rename(&part, &out)?;
+        Ok(restored.snapshot.header.height())
+    };
+    let height = received.await.inspect_err(|_: &Failure| {
+        // What did not come whole is of no use.
+        let _ = fs::remove_file(&part);
+    })?;
+    println!("{}: the state at block {height}, genesis {}", out.display(), genesis.digest());
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -249,7 +249,11 @@ fn show(genesis: &Genesis) {
 pub(super) fn bridge_of(address: &str) -> Result<SocketAddr, Failure> {
     let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
     let wrong = || Failure::new(2, "--address: host and port are needed, such as a1.bank-a.example:7001");
-    let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port.ok_or_else(wrong)?);
+    let unspecified = match address.starts_with('[') {
+        true => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        false => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    let any = SocketAddr::new(unspecified, port.ok_or_else(wrong)?);
     Ok(address.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback()).unwrap_or(any))
 }
 

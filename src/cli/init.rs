@@ -60,10 +60,10 @@ pub(super) struct InitArguments {
     #[arg(long, requires = "role")]
     address: Option<String>,
     /// Where that node stands: what is lost together has the same name.
-    #[arg(long, requires = "address", default_value = "")]
+    #[arg(long, requires = "address", conflicts_with = "like", default_value = "")]
     site: String,
     /// That member's priority: the higher, the earlier it is elected.
-    #[arg(long, requires = "address", default_value_t = 0)]
+    #[arg(long, requires = "address", conflicts_with = "like", default_value_t = 0)]
     priority: u8,
     /// Where that node's HTTP listens: on loopback.
     #[arg(long, requires = "address", default_value = "127.0.0.1:8001")]
@@ -154,7 +154,7 @@ fn init_newcomer(arguments: &InitArguments, role: InitRole, like: &Path) -> Resu
         eprintln!("it runs, and waits, with");
         println!("standin run -c {}", newcomer.config.display());
         eprintln!("and operators have the chain name it with");
-        println!("standin auth replace --with http://{} --node NODES --out FILE", newcomer.http);
+        println!("standin auth replace --with http://{},{} --node NODES --out FILE", newcomer.http, newcomer.address);
         return Ok(());
     }
     let cluster = cluster.as_ref().ok_or_else(|| Failure::new(2, CLUSTER_NEEDED))?;
@@ -166,7 +166,8 @@ fn init_newcomer(arguments: &InitArguments, role: InitRole, like: &Path) -> Resu
         eprintln!(
             "the genesis has no cluster `{cluster}`: when all its nodes run, operators have the chain add it with"
         );
-        println!("standin cluster add {cluster} --member http://{},SITE [--member …] --out FILE", newcomer.http);
+        let (http, address) = (newcomer.http, newcomer.address);
+        println!("standin cluster add {cluster} --member http://{http},SITE,{address} [--member …] --out FILE");
     }
     eprintln!("and it runs with");
     println!("standin run -c {}", newcomer.config.display());
@@ -178,6 +179,9 @@ fn init_founder(arguments: &InitArguments, role: InitRole) -> Result<(), Failure
     let InitArguments { folder, cluster, site, priority, http, .. } = arguments;
     if role == InitRole::Member && cluster.is_none() {
         return Err(Failure::new(2, CLUSTER_NEEDED));
+    }
+    if role == InitRole::Member && arguments.grants_key.is_some() {
+        return Err(Failure::new(2, "--grants-key: a member signs no grants"));
     }
     if !http.ip().is_loopback() {
         return Err(Failure::new(2, "--http: HTTP is plain, so it listens on loopback; put a proxy with TLS in front"));

@@ -134,7 +134,8 @@ async fn draft(auth: &Client, cluster: ClusterId, action: Action) -> Result<Memb
     let clusters = auth.auth().await?;
     let found = clusters.into_iter().find(|view| view.cluster == cluster);
     let found = found.ok_or_else(|| Failure::new(4, format!("there is no cluster `{cluster}`")))?;
-    Ok(MemberOrder { chain, cluster, listed: found.listed, version: found.membership_version, action })
+    let clears = matches!(&action, Action::Admit(member) if found.not_electable.contains(&member.key.node_id()));
+    Ok(MemberOrder { chain, cluster, listed: found.listed, version: found.membership_version, action, clears })
 }
 
 /// Has the only operator's order carried out.

@@ -120,7 +120,9 @@ impl Like {
         let head = head(place, &genesis_file.display().to_string(), node);
         let mut text = [&head, sections, &section("console", &[]), &log("info")].concat();
         // A file that all nodes share names that one, too, and where others reach it.
-        if let Some(in_use) = in_use.filter(|key| !network.peers.iter().any(|known| known.key == *key)) {
+        let is_reached = !network.bridge_listen.ip().is_unspecified();
+        let unnamed = in_use.filter(|key| is_reached && !network.peers.iter().any(|known| known.key == *key));
+        if let Some(in_use) = unnamed {
             text += &peer(NodeRole::Member, &in_use, &network.bridge_listen.to_string());
         }
         // Whoever is to take the place of an auth node takes no word of that one.

@@ -135,11 +135,16 @@ impl Draft {
                 println!("order {number} about the clients of the chain {chain}:");
                 changes.iter().for_each(|change| println!("  {}", told_of_client(change)));
             }
-            Self::Members(Approved { order: MemberOrder { chain, cluster, listed, version, action }, .. }) => {
+            Self::Members(Approved {
+                order: MemberOrder { chain, cluster, listed, version, action, clears }, ..
+            }) => {
                 println!(
                     "ordered for version {version} of cluster {cluster}'s members since epoch {listed}, of the chain {chain}:"
                 );
                 println!("  {}", told_of_member(action));
+                if *clears {
+                    println!("  its results were wrong: it may be elected again all the same");
+                }
             }
         }
     }

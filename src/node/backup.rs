@@ -106,6 +106,8 @@ fn write_file(folder: &Path, mut backup: Backup, reserve: u64) -> Result<PathBuf
     let failed = |source| BackupFailed::Io { path: path.clone(), source };
     let mut write = || {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        // What a crash has left half written.
+        own_files(folder, "new").and_then(|left| left.iter().try_for_each(fs::remove_file)).map_err(failed)?;
         let mut options = File::options();
         let file = options.write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed)?;
         let (mut file, mut unseen) = (BufWriter::new(file), LOOK_EVERY);
@@ -140,13 +142,21 @@ fn check_space(folder: &Path, needed: u64) -> std::io::Result<()> {
     Err(std::io::Error::new(std::io::ErrorKind::StorageFull, what))
 }
 
+/// Those that the node has written itself, oldest first: their names are heights of one length.
+fn own_files(folder: &Path, extension: &str) -> std::io::Result<Vec<PathBuf>> {
+    let is_own = |path: &PathBuf| {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let is_height = name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit());
+        is_height && path.extension().is_some_and(|found| found == extension)
+    };
+    let mut own: Vec<_> = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).filter(is_own).collect();
+    own.sort();
+    Ok(own)
+}
+
 fn remove_oldest(folder: &Path) -> std::io::Result<()> {
-    let is_backup = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "backup");
-    let mut backups: Vec<_> = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).filter(is_backup).collect();
-    // Their names are heights of one length.
-    backups.sort();
-    let surplus = backups.len().saturating_sub(KEPT);
-    backups.iter().take(surplus).try_for_each(fs::remove_file)
+    let own = own_files(folder, "backup")?;
+    own.iter().take(own.len().saturating_sub(KEPT)).try_for_each(fs::remove_file)
 }
 
 /// Why a node's folder cannot be made of a backup.

@@ -12,8 +12,9 @@ use super::NodeHandle;
 
 /// Where too many reads wait, the next one is tried after this time.
 const BUSY_WAIT: Duration = Duration::from_millis(20);
-/// Blocks that are read at one time.
+/// Blocks that are read at one time, and bytes of their payloads, unless one alone has more.
 const READ_MAX: u64 = 64;
+const READ_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Why there are no more blocks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +99,14 @@ fn blocks_from(ledger: &Ledger, from: Height) -> Result<Blocks, StoreError> {
         return Ok(Err(first));
     }
     let up_to = ledger.chain.height().0.min(from.0.saturating_add(READ_MAX - 1));
-    let blocks: Result<Vec<_>, _> =
-        (from.0..=up_to).map_while(|height| ledger.store.block(Height(height)).transpose()).collect();
-    Ok(Ok(blocks?))
+    let (mut blocks, mut bytes) = (Vec::new(), 0);
+    for height in (from.0..=up_to).map(Height) {
+        let Some(block) = ledger.store.block(height)? else { break };
+        bytes += block.payloads.iter().map(bytes::Bytes::len).sum::<usize>();
+        if bytes > READ_BYTES_MAX && !blocks.is_empty() {
+            break;
+        }
+        blocks.push(block);
+    }
+    Ok(Ok(blocks))
 }

@@ -42,7 +42,7 @@ use crate::config::{NodeConfig, NodeRole};
 const VERIFY_JOBS_MAX: usize = 8_192;
 
 /// Those who may follow the blocks over HTTP at one time.
-const FOLLOWERS_MAX: usize = 256;
+const FOLLOWERS_MAX: usize = 32;
 
 /// A handle to what a node offers. Cheap to clone; works from any thread.
 #[derive(Clone)]

@@ -391,7 +391,7 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Admits a node; of one that is admitted, changes what is said of it, and makes it electable again.
+    /// Admits a node; of one that is admitted, changes what is said of it.
     Admit(Member),
     /// Removes a node that is not the holder.
     Remove(NodeId),
@@ -411,11 +411,14 @@ pub struct MemberOrder {
     pub version: u64,
     /// What is to be done.
     pub action: Action,
+    /// The node's results were wrong, the operators know it, and it may be elected again. One that is caught after they have signed stays barred.
+    pub clears: bool,
 }
 
 impl Canonical for MemberOrder {
     fn encode(&self, out: &mut Encoder) {
         out.digest(&self.chain).bytes(self.cluster.as_str().as_bytes()).u64(self.listed.0).u64(self.version);
+        out.u8(u8::from(self.clears));
         match &self.action {
             Action::Admit(Member { key, priority, site, address }) => {
                 out.u8(1).raw(key.as_bytes()).u8(*priority).bytes(site.as_bytes()).bytes(address.as_bytes())

@@ -146,7 +146,13 @@ impl Audit {
         let mut file = new_file(&path).map_err(failed)?;
         let Found { head, bytes, .. } = read(&path, &file, before, |_| ())?;
         file.set_len(bytes).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
-        Ok(Self { path, sealed_bytes, state: Mutex::new((file, head)) })
+        let audit = Self { path: path.clone(), sealed_bytes, state: Mutex::new((file, head)) };
+        if bytes == 0 && head.entries > 0 {
+            let mut state = audit.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let (file, head) = &mut *state;
+            *head = audit.add(file, *head, Act::sealed(crate::actor::unix_ms(), head.entries))?;
+        }
+        Ok(audit)
     }
 
     /// Gives a file that has grown large another name, and begins a new one; says whether it did. What cannot be sealed goes on growing.
@@ -203,7 +209,11 @@ impl Audit {
             let sealed = *head;
             if self.seal(file, &sealed) {
                 // A file is never empty: whoever has only the newest knows where it goes on.
-                *head = self.add(file, sealed, Act::sealed(act_at, sealed.entries))?;
+                match self.add(file, sealed, Act::sealed(act_at, sealed.entries)) {
+                    Ok(added) => *head = added,
+                    // What was recorded is recorded; the next start adds the line.
+                    Err(error) => tracing::warn!(%error, "the audit log's new file has no first line yet"),
+                }
             }
             return Ok(sealed);
         }
@@ -247,7 +257,7 @@ pub fn verify(data_dir: &Path, from: u64) -> Result<Head, AuditError> {
     let listed = files(data_dir)?;
     match verify_files(&listed, from) {
         // A file may have been sealed between the listing and the reading.
-        Err(_) if files(data_dir)? != listed => verify_files(&files(data_dir)?, from),
+        _ if files(data_dir)? != listed => verify_files(&files(data_dir)?, from),
         verified => verified,
     }
 }

@@ -4,9 +4,9 @@ use actix::fut::wrap_future;
 use actix::{ActorFutureExt, AsyncContext};
 use standin_foundation::NodeId;
 use standin_ledger::{Approved, Membership, Reject};
-use standin_stage::{Ctx, Handle, Lane, Message, Reply, Shell};
+use standin_stage::{CallError, Ctx, Handle, Lane, Message, Reply, Shell};
 
-use super::{AuthActor, MembershipNotice};
+use super::{ATTEMPTS_MAX, AuthActor, MembershipNotice};
 use crate::Record;
 use crate::messages::{Action, MemberOrder, Refusal};
 use crate::register::{Counted, Stored};
@@ -62,13 +62,20 @@ impl AuthActor {
             let what = "the node is a member of another cluster".to_owned();
             return reply.send(Err(Refusal::BadMember { what }));
         }
-        self.read_and_swap(order, reply, ctx);
+        self.read_and_swap(order, None, reply, ctx);
     }
 
-    fn read_and_swap(&mut self, order: MemberOrder, reply: Reply<Result<Membership, Refusal>>, ctx: &mut Ctx<Self>) {
+    /// `tried` is what an earlier attempt was to put in, and how many there were: the register may have taken it, and its answer been lost.
+    fn read_and_swap(
+        &mut self,
+        order: MemberOrder,
+        tried: Option<(Record, usize)>,
+        reply: Reply<Result<Membership, Refusal>>,
+        ctx: &mut Ctx<Self>,
+    ) {
         let read = wrap_future(self.setup.register.read(&order.cluster));
         ctx.spawn(read.map(move |read, shell: &mut Shell<Self>, ctx| match read {
-            Ok(Counted { content: Some(stored), .. }) => shell.role.swap_ordered(order, &stored, reply, ctx),
+            Ok(Counted { content: Some(stored), .. }) => shell.role.swap_ordered(order, &stored, tried, reply, ctx),
             Ok(_) => reply.send(Err(Refusal::BadMember { what: format!("there is no cluster `{}`", order.cluster) })),
             Err(error) => shell.role.register_failed(error, reply),
         }));
@@ -78,10 +85,20 @@ impl AuthActor {
         &mut self,
         order: MemberOrder,
         stored: &Stored,
+        tried: Option<(Record, usize)>,
         reply: Reply<Result<Membership, Refusal>>,
         ctx: &mut Ctx<Self>,
     ) {
         let before = &stored.record;
+        let list = |record: &Record| (record.listed, record.membership_version, record.admitted.clone());
+        let attempt = match tried {
+            Some((wanted, _)) if list(&wanted) == list(before) => return reply.send(Ok(self.ordered(before))),
+            Some((_, attempt)) => attempt + 1,
+            None => 0,
+        };
+        if attempt >= ATTEMPTS_MAX {
+            return reply.refuse(CallError::Overloaded { queued: attempt, limit: ATTEMPTS_MAX });
+        }
         let named = self.machine.named(before).map(|named| Record { version: before.version, ..named });
         let next = match self.machine.order(named.as_ref().unwrap_or(before), &order) {
             Ok(next) => next,
@@ -91,7 +108,7 @@ impl AuthActor {
         ctx.spawn(swapped.map(move |swapped, shell: &mut Shell<Self>, ctx| match swapped {
             Ok(Counted { content: true, .. }) => reply.send(Ok(shell.role.ordered(&next))),
             // A grant was faster, which does not touch the members; or another order, and then this one counts no more.
-            Ok(_) => shell.role.read_and_swap(order, reply, ctx),
+            Ok(_) => shell.role.read_and_swap(order, Some((next, attempt)), reply, ctx),
             Err(error) => shell.role.register_failed(error, reply),
         }));
     }

@@ -23,8 +23,10 @@ impl Auth {
                 if next.admitted.len() > MEMBERS_MAX {
                     return Err(Refusal::BadMember { what: format!("a cluster has {MEMBERS_MAX} members at most") });
                 }
-                // Whoever admits a node again answers for it.
-                next.not_electable.remove(&node);
+                // Whoever knows what it did, and admits it again, answers for it.
+                if order.clears {
+                    next.not_electable.remove(&node);
+                }
             }
             Action::Remove(node) => {
                 if record.grant.as_ref().is_some_and(|grant| grant.holder_id() == *node) {

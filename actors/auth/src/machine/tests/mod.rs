@@ -493,13 +493,9 @@ fn g5_a_register_that_knows_less_than_a_node_was_told_stops() {
 }
 
 fn order(record: &Record, action: Action) -> MemberOrder {
-    MemberOrder {
-        chain: Digest::ZERO,
-        cluster: cluster(),
-        listed: record.listed,
-        version: record.membership_version,
-        action,
-    }
+    let clears = matches!(&action, Action::Admit(member) if record.not_electable.contains(&member.key.node_id()));
+    let (listed, version) = (record.listed, record.membership_version);
+    MemberOrder { chain: Digest::ZERO, cluster: cluster(), listed, version, action, clears }
 }
 
 fn member(n: u8) -> Member {
@@ -541,7 +537,10 @@ fn an_order_is_for_one_list_of_members_and_never_removes_the_holder_or_the_last(
     assert!(matches!(auth.order(&last, &order(&last, Action::Remove(id(2)))), Err(Refusal::BadMember { .. })));
     let full = Record::new(cluster(), (1..=8).map(key));
     assert!(matches!(auth.order(&full, &order(&full, Action::Admit(member(9)))), Err(Refusal::BadMember { .. })));
+    // Signed before it was caught, it clears nothing.
+    let before = order(&record, Action::Admit(member(2)));
     let barred = Record { not_electable: set(&[2]), ..record };
+    assert_eq!(auth.order(&barred, &before).unwrap().not_electable, set(&[2]));
     let cleared = auth.order(&barred, &order(&barred, Action::Admit(member(2)))).unwrap();
     assert_eq!((cleared.not_electable.len(), cleared.admitted.len()), (0, 3), "whoever admits it again answers for it");
     let recalled = Record { recalling: Some(BTreeSet::new()), ..cleared };
