@@ -1,6 +1,6 @@
 // The console's page under load, for as long as one wants: how busy the browser's main thread is, whether its heap stays flat, and the node's
 // memory with it. Not part of the gate.
-//   RATE=500 node load.mjs PATH-OF-STANDIN SECONDS [VIEW] [FILTER-OF-THE-LOG]
+//   RATE=500 LAYOUT=four-sites node load.mjs PATH-OF-STANDIN SECONDS [VIEW] [FILTER-OF-THE-LOG]
 // Without a filter the page is open beside a loaded demo. With one, such as `trace`, the node's log goes over the websocket line by line.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -9,8 +9,9 @@ import { chromium } from "playwright-core";
 
 const [standin, seconds, view = "overview", filter] = process.argv.slice(2);
 const RATE = process.env.RATE ?? "500";
+const LAYOUT = process.env.LAYOUT ?? "four-sites";
 const LASTS = Number(seconds);
-const child = spawn(standin, ["demo", "--for", String(LASTS + 60), "--rate", RATE], { stdio: ["ignore", "ignore", "pipe"] });
+const child = spawn(standin, ["demo", "--for", String(LASTS + 60), "--rate", RATE, "--layout", LAYOUT], { stdio: ["ignore", "ignore", "pipe"] });
 const link = await new Promise((resolve, reject) => {
   let said = "";
   child.stderr.on("data", (data) => {

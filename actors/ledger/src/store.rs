@@ -432,7 +432,8 @@ impl Store {
     pub fn prune(&mut self) -> Result<u64, StoreError> {
         let Some(keep) = self.options.keep_blocks.filter(|keep| self.head.0 > *keep) else { return Ok(0) };
         // Those from before a snapshot, too: they are told of no more, and are still there. What it has skipped is passed over at once.
-        let (mut first, base) = (self.number(FIRST)?.max(Height(1)), self.base()?);
+        let (marked, base) = (self.number(FIRST)?.max(Height(1)), self.base()?);
+        let mut first = marked;
         if first <= base {
             first = self.next_stored(first)?.unwrap_or(base.next()).min(base.next());
         }
@@ -468,8 +469,8 @@ impl Store {
                 }
             }
         }
-        // Heights that a snapshot has skipped had none.
-        let before = Height(first.0 - 1);
+        // Where the interval of what was kept so far began.
+        let before = Height(marked.0 - 1);
         if self.get(CHECKPOINTS, &key_of(before))?.is_some() {
             changes.push((CHECKPOINTS, key_of(before).to_vec(), None));
         }
