@@ -83,19 +83,21 @@ fn a_live_network_is_upgraded_from_the_newest_tag_node_by_node() {
     let tree = WorkTree::at(&tag);
     let before = tree.build();
     let mut network = TestNetwork::start_by(&before);
-    let put = |network: &TestNetwork, number: usize| {
+    // At the node after this one: it runs.
+    let put = |network: &TestNetwork, seat: usize, number: usize| {
+        let (node, key) = (network.url(seat % 4).to_owned(), network.key());
         let line = format!("{{\"put\":{{\"title\":\"test\",\"key\":\"k{number}\",\"value\":\"{number}\"}}}}");
-        let output = network.submit(&[&line]);
+        let output = run(&["submit", "--node", &node, "--key", key.to_str().unwrap(), &line]);
         assert_eq!(told(&output).0, 0, "{tag}: {}", told(&output).1);
     };
-    put(&network, 0);
+    put(&network, 0, 0);
     for seat in 1..=4 {
         network.stop(seat);
         network.wait_stopped();
-        put(&network, 2 * seat - 1);
+        put(&network, seat, 2 * seat - 1);
         network.start_node(seat);
         network.wait_all_ready();
-        put(&network, 2 * seat);
+        put(&network, seat, 2 * seat);
     }
     for number in 0..=8 {
         let (node, key) = (network.url(number % 4).to_owned(), format!("k{number}"));
