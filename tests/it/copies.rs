@@ -11,22 +11,10 @@ use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{Outcome, Transaction};
 use standin_stage::bridge::tls::make_certificate;
 
-use crate::network::{TestNetwork, data, run, told};
+use crate::network::{TestNetwork, refused, sound, told};
 
 /// Longer than anything here takes.
 const WITHIN: Duration = Duration::from_secs(30);
-
-fn sound(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert_eq!(told(&output).0, 0, "{arguments:?}: {}{}", data(&output), told(&output).1);
-    data(&output)
-}
-
-fn refused(arguments: &[&str], code: i32, why: &str) {
-    let output = run(arguments);
-    let (found, talk) = told(&output);
-    assert!(found == code && talk.contains(why), "{arguments:?}: {found} {talk}");
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()

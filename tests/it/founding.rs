@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use standin::ports::free_addresses;
 use tempfile::TempDir;
 
-use crate::network::{data, run, standin, told};
+use crate::network::{data, refused, run, sound, standin, told};
 
 /// A host: a folder that nothing leaves but what the test copies, and the node that runs there.
 struct Host {
@@ -100,20 +100,6 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 fn keygen(path: &str) -> String {
     data(&run(&["keygen", path])).trim_end().to_owned()
-}
-
-/// Runs the program, which must end well; gives what it printed.
-fn sound(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert_eq!(told(&output).0, 0, "{arguments:?}: {}{}", data(&output), told(&output).1);
-    data(&output)
-}
-
-/// Runs the program, which must end with this code and say this.
-fn refused(arguments: &[&str], code: i32, why: &str) {
-    let output = run(arguments);
-    let (found, talk) = told(&output);
-    assert!(found == code && talk.contains(why), "{arguments:?}: {found} {talk}");
 }
 
 #[test]

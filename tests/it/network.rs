@@ -48,6 +48,20 @@ pub(crate) fn data(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Runs the program, which must end well; gives what it printed.
+pub(crate) fn sound(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!(told(&output).0, 0, "{arguments:?}: {}{}", data(&output), told(&output).1);
+    data(&output)
+}
+
+/// Runs the program, which must end with this code and say this.
+pub(crate) fn refused(arguments: &[&str], code: i32, why: &str) {
+    let output = run(arguments);
+    let (found, talk) = told(&output);
+    assert!(found == code && talk.contains(why), "{arguments:?}: {found} {talk}");
+}
+
 /// A network on disk, and its running nodes.
 pub(crate) struct TestNetwork {
     folder: TempDir,
