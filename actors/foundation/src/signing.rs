@@ -29,6 +29,10 @@ pub enum Domain {
     Reconfiguration,
     /// An operator's approval of an order about clients.
     ClientOrder,
+    /// An operator's approval of an order about topics.
+    TopicOrder,
+    /// A member's word that a lock was granted.
+    Takeover,
     /// A client's request to a node for what is in the chain.
     Read,
     /// A node's public descriptor.
@@ -53,6 +57,8 @@ impl Domain {
             Self::Order => b"standin/v1/order",
             Self::Reconfiguration => b"standin/v1/reconfiguration",
             Self::ClientOrder => b"standin/v1/client-order",
+            Self::TopicOrder => b"standin/v1/topic-order",
+            Self::Takeover => b"standin/v1/takeover",
             Self::Read => b"standin/v1/read",
             Self::Descriptor => b"standin/v1/descriptor",
             Self::Action => b"standin/v1/action",

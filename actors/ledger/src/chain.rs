@@ -295,9 +295,11 @@ impl Chain {
         }
         let applied = match is_system(transaction) {
             true => self.apply_system(context, transaction).map(|writes| (Vec::new(), writes)),
-            false if listed => clients::check_sender(&self.state, transaction.sender_bytes())
-                .and_then(|()| self.apply_user(context, transaction)),
-            false => self.apply_user(context, transaction),
+            false => {
+                let role = self.machine.role(transaction).filter(|_| listed);
+                let check = |role| clients::check_sender(&self.state, transaction.sender_bytes(), role);
+                role.map_or(Ok(()), check).and_then(|()| self.apply_user(context, transaction))
+            }
         };
         match applied {
             Ok((output, new)) => {

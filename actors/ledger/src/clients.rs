@@ -269,6 +269,11 @@ pub(crate) fn policy(state: &Trie) -> Policy {
     state.get(&POLICY_KEY).and_then(|bytes| Policy::from_bytes(bytes).ok()).unwrap_or_default()
 }
 
+/// From whom the chain takes transactions.
+pub fn admission(state: &Trie) -> Admission {
+    policy(state).admission
+}
+
 fn key_of(client: &[u8; 33]) -> Vec<u8> {
     [&POLICY_KEY[..], client].concat()
 }
@@ -277,11 +282,11 @@ fn write_of(key: &PublicKey, client: &Client) -> Write {
     (key_of(key.as_bytes()).into(), Some(client.to_bytes().into()))
 }
 
-/// Refuses a transaction's sender that may not submit, on a chain of listed clients.
-pub(crate) fn check_sender(state: &Trie, sender: &[u8; 33]) -> Result<(), Reject> {
+/// Refuses a transaction's sender that does not have the role for it, on a chain of listed clients.
+pub(crate) fn check_sender(state: &Trie, sender: &[u8; 33], role: Role) -> Result<(), Reject> {
     match state.get(&key_of(sender)).map(|bytes| Client::from_bytes(bytes)) {
-        Some(Ok(client)) if client.roles.contains(&Role::Submit) => Ok(()),
-        Some(_) => Err(Refused::Role(Role::Submit).into()),
+        Some(Ok(client)) if client.roles.contains(&role) => Ok(()),
+        Some(_) => Err(Refused::Role(role).into()),
         None => Err(Refused::Unlisted.into()),
     }
 }

@@ -210,7 +210,7 @@ pub(crate) fn table(state: &Trie, epoch: Epoch) -> Option<EpochTable> {
 }
 
 /// The table of the newest epoch that has begun; none if that is the genesis'.
-pub(crate) fn newest(state: &Trie) -> Option<EpochTable> {
+pub fn newest(state: &Trie) -> Option<EpochTable> {
     let has_begun = |epoch: &Epoch| state.get(&EpochTable::state_key(*epoch)).is_some();
     let newest = (1..).map(Epoch).take_while(has_begun).last()?;
     table(state, newest)

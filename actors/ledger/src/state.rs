@@ -31,6 +31,11 @@ impl<'a> State<'a> {
         }
     }
 
+    /// The state before the transaction, without its own writes.
+    pub fn before(&self) -> &'a Trie {
+        self.trie
+    }
+
     /// Sets the value of `key`.
     pub fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) {
         self.writes.push((key.into(), Some(value.into())));
@@ -39,6 +44,11 @@ impl<'a> State<'a> {
     /// Removes `key`.
     pub fn delete(&mut self, key: impl Into<Bytes>) {
         self.writes.push((key.into(), None));
+    }
+
+    /// The writes so far, in order.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
     }
 
     /// The writes, in order.

@@ -2,6 +2,7 @@
 
 use standin_foundation::Height;
 
+use crate::clients::Role;
 use crate::state::State;
 use crate::transaction::Transaction;
 use crate::trie::Trie;
@@ -62,6 +63,11 @@ pub trait StateMachine: Send + Sync + 'static {
     /// are upgraded one by one, and never differ.
     fn version(&self) -> u32 {
         1
+    }
+
+    /// The role that a listed client needs for a transaction; none if it is not for clients, and the machine itself says who may.
+    fn role(&self, _transaction: &Transaction) -> Option<Role> {
+        Some(Role::Submit)
     }
 
     /// Refuses a transaction that can never be applied, before it is ordered. It must not depend on the state.

@@ -11,6 +11,7 @@
 //! - [`invariants`]: what must hold, a file each, written without a look at the code that they judge.
 //! - [`scenario`]: what a seed means. After the faults everything is healed, and the network must go on.
 //! - [`stories`]: what happens when one certain thing goes wrong, told to the end.
+//! - [`publication`]: a campaign of its own, about locks and data around an ordered chain.
 //! - [`model`]: every course of events that differs from the ordinary one in at most two places, in a network as small as can be.
 //! - [`rules`]: every rule that can be switched off, to see whether the invariants notice.
 
@@ -25,6 +26,7 @@ pub mod invariants;
 pub mod model;
 pub mod network;
 pub mod node;
+pub mod publication;
 pub mod rules;
 pub mod scenario;
 pub mod stories;

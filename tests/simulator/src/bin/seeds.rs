@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::{Parser, ValueEnum};
 use standin_simulator::invariants::Violation;
 use standin_simulator::rules;
-use standin_simulator::{Protocol, Report, Rule, Scenario, run};
+use standin_simulator::{Protocol, Report, Rule, Scenario, publication, run};
 
 /// A whole network in one thread, from one seed.
 #[derive(Debug, Parser)]
@@ -45,23 +45,72 @@ enum Campaign {
     Consensus,
     /// Seats that are held by clusters, and an auth node.
     Clusters,
+    /// Topics, locks, sources and terminals around an ordered chain.
+    Publication,
+}
+
+/// A rule of a campaign.
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    name: &'static str,
+    is_rare: bool,
+    masked_by: Option<&'static str>,
+    what: Switch,
+}
+
+/// Where a rule is switched off.
+#[derive(Debug, Clone, Copy)]
+enum Switch {
+    Network(Rule),
+    Publication(publication::Switched),
 }
 
 impl Campaign {
-    fn protocol(self) -> Protocol {
+    /// The rules that the campaign looks at.
+    fn rules(self) -> Vec<Named> {
+        let network = |rule: &Rule| {
+            let Rule { name, is_rare, masked_by, .. } = *rule;
+            Named { name, is_rare, masked_by, what: Switch::Network(*rule) }
+        };
         match self {
-            Self::Consensus => Protocol::Consensus,
-            Self::Clusters => Protocol::Clusters,
+            Self::Consensus => rules::CONSENSUS.iter().map(network).collect(),
+            Self::Clusters => rules::CLUSTERS.iter().map(network).collect(),
+            Self::Publication => {
+                let named =
+                    |(name, what)| Named { name, is_rare: false, masked_by: None, what: Switch::Publication(what) };
+                publication::RULES.into_iter().map(named).collect()
+            }
         }
     }
 
-    /// The rules that the campaign looks at.
-    fn rules(self) -> &'static [Rule] {
+    /// Runs a seed, with a rule switched off.
+    fn run(self, seed: u64, rule: Option<Named>) -> Result<Ran, Violation> {
+        let network = |protocol| {
+            let rule = rule.and_then(|rule| match rule.what {
+                Switch::Network(rule) => Some(rule),
+                Switch::Publication(_) => None,
+            });
+            run(&Scenario { protocol, seed, rule }).map(Ran::Network)
+        };
         match self {
-            Self::Consensus => &rules::CONSENSUS,
-            Self::Clusters => &rules::CLUSTERS,
+            Self::Consensus => network(Protocol::Consensus),
+            Self::Clusters => network(Protocol::Clusters),
+            Self::Publication => {
+                let switched = rule.and_then(|rule| match rule.what {
+                    Switch::Publication(switched) => Some(switched),
+                    Switch::Network(_) => None,
+                });
+                publication::run(seed, switched).map(Ran::Publication)
+            }
         }
     }
+}
+
+/// What a seed gave.
+#[derive(Debug)]
+enum Ran {
+    Network(Report),
+    Publication(publication::Report),
 }
 
 /// What a campaign found.
@@ -76,6 +125,25 @@ struct Found {
     reseated: u64,
     issuers: u64,
     faulty: BTreeMap<&'static str, u64>,
+    delivered: u64,
+    repeated: u64,
+    stale: u64,
+}
+
+impl Found {
+    fn summary(&self, campaign: Campaign, seeds: u64) -> String {
+        let Self { steps, blocks, grants, epochs, reseated, issuers, delivered, repeated, stale, .. } = self;
+        match campaign {
+            Campaign::Publication => format!(
+                "{seeds} seeds, {steps} events, {grants} grants, {delivered} data at all terminals, {repeated} repeated, {stale} stale frames \
+                 refused: no violation"
+            ),
+            Campaign::Consensus | Campaign::Clusters => format!(
+                "{seeds} seeds, {steps} events, {blocks} blocks, {grants} grants, {epochs} epochs, {reseated} clusters come or gone, {issuers} auth \
+                 nodes replaced: no violation"
+            ),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -85,27 +153,24 @@ fn main() -> ExitCode {
     if arguments.mutations {
         return table(campaign_of, arguments.short, arguments.seeds, arguments.from);
     }
-    let named = |name: &String| campaign_of.rules().iter().find(|rule| rule.name == name).copied();
+    let named = |name: &String| campaign_of.rules().into_iter().find(|rule| rule.name == name);
     let rule = arguments.mutation.as_ref().and_then(named);
     if let (Some(name), None) = (&arguments.mutation, rule) {
         let known: Vec<_> = campaign_of.rules().iter().map(|rule| rule.name).collect();
         println!("no rule is called {name}; there are {}", known.join(", "));
         return ExitCode::from(2);
     }
-    let scenario = |seed| Scenario { protocol: campaign_of.protocol(), seed, rule };
+    let run_seed = |seed| campaign_of.run(seed, rule);
     if let Some(seed) = arguments.replay {
-        return replay(&scenario(seed));
+        return replay(seed, run_seed(seed));
     }
-    let found = campaign(arguments.from, arguments.seeds, &scenario);
+    let found = campaign(arguments.from, arguments.seeds, &run_seed);
     for (name, count) in &found.faulty {
         println!("{count:>8} seeds with faulty seat: {}", if name.is_empty() { "none" } else { name });
     }
     match &found.violation {
         None => {
-            println!(
-                "{} seeds, {} events, {} blocks, {} grants, {} epochs, {} clusters come or gone, {} auth nodes replaced: no violation",
-                arguments.seeds, found.steps, found.blocks, found.grants, found.epochs, found.reseated, found.issuers
-            );
+            println!("{}", found.summary(campaign_of, arguments.seeds));
             ExitCode::SUCCESS
         }
         Some((seed, violation)) => {
@@ -119,9 +184,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn replay(scenario: &Scenario) -> ExitCode {
-    let seed = scenario.seed;
-    match run(scenario) {
+fn replay(seed: u64, ran: Result<Ran, Violation>) -> ExitCode {
+    match ran {
         Ok(report) => {
             println!("seed {seed}: {report:?}: no violation");
             ExitCode::SUCCESS
@@ -135,14 +199,14 @@ fn replay(scenario: &Scenario) -> ExitCode {
 
 fn table(of: Campaign, short: bool, seeds: u64, from: u64) -> ExitCode {
     let mut all_caught = true;
-    for rule in of.rules().iter().filter(|rule| !(short && rule.is_rare)) {
+    for rule in of.rules().into_iter().filter(|rule| !(short && rule.is_rare)) {
         let name = rule.name;
         if let Some(behind) = rule.masked_by {
             println!("{name:<24} masked by {behind}: a test of the machine shows it");
             continue;
         }
-        let scenario = |seed| Scenario { protocol: of.protocol(), seed, rule: Some(*rule) };
-        match campaign(from, seeds, &scenario).violation {
+        let run_seed = |seed| of.run(seed, Some(rule));
+        match campaign(from, seeds, &run_seed).violation {
             Some((seed, violation)) => {
                 println!("{name:<24} caught after {:>5} seeds by {}", seed - from + 1, violation.invariant);
             }
@@ -157,7 +221,7 @@ fn table(of: Campaign, short: bool, seeds: u64, from: u64) -> ExitCode {
 }
 
 /// Runs seeds on all cores until one shows a violation; the lowest such seed is reported.
-fn campaign(from: u64, seeds: u64, scenario: &(dyn Fn(u64) -> Scenario + Sync)) -> Found {
+fn campaign(from: u64, seeds: u64, run_seed: &(dyn Fn(u64) -> Result<Ran, Violation> + Sync)) -> Found {
     let next = AtomicU64::new(from);
     let lowest = AtomicU64::new(u64::MAX);
     let found = Mutex::new(Found::default());
@@ -170,7 +234,7 @@ fn campaign(from: u64, seeds: u64, scenario: &(dyn Fn(u64) -> Scenario + Sync)) 
                     if seed >= from + seeds || seed > lowest.load(Ordering::Relaxed) {
                         return;
                     }
-                    let outcome = run(&scenario(seed));
+                    let outcome = run_seed(seed);
                     if outcome.is_err() {
                         lowest.fetch_min(seed, Ordering::Relaxed);
                     }
@@ -182,10 +246,17 @@ fn campaign(from: u64, seeds: u64, scenario: &(dyn Fn(u64) -> Scenario + Sync)) 
     found.into_inner().unwrap_or_default()
 }
 
-fn note(found: &Mutex<Found>, seed: u64, outcome: Result<Report, Violation>) {
+fn note(found: &Mutex<Found>, seed: u64, outcome: Result<Ran, Violation>) {
     let Ok(mut found) = found.lock() else { return };
     match outcome {
-        Ok(report) => {
+        Ok(Ran::Publication(report)) => {
+            found.steps += report.steps;
+            found.grants += report.grants;
+            found.delivered += report.delivered;
+            found.repeated += report.repeated;
+            found.stale += report.stale;
+        }
+        Ok(Ran::Network(report)) => {
             found.steps += report.steps;
             found.blocks += report.height;
             found.grants += report.grants;

@@ -1,0 +1,15 @@
+//! The pure machines of publication. [`lock`] and [`dictionary`] are the chain's; [`server`] is a node's, with parts for what it watches,
+//! competes for and publishes; [`source`] and [`terminal`] are at the two ends.
+
+pub mod dictionary;
+mod lease;
+mod links;
+pub mod lock;
+mod publication;
+mod race;
+pub mod server;
+pub mod session;
+pub mod source;
+pub mod terminal;
+pub mod view;
+mod watch;

@@ -1,0 +1,274 @@
+//! One server: it watches the owners of locks for its seat, competes for those that are free, and publishes under those that it owns.
+//!
+//! Pure: what happens comes in as [`Input`] with the time on this node's own clock, what to do comes out as [`Effect`]. All that it knows of
+//! topics are the chain's events, in the chain's order.
+
+use std::collections::BTreeMap;
+
+use standin_foundation::{Millis, PublicKey};
+
+use crate::config::Config;
+use crate::ids::{Fence, Sequence, Topic};
+use crate::machine::lease::Lease;
+use crate::machine::links::Links;
+use crate::machine::publication::Publication;
+use crate::machine::race::{Attempt, Race};
+use crate::machine::view::View;
+use crate::machine::watch::Watch;
+use crate::messages::{AT_ONCE_MAX, Event, Hold, Instruction, Takeover};
+#[cfg(feature = "mutations")]
+use crate::mutation::Mutation;
+
+/// What happens to a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The chain did something.
+    Event(Event),
+    /// A connection to another server came, or went.
+    Link {
+        /// The other.
+        server: PublicKey,
+        /// Whether it can be reached.
+        is_up: bool,
+    },
+    /// Whether this node speaks for its seat: then it attests, too.
+    Speaks(bool),
+    /// Whether it has nothing to catch up with, and room on its disk.
+    Idle(bool),
+    /// It may compete and publish, or it is about to stop, or it cannot write any more.
+    Serves(bool),
+    /// Time has passed.
+    Tick,
+}
+
+/// What a server does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Have this ordered.
+    Submit(Instruction),
+    /// This server publishes a topic from now on.
+    Begin(Takeover),
+    /// Terminals may have everything of a topic up to here, under this fence, until the lease ends.
+    Publish {
+        /// The topic.
+        topic: Topic,
+        /// The fence.
+        fence: Fence,
+        /// The last datum.
+        upto: Sequence,
+    },
+    /// This server publishes a topic no more.
+    End {
+        /// The topic.
+        topic: Topic,
+        /// The fence that ended.
+        fence: Fence,
+    },
+}
+
+/// A lock that this server has asked for, or owns.
+#[derive(Debug)]
+enum Own {
+    /// Asked for, so long ago for the first time under this fence.
+    Asked { after: Fence, at: Millis },
+    /// Owned.
+    Owned(Lease, Publication),
+}
+
+/// A server.
+#[derive(Debug)]
+pub struct Server {
+    key: PublicKey,
+    config: Config,
+    view: View,
+    links: Links,
+    watch: Watch,
+    race: Race,
+    own: BTreeMap<Topic, Own>,
+    speaks: bool,
+    idle: bool,
+    serves: bool,
+    #[cfg(feature = "mutations")]
+    mutation: Option<Mutation>,
+}
+
+impl Server {
+    /// A server that begins now, with what the chain's state says. Locks that it owned in an earlier life it gives back.
+    pub fn new(key: PublicKey, config: Config, view: View, now: Millis) -> Self {
+        let mut server = Self {
+            key,
+            config,
+            view: View::default(),
+            links: Links::default(),
+            watch: Watch::default(),
+            race: Race::default(),
+            own: BTreeMap::new(),
+            speaks: false,
+            idle: true,
+            serves: true,
+            #[cfg(feature = "mutations")]
+            mutation: None,
+        };
+        let topics: Vec<_> = view.iter().map(|(topic, _)| topic).collect();
+        server.view = view;
+        topics.into_iter().for_each(|topic| server.look(now, topic));
+        server
+    }
+
+    /// Switches a rule off.
+    #[cfg(feature = "mutations")]
+    pub fn mutate(&mut self, mutation: Option<Mutation>) {
+        self.mutation = mutation;
+    }
+
+    /// What it knows of the topics.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Until when it may publish a topic, under which fence, up to which datum; none if it does not own the lock.
+    pub fn publishes(&self, topic: Topic) -> Option<(Millis, Fence, Sequence)> {
+        match self.own.get(&topic)? {
+            Own::Owned(lease, publication) => Some((lease.valid_until(), lease.fence, publication.limit())),
+            Own::Asked { .. } => None,
+        }
+    }
+
+    /// Locks that it owns.
+    pub fn owned(&self) -> usize {
+        self.own.values().filter(|own| matches!(own, Own::Owned(..))).count()
+    }
+
+    /// Takes an input; gives what to do, and when to look again at the latest.
+    pub fn step(&mut self, now: Millis, input: Input) -> (Vec<Effect>, Option<Millis>) {
+        let mut effects = Vec::new();
+        match input {
+            Input::Event(event) => self.event(now, &event, &mut effects),
+            Input::Link { server, is_up } => self.links.note(now, server, is_up),
+            Input::Speaks(speaks) => self.speaks = speaks,
+            Input::Idle(idle) => self.idle = idle,
+            Input::Serves(serves) => {
+                self.serves = serves;
+                if !serves {
+                    self.resign(&mut effects);
+                }
+            }
+            Input::Tick => {}
+        }
+        let next = self.due(now, &mut effects);
+        (effects, next)
+    }
+
+    fn event(&mut self, now: Millis, event: &Event, effects: &mut Vec<Effect>) {
+        if let Some(topic) = self.view.note(event) {
+            self.look(now, topic);
+        }
+        match event {
+            Event::Granted(takeover) if takeover.owner == self.key => self.granted(takeover, effects),
+            Event::Granted(Takeover { topic, .. }) | Event::Released { topic, .. } => {
+                if let Some(Own::Owned(lease, _)) = self.own.remove(topic) {
+                    effects.push(Effect::End { topic: *topic, fence: lease.fence });
+                }
+            }
+            Event::Renewed { topic, fence, renewals } => {
+                if let Some(Own::Owned(lease, _)) = self.own.get_mut(topic)
+                    && lease.fence == *fence
+                {
+                    lease.renewed(*renewals, &self.config);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn look(&mut self, now: Millis, topic: Topic) {
+        let Some(view) = self.view.get(topic) else { return };
+        self.watch.note(now, &self.config, topic, view);
+        let about = (&self.config, &self.key, &self.links, self.idle);
+        self.race.note(now, about, (topic, view), &self.view);
+    }
+
+    fn granted(&mut self, takeover: &Takeover, effects: &mut Vec<Effect>) {
+        let Takeover { topic, fence, lease_ms, .. } = *takeover;
+        let asked = match self.own.get(&topic) {
+            Some(Own::Asked { after, at }) if after.next() == Some(fence) => Some(*at),
+            _ => None,
+        };
+        let Some(asked) = asked.filter(|_| self.serves) else {
+            // Asked for in an earlier life, or no more wanted: nobody can say when its lease began.
+            self.own.remove(&topic);
+            effects.push(Effect::Submit(Instruction::Release { topic, fence }));
+            return;
+        };
+        let published = self.view.get(topic).map(|view| view.published.upto).unwrap_or_default();
+        let lease = Lease::granted(fence, lease_ms, asked, &self.config);
+        self.own.insert(topic, Own::Owned(lease, Publication::begin(published)));
+        effects.push(Effect::Begin(*takeover));
+    }
+
+    fn resign(&mut self, effects: &mut Vec<Effect>) {
+        let owned = std::mem::take(&mut self.own);
+        for (topic, own) in owned {
+            if let Own::Owned(lease, _) = own {
+                effects.push(Effect::End { topic, fence: lease.fence });
+                effects.push(Effect::Submit(Instruction::Release { topic, fence: lease.fence }));
+            }
+        }
+    }
+
+    /// Whatever time has come for.
+    fn due(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Option<Millis> {
+        let mut next = self.publish(now, effects);
+        let mut wake = |at: Option<Millis>| next = next.into_iter().chain(at).min();
+        if self.serves {
+            let (attempts, at) = self.race.due(now, &self.config);
+            wake(at);
+            for Attempt { topic, after } in attempts {
+                match self.own.get(&topic) {
+                    // Asked for again: the lease counts from the first time.
+                    Some(Own::Asked { after: known, .. }) if *known == after => {}
+                    _ => _ = self.own.insert(topic, Own::Asked { after, at: now }),
+                }
+                let lease_ms = self.config.lease_ms;
+                effects.push(Effect::Submit(Instruction::Acquire { topic, after, lease_ms }));
+            }
+        }
+        if self.speaks {
+            let held = |topic| self.view.get(topic).and_then(|view| view.held);
+            let (attestations, at) = self.watch.due(now, &self.config, (&self.key, &self.links), held);
+            wake(at);
+            let parts = attestations.chunks(AT_ONCE_MAX).map(<[_]>::to_vec);
+            effects.extend(parts.map(|part| Effect::Submit(Instruction::Attest(part))));
+        }
+        next
+    }
+
+    /// Goes on with what it owns: renewals, frames, checkpoints.
+    fn publish(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Option<Millis> {
+        let (mut holds, mut next) = (Vec::new(), None::<Millis>);
+        #[cfg(feature = "mutations")]
+        let ignores_deadline = self.mutation == Some(Mutation::DeadlineIgnored);
+        #[cfg(not(feature = "mutations"))]
+        let ignores_deadline = false;
+        for (topic, own) in &mut self.own {
+            let Own::Owned(lease, publication) = own else { continue };
+            let Some(view) = self.view.get(*topic) else { continue };
+            let (topic, fence) = (*topic, lease.fence);
+            let (renewal, renew_at) = lease.due(now);
+            let (mut published, mut checkpoint_at) = (None, None);
+            if lease.is_valid(now) || ignores_deadline {
+                if let Some(upto) = publication.advance(now, &self.config, view) {
+                    effects.push(Effect::Publish { topic, fence, upto });
+                }
+                (published, checkpoint_at) = publication.checkpoint(now, &self.config, view);
+            }
+            if renewal.is_some() || published.is_some() {
+                holds.push(Hold { topic, fence, renewal, published });
+            }
+            next = next.into_iter().chain([renew_at]).chain(checkpoint_at).min();
+        }
+        let parts = holds.chunks(AT_ONCE_MAX).map(<[_]>::to_vec);
+        effects.extend(parts.map(|part| Effect::Submit(Instruction::Hold(part))));
+        next
+    }
+}

@@ -1,0 +1,258 @@
+//! What transactions about publication say, and what comes of them.
+//!
+//! A push has a form of its own ([`crate::frame::Push`]), since its data are hashed as they stand. All else is an [`Instruction`]. What the
+//! chain did stands in the receipt as a list of [`Event`]s: servers read them and nothing else.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use standin_foundation::wire::Wire;
+use standin_foundation::{Canonical, Digest, Domain, Encoder, PublicKey, Seat};
+use standin_ledger::{Approved, Order, SignedMembership};
+
+use crate::frame::Entry;
+use crate::ids::{Fence, Sequence, Topic};
+use crate::machine::lock::{Ground, Reason};
+
+/// Holds or attestations in one transaction.
+pub const AT_ONCE_MAX: usize = 256;
+/// Changes in one order about topics.
+pub const TOPIC_CHANGES_MAX: usize = 64;
+/// Sources that a topic may list.
+pub const SOURCES_MAX: usize = 64;
+
+/// What a member or the operators tell the chain about topics and their locks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Instruction {
+    /// A member wants the lock.
+    Acquire {
+        /// Of this topic.
+        topic: Topic,
+        /// The newest fence that it knows: whoever was slower than another has lost.
+        after: Fence,
+        /// For how long after each renewal, in ms.
+        lease_ms: u32,
+    },
+    /// An owner renews leases and says what it has published.
+    Hold(Vec<Hold>),
+    /// An owner gives a lock back.
+    Release {
+        /// Of this topic.
+        topic: Topic,
+        /// Its fence.
+        fence: Fence,
+    },
+    /// A member says for its seat that owners are to lose their locks.
+    Attest(Vec<Attestation>),
+    /// Who belongs to a cluster: its members may compete and attest. Anyone may show it: it proves itself.
+    Members(SignedMembership),
+    /// What operators order about topics.
+    Order(Approved<TopicOrder>),
+}
+
+impl Wire for Instruction {
+    const NAME: &'static str = "publisher's instruction";
+    const BYTES_MAX: usize = crate::frame::PUSH_BYTES_MAX;
+}
+
+/// An owner's word about one of its locks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The topic.
+    pub topic: Topic,
+    /// Under which fence.
+    pub fence: Fence,
+    /// The number of the renewal that this is; none for a checkpoint alone.
+    pub renewal: Option<u64>,
+    /// What it has published.
+    pub published: Option<Checkpoint>,
+}
+
+/// Up to where a topic was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The last datum of a frame.
+    pub upto: Sequence,
+    /// The topic's chain up to and with that.
+    pub chain: Digest,
+}
+
+/// A member's word, for its seat, that an owner is to lose a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attestation {
+    /// The topic.
+    pub topic: Topic,
+    /// The grant that it is about.
+    pub fence: Fence,
+    /// What it has seen.
+    pub ground: Ground,
+}
+
+/// Who may push to a topic, and what.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Settings {
+    /// The keys that may; none for every client that may publish.
+    pub sources: Option<BTreeSet<PublicKey>>,
+    /// Ids and values are UTF-8.
+    pub text: bool,
+}
+
+/// One change that operators order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TopicChange {
+    /// A topic is made, or its settings are changed.
+    Set(Topic, Settings),
+    /// Whoever holds the lock under this fence loses it.
+    Release(Topic, Fence),
+}
+
+/// What is ordered about topics. It takes effect with the next transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicOrder {
+    /// The chain.
+    pub chain: Digest,
+    /// How many such orders have been carried out before: it counts once.
+    pub number: u64,
+    /// What changes.
+    pub changes: Vec<TopicChange>,
+}
+
+impl Order for TopicOrder {
+    const DOMAIN: Domain = Domain::TopicOrder;
+
+    fn chain(&self) -> &Digest {
+        &self.chain
+    }
+}
+
+impl Canonical for TopicOrder {
+    fn encode(&self, out: &mut Encoder) {
+        out.digest(&self.chain).u64(self.number).length(self.changes.len());
+        for change in &self.changes {
+            match change {
+                TopicChange::Set(topic, Settings { sources, text }) => {
+                    out.u8(1).bytes(topic.as_str().as_bytes()).u8(u8::from(*text)).u8(u8::from(sources.is_some()));
+                    let sources = sources.iter().flatten();
+                    out.length(sources.clone().count());
+                    sources.for_each(|key| _ = out.raw(key.as_bytes()));
+                }
+                TopicChange::Release(topic, fence) => {
+                    out.u8(2).bytes(topic.as_str().as_bytes()).u64(fence.0);
+                }
+            }
+        }
+    }
+}
+
+/// What came of a transaction, for whoever follows the chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A topic was made, or its settings were changed.
+    Set {
+        /// The topic.
+        topic: Topic,
+    },
+    /// A push is a frame of the queue: it will be published, whatever dies.
+    Queued {
+        /// The topic.
+        topic: Topic,
+        /// Its place.
+        entry: Entry,
+    },
+    /// All of a push was queued before.
+    Known {
+        /// The topic.
+        topic: Topic,
+        /// The source's next nonce.
+        next_nonce: u64,
+    },
+    /// Data of the source before the push are missing: it was not queued.
+    Gap {
+        /// The topic.
+        topic: Topic,
+        /// The nonce that is missing.
+        next_nonce: u64,
+    },
+    /// Too much waits to be published: the push was not queued.
+    Full {
+        /// The topic.
+        topic: Topic,
+    },
+    /// The lock was granted.
+    Granted(Takeover),
+    /// A lease was renewed.
+    Renewed {
+        /// The topic.
+        topic: Topic,
+        /// The grant.
+        fence: Fence,
+        /// The renewal.
+        renewals: u64,
+    },
+    /// The topic was published up to here.
+    Published {
+        /// The topic.
+        topic: Topic,
+        /// Under which fence.
+        fence: Fence,
+        /// Up to where.
+        checkpoint: Checkpoint,
+    },
+    /// A seat wants the lock released.
+    Attested {
+        /// The topic.
+        topic: Topic,
+        /// The grant.
+        fence: Fence,
+        /// The seat.
+        seat: Seat,
+        /// Why.
+        ground: Ground,
+    },
+    /// The lock is free.
+    Released {
+        /// The topic.
+        topic: Topic,
+        /// The grant that ended.
+        fence: Fence,
+        /// Who had it.
+        owner: PublicKey,
+        /// Why it ended.
+        reason: Reason,
+    },
+    /// The chain knows a cluster's members.
+    Members,
+    /// One of several that a transaction said was refused.
+    Refused {
+        /// The topic.
+        topic: Topic,
+        /// Why.
+        why: String,
+    },
+}
+
+/// The events of one transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Events(pub Vec<Event>);
+
+impl Wire for Events {
+    const NAME: &'static str = "publisher's events";
+    const BYTES_MAX: usize = AT_ONCE_MAX * 1_024;
+}
+
+/// The ledger's record that a server takes a topic over: from where on, and behind what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takeover {
+    /// The topic.
+    pub topic: Topic,
+    /// The grant.
+    pub fence: Fence,
+    /// Who publishes.
+    pub owner: PublicKey,
+    /// For how long after each renewal, in ms.
+    pub lease_ms: u32,
+    /// The first datum that it publishes.
+    pub from: Sequence,
+    /// The topic's chain before that.
+    pub before: Digest,
+}
