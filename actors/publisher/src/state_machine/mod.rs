@@ -484,3 +484,6 @@ pub fn content_of(transaction: &Transaction) -> Option<crate::frame::Content> {
     let bytes: Bytes = transaction.bytes().slice_ref(transaction.payload());
     Push::from_payload(&bytes).ok().map(|push| push.content)
 }
+
+#[cfg(test)]
+mod tests;
