@@ -4,9 +4,13 @@ use std::cell::OnceCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use actix_codec::Framed;
+use awc::BoxedSocket;
+use awc::error::WsClientError;
 use awc::error::{ConnectError, PayloadError, SendRequestError};
+use awc::ws::{Codec, Frame, Message};
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{SinkExt as _, Stream, StreamExt as _};
 use serde::de::DeserializeOwned;
 use standin_auth::messages::MemberOrder;
 use standin_console::actions::{Ask, Order};
@@ -17,11 +21,15 @@ use standin_ledger::{
     Approved, Clients, EpochProof, EpochTable, Genesis, GrantTable, Membership, SignedGrant, Title, Transaction,
     TransactionId,
 };
+use standin_publisher::machine::terminal::Position;
+use standin_publisher::terminal::{MESSAGE_BYTES_MAX, SUBPROTOCOL, ToTerminal};
+use standin_publisher::{Sequence, Topic};
 
 use crate::api::{
-    AnswerView, BlockView, CandidateView, ClusterView, DoneView, ErrorView, HeldView, OfferedView, PreviewView,
-    Reading, StatusView, Submitted, TitleView, TransactionView, authorization,
+    AnswerView, BlockView, CandidateView, ClusterView, DoneView, ErrorView, HeldView, HoldingView, OfferedView,
+    PreviewView, Reading, StatusView, Submitted, TitleView, TopicView, TopicsView, TransactionView, authorization,
 };
+use crate::publication::Begin;
 
 /// Connections that one client may have open.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -281,6 +289,57 @@ impl Client {
         self.answer(&url, response).await
     }
 
+    /// The topics, as the node knows them.
+    pub async fn topics(&self) -> Result<TopicsView, ClientError> {
+        self.get("/api/v1/topics").await
+    }
+
+    /// A topic, as the node knows it.
+    pub async fn topic(&self, topic: Topic) -> Result<TopicView, ClientError> {
+        self.get(&format!("/api/v1/topics/{topic}")).await
+    }
+
+    /// Who published a topic under which fences: the newest holdings, or the one of a datum.
+    pub async fn holdings(&self, topic: Topic, of: Option<Sequence>) -> Result<Vec<HoldingView>, ClientError> {
+        let of = of.map(|sequence| format!("?sequence={sequence}")).unwrap_or_default();
+        self.get(&format!("/api/v1/topics/{topic}/holdings{of}")).await
+    }
+
+    /// Follows a topic at the node: behind a position, or from where a terminal begins.
+    pub async fn follow(
+        &self,
+        topic: Topic,
+        begin: Begin,
+        position: Option<Position>,
+    ) -> Result<Following, ClientError> {
+        let place = match (position, begin) {
+            (Some(Position { fence, last, chain }), _) | (None, Begin::Behind(Position { fence, last, chain })) => {
+                format!("?last={last}&chain={chain}&fence={fence}")
+            }
+            (None, Begin::At(from)) => format!("?from={from}"),
+            (None, Begin::Now) => String::new(),
+        };
+        let path = format!("/api/v1/topics/{topic}/follow{place}");
+        let (authorization, url) = (self.authorization(&path).await?, format!("{}{path}", self.base));
+        let mut request = self.http.ws(&url).protocols([SUBPROTOCOL]).max_frame_size(MESSAGE_BYTES_MAX);
+        if let Some(authorization) = authorization {
+            request = request.set_header("authorization", authorization);
+        }
+        let connected = tokio::time::timeout(self.timeout, request.connect()).await;
+        match connected {
+            Ok(Ok((_, socket))) => Ok(Following { socket }),
+            // The answer says no more than a number: the same asked without a websocket tells why.
+            Ok(Err(WsClientError::InvalidResponseStatus(status))) => {
+                match self.get::<serde::de::IgnoredAny>(&path).await {
+                    Err(error) => Err(error),
+                    Ok(_) => Err(ClientError::Refused(format!("{url} answered {status}"))),
+                }
+            }
+            Ok(Err(error)) => Err(unreachable(&url, error)),
+            Err(_) => Err(unreachable(&url, "no answer in time")),
+        }
+    }
+
     /// The text of any of the node's pages, such as `/metrics`, with its status.
     pub async fn text(&self, path: &str) -> Result<(u16, String), ClientError> {
         let url = format!("{}{path}", self.base);
@@ -356,6 +415,40 @@ impl Client {
             (429 | 503, _) => ClientError::Busy(error),
             _ => ClientError::Refused(error),
         })
+    }
+}
+
+/// A topic that is followed at a node.
+pub struct Following {
+    socket: Framed<BoxedSocket, Codec>,
+}
+
+impl std::fmt::Debug for Following {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Following")
+    }
+}
+
+/// What a node says to a terminal.
+#[derive(Debug)]
+pub struct Said(pub ToTerminal);
+
+impl Following {
+    /// What the node says next; none when the connection has ended, or says what cannot be read.
+    pub async fn hear(&mut self) -> Option<Said> {
+        loop {
+            match self.socket.next().await?.ok()? {
+                Frame::Binary(bytes) => return ToTerminal::from_bytes(&bytes).ok().map(Said),
+                Frame::Ping(bytes) => self.socket.send(Message::Pong(bytes)).await.ok()?,
+                Frame::Close(_) => return None,
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells the node what the terminal has; false when the connection has ended.
+    pub async fn say(&mut self, last: Sequence) -> bool {
+        self.socket.send(Message::Text(last.to_string().into())).await.is_ok()
     }
 }
 

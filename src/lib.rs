@@ -16,6 +16,7 @@ mod embed;
 pub mod metrics;
 pub mod node;
 pub mod ports;
+pub mod publication;
 pub mod testing;
 
 pub use config::{ConfigError, NodeConfig};

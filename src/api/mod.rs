@@ -8,6 +8,7 @@ mod holder;
 mod limit;
 mod reading;
 mod stream;
+mod topics;
 mod views;
 
 pub use auth::{auth_api_routes, auth_routes};
@@ -17,8 +18,9 @@ pub use holder::{HeldView, ProvenRecord};
 pub use limit::RequestLimit;
 pub use reading::{Reading, authorization};
 pub use views::{
-    ActionView, AnswerView, BlockView, DoneView, ErrorView, MachineAnswerView, OfferedView, PeerView, PreviewView,
-    StatusView, Submitted, TitleBatch, TitleView, TransactionView, VersionsView,
+    ActionView, AnswerView, BlockView, DoneView, ErrorView, HoldingView, MachineAnswerView, OfferedView, PeerView,
+    PreviewView, SourceView, StatusView, Submitted, TitleBatch, TitleView, TopicView, TopicsView, TransactionView,
+    VersionsView,
 };
 
 use std::collections::BTreeMap;
@@ -79,6 +81,11 @@ pub fn api_routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/api/v1/blocks/stream", web::get().to(stream::stream))
             .route("/api/v1/blocks/{height}", web::get().to(block))
             .route("/api/v1/blocks/{height}/titles/{title}", web::get().to(title))
+            .route("/api/v1/topics", web::get().to(topics::topics))
+            .route("/api/v1/topics/{topic}", web::get().to(topics::topic))
+            .route("/api/v1/topics/{topic}/holdings", web::get().to(topics::holdings))
+            .route("/api/v1/topics/{topic}/sources/{key}", web::get().to(topics::source))
+            .route("/api/v1/topics/{topic}/follow", web::get().to(topics::follow))
             .route("/api/v1/backup", web::get().to(backup::backup))
             .route("/api/v1/query", web::get().to(query))
             .route("/api/v1/query", web::post().to(ask));

@@ -2,13 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 use standin_console::actions::Place;
-use standin_foundation::{Digest, Height, NodeId};
+use standin_foundation::{Digest, Height, NodeId, PublicKey};
 use standin_ledger::GrantTable;
 use standin_ledger::certificate::{CheckpointCertificate, CommitCertificate};
 use standin_ledger::namespaced::{CompletenessStep, NamespacedNode};
 use standin_ledger::store::StoredBlock;
 use standin_ledger::trie::StateProof;
 use standin_ledger::{Header, Outcome, Receipt, ReceiptProof, Title, Transaction, TransactionId};
+use standin_publisher::machine::lock::Reason;
+use standin_publisher::{Fence, Sequence, Topic};
 
 /// What became of a submitted transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +25,68 @@ pub struct Submitted {
     pub outcome: Option<Outcome>,
     /// Why it was not taken at all.
     pub refused: Option<String>,
+}
+
+/// How a topic stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicView {
+    /// The topic.
+    pub topic: Topic,
+    /// The newest grant's number.
+    pub fence: Fence,
+    /// Who publishes; none while the lock is free.
+    pub owner: Option<PublicKey>,
+    /// The lease, in ms.
+    pub lease_ms: Option<u32>,
+    /// How often it was renewed.
+    pub renewals: Option<u64>,
+    /// The last datum that is queued.
+    pub queued: Sequence,
+    /// The last that was published, as far as checkpoints say.
+    pub published: Sequence,
+    /// The first datum that this node keeps.
+    pub kept_from: Option<Sequence>,
+    /// This node publishes it.
+    pub publishes_here: bool,
+}
+
+/// All topics.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicsView {
+    /// Orders about topics that have been carried out: the number of the next one.
+    pub orders: u64,
+    /// The topics, by name.
+    pub topics: Vec<TopicView>,
+}
+
+/// Who published what, under which fence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldingView {
+    /// Who.
+    pub owner: PublicKey,
+    /// The fence.
+    pub fence: Fence,
+    /// The block that granted it.
+    pub granted: Height,
+    /// The first datum.
+    pub from: Sequence,
+    /// The last, as far as checkpoints say; none if there is none.
+    pub upto: Option<Sequence>,
+    /// The topic's chain up to and with that.
+    pub chain: Digest,
+    /// Why it ended.
+    pub ended: Option<Reason>,
+    /// In which block.
+    pub ended_at: Option<Height>,
+}
+
+/// How far a source has come in a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceView {
+    /// Its newest session.
+    pub session: u64,
+    /// The nonce of its next datum there.
+    pub next_nonce: u64,
 }
 
 /// Versions of the state machine's rules.

@@ -14,6 +14,7 @@ mod debug;
 mod demo;
 mod drill;
 mod etcd;
+mod follow;
 mod genesis;
 mod identity;
 mod init;
@@ -21,12 +22,14 @@ mod inputs;
 mod layout;
 mod links;
 mod load;
+mod lock;
 mod logging;
 mod member;
 mod network;
 mod newcomer;
 mod orders;
 mod ports;
+mod publish;
 mod read;
 mod reconfigure;
 mod run;
@@ -114,6 +117,14 @@ enum Command {
     Order(orders::OrderArguments),
     /// Submit transactions: one, or a JSON-lines file, or stdin.
     Submit(submit::SubmitArguments),
+    /// Push lines to a topic: from stdin, or a file.
+    Publish(publish::PublishArguments),
+    /// Print what is published on a topic: each datum once, in order, without a gap.
+    Follow(follow::FollowArguments),
+    /// Show or release the locks under which topics are published.
+    Lock(lock::LockArguments),
+    /// Say which topics there are, and who may push to them.
+    Topic(lock::TopicArguments),
     /// Ask for a record or a balance.
     Query(read::QueryArguments),
     /// Show a transaction, and check its proofs.
@@ -316,6 +327,10 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Client(arguments) => clients::client(arguments).await,
         Command::Order(arguments) => orders::order(arguments).await,
         Command::Submit(arguments) => submit::submit(arguments).await,
+        Command::Publish(arguments) => publish::publish(arguments).await,
+        Command::Follow(arguments) => follow::follow(arguments).await,
+        Command::Lock(arguments) => lock::lock(arguments).await,
+        Command::Topic(arguments) => lock::topic(arguments).await,
         Command::Query(arguments) => read::query(arguments).await,
         Command::Tx(arguments) => read::transaction(arguments).await,
         Command::Block(arguments) => read::block(arguments).await,

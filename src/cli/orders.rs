@@ -13,7 +13,9 @@ use standin_ledger::approval::Approved;
 use standin_ledger::clients::{ClientChange, ClientOrder};
 use standin_ledger::epoch::Base;
 use standin_ledger::reconfiguration::{Change, Named};
-use standin_ledger::{Member, Operators, Outcome, Reconfiguration, SystemTransaction};
+use standin_ledger::{LedgerError, Member, Operators, Outcome, Reconfiguration, SystemTransaction, Transaction};
+use standin_publisher::Instruction;
+use standin_publisher::messages::{Settings, TopicChange, TopicOrder};
 
 use super::read::json;
 use super::reconfigure::wait_for_epoch;
@@ -83,6 +85,8 @@ pub(super) enum Draft {
     Clients(Approved<ClientOrder>),
     /// About the members of a cluster.
     Members(Approved<MemberOrder>),
+    /// About topics and their locks.
+    Topics(Approved<TopicOrder>),
 }
 
 impl Draft {
@@ -114,6 +118,7 @@ impl Draft {
             Self::Reconfiguration(order) => Self::Reconfiguration(order.by(key)),
             Self::Clients(order) => Self::Clients(order.by(key)),
             Self::Members(order) => Self::Members(order.by(key)),
+            Self::Topics(order) => Self::Topics(order.by(key)),
         }
     }
 
@@ -122,6 +127,7 @@ impl Draft {
             Self::Reconfiguration(order) => order.signers(),
             Self::Clients(order) => order.signers(),
             Self::Members(order) => order.signers(),
+            Self::Topics(order) => order.signers(),
         }
     }
 
@@ -134,6 +140,10 @@ impl Draft {
             Self::Clients(Approved { order: ClientOrder { chain, number, changes }, .. }) => {
                 println!("order {number} about the clients of the chain {chain}:");
                 changes.iter().for_each(|change| println!("  {}", told_of_client(change)));
+            }
+            Self::Topics(Approved { order: TopicOrder { chain, number, changes }, .. }) => {
+                println!("order {number} about the topics of the chain {chain}:");
+                changes.iter().for_each(|change| println!("  {}", told_of_topic(change)));
             }
             Self::Members(Approved {
                 order: MemberOrder { chain, cluster, listed, version, action, clears }, ..
@@ -163,6 +173,7 @@ impl Draft {
                 carry_out(chain()?, key, SystemTransaction::Reconfigure(order.clone())).await
             }
             Self::Clients(order) => carry_out(chain()?, key, SystemTransaction::Clients(order.clone())).await,
+            Self::Topics(order) => carry_out_topics(chain()?, key, order.clone()).await,
             Self::Members(order) => {
                 let missing = || Failure::new(2, "--auth: an auth node carries this order out");
                 auth.ok_or_else(missing)?.order(order).await?;
@@ -245,6 +256,17 @@ pub(super) async fn order(arguments: OrderArguments) -> Result<(), Failure> {
 pub(super) async fn carry_out(client: &Client, key: &SecretKey, what: SystemTransaction) -> Result<(), Failure> {
     let (genesis, status) = (client.genesis().await?, client.status().await?);
     let signed = what.sign(&genesis, key, unique_nonce(), status.height);
+    have_ordered(client, signed).await
+}
+
+/// As [`carry_out`], of what is said about topics.
+async fn carry_out_topics(client: &Client, key: &SecretKey, order: Approved<TopicOrder>) -> Result<(), Failure> {
+    let (genesis, status) = (client.genesis().await?, client.status().await?);
+    let signed = Instruction::Order(order).sign(&genesis, key, unique_nonce(), status.height);
+    have_ordered(client, signed).await
+}
+
+async fn have_ordered(client: &Client, signed: Result<Transaction, LedgerError>) -> Result<(), Failure> {
     let transaction = signed.map_err(|error| Failure::new(6, error.to_string()))?;
     let results = client.submit(&[transaction], OUTCOME_WAIT).await?;
     match results.into_iter().next() {
@@ -278,6 +300,24 @@ fn told_of_client(change: &ClientChange) -> String {
         ClientChange::Admission(standin_ledger::Admission::Open) => "everybody may submit and read".to_owned(),
         ClientChange::Admission(standin_ledger::Admission::Listed) => {
             "nobody but listed clients may submit and read".to_owned()
+        }
+    }
+}
+
+fn told_of_topic(change: &TopicChange) -> String {
+    match change {
+        TopicChange::Set(topic, Settings { sources, text }) => {
+            let what = if *text { "text" } else { "anything" };
+            match sources {
+                None => format!("topic {topic} takes {what} of every client that may publish"),
+                Some(keys) => {
+                    let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+                    format!("topic {topic} takes {what} of these sources: {}", keys.join(", "))
+                }
+            }
+        }
+        TopicChange::Release(topic, fence) => {
+            format!("whoever holds the lock of topic {topic} under fence {fence} loses it")
         }
     }
 }

@@ -10,6 +10,7 @@ use standin_ledger::builtin::Builtin;
 use standin_ledger::log::{Log, LogOptions};
 use standin_ledger::store::{Store, StoreOptions, StoredBlock};
 use standin_ledger::{Batch, Chain, Genesis, GrantBook};
+use standin_publisher::Topics;
 
 use super::Failure;
 
@@ -74,7 +75,8 @@ struct Check<'a> {
 impl Check<'_> {
     fn blocks(&mut self, store: &Store) -> Result<u64, String> {
         let first = store.first().map_err(|error| error.to_string())?;
-        let mut chain = (first == Height(1)).then(|| Chain::new(self.genesis, Arc::new(Builtin)));
+        let mut chain = (first == Height(1))
+            .then(|| Chain::new(self.genesis, Arc::new(Topics::new(Arc::new(self.genesis.clone()), Builtin))));
         let mut parent = (first == Height(1)).then(|| self.genesis.header().hash());
         let mut count = 0;
         for height in (first.0..=store.head().0).map(Height) {

@@ -235,6 +235,18 @@ pub const KEYS: &[Key] = &[
         "The newest blocks that are kept; older ones are forgotten, with their transactions and receipts. 0 for all. Never fewer than the chain needs: its \
          replay window and four windows of the consensus.",
     ),
+    key(
+        "publisher.lease_ms",
+        "100 to 60000, in ms",
+        Some("1000"),
+        "The lease of a topic's lock: a publisher that is frozen or cut off loses it so long after its last renewal. One that is killed loses it at once.",
+    ),
+    key(
+        "publisher.journal_bytes",
+        "524288 to 1099511627776, in bytes",
+        Some("268435456"),
+        "What the node keeps of all topics, to serve terminals that were away. The oldest goes first.",
+    ),
     key("limits.verify_threads", "0 to 256", Some("0"), "Threads that check signatures; 0 for one a core."),
     key(
         "log.level",

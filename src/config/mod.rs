@@ -187,6 +187,10 @@ pub struct NodeConfig {
     pub index_transactions: bool,
     /// The newest blocks that are kept; none for all.
     pub keep_blocks: Option<u64>,
+    /// Numbers of the publisher.
+    pub publisher: standin_publisher::Config,
+    /// What is kept of topics, in bytes.
+    pub journal_bytes: u64,
     /// Threads that check signatures; 0 for one a core.
     pub verify_threads: usize,
     /// Filter of the log output, such as `info` or `standin_consensus=debug,info`.

@@ -7,6 +7,7 @@ use standin_auth::{Config as AuthConfig, EtcdConfig};
 use standin_cluster::Config as ClusterConfig;
 use standin_consensus::Config as ConsensusConfig;
 use standin_foundation::ClusterId;
+use standin_publisher::Config as PublisherConfig;
 
 use super::reader::{Reader, Value};
 use super::{AuthSection, ConsoleSection, NodeConfig, NodeRole};
@@ -57,6 +58,11 @@ impl Reader<'_> {
             reserve_bytes: self.number("store", "reserve_bytes", 0..=1 << 50, Some(512 << 20)),
             index_transactions: self.flag("store", "index_transactions", true),
             keep_blocks: Some(self.number("store", "keep_blocks", 0..=1 << 40, Some(0))).filter(|keep| *keep > 0),
+            publisher: PublisherConfig {
+                lease_ms: self.number("publisher", "lease_ms", 100..=60_000, Some(1_000)) as u32,
+                ..PublisherConfig::default()
+            },
+            journal_bytes: self.number("publisher", "journal_bytes", 512 << 10..=1 << 40, Some(256 << 20)),
             verify_threads: self.number("limits", "verify_threads", 0..=256, Some(0)) as usize,
             log_level: self.text("log", "level", Some("info")),
             log_json: self.text("log", "format", Some("text")) == "json",

@@ -7,14 +7,21 @@ use std::time::Instant;
 use standin_consensus::actor::LedgerReader;
 use standin_foundation::PublicKey;
 use standin_ledger::clients::{Admission, Role};
-use standin_ledger::{GrantBook, Transaction, system};
+use standin_ledger::{GrantBook, StateMachine, Transaction, system};
 
 /// The door of a node. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Access {
     reader: LedgerReader,
     book: Arc<GrantBook>,
+    machine: Arc<dyn StateMachine>,
     buckets: Arc<Mutex<BTreeMap<PublicKey, Bucket>>>,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").finish_non_exhaustive()
+    }
 }
 
 /// Why a client gets nothing.
@@ -33,8 +40,8 @@ pub enum Denied {
 }
 
 impl Access {
-    pub(super) fn new(reader: LedgerReader, book: Arc<GrantBook>) -> Self {
-        Self { reader, book, buckets: Arc::default() }
+    pub(super) fn new(reader: LedgerReader, book: Arc<GrantBook>, machine: Arc<dyn StateMachine>) -> Self {
+        Self { reader, book, machine, buckets: Arc::default() }
     }
 
     /// Whether a transaction, whose signature has been checked, may go in; counts it against its sender's rate.
@@ -44,7 +51,9 @@ impl Access {
             return Ok(());
         }
         let sender = transaction.sender().ok_or(Denied::NoKey)?;
-        match clients.may(&sender, Role::Submit) {
+        // What is not for clients the chain judges by itself.
+        let Some(role) = self.machine.role(transaction) else { return Ok(()) };
+        match clients.may(&sender, role) {
             // Operators must be heard about a list that forgets them, too.
             Err(_) if system::is_system(transaction) && self.is_operator(&sender) => Ok(()),
             Err(refused) => Err(refused.into()),

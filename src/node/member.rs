@@ -22,6 +22,8 @@ use standin_foundation::{ClusterId, Height, NodeId, PublicKey, Seat, SecretKey, 
 use standin_ledger::builtin::Builtin;
 use standin_ledger::seat_log::FoundLog;
 use standin_ledger::{Genesis, GrantBook, Member, MemberBook, StateMachine};
+use standin_publisher::Topics;
+use standin_publisher::actor::LinksChanged;
 use standin_stage::bridge::{Bridge, OnDown, Peers, Router};
 use standin_stage::{Address, CallError, Cell, Registry, Remote};
 use tokio::sync::{Semaphore, watch};
@@ -33,6 +35,7 @@ use super::certificate::Certificate;
 use super::console::{self, Teller};
 use super::grants::Grants;
 use super::members::Members;
+use super::publisher::{self, Around, Publication};
 use super::recorder::Recorder;
 use super::views::{ActorsView, BlocksView, ConsensusView, MemberView};
 use super::{NodeError, bridge_of, cell_for_one, told};
@@ -95,6 +98,8 @@ pub struct NodeHandle {
     pub backups: Backups,
     /// Places for those who follow the blocks over HTTP.
     pub followers: Arc<Semaphore>,
+    /// Topics, and what the node keeps of them.
+    pub publication: Publication,
 }
 
 impl std::fmt::Debug for NodeHandle {
@@ -123,6 +128,7 @@ pub struct MemberNode {
     member: Cell<MemberActor>,
     replica: Cell<Replica>,
     console: console::Started,
+    publisher: publisher::Started,
     fatal: watch::Receiver<Option<String>>,
 }
 
@@ -178,6 +184,7 @@ impl MemberNode {
         let told_later: Arc<OnceLock<Grants>> = Arc::default();
         let (told_now, told_of_epochs) = (Arc::clone(&told_later), Arc::clone(&told_later));
         let (executed, heights) = watch::channel(Height(0));
+        let state_machine: Arc<dyn StateMachine> = Arc::new(Topics::new(Arc::clone(&genesis), state_machine));
         let machine = Arc::clone(&state_machine);
         let replica_config = ReplicaConfig {
             genesis: (*genesis).clone(),
@@ -252,7 +259,21 @@ impl MemberNode {
         let grants = told_later.get_or_init(|| grants).clone();
         let router = standin_console::actor::routes(routes(&ingress, &grants), console_cell.address());
         let lost = member.address().clone();
+        let journal = publisher::open_journal(config, &genesis)?;
+        let around = Around {
+            genesis: Arc::clone(&genesis),
+            key: Arc::new(SecretKey::read(&config.key_file)?),
+            directory: directory.clone(),
+            replica: replica.address().clone(),
+            executed: heights.clone(),
+            reader: reader.clone(),
+            modes: modes.clone(),
+        };
+        let publisher = publisher::start(config.publisher, &journal, around);
+        let links_changed = publisher.address().clone();
         let on_down = OnDown(Box::new(move |node| {
+            // It looks for itself, a little later.
+            drop(links_changed.tell(LinksChanged));
             // A full mailbox: keep-alives tell it, later.
             drop(lost.tell(LinkDown(node)));
             teller.lost(node);
@@ -279,6 +300,7 @@ impl MemberNode {
         let _ = actors.register(replica.address());
         let _ = actors.register(member.address());
         let _ = actors.register(console_cell.address());
+        let _ = actors.register(publisher.address());
         let blocks = BlocksView { reader: reader.clone(), newest: Arc::default() };
         let (own_replica, own_member) = (replica.address().clone(), member.address().clone());
         let consensus = ConsensusView { replica: own_replica, member: own_member, windows: Arc::default() };
@@ -293,7 +315,7 @@ impl MemberNode {
             seat,
             replica: replica.address().clone(),
             member: member.address().clone(),
-            access: Access::new(reader.clone(), Arc::clone(&directory.book)),
+            access: Access::new(reader.clone(), Arc::clone(&directory.book), Arc::clone(&machine)),
             book: directory.book,
             members: directory.members,
             reader,
@@ -309,9 +331,11 @@ impl MemberNode {
             certificate,
             backups: Backups::new(config),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            publication: publisher.offered(journal),
         };
         actions::add_to(&handle);
-        Ok(Self { handle, bridge, member, replica, console: console_cell, fatal })
+        actix_rt::spawn(publisher::follow(handle.clone()));
+        Ok(Self { handle, bridge, member, replica, console: console_cell, publisher, fatal })
     }
 
     /// What the node offers.
@@ -331,6 +355,7 @@ impl MemberNode {
 
     /// Stops in order: connections, the replica with its store, then the log; that makes everything durable.
     pub async fn shutdown(self) {
+        self.publisher.stop().await;
         self.bridge.stop().await;
         drop(self.console);
         self.replica.stop();

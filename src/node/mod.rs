@@ -12,6 +12,7 @@ mod grants;
 mod listen;
 mod member;
 mod members;
+mod publisher;
 mod recorder;
 mod views;
 
@@ -32,6 +33,7 @@ pub use candidate::{Candidate, CandidateHandle, Wanted};
 pub use certificate::Certificate;
 pub use listen::listen;
 pub use member::{MemberNode, NodeHandle};
+pub use publisher::Publication;
 
 use crate::config::{ConfigError, NodeConfig};
 

@@ -99,6 +99,27 @@ pub struct Recovered {
     pub torn_at: Option<(PathBuf, u64)>,
 }
 
+/// Where a record's payload stands in the log's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The number of the segment's first record: its file has it as its name.
+    pub segment: u64,
+    /// Offset of the payload there, in bytes.
+    pub offset: u64,
+    /// Its bytes.
+    pub length: u32,
+}
+
+impl Place {
+    /// Reads the payload. It must have been written out.
+    pub fn read(&self, folder: &Path) -> Result<Vec<u8>, LogError> {
+        let path = segment_path(folder, self.segment);
+        let mut payload = vec![0; self.length as usize];
+        let read = File::open(&path).and_then(|file| file.read_exact_at(&mut payload, self.offset));
+        read.map_err(|source| io_error(&path, source)).map(|()| payload)
+    }
+}
+
 /// An open log. One owner; it is not shared.
 #[derive(Debug)]
 pub struct Log {
@@ -119,9 +140,22 @@ pub struct Log {
 impl Log {
     /// Opens the log in `folder`, or makes a new one whose first record has number 1.
     pub fn open(folder: &Path, options: LogOptions) -> Result<(Self, Recovered), LogError> {
+        let mut records = Vec::new();
+        let (log, torn_at) =
+            Self::open_visiting(folder, options, |number, _, payload| records.push((number, payload)))?;
+        Ok((log, Recovered { records, torn_at }))
+    }
+
+    /// As [`Log::open`], and shows each record in turn, with its number and place, in the place of collecting them. Gives where a torn tail was
+    /// cut, too.
+    pub fn open_visiting(
+        folder: &Path,
+        options: LogOptions,
+        mut visit: impl FnMut(u64, Place, Bytes),
+    ) -> Result<(Self, Option<(PathBuf, u64)>), LogError> {
         fs::create_dir_all(folder).map_err(|source| io_error(folder, source))?;
         let mut segments = segment_files(folder)?;
-        let mut recovered = Recovered::default();
+        let mut torn_at = None;
         let mut next = segments.front().map_or(1, |(first, _)| *first);
         let mut end = HEADER_BYTES;
         let last_index = segments.len().saturating_sub(1);
@@ -138,7 +172,8 @@ impl Log {
             if *first != next {
                 return Err(damaged(path, 0, "a segment is missing before this one"));
             }
-            end = read_segment(path, &bytes.into(), is_last, &mut next, &mut recovered)?;
+            let segment = Segment { path, first: *first, is_last };
+            end = read_segment(&segment, &bytes.into(), &mut next, &mut visit, &mut torn_at)?;
         }
         if let Some(path) = unusable {
             fs::remove_file(&path).map_err(|source| io_error(&path, source))?;
@@ -149,10 +184,10 @@ impl Log {
             Some((_, path)) if end < u64::MAX => Self::reopen(folder, options, segments, &path, end, next)?,
             _ => Self::begin(folder, options, segments, next)?,
         };
-        if let Some((path, offset)) = &recovered.torn_at {
+        if let Some((path, offset)) = &torn_at {
             log.erase_tail(path, *offset)?;
         }
-        Ok((log, recovered))
+        Ok((log, torn_at))
     }
 
     fn reopen(
@@ -218,6 +253,11 @@ impl Log {
 
     /// Buffers a record made of `pieces`; gives its number. It is durable after the next [`Log::sync`].
     pub fn append(&mut self, pieces: &[&[u8]]) -> Result<u64, LogError> {
+        self.append_placed(pieces).map(|(number, _)| number)
+    }
+
+    /// As [`Log::append`], and says where the record will stand once it is written out.
+    pub fn append_placed(&mut self, pieces: &[&[u8]]) -> Result<(u64, Place), LogError> {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
         if length > LOG_RECORD_BYTES_MAX {
             return Err(LogError::RecordTooLarge { found: length });
@@ -235,7 +275,9 @@ impl Log {
         self.buffer.extend_from_slice(&checksum.finalize().to_le_bytes());
         self.buffer.extend_from_slice(&sequence.to_le_bytes());
         pieces.iter().for_each(|piece| self.buffer.extend_from_slice(piece));
-        Ok(sequence)
+        let end = self.offset + self.buffer.len() as u64;
+        let segment = self.segments.back().map_or(1, |(first, _)| *first);
+        Ok((sequence, Place { segment, offset: end - length as u64, length: length as u32 }))
     }
 
     /// Makes everything that was appended durable; gives the number of the last durable record.
@@ -249,6 +291,16 @@ impl Log {
     /// Begins a new segment, so that everything before can be cut off as a whole.
     pub fn roll(&mut self) -> Result<(), LogError> {
         self.roll_for(0)
+    }
+
+    /// Number of the first record that is kept.
+    pub fn first(&self) -> u64 {
+        self.segments.front().map_or(1, |(first, _)| *first)
+    }
+
+    /// Number of the first record of the second segment, if there is one: what [`Log::cut_before`] needs to drop the first.
+    pub fn second_segment(&self) -> Option<u64> {
+        self.segments.get(1).map(|(first, _)| *first)
     }
 
     /// Drops the segments in which every record is below `keep_from`.
@@ -308,6 +360,10 @@ fn damaged(path: &Path, offset: u64, what: &'static str) -> LogError {
     LogError::Damaged { path: path.to_owned(), offset, what }
 }
 
+fn segment_path(folder: &Path, first: u64) -> PathBuf {
+    folder.join(format!("{first:020}.log"))
+}
+
 fn segment_files(folder: &Path) -> Result<VecDeque<(u64, PathBuf)>, LogError> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(folder).map_err(|source| io_error(folder, source))? {
@@ -326,7 +382,7 @@ fn create_segment(
     first: u64,
     record_bytes: u64,
 ) -> Result<(PathBuf, File, u64), LogError> {
-    let path = folder.join(format!("{first:020}.log"));
+    let path = segment_path(folder, first);
     let capacity = options.segment_bytes.max(record_bytes + HEADER_BYTES + RECORD_HEADER_BYTES as u64);
     let make = || {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
@@ -370,25 +426,34 @@ fn check_header(path: &Path, bytes: &[u8], first: u64, options: &LogOptions) -> 
     }
 }
 
+/// A segment that is read.
+struct Segment<'a> {
+    path: &'a Path,
+    first: u64,
+    is_last: bool,
+}
+
 /// Reads the records of a segment; gives the offset of its end.
 fn read_segment(
-    path: &Path,
+    &Segment { path, first, is_last }: &Segment<'_>,
     bytes: &Bytes,
-    is_last: bool,
     next: &mut u64,
-    recovered: &mut Recovered,
+    visit: &mut impl FnMut(u64, Place, Bytes),
+    torn_at: &mut Option<(PathBuf, u64)>,
 ) -> Result<u64, LogError> {
     let mut offset = HEADER_BYTES as usize;
     loop {
         match record_at(bytes, offset, *next) {
             Found::Record(payload) => {
+                let start = (offset + RECORD_HEADER_BYTES) as u64;
+                let place = Place { segment: first, offset: start, length: payload.len() as u32 };
                 offset += RECORD_HEADER_BYTES + payload.len();
-                recovered.records.push((*next, payload));
+                visit(*next, place, payload);
                 *next += 1;
             }
             Found::End => return Ok(offset as u64),
             Found::Broken if is_last && !any_record_after(bytes, offset, *next) => {
-                recovered.torn_at = Some((path.to_owned(), offset as u64));
+                *torn_at = Some((path.to_owned(), offset as u64));
                 return Ok(offset as u64);
             }
             Found::Broken => return Err(damaged(path, offset as u64, "a record's checksum does not hold")),

@@ -1,5 +1,7 @@
 //! What users write: a deterministic function from a transaction and the state to new state.
 
+use std::sync::Arc;
+
 use standin_foundation::Height;
 
 use crate::clients::Role;
@@ -73,5 +75,27 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Refuses a transaction that can never be applied, before it is ordered. It must not depend on the state.
     fn check(&self, _transaction: &Transaction) -> Result<(), Reject> {
         Ok(())
+    }
+}
+
+impl<M: StateMachine + ?Sized> StateMachine for Arc<M> {
+    fn apply(&self, context: &Context, transaction: &Transaction, state: &mut State<'_>) -> Result<Vec<u8>, Reject> {
+        (**self).apply(context, transaction, state)
+    }
+
+    fn query(&self, state: &Trie, query: &[u8]) -> Result<Vec<u8>, Reject> {
+        (**self).query(state, query)
+    }
+
+    fn version(&self) -> u32 {
+        (**self).version()
+    }
+
+    fn role(&self, transaction: &Transaction) -> Option<Role> {
+        (**self).role(transaction)
+    }
+
+    fn check(&self, transaction: &Transaction) -> Result<(), Reject> {
+        (**self).check(transaction)
     }
 }

@@ -1,5 +1,7 @@
 //! Publication of data under a distributed lock.
 
+#[cfg(feature = "actor")]
+pub mod actor;
 pub mod config;
 pub mod frame;
 pub mod ids;
@@ -9,6 +11,7 @@ pub mod messages;
 pub mod mutation;
 pub mod record;
 pub mod state_machine;
+pub mod terminal;
 
 pub use config::Config;
 pub use frame::{Content, Datum, Entry, FrameError, Push};

@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
-use standin_foundation::{Canonical, Digest, Domain, Encoder, PublicKey, Seat};
-use standin_ledger::{Approved, Order, SignedMembership};
+use standin_foundation::{Canonical, Digest, Domain, Encoder, Height, PublicKey, Seat, SecretKey};
+use standin_ledger::transaction::TransactionBody;
+use standin_ledger::{Approved, ClientSignatures, Genesis, LedgerError, Order, SignedMembership, Transaction};
 
 use crate::frame::Entry;
-use crate::ids::{Fence, Sequence, Topic};
+use crate::ids::{Fence, PUBLISHER_TITLE, Sequence, Topic};
 use crate::machine::lock::{Ground, Reason};
 
 /// Holds or attestations in one transaction.
@@ -53,6 +54,25 @@ pub enum Instruction {
 impl Wire for Instruction {
     const NAME: &'static str = "publisher's instruction";
     const BYTES_MAX: usize = crate::frame::PUSH_BYTES_MAX;
+}
+
+impl Instruction {
+    /// The transaction that says this, signed where the chain asks for that. It lives for half of what the chain allows above `height`.
+    pub fn sign(
+        &self,
+        genesis: &Genesis,
+        key: &SecretKey,
+        nonce: u64,
+        height: Height,
+    ) -> Result<Transaction, LedgerError> {
+        let payload = self.to_wire()?;
+        let expires = height.plus(genesis.parameters.replay_window / 2);
+        let body = TransactionBody { title: PUBLISHER_TITLE.parse()?, nonce, expires, payload };
+        match genesis.parameters.client_signatures {
+            ClientSignatures::Required => Transaction::sign(&genesis.digest(), key, &body),
+            ClientSignatures::None => Transaction::unsigned(&key.public(), &body),
+        }
+    }
 }
 
 /// An owner's word about one of its locks.

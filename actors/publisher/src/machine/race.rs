@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use standin_foundation::{Millis, PublicKey};
+use standin_foundation::{Millis, NodeId, PublicKey};
 
 use crate::config::Config;
 use crate::ids::{Fence, Topic};
@@ -58,12 +58,12 @@ impl Race {
 
     /// How many servers that can be reached come first: those that hold or want less; ties go by a hash that differs from lock to lock.
     fn rank(&self, (topic, fence): (Topic, Fence), own: &PublicKey, links: &Links, all: &View) -> u64 {
-        let place = |server: &PublicKey| {
+        let place = |server: &NodeId| {
             let mut hasher = blake3::Hasher::new();
             hasher.update(topic.as_str().as_bytes()).update(&fence.0.to_be_bytes()).update(server.as_bytes());
             (all.held_by(server), *hasher.finalize().as_bytes())
         };
-        let own_place = place(own);
+        let own_place = place(&own.node_id());
         links.reached().filter(|other| place(other) < own_place).count() as u64
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use standin_foundation::{Millis, PublicKey};
+use standin_foundation::{Millis, NodeId, PublicKey};
 
 use crate::config::Config;
 use crate::ids::{Fence, Sequence, Topic};
@@ -27,7 +27,7 @@ pub enum Input {
     /// A connection to another server came, or went.
     Link {
         /// The other.
-        server: PublicKey,
+        server: NodeId,
         /// Whether it can be reached.
         is_up: bool,
     },

@@ -19,13 +19,15 @@ pub struct SourceConfig {
     pub queue_max: usize,
     /// A push without an outcome is handed in again after this time, in ms.
     pub retry_ms: u64,
+    /// A push of which nothing is known is handed in again after this time, in ms.
+    pub backoff_ms: u64,
     /// What waits while others are under way is pushed after this time, in ms, or when a frame is full.
     pub linger_ms: u64,
 }
 
 impl Default for SourceConfig {
     fn default() -> Self {
-        Self { window: 16, queue_max: 16_384, retry_ms: 1_000, linger_ms: 1 }
+        Self { window: 16, queue_max: 16_384, retry_ms: 10_000, backoff_ms: 50, linger_ms: 1 }
     }
 }
 
@@ -179,7 +181,8 @@ impl Source {
             }
             Outcome::Event(Event::Full { .. }) => flight.again = now + self.config.retry_ms,
             // It came before those that it follows. They are under way, or are handed in again: and so is it, behind them.
-            _ => flight.again = now,
+            Outcome::Unknown => flight.again = now + self.config.backoff_ms,
+            Outcome::Event(_) => flight.again = now,
         }
         self.acknowledge()
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use standin_foundation::PublicKey;
+use standin_foundation::{NodeId, PublicKey};
 use standin_ledger::trie::Trie;
 
 use crate::frame::Entry;
@@ -151,8 +151,8 @@ impl View {
     }
 
     /// How many locks a server holds.
-    pub fn held_by(&self, server: &PublicKey) -> usize {
+    pub fn held_by(&self, server: &NodeId) -> usize {
         let held = self.topics.values().filter_map(|view| view.held.as_ref());
-        held.filter(|held| held.owner == *server).count()
+        held.filter(|held| held.owner.node_id() == *server).count()
     }
 }

@@ -4,7 +4,7 @@ use standin_foundation::{Digest, Epoch, Height, NodeId, SecretKey, View as Conse
 use standin_ledger::builtin::{Builtin, Operation};
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{
-    Batch, Chain, Client, ClientChange, ClientOrder, Membership, MemberDescriptor, Operators, Outcome, Parameters,
+    Batch, Chain, Client, ClientChange, ClientOrder, MemberDescriptor, Membership, Operators, Outcome, Parameters,
     Proposal, SeatDescriptor, SystemTransaction,
 };
 
@@ -23,10 +23,8 @@ fn key(n: u8) -> SecretKey {
 /// Four seats of two members each, of which the operators are two.
 fn genesis() -> Genesis {
     let member = |n: u8| MemberDescriptor { key: key(n).public(), priority: 0, site: String::new() };
-    let seat = |n: u8| SeatDescriptor {
-        cluster: format!("c{n}").parse().unwrap(),
-        members: vec![member(n), member(n + 10)],
-    };
+    let seat =
+        |n: u8| SeatDescriptor { cluster: format!("c{n}").parse().unwrap(), members: vec![member(n), member(n + 10)] };
     Genesis {
         chain: "test-topics".parse().unwrap(),
         time_ms: 1_000,
@@ -164,7 +162,10 @@ fn a_superseded_owner_changes_nothing() {
     let before = net.record();
     assert_eq!(refused(&net.hold(1, 1, Some(1), None)), "fence 1 does not hold: 2 does");
     assert_eq!(refused(&net.hold(1, 1, None, Some(1))), "fence 1 does not hold: 2 does");
-    assert!(refused(&net.hold(1, 2, None, Some(1))).starts_with("the lock belongs to"), "the fence alone is not enough");
+    assert!(
+        refused(&net.hold(1, 2, None, Some(1))).starts_with("the lock belongs to"),
+        "the fence alone is not enough"
+    );
     assert_eq!(refused(&net.hold(4, 3, Some(1), None)), "fence 3 does not hold: 2 does", "a fence of the future");
     assert!(refused(&net.hold(4, 2, None, Some(9))).contains("no frame that waits"));
     let release = Instruction::Release { topic: Net::topic(), fence: Fence(2) };

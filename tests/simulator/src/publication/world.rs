@@ -37,7 +37,8 @@ const NOTICED_MS: u64 = 5;
 /// A terminal that was cut off comes back after this time, in ms.
 const RECONNECT_MS: u64 = 20;
 /// What sources are like.
-const SOURCE: SourceConfig = SourceConfig { window: 4, queue_max: 16_384, retry_ms: 1_000, linger_ms: 1 };
+const SOURCE: SourceConfig =
+    SourceConfig { window: 4, queue_max: 16_384, retry_ms: 1_000, backoff_ms: 20, linger_ms: 1 };
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy)]
@@ -483,8 +484,8 @@ impl World {
                 }
             }
             Happening::Link { server, other, is_up } => {
-                let key = self.hosts[other].key;
-                self.step(server, Input::Link { server: key, is_up })?;
+                let other = self.hosts[other].key.node_id();
+                self.step(server, Input::Link { server: other, is_up })?;
             }
             Happening::Arrive { terminal, server, connection, topic, message } => {
                 if self.terminals[terminal].connections[server] == connection {

@@ -1,0 +1,130 @@
+//! What sessions need to know of each topic, without asking the actor: they read the journal and send by themselves.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use standin_foundation::{Millis, PublicKey};
+use tokio::sync::watch;
+
+use super::clock;
+use crate::ids::{Sequence, Topic};
+use crate::machine::session::Limit;
+use crate::machine::view::Held;
+use crate::messages::Takeover;
+
+/// A topic, as this server knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// The newest takeover.
+    pub takeover: Option<Takeover>,
+    /// Who owns the lock now.
+    pub held: Option<Held>,
+    /// The last datum that is queued.
+    pub queued: Sequence,
+    /// The last that the chain says was published.
+    pub published: Sequence,
+    /// While this server owns the lock: until when, on this node's clock, and up to which datum it publishes.
+    pub own: Option<(Millis, Sequence)>,
+}
+
+impl Standing {
+    /// Up to where terminals may be served at a time.
+    pub fn limit(&self, now: Millis) -> Option<Limit> {
+        let own = self.own.filter(|(until, _)| now < *until).map_or(self.published, |(_, upto)| upto);
+        Some(Limit { takeover: self.takeover?, upto: own.max(self.published) })
+    }
+}
+
+/// What was counted at a server.
+#[derive(Debug, Default)]
+pub struct Counted {
+    /// Terminals that are connected.
+    pub terminals: AtomicU64,
+    /// Data that were sent to them.
+    pub sent: AtomicU64,
+    /// Terminals that were cut because they took nothing, or had fallen behind what is kept.
+    pub cut: AtomicU64,
+}
+
+/// All topics. Cheap to clone; all clones see the same.
+#[derive(Debug, Clone, Default)]
+pub struct Board {
+    topics: Arc<RwLock<BTreeMap<Topic, watch::Sender<Standing>>>>,
+    counted: Arc<Counted>,
+}
+
+impl Board {
+    /// Says how a topic stands; wakes its sessions if that has changed.
+    pub(super) fn set(&self, topic: Topic, standing: Standing) {
+        let known = self.read().get(&topic).cloned();
+        let sender = known.unwrap_or_else(|| {
+            let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+            topics.entry(topic).or_insert_with(|| watch::Sender::new(Standing::default())).clone()
+        });
+        sender.send_if_modified(|known| {
+            let is_new = *known != standing;
+            *known = standing;
+            is_new
+        });
+    }
+
+    /// Follows a topic; none if the chain does not have it.
+    pub fn follow(&self, topic: Topic) -> Option<watch::Receiver<Standing>> {
+        self.read().get(&topic).map(watch::Sender::subscribe)
+    }
+
+    /// How a topic stands.
+    pub fn get(&self, topic: Topic) -> Option<Standing> {
+        self.read().get(&topic).map(|sender| *sender.borrow())
+    }
+
+    /// All topics, by name.
+    pub fn all(&self) -> Vec<(Topic, Standing)> {
+        self.read().iter().map(|(topic, sender)| (*topic, *sender.borrow())).collect()
+    }
+
+    /// What was counted.
+    pub fn counted(&self) -> &Counted {
+        &self.counted
+    }
+
+    /// Locks that a server owns.
+    pub fn held_by(&self, server: &PublicKey) -> usize {
+        self.all().iter().filter(|(_, standing)| standing.held.is_some_and(|held| held.owner == *server)).count()
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<Topic, watch::Sender<Standing>>> {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counted {
+    /// A terminal is connected, until what is returned is dropped.
+    pub fn terminal(self: &Arc<Self>) -> Seated {
+        self.terminals.fetch_add(1, Ordering::Relaxed);
+        Seated(Arc::clone(self))
+    }
+}
+
+impl Board {
+    /// A terminal is connected, until what is returned is dropped.
+    pub fn seat(&self) -> Seated {
+        self.counted.terminal()
+    }
+
+    /// The time on the clock that standings speak of.
+    pub fn now(&self) -> Millis {
+        clock::now()
+    }
+}
+
+/// A terminal's place.
+#[derive(Debug)]
+pub struct Seated(Arc<Counted>);
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.0.terminals.fetch_sub(1, Ordering::Relaxed);
+    }
+}

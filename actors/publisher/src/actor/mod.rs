@@ -1,0 +1,279 @@
+//! The publisher of a node: it follows the chain, keeps the frames, and carries out what the [`Server`] decides.
+
+mod board;
+mod clock;
+mod journal;
+
+use std::time::Duration;
+
+use actix::AsyncContext;
+use standin_foundation::{Height, NodeId, PublicKey};
+use standin_ledger::log::LogError;
+use standin_stage::{Alarm, Ctx, Handle, Lane, Message, Reply, Role};
+
+pub use board::{Board, Counted, Seated, Standing};
+pub use journal::Journal;
+
+use crate::config::Config;
+use crate::frame::{Content, Entry};
+use crate::ids::Topic;
+use crate::machine::server::{Effect, Input, Server};
+use crate::machine::view::View;
+use crate::messages::{Event, Instruction, Takeover};
+
+/// How often the other servers, and this node's own part, are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What the actor needs of the node around it.
+pub trait Surroundings: 'static {
+    /// Has an instruction ordered, signed with the node's key. It must not block; what comes of it, the chain's events tell.
+    fn submit(&self, instruction: Instruction);
+    /// The other servers, and whether they can be reached.
+    fn others(&self) -> Vec<(NodeId, bool)>;
+    /// Whether this node speaks for its seat.
+    fn speaks(&self) -> bool;
+    /// Whether this node may publish: it is in service, and not about to stop.
+    fn serves(&self) -> bool;
+    /// Something happened that people want to see.
+    fn tell(&self, happened: Happened);
+}
+
+/// Something that people want to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    /// The chain did this.
+    Event(Event),
+    /// This server publishes a topic from now on.
+    Begun(Takeover),
+}
+
+/// The actor.
+pub struct Publisher {
+    key: PublicKey,
+    config: Config,
+    surroundings: Box<dyn Surroundings>,
+    journal: Journal,
+    board: Board,
+    /// None until it knows what the chain's state says; with the height of that.
+    server: Option<(Server, Height)>,
+    others: Vec<(NodeId, bool)>,
+    /// Whether it speaks for its seat, serves, and is idle.
+    part: (bool, bool, bool),
+    /// It publishes nothing any more: it cannot keep frames, or the node stops.
+    leaves: bool,
+    alarm: Alarm,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+impl Publisher {
+    /// A publisher that does nothing until it is told to [`Begin`].
+    pub fn new(
+        (key, config): (PublicKey, Config),
+        (journal, board): (Journal, Board),
+        surroundings: Box<dyn Surroundings>,
+    ) -> Self {
+        let (server, others, part, alarm) = (None, Vec::new(), (false, true, true), Alarm::default());
+        Self { key, config, surroundings, journal, board, server, others, part, leaves: false, alarm }
+    }
+
+    /// Whether the journal has all frames that wait to be published: a server without them could publish nothing.
+    fn is_whole(&self) -> bool {
+        let Some((server, _)) = &self.server else { return false };
+        server.view().iter().all(|(topic, view)| {
+            let Some(first) = view.waiting.keys().next() else { return true };
+            self.journal.range(topic).is_some_and(|(from, last)| from <= *first && last >= view.last())
+        })
+    }
+
+    fn step(&mut self, input: Input, ctx: &mut Ctx<Self>) {
+        let now = clock::now();
+        let Some((server, _)) = &mut self.server else { return };
+        let (effects, next) = server.step(now, input);
+        for effect in effects {
+            match effect {
+                Effect::Submit(instruction) => self.surroundings.submit(instruction),
+                Effect::Begin(takeover) => self.surroundings.tell(Happened::Begun(takeover)),
+                // The board tells sessions of both.
+                Effect::Publish { topic, .. } | Effect::End { topic, .. } => self.show(topic),
+            }
+        }
+        if let Some(next) = next {
+            self.alarm.set(next, now, ctx, Self::ring);
+        }
+    }
+
+    fn ring(&mut self, ctx: &mut Ctx<Self>) {
+        self.alarm.rang();
+        self.step(Input::Tick, ctx);
+    }
+
+    fn show(&self, topic: Topic) {
+        let Some((server, _)) = &self.server else { return };
+        let Some(view) = server.view().get(topic) else { return };
+        let own = server.publishes(topic).map(|(until, _, upto)| (until, upto));
+        let standing = Standing {
+            takeover: view.takeover,
+            held: view.held,
+            queued: view.last(),
+            published: view.published.upto,
+            own,
+        };
+        self.board.set(topic, standing);
+    }
+
+    /// Looks at what nobody tells.
+    fn look(&mut self, ctx: &mut Ctx<Self>) {
+        let others = self.surroundings.others();
+        for (server, is_up) in others.iter().copied().filter(|other| !self.others.contains(other)).collect::<Vec<_>>() {
+            self.step(Input::Link { server, is_up }, ctx);
+        }
+        self.others = others;
+        let is_whole = self.is_whole();
+        let part = (self.surroundings.speaks(), self.surroundings.serves() && is_whole && !self.leaves, is_whole);
+        if part != self.part {
+            self.part = part;
+            self.step(Input::Speaks(part.0), ctx);
+            self.step(Input::Idle(part.2), ctx);
+            self.step(Input::Serves(part.1), ctx);
+        }
+    }
+}
+
+impl Role for Publisher {
+    fn started(&mut self, ctx: &mut Ctx<Self>) {
+        ctx.run_interval(LOOK_EVERY, |shell, ctx| shell.role.look(ctx));
+    }
+}
+
+/// What the chain's state says of topics: with what comes behind it, this incarnation of the actor begins.
+#[derive(Debug)]
+pub struct Begin {
+    /// The topics.
+    pub view: View,
+    /// The block after which the state is so.
+    pub height: Height,
+}
+
+impl Message for Begin {
+    type Reply = ();
+    const LANE: Lane = Lane::Ordinary;
+}
+
+impl Handle<Begin> for Publisher {
+    fn handle(&mut self, Begin { view, height }: Begin, reply: Reply<()>, ctx: &mut Ctx<Self>) {
+        let topics: Vec<_> = view.iter().map(|(topic, _)| topic).collect();
+        self.server = Some((Server::new(self.key, self.config, view, clock::now()), height));
+        (self.others, self.part) = (Vec::new(), (false, true, true));
+        topics.into_iter().for_each(|topic| self.show(topic));
+        self.look(ctx);
+        reply.send(());
+    }
+}
+
+/// Why a block was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FollowError {
+    /// The actor has started anew, and does not know what came before.
+    #[error("the publisher has started anew")]
+    NotBegun,
+    /// The journal cannot be written: this server publishes nothing more.
+    #[error(transparent)]
+    Journal(#[from] LogError),
+}
+
+/// A block that the chain has executed, as far as it is about publication.
+#[derive(Debug)]
+pub struct Followed {
+    /// Its height.
+    pub height: Height,
+    /// What the chain did, in order.
+    pub events: Vec<Event>,
+    /// The frames that entered queues, in order.
+    pub frames: Vec<(Topic, Entry, Content)>,
+}
+
+impl Message for Followed {
+    type Reply = Result<(), FollowError>;
+    const LANE: Lane = Lane::Ordinary;
+}
+
+impl Handle<Followed> for Publisher {
+    fn handle(
+        &mut self,
+        Followed { height, events, frames }: Followed,
+        reply: Reply<Result<(), FollowError>>,
+        ctx: &mut Ctx<Self>,
+    ) {
+        let Some(from) = self.server.as_ref().map(|(_, from)| *from) else {
+            reply.send(Err(FollowError::NotBegun));
+            return;
+        };
+        if let Err(error) = self.journal.append(height, &frames) {
+            // A server that cannot keep frames gives its locks back.
+            self.leaves = true;
+            self.look(ctx);
+            reply.send(Err(error.into()));
+            return;
+        }
+        if height > from {
+            for event in events {
+                let topic = topic_of(&event);
+                self.step(Input::Event(event.clone()), ctx);
+                self.surroundings.tell(Happened::Event(event));
+                topic.into_iter().for_each(|topic| self.show(topic));
+            }
+        }
+        reply.send(Ok(()));
+    }
+}
+
+/// The connection to another server has come or gone: there is something to look at.
+#[derive(Debug)]
+pub struct LinksChanged;
+
+impl Message for LinksChanged {
+    type Reply = ();
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<LinksChanged> for Publisher {
+    fn handle(&mut self, LinksChanged: LinksChanged, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.look(ctx);
+    }
+}
+
+/// The node is about to stop: locks are given back.
+#[derive(Debug)]
+pub struct Leave;
+
+impl Message for Leave {
+    type Reply = usize;
+    const LANE: Lane = Lane::Control;
+}
+
+impl Handle<Leave> for Publisher {
+    fn handle(&mut self, Leave: Leave, reply: Reply<usize>, ctx: &mut Ctx<Self>) {
+        let owned = self.server.as_ref().map_or(0, |(server, _)| server.owned());
+        self.leaves = true;
+        self.look(ctx);
+        reply.send(owned);
+    }
+}
+
+fn topic_of(event: &Event) -> Option<Topic> {
+    match event {
+        Event::Set { topic }
+        | Event::Queued { topic, .. }
+        | Event::Renewed { topic, .. }
+        | Event::Published { topic, .. }
+        | Event::Released { topic, .. } => Some(*topic),
+        Event::Granted(takeover) => Some(takeover.topic),
+        _ => None,
+    }
+}

@@ -1,0 +1,177 @@
+//! What a server says to a terminal over a websocket. The other way a terminal says but one thing, as a text: the number of the last datum
+//! that it has.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use standin_foundation::wire::Wire;
+use standin_foundation::{Decoder, Encoder, MalformedBytes};
+
+use crate::frame::{Content, Entry, FrameError};
+use crate::ids::{Fence, Sequence};
+use crate::machine::terminal::{Position, Published};
+use crate::messages::Takeover;
+
+/// The websocket's subprotocol.
+pub const SUBPROTOCOL: &str = "standin-publication.v1";
+/// Bytes of a message.
+pub const MESSAGE_BYTES_MAX: usize = crate::frame::PUSH_BYTES_MAX + 1_024;
+
+/// What a server says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToTerminal {
+    /// From where it goes on: what the terminal has shown, or what is behind the place that it asked for.
+    Start(Position),
+    /// A takeover, before anything under its fence.
+    Takeover(Takeover),
+    /// A frame.
+    Frame(Published),
+    /// It is served no more.
+    Refused {
+        /// Why.
+        why: String,
+        /// The first datum that is kept, where what it needs is forgotten.
+        first: Option<Sequence>,
+    },
+}
+
+/// Why a message cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// It is too large.
+    #[error("a message of {0} bytes: at most {MESSAGE_BYTES_MAX} are allowed")]
+    TooLarge(usize),
+    /// Its form.
+    #[error(transparent)]
+    Malformed(#[from] MalformedBytes),
+    /// Its parts.
+    #[error(transparent)]
+    Wire(#[from] standin_foundation::wire::WireError),
+    /// Its frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Refusal {
+    why: String,
+    first: Option<Sequence>,
+}
+
+impl Wire for Refusal {
+    const NAME: &'static str = "refusal";
+    const BYTES_MAX: usize = 1_024;
+}
+
+impl Wire for Position {
+    const NAME: &'static str = "position";
+    const BYTES_MAX: usize = 128;
+}
+
+impl Wire for Takeover {
+    const NAME: &'static str = "takeover";
+    const BYTES_MAX: usize = 256;
+}
+
+impl ToTerminal {
+    /// The message, for a binary frame.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        // None of these can be over its limit but a reason, which is cut.
+        match self {
+            Self::Start(position) => out.u8(0).bytes(&position.to_wire().unwrap_or_default()),
+            Self::Takeover(takeover) => out.u8(1).bytes(&takeover.to_wire().unwrap_or_default()),
+            Self::Frame(Published { fence, entry, content }) => {
+                out.u8(2).u64(fence.0).bytes(&entry.to_wire().unwrap_or_default()).raw(content.bytes())
+            }
+            Self::Refused { why, first } => {
+                let refusal = Refusal { why: why.chars().take(200).collect(), first: *first };
+                out.u8(3).bytes(&refusal.to_wire().unwrap_or_default())
+            }
+        };
+        out.into_bytes()
+    }
+
+    /// Reads what [`ToTerminal::to_bytes`] gave.
+    pub fn from_bytes(bytes: &Bytes) -> Result<Self, MessageError> {
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(MessageError::TooLarge(bytes.len()));
+        }
+        let mut input = Decoder::new(bytes);
+        let kind = input.u8()?;
+        if kind == 2 {
+            let fence = Fence(input.u64()?);
+            let entry = Entry::from_wire(input.bytes(256)?)?;
+            let content = Content::parse(bytes.slice(input.offset()..))?;
+            return Ok(Self::Frame(Published { fence, entry, content }));
+        }
+        let message = match kind {
+            0 => Self::Start(Position::from_wire(input.bytes(256)?)?),
+            1 => Self::Takeover(Takeover::from_wire(input.bytes(512)?)?),
+            3 => {
+                let Refusal { why, first } = Refusal::from_wire(input.bytes(1_024)?)?;
+                Self::Refused { why, first }
+            }
+            _ => return Err(input.fault("unknown kind of message").into()),
+        };
+        input.finish()?;
+        Ok(message)
+    }
+
+    /// The message, as JSON: values are texts where they are UTF-8, and hexadecimal else.
+    #[cfg(feature = "actor")]
+    pub fn to_json(&self) -> String {
+        use serde_json::json;
+        let text = |bytes: &Bytes| match std::str::from_utf8(bytes) {
+            Ok(text) => json!(text),
+            Err(_) => json!({ "hex": hex::encode(bytes) }),
+        };
+        let value = match self {
+            Self::Start(position) => json!({ "start": position }),
+            Self::Takeover(takeover) => json!({ "takeover": takeover }),
+            Self::Frame(Published { fence, entry, content }) => {
+                let data: Vec<_> = content
+                    .data()
+                    .iter()
+                    .map(|datum| json!({ "id": text(&datum.id), "value": text(&datum.value) }))
+                    .collect();
+                json!({ "frame": { "fence": fence, "first": entry.first, "count": entry.count, "content": entry.content,
+                    "chain": entry.chain, "data": data } })
+            }
+            Self::Refused { why, first } => json!({ "refused": { "why": why, "first": first } }),
+        };
+        value.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use standin_foundation::{Digest, SecretKey};
+
+    use super::*;
+    use crate::frame::tests::content;
+
+    #[test]
+    fn messages_are_read_as_they_were_written_and_nothing_else_is_read() {
+        let content = content(&["a", "ü"]);
+        let entry = Entry::following(&Digest::ZERO, Sequence(1), &content).unwrap();
+        let owner = SecretKey::from_bytes(&[1; 32]).unwrap().public();
+        let (from, before, lease_ms) = (Sequence(1), Digest::ZERO, 1_000);
+        let topic = "t".parse().unwrap();
+        let messages = [
+            ToTerminal::Start(Position::default()),
+            ToTerminal::Takeover(Takeover { topic, fence: Fence(3), owner, lease_ms, from, before }),
+            ToTerminal::Frame(Published { fence: Fence(3), entry, content }),
+            ToTerminal::Refused { why: "why".into(), first: Some(Sequence(9)) },
+        ];
+        for message in messages {
+            let bytes = Bytes::from(message.to_bytes());
+            assert_eq!(ToTerminal::from_bytes(&bytes), Ok(message.clone()));
+            for end in 0..bytes.len() {
+                assert!(ToTerminal::from_bytes(&bytes.slice(..end)).is_err(), "{message:?} cut at {end}");
+            }
+        }
+        let too_large = Bytes::from(vec![2; MESSAGE_BYTES_MAX + 1]);
+        assert_eq!(ToTerminal::from_bytes(&too_large), Err(MessageError::TooLarge(MESSAGE_BYTES_MAX + 1)));
+    }
+}

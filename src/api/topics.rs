@@ -1,0 +1,350 @@
+//! Topics: how they stand, who published what, and a websocket for each terminal.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use actix_ws::{AggregatedMessage, CloseReason};
+use bytes::Bytes;
+use serde::Deserialize;
+use standin_foundation::{Digest, Height, PublicKey};
+use standin_publisher::machine::session::{Found, Next, Session, SessionRefused};
+use standin_publisher::machine::terminal::{Position, Published};
+use standin_publisher::record;
+use standin_publisher::terminal::{SUBPROTOCOL, ToTerminal};
+use standin_publisher::{Fence, Sequence, Topic};
+use tokio::time::MissedTickBehavior;
+
+use super::reading::MayRead;
+use super::views::{HoldingView, SourceView, TopicView, TopicsView};
+use super::{ErrorView, HttpFault, bad, read, respond, unavailable};
+use crate::node::{NodeHandle, Publication};
+
+/// Terminals that a node serves at one time.
+const TERMINALS_MAX: u64 = 4_096;
+/// Data that may be under way to a terminal.
+const WINDOW: u64 = 4_096;
+/// A terminal that takes nothing for so long is cut.
+const TAKEN_WITHIN: Duration = Duration::from_secs(10);
+/// How often a terminal is asked whether it lives, and after how long without a word it is cut.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const SILENT_MAX: Duration = Duration::from_secs(20);
+/// Bytes of what a terminal says.
+const INBOUND_BYTES_MAX: usize = 1_024;
+/// Holdings in one answer.
+const HOLDINGS_MAX: u64 = 100;
+
+fn topic_of(name: &str) -> Result<Topic, HttpResponse> {
+    name.parse().map_err(|error| bad(format!("{error}")))
+}
+
+fn view_of(publication: &Publication, topic: Topic) -> Option<TopicView> {
+    let standing = publication.board.get(topic)?;
+    let kept = publication.journal.range(topic);
+    Some(TopicView {
+        topic,
+        fence: standing.takeover.map(|takeover| takeover.fence).unwrap_or_default(),
+        owner: standing.held.map(|held| held.owner),
+        lease_ms: standing.held.map(|held| held.lease_ms),
+        renewals: standing.held.map(|held| held.renewals),
+        queued: standing.queued,
+        published: standing.published,
+        kept_from: kept.map(|(first, _)| first),
+        publishes_here: standing.own.is_some_and(|(until, _)| publication.board.now() < until),
+    })
+}
+
+/// All topics.
+pub(super) async fn topics(_: MayRead, node: web::Data<NodeHandle>) -> HttpResponse {
+    let all = node.publication.board.all();
+    let topics: Vec<_> = all.into_iter().filter_map(|(topic, _)| view_of(&node.publication, topic)).collect();
+    let orders = read(&node, |ledger| Ok(record::register(ledger.chain.state()).orders)).await;
+    respond(orders.map(|orders| TopicsView { orders, topics }))
+}
+
+/// One topic.
+pub(super) async fn topic(_: MayRead, node: web::Data<NodeHandle>, name: web::Path<String>) -> HttpResponse {
+    let topic = match topic_of(&name) {
+        Ok(topic) => topic,
+        Err(answer) => return answer,
+    };
+    respond(view_of(&node.publication, topic).ok_or_else(|| unknown(topic)))
+}
+
+fn unknown(topic: Topic) -> HttpFault {
+    HttpFault::NotFound(format!("there is no topic `{topic}`"))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct WhichHolding {
+    /// The datum whose holding is wanted.
+    sequence: Option<u64>,
+}
+
+/// Who published a topic under which fences: the newest holdings, or the one of a datum.
+pub(super) async fn holdings(
+    _: MayRead,
+    node: web::Data<NodeHandle>,
+    name: web::Path<String>,
+    which: web::Query<WhichHolding>,
+) -> HttpResponse {
+    let topic = match topic_of(&name) {
+        Ok(topic) => topic,
+        Err(answer) => return answer,
+    };
+    let sequence = which.sequence.map(Sequence);
+    respond(
+        read(&node, move |ledger| {
+            let state = ledger.chain.state();
+            let record = record::topic(state, topic).ok_or_else(|| unknown(topic))?;
+            let view = |holding: record::Holding| HoldingView {
+                owner: holding.owner,
+                fence: holding.fence,
+                granted: holding.granted,
+                from: holding.from,
+                upto: Some(holding.upto).filter(|upto| *upto >= holding.from),
+                chain: holding.chain,
+                ended: holding.ended.map(|(reason, _)| reason),
+                ended_at: holding.ended.map(|(_, height)| height),
+            };
+            Ok(match sequence {
+                Some(sequence) => record::holding_of(state, topic, sequence).into_iter().map(view).collect::<Vec<_>>(),
+                None => {
+                    let newest = record.lock.fence.0;
+                    let fences = newest.saturating_sub(HOLDINGS_MAX - 1).max(1)..=newest;
+                    fences.rev().filter_map(|fence| record::holding(state, topic, Fence(fence))).map(view).collect()
+                }
+            })
+        })
+        .await,
+    )
+}
+
+/// How far a source has come.
+pub(super) async fn source(_: MayRead, node: web::Data<NodeHandle>, path: web::Path<(String, String)>) -> HttpResponse {
+    let (name, key) = path.into_inner();
+    let topic = match topic_of(&name) {
+        Ok(topic) => topic,
+        Err(answer) => return answer,
+    };
+    let key: PublicKey = match key.parse() {
+        Ok(key) => key,
+        Err(error) => return bad(format!("{error}")),
+    };
+    respond(
+        read(&node, move |ledger| {
+            let record = record::source(ledger.chain.state(), topic, &key);
+            Ok(SourceView { session: record.session, next_nonce: record.next })
+        })
+        .await,
+    )
+}
+
+/// Where a terminal stands.
+#[derive(Debug, Deserialize)]
+pub(super) struct Where {
+    /// It begins with the frame that this datum is in; with the next that comes without anything.
+    from: Option<u64>,
+    /// Or it goes on behind this datum, …
+    last: Option<u64>,
+    /// … whose chain value was this, …
+    chain: Option<Digest>,
+    /// … under this fence.
+    fence: Option<u64>,
+    /// Texts of JSON in the place of binary messages.
+    #[serde(default)]
+    json: bool,
+}
+
+/// A terminal.
+pub(super) async fn follow(
+    reader: MayRead,
+    node: web::Data<NodeHandle>,
+    request: HttpRequest,
+    body: web::Payload,
+    name: web::Path<String>,
+    place: web::Query<Where>,
+) -> Result<HttpResponse, actix_web::Error> {
+    let topic = match topic_of(&name) {
+        Ok(topic) => topic,
+        Err(answer) => return Ok(answer),
+    };
+    let publication = node.publication.clone();
+    if publication.board.counted().terminals.load(Ordering::Relaxed) >= TERMINALS_MAX {
+        return Ok(unavailable("too many terminals are connected to this node: ask another one".to_owned()));
+    }
+    let Some(standing) = publication.board.follow(topic) else { return Ok(respond::<()>(Err(unknown(topic)))) };
+    let position = match position_of(&publication, topic, &place, standing.borrow().published) {
+        Ok(position) => position,
+        Err(fault) => return Ok(respond::<()>(Err(fault))),
+    };
+    let session = match resume(&publication, topic, &position) {
+        Ok(session) => session,
+        Err(SessionRefused::Forgotten { next, first }) => {
+            let what = SessionRefused::Forgotten { next, first }.to_string();
+            return Ok(HttpResponse::Gone().json(ErrorView { first: Some(Height(first.0)), ..what.into() }));
+        }
+        Err(refused) => return Ok(HttpResponse::Conflict().json(ErrorView::from(refused.to_string()))),
+    };
+    let (response, socket, stream) = actix_ws::handle_with_protocols(&request, body, &[SUBPROTOCOL])?;
+    let stream = stream.max_frame_size(INBOUND_BYTES_MAX).aggregate_continuations();
+    let served = Served { reader, node: node.get_ref().clone(), topic, session, standing, socket, json: place.json };
+    actix_web::rt::spawn(served.run(stream.max_continuation_size(INBOUND_BYTES_MAX), position));
+    Ok(response)
+}
+
+/// Where it is to go on. A journal that cannot be read has been told of already.
+fn position_of(
+    publication: &Publication,
+    topic: Topic,
+    place: &Where,
+    published: Sequence,
+) -> Result<Position, HttpFault> {
+    if let Some(last) = place.last {
+        let (chain, fence) = (place.chain.unwrap_or_default(), Fence(place.fence.unwrap_or(0)));
+        return Ok(Position { fence, last: Sequence(last), chain });
+    }
+    let from = Sequence(place.from.unwrap_or(published.0.saturating_add(1)).max(1));
+    let refused = |error: standin_ledger::log::LogError| HttpFault::Refused(error.to_string());
+    let last = match publication.journal.frame_of(topic, from).map_err(refused)? {
+        Some((entry, _)) => Sequence(entry.first.0.saturating_sub(1)),
+        None => publication.journal.range(topic).map_or(Sequence(0), |(first, last)| match from < first {
+            true => Sequence(from.0.saturating_sub(1)),
+            false => last,
+        }),
+    };
+    let chain = publication.journal.chain_behind(topic, last).map_err(refused)?.unwrap_or_default();
+    Ok(Position { fence: Fence(0), last, chain })
+}
+
+fn resume(publication: &Publication, topic: Topic, position: &Position) -> Result<Session, SessionRefused> {
+    let chain = match position.last {
+        Sequence(0) => Some(Digest::ZERO),
+        last => publication.journal.chain_behind(topic, last).ok().flatten(),
+    };
+    let first = publication.journal.range(topic).map_or(Sequence(1), |(first, _)| first);
+    Session::resume(position, WINDOW, chain, first)
+}
+
+/// A terminal that is served.
+struct Served {
+    reader: MayRead,
+    node: NodeHandle,
+    topic: Topic,
+    session: Session,
+    standing: tokio::sync::watch::Receiver<standin_publisher::actor::Standing>,
+    socket: actix_ws::Session,
+    json: bool,
+}
+
+/// Why a terminal is let go.
+enum End {
+    /// It has gone, or takes nothing.
+    Gone,
+    /// It is told why.
+    Told(SessionRefused),
+    /// The node stops, or it may not read any more.
+    Closed(&'static str),
+}
+
+impl Served {
+    async fn run(mut self, mut stream: actix_ws::AggregatedMessageStream, position: Position) {
+        let _seat = self.node.publication.board.seat();
+        let end = match self.send(&ToTerminal::Start(position)).await {
+            Ok(()) => self.serve(&mut stream).await,
+            Err(end) => end,
+        };
+        let description = match &end {
+            End::Gone => None,
+            End::Told(refused) => {
+                let first = match refused {
+                    SessionRefused::Forgotten { first, .. } => Some(*first),
+                    _ => None,
+                };
+                drop(self.send(&ToTerminal::Refused { why: refused.to_string(), first }).await);
+                Some(refused.to_string())
+            }
+            End::Closed(why) => Some((*why).to_owned()),
+        };
+        if !matches!(end, End::Closed(_)) {
+            self.node.publication.board.counted().cut.fetch_add(1, Ordering::Relaxed);
+        }
+        let reason = CloseReason { code: actix_ws::CloseCode::Normal, description };
+        drop(tokio::time::timeout(Duration::from_secs(1), self.socket.close(Some(reason))).await);
+    }
+
+    async fn serve(&mut self, stream: &mut actix_ws::AggregatedMessageStream) -> End {
+        let mut stopping = self.node.console.stopping();
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        loop {
+            self.standing.mark_unchanged();
+            if let Err(end) = self.send_what_it_may_have().await {
+                return end;
+            }
+            tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stopping| *stopping) => return End::Closed("the node stops"),
+                changed = self.standing.changed() => if changed.is_err() { return End::Closed("the node stops") },
+                said = stream.recv() => {
+                    heard = Instant::now();
+                    match said {
+                        Some(Ok(AggregatedMessage::Text(text))) => match text.parse::<u64>() {
+                            Ok(last) => self.session.acknowledge(Sequence(last)),
+                            Err(_) => return End::Closed("a terminal says the last sequence that it has, as a number, and nothing else"),
+                        },
+                        Some(Ok(AggregatedMessage::Ping(bytes))) => {
+                            if self.socket.pong(&bytes).await.is_err() {
+                                return End::Gone;
+                            }
+                        }
+                        Some(Ok(AggregatedMessage::Pong(_))) => {}
+                        Some(Ok(AggregatedMessage::Binary(_))) => return End::Closed("a terminal says numbers, as texts"),
+                        Some(Ok(AggregatedMessage::Close(_)) | Err(_)) | None => return End::Gone,
+                    }
+                }
+                _ = heartbeat.tick() => {
+                    if !self.reader.still_may(&self.node) {
+                        return End::Closed("the role `read` is needed");
+                    }
+                    if heard.elapsed() > SILENT_MAX || self.socket.ping(b"").await.is_err() {
+                        return End::Gone;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends until there is nothing more that it may have, or it has enough to do.
+    async fn send_what_it_may_have(&mut self) -> Result<(), End> {
+        loop {
+            let publication = &self.node.publication;
+            // Looked at before each message: a lease may have run out since the last.
+            let limit = self.standing.borrow().limit(publication.board.now());
+            let Some(limit) = limit else { return Ok(()) };
+            let (journal, topic) = (publication.journal.clone(), self.topic);
+            let find = |next| journal.find(topic, next).unwrap_or(Found::Beyond);
+            let message = match self.session.next(&limit, find).map_err(End::Told)? {
+                None => return Ok(()),
+                Some(Next::Takeover(takeover)) => ToTerminal::Takeover(takeover),
+                Some(Next::Frame(fence, entry)) => {
+                    let Ok(Some((_, content))) = journal.frame(topic, entry.first) else {
+                        return Err(End::Closed("the node cannot read its journal"));
+                    };
+                    publication.board.counted().sent.fetch_add(u64::from(entry.count), Ordering::Relaxed);
+                    ToTerminal::Frame(Published { fence, entry, content })
+                }
+            };
+            self.send(&message).await?;
+        }
+    }
+
+    async fn send(&mut self, message: &ToTerminal) -> Result<(), End> {
+        let sent = match self.json {
+            true => tokio::time::timeout(TAKEN_WITHIN, self.socket.text(message.to_json())).await,
+            false => tokio::time::timeout(TAKEN_WITHIN, self.socket.binary(Bytes::from(message.to_bytes()))).await,
+        };
+        if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(End::Gone) }
+    }
+}

@@ -1,0 +1,142 @@
+//! `follow`: a terminal that prints what is published.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+use standin::client::ClientError;
+use standin::publication::{Begin, Delivered, FollowError, Notice, Terminal};
+use standin_publisher::machine::terminal::Position;
+use standin_publisher::{Sequence, Topic};
+
+use super::{ClientArguments, Failure, Output};
+
+#[derive(Debug, Args)]
+pub(super) struct FollowArguments {
+    #[command(flatten)]
+    client: ClientArguments,
+    /// The topic.
+    topic: Topic,
+    /// Begin with this datum; without it with the next that is published.
+    #[arg(long, value_name = "SEQ", conflicts_with = "position")]
+    from: Option<u64>,
+    /// Keep in this file how far it has come, and go on from there: each datum is printed once, whatever dies.
+    #[arg(long, value_name = "FILE")]
+    position: Option<PathBuf>,
+    /// End after so many data.
+    #[arg(long, value_name = "COUNT")]
+    count: Option<u64>,
+    /// Sign as this client, where the chain lists who may read.
+    #[arg(long = "as", value_name = "FILE")]
+    reader: Option<PathBuf>,
+    /// How to print: values, or a JSON object a datum.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+pub(super) async fn follow(arguments: FollowArguments) -> Result<(), Failure> {
+    let mut nodes = arguments.client.clients();
+    if let Some(path) = &arguments.reader {
+        nodes = nodes
+            .into_iter()
+            .map(|node| Ok(node.reading_as(super::orders::read_key(path)?)))
+            .collect::<Result<_, Failure>>()?;
+    }
+    let stored = arguments.position.as_deref().map(read_position).transpose()?.flatten();
+    let begin = match (stored, arguments.from) {
+        (Some(position), _) => Begin::Behind(position),
+        (None, Some(from)) => Begin::At(Sequence(from)),
+        // Whoever keeps its position wants all that there is.
+        (None, None) if arguments.position.is_some() => Begin::At(Sequence(1)),
+        (None, None) => Begin::Now,
+    };
+    let mut terminal = Terminal::begin(nodes, arguments.topic, begin);
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut printed = 0;
+    let is_enough = |printed| arguments.count.is_some_and(|count| printed >= count);
+    while !is_enough(printed) {
+        let notice = tokio::select! {
+            biased;
+            _ = interrupt.recv() => break,
+            notice = terminal.next() => notice.map_err(failed)?,
+        };
+        match notice {
+            Notice::Delivered(delivered) => {
+                printed += print(&arguments, &delivered, arguments.count.map(|count| count - printed))?;
+                if let Some(path) = &arguments.position {
+                    write_position(path, &delivered.position)?;
+                }
+            }
+            Notice::Takeover(takeover) => {
+                let owner = takeover.owner.node_id().short();
+                eprintln!(
+                    "{}: node {owner} publishes from {} on, under fence {}",
+                    takeover.topic, takeover.from, takeover.fence
+                );
+            }
+            Notice::Alarm { node, alarm } => eprintln!("ALARM: {node}: {alarm}: it is not listened to any more"),
+        }
+    }
+    let counters = terminal.counters();
+    eprintln!(
+        "{printed} data printed; {} repeated, {} frames of superseded servers, {} gaps, {} alarms",
+        counters.repeated, counters.stale, counters.gaps, counters.alarms
+    );
+    Ok(())
+}
+
+fn failed(error: FollowError) -> Failure {
+    match error {
+        FollowError::Refused(error @ ClientError::NotFound(_)) => {
+            let Failure { code, text } = error.into();
+            Failure::new(code, format!("{text}: it begins with its first datum, or operators make it"))
+        }
+        FollowError::Refused(error) => error.into(),
+        error => Failure::new(6, error.to_string()),
+    }
+}
+
+/// Prints a frame; gives how many data. Those before the one that was asked for are left out.
+fn print(arguments: &FollowArguments, delivered: &Delivered, left: Option<u64>) -> Result<u64, Failure> {
+    let mut out = std::io::stdout().lock();
+    let mut printed = 0;
+    for (sequence, datum) in (delivered.entry.first.0..).zip(&delivered.data) {
+        if arguments.from.is_some_and(|from| sequence < from) || left.is_some_and(|left| printed >= left) {
+            continue;
+        }
+        printed += 1;
+        match arguments.output {
+            Output::Table => {
+                out.write_all(&datum.value)?;
+                out.write_all(b"\n")?;
+            }
+            Output::Json | Output::Jsonl => {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let fence = delivered.position.fence;
+                let line =
+                    json!({ "sequence": sequence, "fence": fence, "id": text(&datum.id), "value": text(&datum.value) });
+                writeln!(out, "{line}")?;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(printed)
+}
+
+fn read_position(path: &Path) -> Result<Option<Position>, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| Failure::new(78, format!("{}: no position of a terminal: {error}", path.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::new(1, format!("{}: {error}", path.display()))),
+    }
+}
+
+/// Whole or not at all.
+fn write_position(path: &Path, position: &Position) -> Result<(), Failure> {
+    let new = path.with_extension("new");
+    std::fs::write(&new, format!("{}\n", super::read::json(position)))?;
+    Ok(std::fs::rename(new, path)?)
+}

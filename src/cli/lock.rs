@@ -1,0 +1,159 @@
+//! `lock` and `topic`: who publishes what, under which fence, and what operators say of topics.
+
+use std::collections::BTreeSet;
+
+use clap::{Args, Subcommand};
+use standin::api::{HoldingView, TopicView};
+use standin::client::Client;
+use standin_foundation::PublicKey;
+use standin_ledger::approval::Approved;
+use standin_publisher::messages::{Settings, TopicChange, TopicOrder};
+use standin_publisher::{Sequence, Topic};
+
+use super::orders::{Approving, Draft};
+use super::read::json;
+use super::{ClientArguments, Failure, Output};
+
+#[derive(Debug, Args)]
+pub(super) struct LockArguments {
+    #[command(subcommand)]
+    command: LockCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum LockCommand {
+    /// Show all topics: who holds their locks, and how far they are published.
+    List {
+        #[command(flatten)]
+        client: ClientArguments,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Show a topic's lock, and who published what under which fence.
+    Show {
+        #[command(flatten)]
+        client: ClientArguments,
+        /// The topic.
+        topic: Topic,
+        /// Show who published this datum.
+        #[arg(long, value_name = "SEQ")]
+        sequence: Option<u64>,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Take a topic's lock from whoever holds it: the others compete. Operators order it.
+    Release {
+        #[command(flatten)]
+        client: ClientArguments,
+        #[command(flatten)]
+        approving: Approving,
+        /// The topic.
+        topic: Topic,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TopicArguments {
+    #[command(subcommand)]
+    command: TopicCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TopicCommand {
+    /// Make a topic, or say anew who may push to it. Operators order it.
+    Set {
+        #[command(flatten)]
+        client: ClientArguments,
+        #[command(flatten)]
+        approving: Approving,
+        /// The topic.
+        topic: Topic,
+        /// Public keys of the sources that may push, with commas; without it every client that may publish.
+        #[arg(long, value_delimiter = ',')]
+        sources: Vec<PublicKey>,
+        /// Take UTF-8 alone.
+        #[arg(long)]
+        text: bool,
+    },
+}
+
+pub(super) async fn topic(arguments: TopicArguments) -> Result<(), Failure> {
+    let TopicCommand::Set { client, approving, topic, sources, text } = arguments.command;
+    let sources = (!sources.is_empty()).then(|| sources.into_iter().collect::<BTreeSet<_>>());
+    let change = TopicChange::Set(topic, Settings { sources, text });
+    order(&client.first()?, &approving, change).await
+}
+
+pub(super) async fn lock(arguments: LockArguments) -> Result<(), Failure> {
+    match arguments.command {
+        LockCommand::List { client, output } => list(&client.first()?, output).await,
+        LockCommand::Show { client, topic, sequence, output } => {
+            show(&client.first()?, topic, sequence.map(Sequence), output).await
+        }
+        LockCommand::Release { client, approving, topic } => {
+            let client = client.first()?;
+            let fence = client.topic(topic).await?.fence;
+            order(&client, &approving, TopicChange::Release(topic, fence)).await
+        }
+    }
+}
+
+async fn order(client: &Client, approving: &Approving, change: TopicChange) -> Result<(), Failure> {
+    let (chain, number) = (client.genesis().await?.digest(), client.topics().await?.orders);
+    let order = TopicOrder { chain, number, changes: vec![change] };
+    if approving.settle(Draft::Topics(Approved::draft(order)), Some(client), None).await? {
+        println!("done: topic order {number}");
+    }
+    Ok(())
+}
+
+fn line(view: &TopicView) -> String {
+    let owner = view.owner.map_or_else(|| "nobody".to_owned(), |owner| owner.node_id().short());
+    format!(
+        "{:<26} {:>6} {owner:<10} {:>12} {:>12} {:>8}",
+        view.topic.as_str(),
+        view.fence,
+        view.queued,
+        view.published,
+        view.queued.0.saturating_sub(view.published.0)
+    )
+}
+
+const HEAD: &str = "topic                       fence held by          queued    published  waiting";
+
+async fn list(client: &Client, output: Output) -> Result<(), Failure> {
+    let all = client.topics().await?;
+    match output {
+        Output::Json => println!("{}", json(&all)),
+        Output::Jsonl => all.topics.iter().for_each(|view| println!("{}", json(view))),
+        Output::Table => {
+            println!("{HEAD}");
+            all.topics.iter().for_each(|view| println!("{}", line(view)));
+        }
+    }
+    Ok(())
+}
+
+async fn show(client: &Client, topic: Topic, of: Option<Sequence>, output: Output) -> Result<(), Failure> {
+    let (view, holdings) = (client.topic(topic).await?, client.holdings(topic, of).await?);
+    if !matches!(output, Output::Table) {
+        println!("{}", json(&serde_json::json!({ "topic": view, "holdings": holdings })));
+        return Ok(());
+    }
+    println!("{HEAD}\n{}\n", line(&view));
+    match (of, holdings.is_empty()) {
+        (Some(sequence), true) => println!("no checkpoint says who published datum {sequence}"),
+        _ => println!("fence  published by  from         up to        ended"),
+    }
+    for HoldingView { owner, fence, from, upto, ended, ended_at, .. } in holdings {
+        let upto = upto.map_or_else(|| "-".to_owned(), |upto| upto.to_string());
+        let ended = match (ended, ended_at) {
+            (Some(reason), Some(height)) => format!("{reason}, in block {height}"),
+            _ => "no".to_owned(),
+        };
+        println!("{fence:<6} {:<13} {from:<12} {upto:<12} {ended}", owner.node_id().short());
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! The node's publisher: what it follows, what it hands in, and where it is seen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use standin_consensus::actor::{Directory, LedgerReader, Replica, Submit};
+use standin_foundation::{Height, NodeId, PublicKey, SecretKey};
+use standin_ledger::log::{LogError, LogOptions};
+use standin_ledger::store::StoredBlock;
+use standin_ledger::{Batch, Genesis, Outcome};
+use standin_publisher::actor::{
+    Begin, Board, FollowError, Followed, Happened, Journal, Leave, Publisher, Surroundings,
+};
+use standin_publisher::machine::view::View;
+use standin_publisher::state_machine::{content_of, events_of};
+use standin_publisher::{Config, Event, Instruction, Topic};
+use standin_stage::{Address, CallError, Cell, MailboxLimits, Supervision};
+use tokio::sync::{oneshot, watch};
+
+use super::NodeHandle;
+use super::actions::Modes;
+use super::blocks::{BlocksError, Follower};
+use crate::config::NodeConfig;
+
+/// How long the actor may take for a block.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
+/// How long the replica may take for what is handed in.
+const HANDED_IN_WITHIN: Duration = Duration::from_secs(5);
+/// After something went wrong it is tried again after this time.
+const AGAIN: Duration = Duration::from_millis(200);
+/// A node that stops waits so long for its locks to be released.
+const RELEASED_WITHIN: Duration = Duration::from_millis(500);
+
+/// What a node offers of publication. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// How topics stand, for whoever serves terminals.
+    pub board: Board,
+    /// The frames that the node keeps.
+    pub journal: Journal,
+    /// The actor.
+    pub publisher: Address<Publisher>,
+}
+
+/// A publisher that runs.
+#[derive(Debug)]
+pub(super) struct Started {
+    cell: Cell<Publisher>,
+    board: Board,
+    own: PublicKey,
+}
+
+impl Started {
+    pub(super) fn address(&self) -> &Address<Publisher> {
+        self.cell.address()
+    }
+
+    pub(super) fn offered(&self, journal: Journal) -> Publication {
+        Publication { board: self.board.clone(), journal, publisher: self.cell.address().clone() }
+    }
+
+    /// Gives the locks back, and stops.
+    pub(super) async fn stop(self) {
+        if let Ok(1..) = self.cell.address().ask(Leave, RELEASED_WITHIN).await {
+            let released = async {
+                let mut interval = tokio::time::interval(Duration::from_millis(5));
+                while self.board.held_by(&self.own) > 0 {
+                    interval.tick().await;
+                }
+            };
+            // A node that cannot have them released loses them by time-out.
+            drop(tokio::time::timeout(RELEASED_WITHIN, released).await);
+        }
+        self.cell.stop();
+        self.cell.ended().await;
+    }
+}
+
+/// What the actor sees of the node.
+#[derive(Clone)]
+pub(super) struct Around {
+    pub(super) genesis: Arc<Genesis>,
+    pub(super) key: Arc<SecretKey>,
+    pub(super) directory: Directory,
+    pub(super) replica: Address<Replica>,
+    pub(super) executed: watch::Receiver<Height>,
+    pub(super) reader: LedgerReader,
+    pub(super) modes: Modes,
+}
+
+impl Surroundings for Around {
+    fn submit(&self, instruction: Instruction) {
+        let around = self.clone();
+        actix_rt::spawn(async move {
+            let newest = *around.executed.borrow();
+            let height = match newest {
+                // Nothing was executed since the node started.
+                Height(0) => around.head().await.unwrap_or_default(),
+                height => height,
+            };
+            let signed = instruction.sign(&around.genesis, &around.key, fastrand::u64(..), height);
+            let Ok(transaction) =
+                signed.inspect_err(|error| tracing::error!(%error, "an instruction that does not fit"))
+            else {
+                return;
+            };
+            let submitted = around.replica.ask(Submit { transactions: vec![transaction] }, HANDED_IN_WITHIN).await;
+            match submitted {
+                Ok(Ok(mut outcomes)) => {
+                    if let Some(outcome) = outcomes.pop()
+                        && let Ok(finished) = outcome.await
+                        && let Outcome::Rejected(why) = finished.outcome
+                    {
+                        tracing::debug!(why, "the chain refuses an instruction");
+                    }
+                }
+                // It is said again, as long as it is so.
+                Ok(Err(error)) => tracing::debug!(%error, "an instruction was not handed in"),
+                Err(error) => tracing::debug!(%error, "an instruction was not handed in"),
+            }
+        });
+    }
+
+    fn others(&self) -> Vec<(NodeId, bool)> {
+        self.directory.nodes().iter().map(|remote| (remote.id(), remote.is_connected())).collect()
+    }
+
+    fn speaks(&self) -> bool {
+        self.directory.book.holder(self.directory.seat) == Some(self.directory.own)
+    }
+
+    fn serves(&self) -> bool {
+        !self.modes.draining() && !self.modes.read_only()
+    }
+
+    fn tell(&self, happened: Happened) {
+        match happened {
+            Happened::Begun(takeover) => {
+                tracing::info!(topic = %takeover.topic, fence = %takeover.fence, from = %takeover.from, "publishes");
+            }
+            Happened::Event(Event::Released { topic, fence, reason, .. }) => {
+                tracing::info!(%topic, %fence, %reason, "lock released");
+            }
+            Happened::Event(_) => {}
+        }
+    }
+}
+
+impl Around {
+    async fn head(&self) -> Option<Height> {
+        let (sender, receiver) = oneshot::channel();
+        self.reader.read(move |ledger| _ = sender.send(ledger.chain.height()));
+        receiver.await.ok()
+    }
+}
+
+/// Opens the journal of a node.
+pub(super) fn open_journal(config: &NodeConfig, genesis: &Genesis) -> Result<Journal, LogError> {
+    // Several files, so that what is forgotten is a small part of what is kept.
+    let segment_bytes = (config.journal_bytes / 8).clamp(64 * 1024, config.segment_bytes.max(64 * 1024));
+    let options = LogOptions { segment_bytes, chain: genesis.digest() };
+    Journal::open(&config.data_dir.join("journal"), options, config.journal_bytes)
+}
+
+/// Starts the actor. It begins when [`follow`] has read what the chain says.
+pub(super) fn start(config: Config, journal: &Journal, around: Around) -> Started {
+    let (board, own) = (Board::default(), around.key.public());
+    let (made_of, shown) = (journal.clone(), board.clone());
+    let make = move |_| {
+        let surroundings = Box::new(around.clone());
+        Publisher::new((around.key.public(), config), (made_of.clone(), shown.clone()), surroundings)
+    };
+    let cell = Cell::spawn("publisher", Supervision::default(), MailboxLimits::default(), make);
+    Started { cell, board, own }
+}
+
+/// Follows the node's blocks for the actor, for as long as the node runs.
+pub(super) async fn follow(node: NodeHandle) {
+    let Publication { journal, publisher, .. } = node.publication.clone();
+    loop {
+        match follow_once(&node, &journal, &publisher).await {
+            Ok(()) => return,
+            Err(why) => tracing::warn!(why, "the publisher begins anew with what the chain says"),
+        }
+        if publisher.has_ended() {
+            return;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Ends with the node; fails if the actor has to begin anew.
+async fn follow_once(node: &NodeHandle, journal: &Journal, publisher: &Address<Publisher>) -> Result<(), String> {
+    let (sender, receiver) = oneshot::channel();
+    if !node.reader.read(move |ledger| drop(sender.send((View::of(ledger.chain.state()), ledger.chain.height())))) {
+        return Err("too many reads wait".to_owned());
+    }
+    let Ok((view, height)) = receiver.await else { return Ok(()) };
+    publisher.ask(Begin { view, height }, TAKEN_WITHIN).await.map_err(|error| error.to_string())?;
+    // Events behind the state, and frames behind the journal; what both have already is passed over.
+    let mut follower = Follower::new(node, height.min(journal.height()).next());
+    loop {
+        let block = match follower.next().await {
+            Ok(block) => block,
+            Err(BlocksError::Stopped) => return Ok(()),
+            Err(BlocksError::Gone { first }) => {
+                tracing::warn!(%first, "blocks are missing that the journal does not have: it begins anew");
+                journal.restart_at(first.previous()).map_err(|error| error.to_string())?;
+                return Err("blocks are missing".to_owned());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        match publisher.ask(followed(&block), TAKEN_WITHIN).await {
+            Ok(Ok(())) => {}
+            Ok(Err(FollowError::Journal(error))) => {
+                tracing::error!(%error, "the journal cannot be written: this node publishes nothing until it is started again");
+                return Ok(());
+            }
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(CallError::Stopped) => return Ok(()),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+/// What a block says of publication.
+fn followed(block: &StoredBlock) -> Followed {
+    let (mut events, mut frames) = (Vec::new(), Vec::<(Topic, _, _)>::new());
+    let mut receipts = block.receipts.iter();
+    // The payloads of a block of one's own store are sound.
+    for batch in block.payloads.iter().filter_map(|payload| Batch::parse(payload.clone()).ok()) {
+        for (transaction, receipt) in batch.transactions().iter().zip(receipts.by_ref()) {
+            let Outcome::Applied(output) = &receipt.outcome else { continue };
+            for event in events_of(transaction, output) {
+                if let Event::Queued { topic, entry } = &event {
+                    frames.extend(content_of(transaction).map(|content| (*topic, *entry, content)));
+                }
+                events.push(event);
+            }
+        }
+    }
+    Followed { height: block.header.height(), events, frames }
+}

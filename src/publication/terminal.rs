@@ -1,0 +1,333 @@
+//! A terminal: it is connected to several nodes at a time, and gives each datum once, in order, without a gap, whichever of them die.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use standin_publisher::frame::{Datum, Entry};
+use standin_publisher::machine::terminal::{Alarm, Counters, Position, Terminal as Machine, Verdict};
+use standin_publisher::messages::Takeover;
+use standin_publisher::terminal::ToTerminal;
+use standin_publisher::{Sequence, Topic};
+use tokio::sync::{mpsc, watch};
+
+use crate::client::{Client, ClientError, Said};
+
+/// Messages of all nodes that wait to be judged.
+const AHEAD: usize = 256;
+/// A node that cannot be reached is tried again after this time, which doubles up to the second.
+const AGAIN_MIN: Duration = Duration::from_millis(20);
+const AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Where a terminal begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// With the next datum that is published.
+    Now,
+    /// With this datum: the frame that it is in comes whole.
+    At(Sequence),
+    /// Behind what it has, as it has stored it.
+    Behind(Position),
+}
+
+/// A frame that is delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivered {
+    /// The frame's place.
+    pub entry: Entry,
+    /// Its data, in order.
+    pub data: Vec<Datum>,
+    /// Where the terminal stands behind it: to be stored together with what the data do.
+    pub position: Position,
+}
+
+/// What else a terminal hears of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A frame.
+    Delivered(Delivered),
+    /// Another server publishes from now on.
+    Takeover(Takeover),
+    /// A server said something false: it is not listened to any more.
+    Alarm {
+        /// The node's address.
+        node: String,
+        /// What.
+        alarm: Alarm,
+    },
+}
+
+/// Why a terminal cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FollowError {
+    /// No node keeps what comes next any more.
+    #[error("datum {next} is not kept by any node any more: the first that is left is {first}")]
+    Forgotten {
+        /// What it needs.
+        next: Sequence,
+        /// The first that there is.
+        first: Sequence,
+    },
+    /// All nodes refuse it.
+    #[error("every node refuses the terminal: {0}")]
+    Refused(ClientError),
+    /// All servers said something false.
+    #[error("no server is left that has not contradicted itself or the others")]
+    NobodyLeft,
+}
+
+/// What a connection says.
+enum FromNode {
+    Said { connection: u64, asked: Option<Position>, message: ToTerminal },
+    Refused(ClientError),
+}
+
+/// What all connections know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shared {
+    position: Option<Position>,
+}
+
+/// A node that the terminal follows.
+struct Followed {
+    address: String,
+    /// Raised to have it connect anew.
+    anew: watch::Sender<u64>,
+    /// The connection that is listened to.
+    connection: u64,
+    is_silenced: bool,
+}
+
+/// A terminal. It belongs to the thread that made it.
+pub struct Terminal {
+    machine: Option<Machine>,
+    begin: Begin,
+    nodes: Vec<Followed>,
+    shared: watch::Sender<Shared>,
+    said: mpsc::Receiver<(usize, FromNode)>,
+    /// Nodes that refuse it, and with what.
+    refused: BTreeSet<usize>,
+    counters: Counters,
+}
+
+impl std::fmt::Debug for Terminal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Terminal").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
+impl Terminal {
+    /// Follows a topic at all of these nodes. Must be called within a runtime.
+    pub fn begin(nodes: Vec<Client>, topic: Topic, begin: Begin) -> Self {
+        let machine = match begin {
+            Begin::Behind(position) => Some(Machine::new(position)),
+            _ => None,
+        };
+        let shared = watch::Sender::new(Shared { position: machine.as_ref().map(Machine::position) });
+        let (sender, said) = mpsc::channel(AHEAD);
+        let follow = |(number, client): (usize, Client)| {
+            let (address, anew) = (client.base().to_owned(), watch::Sender::new(0));
+            let connection = Connection {
+                number,
+                client,
+                topic,
+                begin,
+                shared: shared.subscribe(),
+                anew: anew.subscribe(),
+                sender: sender.clone(),
+            };
+            actix_rt::spawn(connection.run());
+            Followed { address, anew, connection: 0, is_silenced: false }
+        };
+        let nodes = nodes.into_iter().enumerate().map(follow).collect();
+        Self { machine, begin, nodes, shared, said, refused: BTreeSet::new(), counters: Counters::default() }
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.machine.as_ref().map_or(self.counters, Machine::counters)
+    }
+
+    /// What comes next. It may be waited for again whenever the wait was given up.
+    pub async fn next(&mut self) -> Result<Notice, FollowError> {
+        loop {
+            // Every connection keeps a sender while this lives.
+            let Some((node, from)) = self.said.recv().await else { return Err(FollowError::NobodyLeft) };
+            match from {
+                FromNode::Refused(error) => self.refuse(node, error)?,
+                FromNode::Said { connection, asked, message } => {
+                    if let Some(notice) = self.judge(node, connection, asked, message)? {
+                        return Ok(notice);
+                    }
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, node: usize, error: ClientError) -> Result<(), FollowError> {
+        self.refused.insert(node);
+        if self.refused.len() < self.nodes.len() {
+            return Ok(());
+        }
+        let last = self.machine.as_ref().map_or(Sequence(0), |machine| machine.position().last);
+        let next = match self.begin {
+            Begin::At(sequence) if self.machine.is_none() => sequence,
+            _ => Sequence(last.0.saturating_add(1)),
+        };
+        match error {
+            ClientError::Gone { first, .. } => Err(FollowError::Forgotten { next, first: Sequence(first.0) }),
+            error => Err(FollowError::Refused(error)),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        node: usize,
+        connection: u64,
+        asked: Option<Position>,
+        message: ToTerminal,
+    ) -> Result<Option<Notice>, FollowError> {
+        let Some(followed) = self.nodes.get_mut(node) else { return Ok(None) };
+        if let ToTerminal::Start(position) = message {
+            self.refused.remove(&node);
+            followed.connection = connection;
+            match &self.machine {
+                None => {
+                    self.machine = Some(Machine::new(position));
+                    self.shared.send_modify(|shared| shared.position = Some(position));
+                }
+                // Another node said where to begin: this one is to go on from there.
+                Some(_) if asked.is_none() => self.connect_anew(node),
+                Some(_) => {}
+            }
+            return Ok(None);
+        }
+        if connection != followed.connection || followed.is_silenced {
+            return Ok(None);
+        }
+        let Some(machine) = &mut self.machine else { return Ok(None) };
+        match message {
+            ToTerminal::Takeover(takeover) => {
+                let before = machine.position().fence;
+                match machine.takeover(&takeover) {
+                    Ok(()) if takeover.fence > before => {
+                        self.share();
+                        Ok(Some(Notice::Takeover(takeover)))
+                    }
+                    Ok(()) => Ok(None),
+                    Err(alarm) => self.silence(node, alarm).map(Some),
+                }
+            }
+            ToTerminal::Frame(published) => match machine.frame(published) {
+                Verdict::Deliver { entry, content, position } => {
+                    self.share();
+                    Ok(Some(Notice::Delivered(Delivered { entry, data: content.data(), position })))
+                }
+                Verdict::Repeated | Verdict::Stale { .. } => Ok(None),
+                Verdict::Unproven { .. } | Verdict::Gap { .. } => {
+                    self.connect_anew(node);
+                    Ok(None)
+                }
+                Verdict::Alarm(alarm) => self.silence(node, alarm).map(Some),
+            },
+            ToTerminal::Refused { .. } => {
+                // It says why when it is asked again.
+                self.connect_anew(node);
+                Ok(None)
+            }
+            ToTerminal::Start(_) => Ok(None),
+        }
+    }
+
+    /// All nodes are told what the terminal has: none of them sends it again.
+    fn share(&mut self) {
+        let position = self.machine.as_ref().map(Machine::position);
+        self.shared.send_modify(|shared| shared.position = position);
+    }
+
+    fn connect_anew(&mut self, node: usize) {
+        if let Some(followed) = self.nodes.get_mut(node) {
+            // Nothing more of this connection counts.
+            followed.connection = 0;
+            followed.anew.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn silence(&mut self, node: usize, alarm: Alarm) -> Result<Notice, FollowError> {
+        let Some(followed) = self.nodes.get_mut(node) else { return Err(FollowError::NobodyLeft) };
+        followed.is_silenced = true;
+        Ok(Notice::Alarm { node: followed.address.clone(), alarm })
+    }
+}
+
+/// A connection to a node, as often as it takes.
+struct Connection {
+    number: usize,
+    client: Client,
+    topic: Topic,
+    begin: Begin,
+    shared: watch::Receiver<Shared>,
+    anew: watch::Receiver<u64>,
+    sender: mpsc::Sender<(usize, FromNode)>,
+}
+
+impl Connection {
+    async fn run(mut self) {
+        let (mut again, mut connection) = (AGAIN_MIN, 0u64);
+        while !self.sender.is_closed() {
+            connection += 1;
+            self.anew.mark_unchanged();
+            let asked = self.shared.borrow_and_update().position;
+            match self.client.follow(self.topic, self.begin, asked).await {
+                Ok(socket) => {
+                    again = AGAIN_MIN;
+                    self.listen(socket, connection, asked).await;
+                }
+                Err(error @ (ClientError::Unreachable { .. } | ClientError::Busy(_))) => {
+                    tracing::debug!(%error, "a node cannot be followed now");
+                }
+                Err(error) => {
+                    if self.sender.send((self.number, FromNode::Refused(error))).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            let changed = async {
+                // Nobody is left to say so.
+                drop(self.anew.changed().await);
+            };
+            // Whoever is told to connect anew does so at once.
+            drop(tokio::time::timeout(again, changed).await);
+            again = (again * 2).min(AGAIN_MAX);
+        }
+    }
+
+    /// Hands on what the node says, and tells it what the terminal has, until the connection ends.
+    async fn listen(&mut self, mut socket: crate::client::Following, connection: u64, asked: Option<Position>) {
+        loop {
+            tokio::select! {
+                biased;
+                changed = self.anew.changed() => {
+                    drop(changed);
+                    return;
+                }
+                changed = self.shared.changed() => {
+                    let Ok(()) = changed else { return };
+                    let position = self.shared.borrow_and_update().position;
+                    if let Some(position) = position
+                        && !socket.say(position.last).await
+                    {
+                        return;
+                    }
+                }
+                said = socket.hear() => {
+                    let Some(Said(message)) = said else { return };
+                    let from = FromNode::Said { connection, asked, message };
+                    if self.sender.send((self.number, from)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
