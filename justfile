@@ -13,6 +13,8 @@ full: verify
     cargo run --release -p standin-simulator --bin seeds -- --mutations --seeds 1000
     cargo run --release -p standin-simulator --bin seeds -- --protocol clusters --seeds 20000
     cargo run --release -p standin-simulator --bin seeds -- --protocol clusters --mutations --seeds 4000
+    cargo run --release -p standin-simulator --bin seeds -- --protocol publication --seeds 100000
+    cargo run --release -p standin-simulator --bin seeds -- --protocol publication --mutations --seeds 1000
     cargo run --release -p standin-simulator --bin model -- --faulty --near 1000
     cargo run --release -p standin-simulator --bin model -- --mutations
     cargo run --release -- drill run all --layout four-seats --json
@@ -29,6 +31,6 @@ full: verify
 fuzz seconds="60":
     cd tests/fuzz/libfuzzer && RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . any -- -max_total_time={{seconds}}
 
-# One seed again, of `consensus` or `clusters`.
+# One seed again, of `consensus`, `clusters` or `publication`.
 seed number protocol="consensus":
     cargo run --release -p standin-simulator --bin seeds -- --protocol {{protocol}} --replay {{number}}

@@ -34,8 +34,8 @@ const INBOUND_BYTES_MAX: usize = 1_024;
 /// Holdings in one answer.
 const HOLDINGS_MAX: u64 = 100;
 
-fn topic_of(name: &str) -> Result<Topic, HttpResponse> {
-    name.parse().map_err(|error| bad(format!("{error}")))
+fn topic_of(name: &str) -> Result<Topic, Box<HttpResponse>> {
+    name.parse().map_err(|error| Box::new(bad(format!("{error}"))))
 }
 
 fn view_of(publication: &Publication, topic: Topic) -> Option<TopicView> {
@@ -66,7 +66,7 @@ pub(super) async fn topics(_: MayRead, node: web::Data<NodeHandle>) -> HttpRespo
 pub(super) async fn topic(_: MayRead, node: web::Data<NodeHandle>, name: web::Path<String>) -> HttpResponse {
     let topic = match topic_of(&name) {
         Ok(topic) => topic,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     respond(view_of(&node.publication, topic).ok_or_else(|| unknown(topic)))
 }
@@ -90,7 +90,7 @@ pub(super) async fn holdings(
 ) -> HttpResponse {
     let topic = match topic_of(&name) {
         Ok(topic) => topic,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     let sequence = which.sequence.map(Sequence);
     respond(
@@ -125,7 +125,7 @@ pub(super) async fn source(_: MayRead, node: web::Data<NodeHandle>, path: web::P
     let (name, key) = path.into_inner();
     let topic = match topic_of(&name) {
         Ok(topic) => topic,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     let key: PublicKey = match key.parse() {
         Ok(key) => key,
@@ -167,7 +167,7 @@ pub(super) async fn follow(
 ) -> Result<HttpResponse, actix_web::Error> {
     let topic = match topic_of(&name) {
         Ok(topic) => topic,
-        Err(answer) => return Ok(answer),
+        Err(answer) => return Ok(*answer),
     };
     let publication = node.publication.clone();
     if publication.board.counted().terminals.load(Ordering::Relaxed) >= TERMINALS_MAX {

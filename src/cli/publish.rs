@@ -139,7 +139,8 @@ fn read_file(file: File, follow: bool, sender: &mpsc::Sender<std::io::Result<Str
                 if sender.is_closed() || reader.seek(SeekFrom::Start(position)).is_err() {
                     return;
                 }
-                std::thread::sleep(LOOK_AGAIN);
+                // Nobody tells when something is appended.
+                std::thread::park_timeout(LOOK_AGAIN);
             }
             Err(error) => {
                 drop(sender.blocking_send(Err(error)));

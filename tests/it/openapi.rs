@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::network::{TestNetwork, data, run, told};
+use crate::network::{TestNetwork, data, run, sound, told};
 
 fn file(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -93,6 +93,11 @@ async fn answers_of_a_node_have_the_fields_that_are_told() {
     let id = submitted["id"].as_str().unwrap();
     let config = network.config(1);
     assert_eq!(told(&run(&["console-token", "-c", config.to_str().unwrap()])).0, 0);
+    let (line, file) = (network.write("line", "a\n"), network.key());
+    let (line, file) = (line.to_str().unwrap(), file.to_str().unwrap());
+    sound(&["publish", "rates", "--node", network.url(0), "--key", file, "--file", line]);
+    let key = standin_foundation::SecretKey::read(&network.key()).unwrap().public();
+    let source = format!("/api/v1/topics/rates/sources/{key}");
     let document = document();
     let asked = [
         ("get", "/api/v1/status", "/api/v1/status", Value::Null),
@@ -107,6 +112,10 @@ async fn answers_of_a_node_have_the_fields_that_are_told() {
         ("get", "/api/v1/transactions/{id}", &format!("/api/v1/transactions/{id}"), Value::Null),
         ("get", "/api/v1/query", "/api/v1/query?title=test&key=k", Value::Null),
         ("get", "/api/v1/actions", "/api/v1/actions", Value::Null),
+        ("get", "/api/v1/topics", "/api/v1/topics", Value::Null),
+        ("get", "/api/v1/topics/{topic}", "/api/v1/topics/rates", Value::Null),
+        ("get", "/api/v1/topics/{topic}/holdings", "/api/v1/topics/rates/holdings", Value::Null),
+        ("get", "/api/v1/topics/{topic}/sources/{key}", &source, Value::Null),
         (
             "post",
             "/api/v1/actions/{action}/preview",

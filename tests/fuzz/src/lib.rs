@@ -18,13 +18,17 @@ use standin_ledger::builtin::Operation;
 use standin_ledger::snapshot::{Chunk, Manifest};
 use standin_ledger::store::{StoredBlock, StoredCheckpoint};
 use standin_ledger::{Batch, EpochTable, SignedGrant, SystemTransaction, Transaction};
+use standin_publisher::messages::Events;
+use standin_publisher::record::TopicRecord;
+use standin_publisher::terminal::ToTerminal;
+use standin_publisher::{Instruction, Push};
 use standin_stage::bridge::frame::Frame;
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// All targets with their names, which are their folders in the corpus.
-pub const TARGETS: [(&str, Target); 26] = [
+pub const TARGETS: [(&str, Target); 31] = [
     ("frame", frame),
     ("transaction", transaction),
     ("batch", batch),
@@ -51,6 +55,11 @@ pub const TARGETS: [(&str, Target); 26] = [
     ("epoch_table", wire::<EpochTable>),
     ("console_report", wire::<Report>),
     ("console_frame", console_frame),
+    ("push", push),
+    ("publisher_instruction", wire::<Instruction>),
+    ("publisher_events", wire::<Events>),
+    ("topic_record", wire::<TopicRecord>),
+    ("to_terminal", to_terminal),
 ];
 
 fn frame(data: &[u8]) {
@@ -85,6 +94,19 @@ fn ticket(data: &[u8]) {
     if let Some(key) = SecretKey::from_bytes(&[5; 32]) {
         // The corpus holds one that opens; of what was changed in it none does.
         drop(standin_auth::ticket::open(&key, &Digest::ZERO, data));
+    }
+}
+
+fn push(data: &[u8]) {
+    if let Ok(push) = Push::from_payload(&Bytes::copy_from_slice(data)) {
+        assert_eq!(push.to_payload(), data);
+        assert_eq!(push.content.data().len(), push.content.count());
+    }
+}
+
+fn to_terminal(data: &[u8]) {
+    if let Ok(message) = ToTerminal::from_bytes(&Bytes::copy_from_slice(data)) {
+        drop((message.to_bytes(), message.to_json()));
     }
 }
 

@@ -451,7 +451,7 @@ impl Rules<'_> {
                 }
                 match read::<TopicRecord>(state, &topic_key(*topic)) {
                     Some(known) => {
-                        write(state, topic_key(*topic), &TopicRecord { settings: settings.clone(), ..known })?
+                        write(state, topic_key(*topic), &TopicRecord { settings: settings.clone(), ..known })?;
                     }
                     None => drop(create(state, *topic, settings.clone())?),
                 }

@@ -16,7 +16,7 @@ use standin_console::messages::{Report, ReportedRow};
 use standin_console::{Happening, Kind};
 use standin_foundation::wire::Wire;
 use standin_foundation::{
-    ClusterId, Digest, Epoch, Height, Incarnation, Seat, SecretKey, Signature, Term, View, Writer,
+    ClusterId, Digest, Epoch, Height, Incarnation, PublicKey, Seat, SecretKey, Signature, Term, View, Writer,
 };
 use standin_ledger::builtin::Operation;
 use standin_ledger::certificate::{CheckpointCertificate, CheckpointResult, CommitCertificate, SeatVote};
@@ -30,6 +30,12 @@ use standin_ledger::{
     ApprovedReconfiguration, Batch, Grant, GrantTable, Header, Operators, Proposal, Reconfiguration, SystemTransaction,
     Transaction,
 };
+use standin_publisher::machine::lock::{Ground, Reason};
+use standin_publisher::machine::terminal::Published;
+use standin_publisher::messages::{Attestation, Checkpoint, Events, Hold, Takeover};
+use standin_publisher::record::TopicRecord;
+use standin_publisher::terminal::ToTerminal;
+use standin_publisher::{Content, Datum, Event, Fence, Instruction, Push, Sequence, Topic};
 use standin_stage::bridge::frame::{Frame, FrameKind, type_of};
 
 fn main() {
@@ -123,6 +129,7 @@ fn main() {
     wire("stored_checkpoint", "proven", &StoredCheckpoint { result, certificate: Some(stable.clone()) });
     clusters(&key, stable);
     consoles();
+    publication(key.public());
 }
 
 /// What nodes of a cluster, and the auth node, say to each other.
@@ -198,6 +205,34 @@ fn clusters(key: &SecretKey, stable: CheckpointCertificate) {
     wire("node_record", "founded", &founded);
     let facts = Facts { grant: Some(grant), session: 7, complete: true, base: mark, ..Facts::default() };
     wire("node_record", "facts", &NodeRecord::Facts(Box::new(facts)));
+}
+
+/// What sources push, members tell the chain, and servers tell terminals.
+fn publication(owner: PublicKey) {
+    let topic: Topic = "rates".parse().expect("a valid name");
+    let data = [("EURUSD", "1.08"), ("", "x")].map(|(id, value)| Datum { id: id.into(), value: value.into() });
+    let content = Content::new(&data).expect("within all limits");
+    let entry = standin_publisher::Entry::following(&Digest::ZERO, Sequence(1), &content).expect("the first frame");
+    write("push", "two", &Push { session: 1, nonce: 2, content: content.clone() }.to_payload());
+    let checkpoint = Checkpoint { upto: Sequence(2), chain: entry.chain };
+    let hold = Hold { topic, fence: Fence(3), renewal: Some(4), published: Some(checkpoint) };
+    let attestation = Attestation { topic, fence: Fence(3), ground: Ground::Lost { renewals: 4 } };
+    wire("publisher_instruction", "acquire", &Instruction::Acquire { topic, after: Fence(2), lease_ms: 1_000 });
+    wire("publisher_instruction", "hold", &Instruction::Hold(vec![hold]));
+    wire("publisher_instruction", "attest", &Instruction::Attest(vec![attestation]));
+    let (fence, from, before, lease_ms) = (Fence(3), Sequence(1), Digest::ZERO, 1_000);
+    let takeover = Takeover { topic, fence, owner, lease_ms, from, before };
+    let released = Event::Released { topic, fence, owner, reason: Reason::Expired };
+    let events = vec![Event::Queued { topic, entry }, Event::Granted(takeover), released];
+    wire("publisher_events", "some", &Events(events));
+    let mut record = TopicRecord::default();
+    drop(record.lock.acquire(owner, Fence(0), 1_000, 5));
+    wire("topic_record", "held", &record);
+    let frame = ToTerminal::Frame(Published { fence, entry, content });
+    let refused = ToTerminal::Refused { why: "why".to_owned(), first: Some(from) };
+    for (name, message) in [("frame", frame), ("takeover", ToTerminal::Takeover(takeover)), ("refused", refused)] {
+        write("to_terminal", name, &message.to_bytes());
+    }
 }
 
 /// What a console says to a node, and nodes to each other for it.
