@@ -1,6 +1,6 @@
 //! `/metrics` in the text format of Prometheus, made anew from the node's state at each scrape.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix_web::{HttpResponse, web};
 use prometheus_client::encoding::text::encode;
@@ -12,10 +12,12 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use standin_cluster::actor::MemberStatus;
+use standin_foundation::Millis;
+use standin_publisher::actor::Standing;
 use standin_stage::bridge::Peers;
 use standin_stage::{ActorView, CallError, Distribution};
 
-use crate::node::{AuthHandle, Certificate, NodeHandle};
+use crate::node::{AuthHandle, Certificate, NodeHandle, Publication};
 
 /// The metrics of a node.
 pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
@@ -79,6 +81,7 @@ pub async fn register(node: &NodeHandle, registry: &mut Registry) -> Result<(), 
     );
     register_certificate(registry, &node.certificate);
     register_links(registry, &node.peers);
+    register_topics(registry, &node.publication);
     let mut counter = |name: &str, help: &str, value: u64| registry.register(name, help, ConstCounter::new(value));
     counter("blocks", "Blocks executed since the start", counters.blocks);
     counter("transactions", "Transactions that took a place in a block since the start", counters.transactions);
@@ -102,6 +105,38 @@ pub async fn register(node: &NodeHandle, registry: &mut Registry) -> Result<(), 
     }
     register_actors(registry, &node.actors.list());
     Ok(())
+}
+
+/// What the node publishes, and to how many.
+fn register_topics(registry: &mut Registry, publication: &Publication) {
+    type Label = [(&'static str, String); 1];
+    type Value = fn(&Standing, Millis) -> u64;
+    let (now, all, counted) = (publication.board.now(), publication.board.all(), publication.board.counted());
+    let gauges: [(&str, &str, Value); 4] = [
+        ("topic_fence", "The newest grant of the topic's lock", |topic, _| {
+            topic.takeover.map_or(0, |takeover| takeover.fence.0)
+        }),
+        ("topic_queued_sequence", "The last datum that is queued", |topic, _| topic.queued.0),
+        ("topic_published_sequence", "The last datum that was published, as far as checkpoints say", |topic, _| {
+            topic.published.0
+        }),
+        ("topic_published_here", "1 while this node publishes the topic", |topic, now| {
+            u64::from(topic.own.is_some_and(|(until, _)| now < until))
+        }),
+    ];
+    for (name, help, value) in gauges {
+        let family = Family::<Label, Gauge>::default();
+        for (topic, standing) in &all {
+            family.get_or_create(&[("topic", topic.to_string())]).set(signed(value(standing, now)));
+        }
+        registry.register(name, help, family);
+    }
+    let terminals = signed(counted.terminals.load(Ordering::Relaxed));
+    registry.register("terminals", "Terminals that are connected", ConstGauge::new(terminals));
+    let sent = counted.sent.load(Ordering::Relaxed);
+    registry.register("published_data", "Data that were sent to terminals", ConstCounter::new(sent));
+    let cut = counted.cut.load(Ordering::Relaxed);
+    registry.register("terminals_left", "Terminals that have gone, or were cut", ConstCounter::new(cut));
 }
 
 /// How far the other nodes are away.

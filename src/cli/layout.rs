@@ -6,12 +6,13 @@ use standin_foundation::ClusterId;
 use super::Failure;
 
 /// Name and content of each file in `configs/`.
-const SHIPPED: [(&str, &str); 5] = [
+const SHIPPED: [(&str, &str); 6] = [
     ("four-seats", include_str!("../../configs/four-seats.toml")),
     ("two-sites", include_str!("../../configs/two-sites.toml")),
     ("four-sites", include_str!("../../configs/four-sites.toml")),
     ("four-sites-plus", include_str!("../../configs/four-sites-plus.toml")),
     ("four-sites-etcd", include_str!("../../configs/four-sites-etcd.toml")),
+    ("publishers", include_str!("../../configs/publishers.toml")),
 ];
 
 /// A layout.

@@ -27,7 +27,7 @@ fn all_drills_of_seats_that_one_node_holds_pass() {
 }
 
 /// One of each kind: a death, a pause, a start, a lost site, a fault, a forgery, a partition, a lost disk, a register of old, growth,
-/// another epoch, a seat that begins anew, clusters that come and go, another auth node.
+/// another epoch, a seat that begins anew, clusters that come and go, another auth node; publishers that die, stand still and are cut off.
 #[test]
 fn drills_of_clusters_pass() {
     let kinds = [
@@ -52,6 +52,8 @@ fn drills_of_clusters_pass() {
     ];
     pass(&[&kinds[..], &["--layout", "four-sites"]].concat(), kinds.len());
     pass(&["site-lost", "--layout", "two-sites"], 1);
+    let published = ["publisher-killed", "publisher-frozen", "publisher-partitioned", "many-topics"];
+    pass(&published, published.len());
     pass(&["auth-front-killed", "--layout", "four-sites-etcd"], 1);
 }
 
@@ -63,5 +65,5 @@ fn an_unknown_drill_or_layout_is_wrong_usage() {
     assert!(code == 2 && talk.contains("no-such-layout"), "{talk}");
     let (code, talk) = told(&run(&["drill", "run", "site-lost", "--layout", "four-seats"]));
     assert!(code == 2 && talk.contains("runs on four-sites, two-sites"), "{talk}");
-    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 33);
+    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 39);
 }

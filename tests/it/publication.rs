@@ -249,5 +249,11 @@ fn what_cannot_be_published_or_followed_is_refused_with_the_reason() {
     let seen = sound(&["follow", "rates", "--node", node, "--from", "2", "--count", "1", "-o", "jsonl"]);
     let seen: serde_json::Value = serde_json::from_str(seen.trim()).unwrap();
     assert_eq!((&seen["id"], &seen["value"], &seen["sequence"]), (&"USDJPY".into(), &"151.2".into(), &2.into()));
-    refused(&["lock", "release", "rates", "--node", node, "--key", key], 6, "names no operators");
+    let release = |key| ["lock", "release", "rates", "--node", node, "--key", key];
+    refused(&release(key), 6, "approved by 0 operators, 1 are needed");
+    sound(&release(network.path("operator.key").to_str().unwrap()));
+    let shown = sound(&["lock", "show", "rates", "--node", node, "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let ended = |holding: &serde_json::Value| holding["ended"] == "ordered";
+    assert!(shown["holdings"].as_array().unwrap().iter().any(ended), "{shown}");
 }

@@ -7,6 +7,7 @@ mod disks;
 mod epochs;
 mod forger;
 mod grow;
+mod publishers;
 mod replicas;
 mod seats;
 
@@ -27,6 +28,7 @@ use super::network::Network;
 use super::read::json;
 use super::verify::verify_node;
 use disks::SmallDisk;
+use publishers::StreamJudgement;
 
 #[derive(Debug, Args)]
 pub(super) struct DrillArguments {
@@ -73,6 +75,7 @@ const CLUSTERS: &[&str] = &["four-sites", "two-sites", "four-sites-plus"];
 const WIDE: &[&str] = &["four-sites", "four-sites-plus"];
 const FOUR: &[&str] = &["four-sites"];
 const FRONTS: &[&str] = &["four-sites-etcd"];
+const PUBLISHERS: &[&str] = &["publishers"];
 
 const fn kind(name: &'static str, layouts: &'static [&'static str], what: &'static str, steps: Steps) -> Kind {
     Kind { name, what, layouts, steps, relayed: false, small_disk: false }
@@ -253,6 +256,43 @@ const DRILLS: &[Kind] = &[
         |drill| Box::pin(clusters::sites_split(drill)),
     )
     .relayed(),
+    kind(
+        "publisher-killed",
+        PUBLISHERS,
+        "the server that holds a topic's lock is killed: another one goes on behind the last datum",
+        |drill| Box::pin(publishers::publisher_killed(drill)),
+    ),
+    kind(
+        "publisher-frozen",
+        PUBLISHERS,
+        "the server that holds a topic's lock is stopped with SIGSTOP and wakes up late: nothing of it is seen",
+        |drill| Box::pin(publishers::publisher_frozen(drill)),
+    ),
+    kind(
+        "publisher-partitioned",
+        PUBLISHERS,
+        "the server that holds a topic's lock reaches its terminals and not the chain: it stops by itself",
+        |drill| Box::pin(publishers::publisher_partitioned(drill)),
+    )
+    .relayed(),
+    kind(
+        "two-standbys-race",
+        PUBLISHERS,
+        "one holder after the other is killed: all standbys race, and one is granted each time",
+        |drill| Box::pin(publishers::two_standbys_race(drill)),
+    ),
+    kind(
+        "holder-and-active-killed",
+        PUBLISHERS,
+        "the server that publishes and the active that leads the view are killed at once",
+        |drill| Box::pin(publishers::holder_and_active_killed(drill)),
+    ),
+    kind(
+        "many-topics",
+        PUBLISHERS,
+        "topics are spread over the servers; one is killed, and its topics go to the others",
+        |drill| Box::pin(publishers::many_topics(drill)),
+    ),
 ];
 
 /// One thing that a drill looks at.
@@ -276,6 +316,12 @@ struct Report {
     lost: u64,
     doubled: u64,
     forks: u64,
+    /// Of drills with terminals: data that came under a superseded fence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale: Option<u64>,
+    /// And data that came out of order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reordered: Option<u64>,
 }
 
 /// A drill under way.
@@ -285,6 +331,8 @@ struct Drill {
     load: Load,
     checks: Vec<Check>,
     recovery_ms: Option<u64>,
+    /// What came of data on their way to terminals, where there are some.
+    streamed: Option<StreamJudgement>,
 }
 
 /// How a drill ends early.
@@ -379,6 +427,8 @@ async fn run_one(kind: &Kind, layout: &Layout) -> Report {
         lost: 0,
         doubled: 0,
         forks: 0,
+        stale: None,
+        reordered: None,
     };
     let done = carry_out(kind, layout).await;
     match done {
@@ -386,6 +436,11 @@ async fn run_one(kind: &Kind, layout: &Layout) -> Report {
             report.checks = drill.checks;
             report.recovery_ms = drill.recovery_ms;
             (report.lost, report.doubled, report.forks) = (judgement.lost, judgement.doubled, judgement.forks);
+            if let Some(streamed) = drill.streamed {
+                report.lost += streamed.lost;
+                report.doubled += streamed.doubled;
+                (report.stale, report.reordered) = (Some(streamed.stale), Some(streamed.reordered));
+            }
             report.passed = report.checks.iter().all(|check| check.passed);
         }
         Err(Ended::Skipped(why)) => report.skipped = Some(why),
@@ -420,6 +475,7 @@ fn read_config(network: &Network, node: usize) -> Result<NodeConfig, Failure> {
 struct Finished {
     checks: Vec<Check>,
     recovery_ms: Option<u64>,
+    streamed: Option<StreamJudgement>,
 }
 
 const RATE: u64 = 300;
@@ -427,7 +483,8 @@ const RATE: u64 = 300;
 impl Drill {
     async fn start(network: Network, layout: &Layout) -> Result<Self, Ended> {
         let load = Load::start(&network, RATE)?;
-        let mut drill = Self { network, layout: layout.clone(), load, checks: Vec::new(), recovery_ms: None };
+        let mut drill =
+            Self { network, layout: layout.clone(), load, checks: Vec::new(), recovery_ms: None, streamed: None };
         drill.progress("before", 200, Duration::from_secs(20)).await;
         Ok(drill)
     }
@@ -505,6 +562,6 @@ impl Drill {
                 Err(failure) => check(&format!("{name} verifies"), false, failure.text),
             }
         }
-        Ok((Finished { checks, recovery_ms: self.recovery_ms }, judgement))
+        Ok((Finished { checks, recovery_ms: self.recovery_ms, streamed: self.streamed }, judgement))
     }
 }
