@@ -138,3 +138,93 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use standin_foundation::SecretKey;
+
+    use super::*;
+    use crate::frame::tests::content;
+
+    fn frames(count: u64) -> Vec<Entry> {
+        let mut before = Digest::ZERO;
+        let frame = |n| {
+            let entry = Entry::following(&before, Sequence(n), &content(&[&n.to_string()])).unwrap();
+            before = entry.chain;
+            entry
+        };
+        (1..=count).map(frame).collect()
+    }
+
+    fn limit(fence: u64, upto: u64) -> Limit {
+        let owner = SecretKey::from_bytes(&[1; 32]).unwrap().public();
+        let (topic, from, before) = ("t".parse().unwrap(), Sequence(1), Digest::ZERO);
+        let takeover = Takeover { topic, fence: Fence(fence), owner, lease_ms: 1_000, from, before };
+        Limit { takeover, upto: Sequence(upto) }
+    }
+
+    fn resume(last: u64, entries: &[Entry], window: u64) -> Session {
+        let chain = last.checked_sub(1).map_or(Digest::ZERO, |place| entries[place as usize].chain);
+        let position = Position { fence: Fence(0), last: Sequence(last), chain };
+        Session::resume(&position, window, Some(chain), Sequence(1)).unwrap()
+    }
+
+    fn sent(session: &mut Session, limit: &Limit, entries: &[Entry]) -> Vec<u64> {
+        let find = |next: Sequence| match entries.iter().find(|entry| entry.first == next) {
+            Some(entry) => Found::Frame(*entry),
+            None => Found::Beyond,
+        };
+        let mut sent = Vec::new();
+        while let Some(next) = session.next(limit, find).unwrap() {
+            match next {
+                Next::Takeover(takeover) => sent.push(takeover.fence.0 * 1_000),
+                Next::Frame(_, entry) => sent.push(entry.first.0),
+            }
+        }
+        sent
+    }
+
+    #[test]
+    fn a_takeover_goes_before_anything_under_its_fence_and_nothing_beyond_the_limit() {
+        let entries = frames(9);
+        let mut session = resume(2, &entries, 100);
+        assert_eq!(sent(&mut session, &limit(1, 4), &entries), [1_000, 3, 4]);
+        assert_eq!(sent(&mut session, &limit(1, 4), &entries), Vec::<u64>::new());
+        assert_eq!(sent(&mut session, &limit(2, 6), &entries), [2_000, 5, 6]);
+    }
+
+    /// H14: a terminal that takes nothing has its window under way and no more; what it has from others is not sent.
+    #[test]
+    fn h14_a_slow_terminal_gets_its_window_and_what_it_has_is_not_sent_again() {
+        let entries = frames(20);
+        let mut session = resume(0, &entries, 3);
+        assert_eq!(sent(&mut session, &limit(1, 20), &entries), [1_000, 1, 2, 3]);
+        session.acknowledge(Sequence(1));
+        assert_eq!(sent(&mut session, &limit(1, 20), &entries), [4]);
+        session.acknowledge(Sequence(15));
+        assert_eq!(sent(&mut session, &limit(1, 20), &entries), [16, 17, 18], "it has the others from another server");
+        session.acknowledge(Sequence(2));
+        assert_eq!((session.acknowledged(), session.under_way()), (Sequence(15), 3), "an old word changes nothing");
+        session.acknowledge(Sequence(u64::MAX));
+        assert_eq!(sent(&mut session, &limit(1, 20), &entries), Vec::<u64>::new(), "its own harm");
+    }
+
+    /// H6, H18.
+    #[test]
+    fn a_position_that_is_forged_or_forgotten_is_refused() {
+        let entries = frames(9);
+        let at = |last: u64, chain| Position { fence: Fence(0), last: Sequence(last), chain };
+        let kept = |position: &Position, known| Session::resume(position, 9, known, Sequence(5));
+        let forged = at(7, Digest::sha256(b"forged"));
+        assert_eq!(kept(&forged, Some(entries[6].chain)).unwrap_err(), SessionRefused::Position { last: Sequence(7) });
+        assert!(kept(&at(7, entries[6].chain), None).is_err(), "no frame ends there");
+        assert!(kept(&at(7, entries[6].chain), Some(entries[6].chain)).is_ok());
+        assert!(kept(&at(4, entries[3].chain), None).is_ok(), "right at the edge: its next frame will tell");
+        let forgotten = SessionRefused::Forgotten { next: Sequence(4), first: Sequence(5) };
+        assert_eq!(kept(&at(3, entries[2].chain), None).unwrap_err(), forgotten);
+        let mut session = resume(0, &entries, 9);
+        session.next(&limit(1, 9), |_| Found::Beyond).unwrap();
+        let gone = session.next(&limit(1, 9), |_| Found::Forgotten { first: Sequence(5) });
+        assert_eq!(gone.unwrap_err(), SessionRefused::Forgotten { next: Sequence(1), first: Sequence(5) });
+    }
+}

@@ -253,3 +253,96 @@ impl Source {
         (is_time && !data.is_empty()).then_some(data)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Entry;
+    use crate::ids::Topic;
+
+    fn source() -> Source {
+        let config = SourceConfig { window: 2, queue_max: 300, ..SourceConfig::default() };
+        Source::new(config, 7, 0)
+    }
+
+    fn datum(text: &str) -> Datum {
+        Datum { id: Default::default(), value: text.to_owned().into() }
+    }
+
+    fn topic() -> Topic {
+        "t".parse().unwrap()
+    }
+
+    fn queued(first: u64, count: u16) -> Outcome {
+        let (content, chain) = (Default::default(), Default::default());
+        Outcome::Event(Event::Queued { topic: topic(), entry: Entry { first: Sequence(first), count, content, chain } })
+    }
+
+    /// The nonces and counts of the pushes that are handed in.
+    fn pushed(source: &mut Source, now: u64) -> Vec<(u64, usize)> {
+        let of = |effect| match effect {
+            Effect::Push(push) => {
+                assert_eq!(push.session, 7);
+                Some((push.nonce, push.content.count()))
+            }
+            _ => None,
+        };
+        source.due(Millis(now)).0.into_iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn the_first_datum_goes_at_once_and_others_go_together() {
+        let mut source = source();
+        source.push(Millis(0), datum("a")).unwrap();
+        assert_eq!(pushed(&mut source, 0), [(0, 1)]);
+        for n in 1..200 {
+            assert_eq!(source.push(Millis(0), datum("b")), Ok(n));
+        }
+        assert_eq!(pushed(&mut source, 0), [(1, 128)], "a full frame; the rest waits for its place");
+        assert_eq!(
+            source.outcome(Millis(1), 0, queued(1, 1)),
+            [Effect::Acknowledged { nonce: 0, sequence: Some(Sequence(1)) }]
+        );
+        assert_eq!(pushed(&mut source, 1), [(129, 71)]);
+        assert_eq!(source.waiting(), 199);
+    }
+
+    #[test]
+    fn nothing_is_acknowledged_before_all_that_came_before_it() {
+        let mut source = source();
+        source.push(Millis(0), datum("a")).unwrap();
+        assert_eq!(pushed(&mut source, 0), [(0, 1)]);
+        source.push(Millis(0), datum("b")).unwrap();
+        assert_eq!(pushed(&mut source, 5), [(1, 1)]);
+        // The second came first, too early; and then the outcome of the first is not known.
+        let gap = Outcome::Event(Event::Gap { topic: topic(), next_nonce: 0 });
+        assert!(source.outcome(Millis(6), 1, gap).is_empty());
+        assert!(pushed(&mut source, 6).is_empty(), "behind one without an outcome it would only come too early again");
+        assert!(source.outcome(Millis(7), 0, Outcome::Unknown).is_empty());
+        assert!(pushed(&mut source, 8).is_empty(), "not at once");
+        assert_eq!(pushed(&mut source, 60), [(0, 1)]);
+        let known = Outcome::Event(Event::Known { topic: topic(), next_nonce: 1 });
+        assert_eq!(source.outcome(Millis(61), 0, known), [Effect::Acknowledged { nonce: 0, sequence: None }]);
+        assert_eq!(pushed(&mut source, 61), [(1, 1)]);
+        let done = source.outcome(Millis(62), 1, queued(2, 1));
+        assert_eq!(done, [Effect::Acknowledged { nonce: 1, sequence: Some(Sequence(2)) }]);
+        assert_eq!((source.waiting(), source.due(Millis(63)).1), (0, None));
+    }
+
+    #[test]
+    fn a_source_that_is_refused_stops_and_one_that_has_too_much_says_so() {
+        let mut source = source();
+        let large = datum(&"x".repeat(50_000));
+        assert!(matches!(source.push(Millis(0), large), Err(SourceRefused::Frame(_))));
+        (0..300).for_each(|_| drop(source.push(Millis(0), datum("a"))));
+        assert_eq!(source.push(Millis(0), datum("a")), Err(SourceRefused::Full(300)));
+        assert_eq!(pushed(&mut source, 0).len(), 2);
+        let full = Outcome::Event(Event::Full { topic: topic() });
+        assert!(source.outcome(Millis(1), 0, full).is_empty());
+        assert!(pushed(&mut source, 2).is_empty(), "a full queue is not asked again at once");
+        let stopped = source.outcome(Millis(3), 128, Outcome::Refused("superseded".to_owned()));
+        assert_eq!(stopped, [Effect::Stopped { why: "superseded".to_owned() }]);
+        assert!(pushed(&mut source, 99_999).is_empty());
+        assert_eq!(source.push(Millis(4), datum("a")), Err(SourceRefused::Stopped("superseded".to_owned())));
+    }
+}

@@ -257,3 +257,119 @@ impl Terminal {
         is_other.then_some(Alarm::Equivocation { first })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use standin_foundation::SecretKey;
+
+    use super::*;
+    use crate::frame::tests::content;
+
+    /// The frames of a topic, one datum each.
+    fn history(values: &[&str]) -> Vec<(Entry, Content)> {
+        let (mut before, mut first, mut frames) = (Digest::ZERO, Sequence(1), Vec::new());
+        for value in values {
+            let content = content(&[value]);
+            let entry = Entry::following(&before, first, &content).unwrap();
+            (before, first) = (entry.chain, entry.next());
+            frames.push((entry, content));
+        }
+        frames
+    }
+
+    fn takeover(fence: u64, from: u64, before: Digest) -> Takeover {
+        let owner = SecretKey::from_bytes(&[1; 32]).unwrap().public();
+        let (topic, from) = ("t".parse().unwrap(), Sequence(from));
+        Takeover { topic, fence: Fence(fence), owner, lease_ms: 1_000, from, before }
+    }
+
+    fn send(terminal: &mut Terminal, fence: u64, frame: &(Entry, Content)) -> Verdict {
+        terminal.frame(Published { fence: Fence(fence), entry: frame.0, content: frame.1.clone() })
+    }
+
+    /// A terminal that knows fence 1 and has the first frames.
+    fn having(frames: &[(Entry, Content)], count: usize) -> Terminal {
+        let mut terminal = Terminal::new(Position::default());
+        terminal.takeover(&takeover(1, 1, Digest::ZERO)).unwrap();
+        for frame in frames.iter().take(count) {
+            assert!(matches!(send(&mut terminal, 1, frame), Verdict::Deliver { .. }));
+        }
+        terminal
+    }
+
+    /// H1, H10: what an old holder says after another took over is not seen, whether it is new or not, and however long it was under way.
+    #[test]
+    fn h1_h10_nothing_of_a_superseded_holder_is_seen() {
+        let frames = history(&["a", "b", "c"]);
+        let mut terminal = having(&frames, 1);
+        terminal.takeover(&takeover(2, 2, frames[0].0.chain)).unwrap();
+        let stale = Verdict::Stale { found: Fence(1), newest: Fence(2) };
+        assert_eq!(send(&mut terminal, 1, &frames[1]), stale, "the same datum from the new holder is taken");
+        assert!(matches!(send(&mut terminal, 2, &frames[1]), Verdict::Deliver { .. }));
+        assert_eq!(send(&mut terminal, 1, &frames[1]), stale);
+        assert_eq!((terminal.counters().stale, terminal.position().last), (2, Sequence(2)));
+        terminal.takeover(&takeover(1, 1, Digest::ZERO)).unwrap();
+        assert_eq!(terminal.position().fence, Fence(2), "an old record brings no fence back");
+    }
+
+    #[test]
+    fn a_fence_of_the_future_is_not_taken_without_its_record() {
+        let frames = history(&["a", "b"]);
+        let mut terminal = having(&frames, 1);
+        assert_eq!(send(&mut terminal, 9, &frames[1]), Verdict::Unproven { found: Fence(9) });
+        assert_eq!(terminal.position().last, Sequence(1));
+        let foreign = takeover(9, 2, Digest::sha256(b"another history"));
+        assert_eq!(terminal.takeover(&foreign), Err(Alarm::Takeover { fence: Fence(9) }));
+        assert_eq!(terminal.position().fence, Fence(1));
+    }
+
+    /// H2: what was sent before a crash and comes again from the next holder is dropped; a hole is not.
+    #[test]
+    fn h2_repetitions_are_dropped_and_gaps_are_not_passed_over() {
+        let frames = history(&["a", "b", "c", "d"]);
+        let mut terminal = having(&frames, 3);
+        terminal.takeover(&takeover(2, 2, frames[0].0.chain)).unwrap();
+        assert_eq!(send(&mut terminal, 2, &frames[1]), Verdict::Repeated);
+        assert_eq!(send(&mut terminal, 2, &frames[2]), Verdict::Repeated);
+        assert!(matches!(send(&mut terminal, 2, &frames[3]), Verdict::Deliver { .. }));
+        let mut behind = having(&frames, 1);
+        assert_eq!(send(&mut behind, 1, &frames[2]), Verdict::Gap { next: Sequence(2), found: Sequence(3) });
+        assert_eq!(behind.position().last, Sequence(1));
+    }
+
+    /// H11: whatever a false server makes of a frame, it is an alarm and no datum.
+    #[test]
+    fn h11_a_frame_that_is_not_the_queues_is_an_alarm() {
+        let frames = history(&["a", "b", "c"]);
+        let others = history(&["a", "x", "y"]);
+        let mut terminal = having(&frames, 2);
+        let first = Sequence(2);
+        assert_eq!(send(&mut terminal, 1, &others[1]), Verdict::Alarm(Alarm::Equivocation { first }));
+        let first = Sequence(3);
+        assert_eq!(send(&mut terminal, 1, &others[2]), Verdict::Alarm(Alarm::Chain { first }), "of another history");
+        let swapped = (frames[2].0, others[2].1.clone());
+        assert_eq!(send(&mut terminal, 1, &swapped), Verdict::Alarm(Alarm::Content { first }));
+        let longer = (Entry { count: 2, ..frames[2].0 }, frames[2].1.clone());
+        assert_eq!(send(&mut terminal, 1, &longer), Verdict::Alarm(Alarm::Content { first }));
+        let whole = content(&["b", "c"]);
+        let straddling = Entry::following(&frames[0].0.chain, Sequence(2), &whole).unwrap();
+        let verdict = send(&mut terminal, 1, &(straddling, whole));
+        assert_eq!(verdict, Verdict::Alarm(Alarm::Equivocation { first: Sequence(2) }), "frames keep their bounds");
+        assert_eq!((terminal.counters().alarms, terminal.counters().delivered), (5, 2));
+        assert!(matches!(send(&mut terminal, 1, &frames[2]), Verdict::Deliver { .. }), "and goes on with the others");
+    }
+
+    /// H6, H17: from what was stored it goes on exactly, and a fence that it has seen stays seen.
+    #[test]
+    fn h6_h17_a_terminal_goes_on_from_its_stored_position() {
+        let frames = history(&["a", "b", "c"]);
+        let mut terminal = having(&frames, 1);
+        terminal.takeover(&takeover(5, 2, frames[0].0.chain)).unwrap();
+        let mut again = Terminal::new(terminal.position());
+        assert_eq!(send(&mut again, 4, &frames[1]), Verdict::Stale { found: Fence(4), newest: Fence(5) });
+        assert_eq!(send(&mut again, 5, &frames[0]), Verdict::Repeated);
+        let Verdict::Deliver { position, .. } = send(&mut again, 5, &frames[1]) else { panic!("it is the next") };
+        assert_eq!(position, again.position());
+        assert_eq!(position, Position { fence: Fence(5), last: Sequence(2), chain: frames[1].0.chain });
+    }
+}
