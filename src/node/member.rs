@@ -269,6 +269,9 @@ impl MemberNode {
             reader: reader.clone(),
             modes: modes.clone(),
         };
+        if genesis.auth.is_some() {
+            actix_rt::spawn(publisher::show_members(around.clone()));
+        }
         let publisher = publisher::start(config.publisher, &journal, around);
         let links_changed = publisher.address().clone();
         let on_down = OnDown(Box::new(move |node| {

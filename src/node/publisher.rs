@@ -1,7 +1,7 @@
 //! The node's publisher: what it follows, what it hands in, and where it is seen.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use standin_consensus::actor::{Directory, LedgerReader, Replica, Submit};
 use standin_foundation::{Height, NodeId, PublicKey, SecretKey};
@@ -13,7 +13,7 @@ use standin_publisher::actor::{
 };
 use standin_publisher::machine::view::View;
 use standin_publisher::state_machine::{content_of, events_of};
-use standin_publisher::{Config, Event, Instruction, Topic};
+use standin_publisher::{Config, Event, Instruction, Topic, record};
 use standin_stage::{Address, CallError, Cell, MailboxLimits, Supervision};
 use tokio::sync::{oneshot, watch};
 
@@ -28,6 +28,10 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 const HANDED_IN_WITHIN: Duration = Duration::from_secs(5);
 /// After something went wrong it is tried again after this time.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How often the chain's list of a cluster's members is compared with the auth node's.
+const SHOWN_EVERY: Duration = Duration::from_secs(1);
+/// A list that the chain did not take is shown again after this time.
+const SHOWN_AGAIN: Duration = Duration::from_secs(30);
 /// A node that stops waits so long for its locks to be released.
 const RELEASED_WITHIN: Duration = Duration::from_millis(500);
 
@@ -186,6 +190,32 @@ pub(super) async fn follow(node: NodeHandle) {
             return;
         }
         tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Shows the chain who belongs to the node's cluster, for as long as the node speaks for it: members that the auth node has admitted compete and
+/// attest like those of the genesis.
+pub(super) async fn show_members(around: Around) {
+    let mut interval = tokio::time::interval(SHOWN_EVERY);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut shown = None;
+    while !around.replica.has_ended() {
+        interval.tick().await;
+        let newest = around.directory.members.signed_of(around.directory.seat).filter(|_| around.speaks());
+        let Some(signed) = newest else { continue };
+        let (cluster, order) = (signed.membership.cluster.clone(), signed.membership.order());
+        let (sender, receiver) = oneshot::channel();
+        let is_known = move |known: record::ClusterMembers| (known.listed, known.version) >= order;
+        around.reader.read(move |ledger| {
+            let known = record::members(ledger.chain.state(), &cluster).is_some_and(is_known);
+            _ = sender.send(known);
+        });
+        // What is not known was not read: at the next look.
+        let was_shown = shown.is_some_and(|(known, at)| known == order && at.elapsed() < SHOWN_AGAIN);
+        if receiver.await == Ok(false) && !was_shown {
+            shown = Some((order, Instant::now()));
+            around.submit(Instruction::Members(signed));
+        }
     }
 }
 
