@@ -198,7 +198,7 @@ pub(super) async fn follow(node: NodeHandle) {
 pub(super) async fn show_members(around: Around) {
     let mut interval = tokio::time::interval(SHOWN_EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut shown = None;
+    let mut shown: Option<(_, Instant)> = None;
     while !around.replica.has_ended() {
         interval.tick().await;
         let newest = around.directory.members.signed_of(around.directory.seat).filter(|_| around.speaks());
