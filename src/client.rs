@@ -35,6 +35,8 @@ use crate::publication::Begin;
 const CONNECTIONS_MAX: usize = 4_096;
 /// The longest that a backup may take on its way.
 const BACKUP_TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// A node that serves a terminal is heard every few seconds: without a word for so long it is gone.
+const SILENT_MAX: Duration = Duration::from_secs(15);
 /// A signed order holds for so long, in ms: clocks may differ by less than that.
 const SIGNED_MS: u64 = 120_000;
 
@@ -67,6 +69,9 @@ pub enum ClientError {
     /// The node refuses the request.
     #[error("{0}")]
     Refused(String),
+    /// As the node stands, it cannot be done there: it takes nothing now, or it is not what the request takes it for.
+    #[error("{0}")]
+    Conflict(String),
     /// The node does not take this from whoever asks.
     #[error("{0}")]
     NotAllowed(String),
@@ -306,20 +311,21 @@ impl Client {
     }
 
     /// Follows a topic at the node: behind a position, or from where a terminal begins.
+    /// A terminal that follows other nodes, too, is served `late` with what another server publishes.
     pub async fn follow(
         &self,
         topic: Topic,
-        begin: Begin,
-        position: Option<Position>,
+        (begin, position): (Begin, Option<Position>),
+        late: bool,
     ) -> Result<Following, ClientError> {
         let place = match (position, begin) {
             (Some(Position { fence, last, chain }), _) | (None, Begin::Behind(Position { fence, last, chain })) => {
-                format!("?last={last}&chain={chain}&fence={fence}")
+                format!("last={last}&chain={chain}&fence={fence}&")
             }
-            (None, Begin::At(from)) => format!("?from={from}"),
+            (None, Begin::At(from)) => format!("from={from}&"),
             (None, Begin::Now) => String::new(),
         };
-        let path = format!("/api/v1/topics/{topic}/follow{place}");
+        let path = format!("/api/v1/topics/{topic}/follow?{place}late={late}");
         let (authorization, url) = (self.authorization(&path).await?, format!("{}{path}", self.base));
         let mut request = self.http.ws(&url).protocols([SUBPROTOCOL]).max_frame_size(MESSAGE_BYTES_MAX);
         if let Some(authorization) = authorization {
@@ -412,6 +418,7 @@ impl Client {
             (404, _) => ClientError::NotFound(error),
             (410, Some(first)) => ClientError::Gone { what: error, first },
             (401 | 403, _) => ClientError::NotAllowed(error),
+            (409, _) => ClientError::Conflict(error),
             (429 | 503, _) => ClientError::Busy(error),
             _ => ClientError::Refused(error),
         })
@@ -434,10 +441,10 @@ impl std::fmt::Debug for Following {
 pub struct Said(pub ToTerminal);
 
 impl Following {
-    /// What the node says next; none when the connection has ended, or says what cannot be read.
+    /// What the node says next; none when the connection has ended, says what cannot be read, or nothing for too long.
     pub async fn hear(&mut self) -> Option<Said> {
         loop {
-            match self.socket.next().await?.ok()? {
+            match tokio::time::timeout(SILENT_MAX, self.socket.next()).await.ok()??.ok()? {
                 Frame::Binary(bytes) => return ToTerminal::from_bytes(&bytes).ok().map(Said),
                 Frame::Ping(bytes) => self.socket.send(Message::Pong(bytes)).await.ok()?,
                 Frame::Close(_) => return None,

@@ -118,11 +118,9 @@ fn register_topics(registry: &mut Registry, publication: &Publication) {
         }),
         ("topic_queued_sequence", "The last datum that is queued", |topic, _| topic.queued.0),
         ("topic_published_sequence", "The last datum that was published, as far as checkpoints say", |topic, _| {
-            topic.published.0
+            topic.published.upto.0
         }),
-        ("topic_published_here", "1 while this node publishes the topic", |topic, now| {
-            u64::from(topic.own.is_some_and(|(until, _)| now < until))
-        }),
+        ("topic_published_here", "1 while this node publishes the topic", |topic, now| u64::from(topic.publishes(now))),
     ];
     for (name, help, value) in gauges {
         let family = Family::<Label, Gauge>::default();

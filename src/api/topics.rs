@@ -1,5 +1,6 @@
 //! Topics: how they stand, who published what, and a websocket for each terminal.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use actix_ws::{AggregatedMessage, CloseReason};
 use bytes::Bytes;
 use serde::Deserialize;
 use standin_foundation::{Digest, Height, PublicKey};
+use standin_publisher::actor::Standing;
 use standin_publisher::machine::session::{Found, Next, Session, SessionRefused};
 use standin_publisher::machine::terminal::{Position, Published};
 use standin_publisher::record;
@@ -20,8 +22,8 @@ use super::views::{HoldingView, SourceView, TopicView, TopicsView};
 use super::{ErrorView, HttpFault, bad, read, respond, unavailable};
 use crate::node::{NodeHandle, Publication};
 
-/// Terminals that a node serves at one time.
-const TERMINALS_MAX: u64 = 4_096;
+/// Terminals that a node serves at one time: half of the connections that it takes.
+const TERMINALS_MAX: u64 = 1_024;
 /// Data that may be under way to a terminal.
 const WINDOW: u64 = 4_096;
 /// A terminal that takes nothing for so long is cut.
@@ -29,6 +31,8 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 /// How often a terminal is asked whether it lives, and after how long without a word it is cut.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const SILENT_MAX: Duration = Duration::from_secs(20);
+/// What another server publishes is kept back for so long from a terminal that may have it from there.
+const KEPT_BACK: Duration = Duration::from_millis(50);
 /// Bytes of what a terminal says.
 const INBOUND_BYTES_MAX: usize = 1_024;
 /// Holdings in one answer.
@@ -48,14 +52,17 @@ fn view_of(publication: &Publication, topic: Topic) -> Option<TopicView> {
         lease_ms: standing.held.map(|held| held.lease_ms),
         renewals: standing.held.map(|held| held.renewals),
         queued: standing.queued,
-        published: standing.published,
+        published: standing.published.upto,
         kept_from: kept.map(|(first, _)| first),
-        publishes_here: standing.own.is_some_and(|(until, _)| publication.board.now() < until),
+        publishes_here: standing.publishes(publication.board.now()),
     })
 }
 
 /// All topics.
 pub(super) async fn topics(_: MayRead, node: web::Data<NodeHandle>) -> HttpResponse {
+    if !node.publication.board.is_live() {
+        return not_live();
+    }
     let all = node.publication.board.all();
     let topics: Vec<_> = all.into_iter().filter_map(|(topic, _)| view_of(&node.publication, topic)).collect();
     let orders = read(&node, |ledger| Ok(record::register(ledger.chain.state()).orders)).await;
@@ -68,7 +75,14 @@ pub(super) async fn topic(_: MayRead, node: web::Data<NodeHandle>, name: web::Pa
         Ok(topic) => topic,
         Err(answer) => return *answer,
     };
+    if !node.publication.board.is_live() {
+        return not_live();
+    }
     respond(view_of(&node.publication, topic).ok_or_else(|| unknown(topic)))
+}
+
+fn not_live() -> HttpResponse {
+    unavailable("this node does not know now how topics stand: ask another one, or again in a moment".to_owned())
 }
 
 fn unknown(topic: Topic) -> HttpFault {
@@ -154,6 +168,9 @@ pub(super) struct Where {
     /// Texts of JSON in the place of binary messages.
     #[serde(default)]
     json: bool,
+    /// The terminal is connected to other nodes, too: what another server publishes comes a little later, unless the terminal has said that it has it.
+    #[serde(default)]
+    late: bool,
 }
 
 /// A terminal.
@@ -173,12 +190,22 @@ pub(super) async fn follow(
     if publication.board.counted().terminals.load(Ordering::Relaxed) >= TERMINALS_MAX {
         return Ok(unavailable("too many terminals are connected to this node: ask another one".to_owned()));
     }
+    if !publication.board.is_live() {
+        return Ok(not_live());
+    }
     let Some(standing) = publication.board.follow(topic) else { return Ok(respond::<()>(Err(unknown(topic)))) };
-    let position = match position_of(&publication, topic, &place, standing.borrow().published) {
+    let stands = *standing.borrow();
+    let position = match position_of(&publication, topic, &place, &stands) {
         Ok(position) => position,
         Err(fault) => return Ok(respond::<()>(Err(fault))),
     };
-    let session = match resume(&publication, topic, &position) {
+    if position.last > stands.queued {
+        return Ok(unavailable(format!(
+            "this node has come to datum {} itself: ask another one, or again",
+            stands.queued
+        )));
+    }
+    let session = match resume(&publication, topic, &position, &stands) {
         Ok(session) => session,
         Err(SessionRefused::Forgotten { next, first }) => {
             let what = SessionRefused::Forgotten { next, first }.to_string();
@@ -188,7 +215,9 @@ pub(super) async fn follow(
     };
     let (response, socket, stream) = actix_ws::handle_with_protocols(&request, body, &[SUBPROTOCOL])?;
     let stream = stream.max_frame_size(INBOUND_BYTES_MAX).aggregate_continuations();
-    let served = Served { reader, node: node.get_ref().clone(), topic, session, standing, socket, json: place.json };
+    let kept_back = place.late.then(|| KeptBack { upto: stands.published.upto, waiting: VecDeque::new() });
+    let (node, json) = (node.get_ref().clone(), place.json);
+    let served = Served { reader, node, topic, session, standing, socket, json, kept_back };
     actix_web::rt::spawn(served.run(stream.max_continuation_size(INBOUND_BYTES_MAX), position));
     Ok(response)
 }
@@ -198,31 +227,39 @@ fn position_of(
     publication: &Publication,
     topic: Topic,
     place: &Where,
-    published: Sequence,
+    standing: &Standing,
 ) -> Result<Position, HttpFault> {
     if let Some(last) = place.last {
         let (chain, fence) = (place.chain.unwrap_or_default(), Fence(place.fence.unwrap_or(0)));
         return Ok(Position { fence, last: Sequence(last), chain });
     }
-    let from = Sequence(place.from.unwrap_or(published.0.saturating_add(1)).max(1));
+    let at = |last, chain| Position { fence: Fence(0), last, chain };
+    let published = at(standing.published.upto, standing.published.chain);
+    let Some(from) = place.from.map(|from| Sequence(from.max(1))) else { return Ok(published) };
     let refused = |error: standin_ledger::log::LogError| HttpFault::Refused(error.to_string());
-    let last = match publication.journal.frame_of(topic, from).map_err(refused)? {
-        Some((entry, _)) => Sequence(entry.first.0.saturating_sub(1)),
-        None => publication.journal.range(topic).map_or(Sequence(0), |(first, last)| match from < first {
-            true => Sequence(from.0.saturating_sub(1)),
-            false => last,
-        }),
-    };
-    let chain = publication.journal.chain_behind(topic, last).map_err(refused)?.unwrap_or_default();
-    Ok(Position { fence: Fence(0), last, chain })
+    Ok(match publication.journal.frame_of(topic, from).map_err(refused)? {
+        Some((entry, _)) => at(Sequence(entry.first.0.saturating_sub(1)), entry.before),
+        None if from > standing.published.upto => published,
+        // It is not kept, and that is said.
+        None => at(Sequence(from.0.saturating_sub(1)), Digest::ZERO),
+    })
 }
 
-fn resume(publication: &Publication, topic: Topic, position: &Position) -> Result<Session, SessionRefused> {
+fn resume(
+    publication: &Publication,
+    topic: Topic,
+    position: &Position,
+    standing: &Standing,
+) -> Result<Session, SessionRefused> {
+    let published = standing.published;
     let chain = match position.last {
         Sequence(0) => Some(Digest::ZERO),
+        last if last == published.upto => Some(published.chain),
         last => publication.journal.chain_behind(topic, last).ok().flatten(),
     };
-    let first = publication.journal.range(topic).map_or(Sequence(1), |(first, _)| first);
+    // A topic of which nothing is kept goes on behind what was published.
+    let nothing = Sequence(published.upto.0.saturating_add(1));
+    let first = publication.journal.range(topic).map_or(nothing, |(first, _)| first);
     Session::resume(position, WINDOW, chain, first)
 }
 
@@ -232,9 +269,38 @@ struct Served {
     node: NodeHandle,
     topic: Topic,
     session: Session,
-    standing: tokio::sync::watch::Receiver<standin_publisher::actor::Standing>,
+    standing: tokio::sync::watch::Receiver<Standing>,
     socket: actix_ws::Session,
     json: bool,
+    kept_back: Option<KeptBack>,
+}
+
+/// What other servers have published, and when this one heard of it.
+struct KeptBack {
+    /// The last datum that has been kept back long enough.
+    upto: Sequence,
+    waiting: VecDeque<(Instant, Sequence)>,
+}
+
+impl KeptBack {
+    /// Up to where the terminal may be served of what was published up to a datum.
+    fn limit(&mut self, published: Sequence) -> Sequence {
+        if self.waiting.back().map_or(self.upto, |(_, upto)| *upto) < published {
+            self.waiting.push_back((Instant::now(), published));
+        }
+        while let Some((_, upto)) = self.waiting.pop_front_if(|(at, _)| at.elapsed() >= KEPT_BACK) {
+            self.upto = upto;
+        }
+        self.upto
+    }
+
+    /// When there may be more.
+    async fn passed(this: Option<&Self>) {
+        match this.and_then(|kept| kept.waiting.front()) {
+            Some((at, _)) => tokio::time::sleep_until((*at + KEPT_BACK).into()).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Why a terminal is let go.
@@ -304,6 +370,7 @@ impl Served {
                         Some(Ok(AggregatedMessage::Close(_)) | Err(_)) | None => return End::Gone,
                     }
                 }
+                () = KeptBack::passed(self.kept_back.as_ref()) => {}
                 _ = heartbeat.tick() => {
                     if !self.reader.still_may(&self.node) {
                         return End::Closed("the role `read` is needed");
@@ -321,11 +388,25 @@ impl Served {
         loop {
             let publication = &self.node.publication;
             // Looked at before each message: a lease may have run out since the last.
-            let limit = self.standing.borrow().limit(publication.board.now());
-            let Some(limit) = limit else { return Ok(()) };
+            let (standing, now) = (*self.standing.borrow(), publication.board.now());
+            let Some(mut limit) = standing.limit(now) else { return Ok(()) };
+            if let Some(kept_back) = self.kept_back.as_mut().filter(|_| !standing.publishes(now)) {
+                limit.upto = kept_back.limit(limit.upto);
+            }
             let (journal, topic) = (publication.journal.clone(), self.topic);
-            let find = |next| journal.find(topic, next).unwrap_or(Found::Beyond);
-            let message = match self.session.next(&limit, find).map_err(End::Told)? {
+            let mut broken = false;
+            let find = |next| {
+                journal.find(topic, next).unwrap_or_else(|error| {
+                    tracing::error!(%error, "the journal cannot be read");
+                    broken = true;
+                    Found::Beyond
+                })
+            };
+            let next = self.session.next(&limit, find).map_err(End::Told)?;
+            if broken {
+                return Err(End::Closed("the node cannot read its journal"));
+            }
+            let message = match next {
                 None => return Ok(()),
                 Some(Next::Takeover(takeover)) => ToTerminal::Takeover(takeover),
                 Some(Next::Frame(fence, entry)) => {

@@ -63,8 +63,11 @@ pub(super) async fn follow(arguments: FollowArguments) -> Result<(), Failure> {
         };
         match notice {
             Notice::Delivered(delivered) => {
-                printed += print(&arguments, &delivered, arguments.count.map(|count| count - printed))?;
-                if let Some(path) = &arguments.position {
+                let left = arguments.count.map(|count| count - printed);
+                printed += print(&arguments, &delivered, left)?;
+                // A frame that was printed in part comes again.
+                let is_whole = left.is_none_or(|left| delivered.data.len() as u64 <= left);
+                if let Some(path) = arguments.position.as_ref().filter(|_| is_whole) {
                     write_position(path, &delivered.position)?;
                 }
             }

@@ -208,7 +208,7 @@ impl From<ClientError> for Failure {
         let code = match &error {
             ClientError::Unreachable { .. } => 69,
             ClientError::NotFound(_) => 4,
-            ClientError::Refused(_) => 6,
+            ClientError::Refused(_) | ClientError::Conflict(_) => 6,
             ClientError::NotAllowed(_) => 77,
             _ => 1,
         };

@@ -58,9 +58,16 @@ pub(super) async fn publish(arguments: PublishArguments) -> Result<(), Failure> 
         let reads = !is_over && publisher.waiting() < UNACKNOWLEDGED_MAX;
         tokio::select! {
             biased;
-            _ = interrupt.recv(), if !is_over => is_over = true,
+            _ = interrupt.recv() => match is_over {
+                true => return Err(Failure::new(130, format!("interrupted; of {pushed} data {safe} are queued for certain"))),
+                // What was read is pushed to its end.
+                false => is_over = true,
+            },
             line = lines.recv(), if reads => match line {
-                Some(Ok(line)) => pushed = publisher.push(datum(&arguments, line)).map_err(failed)? + 1,
+                Some(Ok(line)) => {
+                    let nonce = publisher.push(datum(&arguments, line));
+                    pushed = nonce.map_err(|error| unfinished(error, pushed, safe))? + 1;
+                }
                 Some(Err(error)) => return Err(Failure::new(1, error.to_string())),
                 None => is_over = true,
             },

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use standin_consensus::actor::{Directory, LedgerReader, Replica, Submit};
-use standin_foundation::{Height, NodeId, PublicKey, SecretKey};
+use standin_foundation::wire::Wire;
+use standin_foundation::{Digest, Height, NodeId, PublicKey, SecretKey};
 use standin_ledger::log::{LogError, LogOptions};
 use standin_ledger::store::StoredBlock;
 use standin_ledger::{Batch, Genesis, Outcome};
@@ -26,6 +27,8 @@ use crate::config::NodeConfig;
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// How long the replica may take for what is handed in.
 const HANDED_IN_WITHIN: Duration = Duration::from_secs(5);
+/// An instruction that is said again within so many blocks is the same transaction.
+const SAME_FOR_BLOCKS: u64 = 64;
 /// After something went wrong it is tried again after this time.
 const AGAIN: Duration = Duration::from_millis(200);
 /// How often the chain's list of a cluster's members is compared with the auth node's.
@@ -102,7 +105,9 @@ impl Surroundings for Around {
                 Height(0) => around.head().await.unwrap_or_default(),
                 height => height,
             };
-            let signed = instruction.sign(&around.genesis, &around.key, fastrand::u64(..), height);
+            // Said again while nothing moves it is the same transaction: without a quorum nothing piles up.
+            let height = Height(height.0 / SAME_FOR_BLOCKS * SAME_FOR_BLOCKS);
+            let signed = instruction.sign(&around.genesis, &around.key, nonce_of(&instruction), height);
             let Ok(transaction) =
                 signed.inspect_err(|error| tracing::error!(%error, "an instruction that does not fit"))
             else {
@@ -150,6 +155,12 @@ impl Surroundings for Around {
     }
 }
 
+/// The same instruction has the same nonce.
+fn nonce_of(instruction: &Instruction) -> u64 {
+    let digest = Digest::sha256(&instruction.to_wire().unwrap_or_default());
+    digest.as_bytes().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
 impl Around {
     async fn head(&self) -> Option<Height> {
         let (sender, receiver) = oneshot::channel();
@@ -183,14 +194,15 @@ pub(super) async fn follow(node: NodeHandle) {
     let Publication { journal, publisher, .. } = node.publication.clone();
     loop {
         match follow_once(&node, &journal, &publisher).await {
-            Ok(()) => return,
+            Ok(()) => break,
             Err(why) => tracing::warn!(why, "the publisher begins anew with what the chain says"),
         }
         if publisher.has_ended() {
-            return;
+            break;
         }
         tokio::time::sleep(AGAIN).await;
     }
+    node.publication.board.end();
 }
 
 /// Shows the chain who belongs to the node's cluster, for as long as the node speaks for it: members that the auth node has admitted compete and
@@ -244,6 +256,7 @@ async fn follow_once(node: &NodeHandle, journal: &Journal, publisher: &Address<P
             Ok(Ok(())) => {}
             Ok(Err(FollowError::Journal(error))) => {
                 tracing::error!(%error, "the journal cannot be written: this node publishes nothing until it is started again");
+                node.publication.board.end();
                 return Ok(());
             }
             Ok(Err(error)) => return Err(error.to_string()),

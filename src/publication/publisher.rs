@@ -193,6 +193,7 @@ fn outcome_of(transaction: &Transaction, submitted: Result<Vec<Submitted>, Clien
     let submitted = match submitted {
         Ok(submitted) => submitted.into_iter().next(),
         Err(ClientError::Refused(why) | ClientError::NotAllowed(why)) => return Outcome::Refused(why),
+        // A node that is being taken out of service, too: another one takes it.
         Err(_) => None,
     };
     match submitted {

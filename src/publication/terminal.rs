@@ -1,7 +1,7 @@
 //! A terminal: it is connected to several nodes at a time, and gives each datum once, in order, without a gap, whichever of them die.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use standin_publisher::frame::{Datum, Entry};
 use standin_publisher::machine::terminal::{Alarm, Counters, Position, Terminal as Machine, Verdict};
@@ -17,6 +17,9 @@ const AHEAD: usize = 256;
 /// A node that cannot be reached is tried again after this time, which doubles up to the second.
 const AGAIN_MIN: Duration = Duration::from_millis(20);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// A node that could not be reached for so long is not waited for, if all others refuse.
+const ABSENT_MAX: Duration = Duration::from_secs(30);
 
 /// Where a terminal begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +81,14 @@ pub enum FollowError {
 
 /// What a connection says.
 enum FromNode {
-    Said { connection: u64, asked: Option<Position>, message: ToTerminal },
+    Said {
+        connection: u64,
+        asked: Option<Position>,
+        message: ToTerminal,
+    },
     Refused(ClientError),
+    /// It cannot be reached, or has too much to do.
+    Absent,
 }
 
 /// What all connections know.
@@ -106,7 +115,9 @@ pub struct Terminal {
     shared: watch::Sender<Shared>,
     said: mpsc::Receiver<(usize, FromNode)>,
     /// Nodes that refuse it, and with what.
-    refused: BTreeSet<usize>,
+    refused: BTreeMap<usize, ClientError>,
+    /// Nodes that cannot be reached, since when.
+    absent: BTreeMap<usize, Instant>,
     counters: Counters,
 }
 
@@ -124,7 +135,7 @@ impl Terminal {
             _ => None,
         };
         let shared = watch::Sender::new(Shared { position: machine.as_ref().map(Machine::position) });
-        let (sender, said) = mpsc::channel(AHEAD);
+        let (late, (sender, said)) = (nodes.len() > 1, mpsc::channel(AHEAD));
         let follow = |(number, client): (usize, Client)| {
             let (address, anew) = (client.base().to_owned(), watch::Sender::new(0));
             let connection = Connection {
@@ -135,12 +146,22 @@ impl Terminal {
                 shared: shared.subscribe(),
                 anew: anew.subscribe(),
                 sender: sender.clone(),
+                late,
             };
             actix_rt::spawn(connection.run());
             Followed { address, anew, connection: 0, is_silenced: false }
         };
         let nodes = nodes.into_iter().enumerate().map(follow).collect();
-        Self { machine, begin, nodes, shared, said, refused: BTreeSet::new(), counters: Counters::default() }
+        Self {
+            machine,
+            begin,
+            nodes,
+            shared,
+            said,
+            refused: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            counters: Counters::default(),
+        }
     }
 
     /// What happened so far.
@@ -151,10 +172,21 @@ impl Terminal {
     /// What comes next. It may be waited for again whenever the wait was given up.
     pub async fn next(&mut self) -> Result<Notice, FollowError> {
         loop {
+            self.check_hope()?;
             // Every connection keeps a sender while this lives.
             let Some((node, from)) = self.said.recv().await else { return Err(FollowError::NobodyLeft) };
             match from {
-                FromNode::Refused(error) => self.refuse(node, error)?,
+                FromNode::Refused(error) => {
+                    self.absent.remove(&node);
+                    self.refused.insert(node, error);
+                    self.check_hope()?;
+                }
+                FromNode::Absent => {
+                    // Whatever it said before, it may say something else when it is back.
+                    self.refused.remove(&node);
+                    self.absent.entry(node).or_insert_with(Instant::now);
+                    self.check_hope()?;
+                }
                 FromNode::Said { connection, asked, message } => {
                     if let Some(notice) = self.judge(node, connection, asked, message)? {
                         return Ok(notice);
@@ -164,9 +196,15 @@ impl Terminal {
         }
     }
 
-    fn refuse(&mut self, node: usize, error: ClientError) -> Result<(), FollowError> {
-        self.refused.insert(node);
-        if self.refused.len() < self.nodes.len() {
+    /// Whether there is a node left from which something can come.
+    fn check_hope(&self) -> Result<(), FollowError> {
+        let is_hopeless = |(node, followed): (usize, &Followed)| {
+            let is_gone = self.absent.get(&node).is_some_and(|since| since.elapsed() > ABSENT_MAX);
+            followed.is_silenced || self.refused.contains_key(&node) || is_gone
+        };
+        let is_told = !self.refused.is_empty() || self.nodes.iter().any(|followed| followed.is_silenced);
+        // Nodes that cannot be reached alone are waited for, for ever.
+        if !is_told || !self.nodes.iter().enumerate().all(is_hopeless) {
             return Ok(());
         }
         let last = self.machine.as_ref().map_or(Sequence(0), |machine| machine.position().last);
@@ -174,9 +212,14 @@ impl Terminal {
             Begin::At(sequence) if self.machine.is_none() => sequence,
             _ => Sequence(last.0.saturating_add(1)),
         };
-        match error {
-            ClientError::Gone { first, .. } => Err(FollowError::Forgotten { next, first: Sequence(first.0) }),
-            error => Err(FollowError::Refused(error)),
+        let firsts = self.refused.values().filter_map(|error| match error {
+            ClientError::Gone { first, .. } => Some(Sequence(first.0)),
+            _ => None,
+        });
+        match (firsts.min(), self.refused.values().next()) {
+            (Some(first), _) => Err(FollowError::Forgotten { next, first }),
+            (None, Some(error)) => Err(FollowError::Refused(error.clone())),
+            (None, None) => Err(FollowError::NobodyLeft),
         }
     }
 
@@ -190,6 +233,7 @@ impl Terminal {
         let Some(followed) = self.nodes.get_mut(node) else { return Ok(None) };
         if let ToTerminal::Start(position) = message {
             self.refused.remove(&node);
+            self.absent.remove(&node);
             followed.connection = connection;
             match &self.machine {
                 None => {
@@ -269,6 +313,8 @@ struct Connection {
     shared: watch::Receiver<Shared>,
     anew: watch::Receiver<u64>,
     sender: mpsc::Sender<(usize, FromNode)>,
+    /// There are other connections.
+    late: bool,
 }
 
 impl Connection {
@@ -278,13 +324,16 @@ impl Connection {
             connection += 1;
             self.anew.mark_unchanged();
             let asked = self.shared.borrow_and_update().position;
-            match self.client.follow(self.topic, self.begin, asked).await {
+            match self.client.follow(self.topic, (self.begin, asked), self.late).await {
                 Ok(socket) => {
                     again = AGAIN_MIN;
                     self.listen(socket, connection, asked).await;
                 }
                 Err(error @ (ClientError::Unreachable { .. } | ClientError::Busy(_))) => {
                     tracing::debug!(%error, "a node cannot be followed now");
+                    if self.sender.send((self.number, FromNode::Absent)).await.is_err() {
+                        return;
+                    }
                 }
                 Err(error) => {
                     if self.sender.send((self.number, FromNode::Refused(error))).await.is_err() {

@@ -201,6 +201,8 @@ pub struct Entry {
     pub first: Sequence,
     /// How many data.
     pub count: u16,
+    /// The topic's chain before this frame.
+    pub before: Digest,
     /// Hash of the content.
     pub content: Digest,
     /// The topic's chain up to and with this frame.
@@ -218,7 +220,7 @@ impl Entry {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"standin/v1/frame").update(before.as_bytes()).update(&first.0.to_be_bytes());
         hasher.update(&count.to_be_bytes()).update(content.as_bytes());
-        Some(Self { first, count, content, chain: Digest(*hasher.finalize().as_bytes()) })
+        Some(Self { first, count, before: *before, content, chain: Digest(*hasher.finalize().as_bytes()) })
     }
 
     /// The last datum's sequence.

@@ -102,7 +102,7 @@ impl Wire for SourceRecord {
 
 impl Wire for Entry {
     const NAME: &'static str = "entry of a dictionary";
-    const BYTES_MAX: usize = 128;
+    const BYTES_MAX: usize = 160;
 }
 
 /// A key of the publisher's: what it is, and the topic at full width, so that no topic's keys begin another's.

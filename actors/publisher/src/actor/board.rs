@@ -1,7 +1,7 @@
 //! What sessions need to know of each topic, without asking the actor: they read the journal and send by themselves.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use standin_foundation::{Millis, PublicKey};
@@ -11,10 +11,10 @@ use super::clock;
 use crate::ids::{Sequence, Topic};
 use crate::machine::session::Limit;
 use crate::machine::view::Held;
-use crate::messages::Takeover;
+use crate::messages::{Checkpoint, Takeover};
 
 /// A topic, as this server knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     /// The newest takeover.
     pub takeover: Option<Takeover>,
@@ -22,19 +22,28 @@ pub struct Standing {
     pub held: Option<Held>,
     /// The last datum that is queued.
     pub queued: Sequence,
-    /// The last that the chain says was published.
-    pub published: Sequence,
+    /// Up to where the chain says that it was published, and the chain value there.
+    pub published: Checkpoint,
     /// While this server owns the lock: until when, on this node's clock, and up to which datum it publishes.
     pub own: Option<(Millis, Sequence)>,
 }
 
 impl Standing {
+    /// Whether this server may publish at a time.
+    pub fn publishes(&self, now: Millis) -> bool {
+        self.own.is_some_and(|(until, _)| now < until)
+    }
+
     /// Up to where terminals may be served at a time.
     pub fn limit(&self, now: Millis) -> Option<Limit> {
-        let own = self.own.filter(|(until, _)| now < *until).map_or(self.published, |(_, upto)| upto);
-        Some(Limit { takeover: self.takeover?, upto: own.max(self.published) })
+        let published = self.published.upto;
+        let own = self.own.filter(|(until, _)| now < *until).map_or(published, |(_, upto)| upto);
+        Some(Limit { takeover: self.takeover?, upto: own.max(published) })
     }
 }
+
+const BEGUN: u8 = 1;
+const ENDED: u8 = 2;
 
 /// What was counted at a server.
 #[derive(Debug, Default)]
@@ -52,21 +61,42 @@ pub struct Counted {
 pub struct Board {
     topics: Arc<RwLock<BTreeMap<Topic, watch::Sender<Standing>>>>,
     counted: Arc<Counted>,
+    /// 0 until it is known how topics stand, 1 from then on, 2 when nobody says so any more.
+    life: Arc<AtomicU8>,
 }
 
 impl Board {
     /// Says how a topic stands; wakes its sessions if that has changed.
     pub(super) fn set(&self, topic: Topic, standing: Standing) {
+        if self.life.load(Ordering::Relaxed) == ENDED {
+            return;
+        }
         let known = self.read().get(&topic).cloned();
         let sender = known.unwrap_or_else(|| {
             let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-            topics.entry(topic).or_insert_with(|| watch::Sender::new(Standing::default())).clone()
+            topics.entry(topic).or_insert_with(|| watch::Sender::new(standing)).clone()
         });
         sender.send_if_modified(|known| {
             let is_new = *known != standing;
             *known = standing;
             is_new
         });
+    }
+
+    /// From now on it is known which topics there are.
+    pub(super) fn begin(&self) {
+        let _ = self.life.compare_exchange(0, BEGUN, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Nobody says any more how topics stand: terminals are let go.
+    pub fn end(&self) {
+        self.life.store(ENDED, Ordering::Relaxed);
+        self.topics.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Whether it is known which topics there are.
+    pub fn is_live(&self) -> bool {
+        self.life.load(Ordering::Relaxed) == BEGUN
     }
 
     /// Follows a topic; none if the chain does not have it.

@@ -66,11 +66,11 @@ impl Journal {
         let (mut height, mut index) = (Height(0), BTreeMap::<Topic, VecDeque<Indexed>>::new());
         let mut unreadable = false;
         let (log, _) = Log::open_visiting(folder, options, |_, place, payload| match read_record(&payload) {
-            Some(Record { height: at, frame }) => {
-                height = at;
-                if let Some((topic, Entry { first, count, .. }, _)) = frame {
-                    index.entry(topic).or_default().push_back(Indexed { first, count, place });
-                }
+            Some(Record { height: at, frame: None }) => height = at,
+            Some(Record { height: at, frame: Some((topic, entry, _)) }) => {
+                // Others of its block may have been lost: it is looked at once more.
+                height = height.max(at.previous());
+                note(index.entry(topic).or_default(), &entry, place);
             }
             None => unreadable = true,
         })?;
@@ -103,7 +103,13 @@ impl Journal {
     }
 
     /// Takes in the frames of a block. What it has already is passed over.
-    pub fn append(&self, height: Height, frames: &[(Topic, Entry, Content)]) -> Result<(), LogError> {
+    /// `published` tells up to where a topic was published: what is behind that is never forgotten.
+    pub fn append(
+        &self,
+        height: Height,
+        frames: &[(Topic, Entry, Content)],
+        published: impl Fn(Topic) -> Sequence,
+    ) -> Result<(), LogError> {
         self.write_lock(|inner| {
             for (topic, entry, content) in frames {
                 inner.append(height, *topic, entry, content)?;
@@ -114,7 +120,7 @@ impl Journal {
                 true if height.0 >= inner.marked.0 + MARK_EVERY => inner.mark()?,
                 true => {}
             }
-            inner.forget()
+            inner.forget(published)
         })
     }
 
@@ -169,10 +175,14 @@ impl Journal {
         indexed.map(|indexed| self.read(&indexed).map(|(_, entry, content)| (entry, content))).transpose()
     }
 
-    /// The chain behind the frame that ends at a datum; none if none does that is kept.
+    /// The chain behind the frame that ends at a datum; none if nothing is kept of it, or no frame ends there.
     pub fn chain_behind(&self, topic: Topic, last: Sequence) -> Result<Option<Digest>, LogError> {
-        let frame = self.frame_of(topic, last)?;
-        Ok(frame.filter(|(entry, _)| entry.last() == last).map(|(entry, _)| entry.chain))
+        if let Some((entry, _)) = self.frame_of(topic, last)? {
+            return Ok((entry.last() == last).then_some(entry.chain));
+        }
+        // The frame behind it knows it, too.
+        let next = last.next().map(|next| self.frame(topic, next)).transpose()?.flatten();
+        Ok(next.map(|(entry, _)| entry.before))
     }
 
     /// The first and the last datum of a topic that are kept.
@@ -188,7 +198,8 @@ impl Journal {
         let damaged = |what| LogError::Damaged { path: self.folder.clone(), offset: indexed.place.offset, what };
         let payload = Bytes::from(indexed.place.read(&self.folder)?);
         let record = read_record(&payload).and_then(|record| record.frame);
-        record.ok_or_else(|| damaged("a record is not the frame that it was"))
+        let sound = record.filter(|(_, entry, content)| content.hash() == entry.content);
+        sound.ok_or_else(|| damaged("a record is not the frame that it was"))
     }
 
     fn read_lock<T>(&self, read: impl FnOnce(&Inner) -> T) -> T {
@@ -203,23 +214,15 @@ impl Journal {
 impl Inner {
     fn append(&mut self, height: Height, topic: Topic, entry: &Entry, content: &Content) -> Result<(), LogError> {
         let frames = self.index.entry(topic).or_default();
-        if let Some(last) = frames.back() {
-            let next = Sequence(last.first.0.saturating_add(u64::from(last.count)));
-            if entry.first < next {
-                return Ok(());
-            }
-            if entry.first > next {
-                // Blocks are missing between: what was before is not what terminals could resume from.
-                frames.clear();
-            }
+        if frames.back().is_some_and(|last| entry.first < last.next()) {
+            return Ok(());
         }
         let mut head = Encoder::with_capacity(160);
         head.u8(FRAME).u64(height.0).bytes(topic.as_str().as_bytes());
         head.bytes(&entry.to_wire().unwrap_or_default());
         let (_, place) = self.log.append_placed(&[&head.into_bytes(), content.bytes()])?;
         self.marked = height;
-        let Entry { first, count, .. } = *entry;
-        self.index.entry(topic).or_default().push_back(Indexed { first, count, place });
+        note(self.index.entry(topic).or_default(), entry, place);
         Ok(())
     }
 
@@ -232,10 +235,18 @@ impl Inner {
     }
 
     /// Drops the oldest files beyond what is to be kept.
-    fn forget(&mut self) -> Result<(), LogError> {
+    fn forget(&mut self, published: impl Fn(Topic) -> Sequence) -> Result<(), LogError> {
         while self.log.bytes() > self.retention_bytes
             && let Some(second) = self.log.second_segment()
         {
+            let waits = |(topic, frames): (&Topic, &VecDeque<Indexed>)| {
+                let behind = frames.partition_point(|indexed| indexed.place.segment < second);
+                let last = behind.checked_sub(1).and_then(|last| frames.get(last));
+                last.is_some_and(|last| last.next().0.saturating_sub(1) > published(*topic).0)
+            };
+            if self.index.iter().any(waits) {
+                break;
+            }
             self.log.cut_before(second)?;
             let first = self.log.first();
             for frames in self.index.values_mut() {
@@ -245,6 +256,23 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+impl Indexed {
+    /// The sequence behind it.
+    fn next(&self) -> Sequence {
+        Sequence(self.first.0.saturating_add(u64::from(self.count)))
+    }
+}
+
+/// Adds a frame to those of its topic.
+fn note(frames: &mut VecDeque<Indexed>, entry: &Entry, place: Place) {
+    let next = frames.back().map_or(entry.first, Indexed::next);
+    if entry.first != next {
+        // Blocks are missing between: from what was before nobody could go on.
+        frames.clear();
+    }
+    frames.push_back(Indexed { first: entry.first, count: entry.count, place });
 }
 
 struct Record {
@@ -284,7 +312,7 @@ mod tests {
         for n in from..from + count {
             let content = content(&[&format!("{name}-{n}-{}", "x".repeat(60))]);
             let entry = Entry::following(&before, Sequence(n), &content).unwrap();
-            journal.append(Height(n), &[(topic(name), entry, content)]).unwrap();
+            journal.append(Height(n), &[(topic(name), entry, content)], |_| Sequence(u64::MAX)).unwrap();
             before = entry.chain;
             entries.push(entry);
         }
@@ -297,7 +325,7 @@ mod tests {
         let journal = open(folder.path());
         let entries = fill(&journal, "a", 1, 20);
         fill(&journal, "b", 1, 3);
-        journal.append(Height(40), &[]).unwrap();
+        journal.append(Height(40), &[], |_| Sequence(0)).unwrap();
         journal.close().unwrap();
         drop(journal);
         let journal = open(folder.path());
@@ -343,7 +371,7 @@ mod tests {
             fs::write(&file, cut).unwrap();
             let journal = open(folder.path());
             let last = journal.range(topic("a")).map_or(0, |(_, last)| last.0);
-            assert!(journal.height().0 >= last);
+            assert!(journal.height().0 < last.max(1), "the last block is looked at once more");
             for n in 1..=last {
                 assert_eq!(journal.find(topic("a"), Sequence(n)).unwrap(), Found::Frame(entries[n as usize - 1]));
             }
@@ -354,5 +382,44 @@ mod tests {
         damaged[200] ^= 1;
         fs::write(&file, damaged).unwrap();
         assert_eq!(open(folder.path()).height(), Height(0), "it begins anew");
+    }
+
+    /// A block whose frames were written in part is looked at once more, and one that is missing leaves no hole.
+    #[test]
+    fn h7_frames_of_a_block_that_was_cut_come_again_and_a_hole_is_no_history() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (content(&["a"]), content(&["b"]));
+        let one = Entry::following(&Digest::ZERO, Sequence(1), &first).unwrap();
+        let two = Entry::following(&one.chain, Sequence(2), &second).unwrap();
+        let block = [(topic("a"), one, first), (topic("a"), two, second)];
+        open(folder.path()).append(Height(9), &block[..1], |_| Sequence(0)).unwrap();
+        let journal = open(folder.path());
+        assert_eq!(journal.height(), Height(8));
+        journal.append(Height(9), &block, |_| Sequence(0)).unwrap();
+        assert_eq!(journal.range(topic("a")), Some((Sequence(1), Sequence(2))));
+        let content = content(&["z"]);
+        let far = Entry::following(&two.chain, Sequence(7), &content).unwrap();
+        journal.append(Height(20), &[(topic("a"), far, content)], |_| Sequence(0)).unwrap();
+        drop(journal);
+        let journal = open(folder.path());
+        assert_eq!(journal.range(topic("a")), Some((Sequence(7), Sequence(7))));
+        assert_eq!(journal.chain_behind(topic("a"), Sequence(6)).unwrap(), Some(two.chain), "the first frame knows it");
+    }
+
+    /// What waits to be published is kept, however much that is.
+    #[test]
+    fn what_waits_is_never_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = open(folder.path());
+        let mut before = Digest::ZERO;
+        for n in 1..=400 {
+            let content = content(&[&"x".repeat(60)]);
+            let entry = Entry::following(&before, Sequence(n), &content).unwrap();
+            before = entry.chain;
+            let published = Sequence(if n < 300 { 0 } else { n - 1 });
+            journal.append(Height(n), &[(topic("a"), entry, content)], |_| published).unwrap();
+            let first = journal.range(topic("a")).unwrap().0;
+            assert!(if n < 300 { first == Sequence(1) } else { first > Sequence(1) || n < 305 }, "{n}: {first}");
+        }
     }
 }

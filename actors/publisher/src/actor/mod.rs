@@ -4,6 +4,7 @@ mod board;
 mod clock;
 mod journal;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use actix::AsyncContext;
@@ -18,7 +19,7 @@ use crate::config::Config;
 use crate::frame::{Content, Entry};
 use crate::ids::Topic;
 use crate::machine::server::{Effect, Input, Server};
-use crate::machine::view::View;
+use crate::machine::view::{TopicView, View};
 use crate::messages::{Event, Instruction, Takeover};
 
 /// How often the other servers, and this node's own part, are looked at.
@@ -57,8 +58,8 @@ pub struct Publisher {
     /// None until it knows what the chain's state says; with the height of that.
     server: Option<(Server, Height)>,
     others: Vec<(NodeId, bool)>,
-    /// Whether it speaks for its seat, serves, and is idle.
-    part: (bool, bool, bool),
+    /// Whether it speaks for its seat, whether it serves, and what it lacks.
+    part: (bool, bool, BTreeSet<Topic>),
     /// It publishes nothing any more: it cannot keep frames, or the node stops.
     leaves: bool,
     alarm: Alarm,
@@ -77,17 +78,18 @@ impl Publisher {
         (journal, board): (Journal, Board),
         surroundings: Box<dyn Surroundings>,
     ) -> Self {
-        let (server, others, part, alarm) = (None, Vec::new(), (false, true, true), Alarm::default());
+        let (server, others, part, alarm) = (None, Vec::new(), (false, false, BTreeSet::new()), Alarm::default());
         Self { key, config, surroundings, journal, board, server, others, part, leaves: false, alarm }
     }
 
-    /// Whether the journal has all frames that wait to be published: a server without them could publish nothing.
-    fn is_whole(&self) -> bool {
-        let Some((server, _)) = &self.server else { return false };
-        server.view().iter().all(|(topic, view)| {
-            let Some(first) = view.waiting.keys().next() else { return true };
-            self.journal.range(topic).is_some_and(|(from, last)| from <= *first && last >= view.last())
-        })
+    /// The topics of which the journal does not have all frames that wait to be published.
+    fn lacks(&self) -> BTreeSet<Topic> {
+        let Some((server, _)) = &self.server else { return BTreeSet::new() };
+        let lacks = |(topic, view): &(Topic, &TopicView)| {
+            let Some(first) = view.waiting.keys().next() else { return false };
+            !self.journal.range(*topic).is_some_and(|(from, last)| from <= *first && last >= view.last())
+        };
+        server.view().iter().filter(lacks).map(|(topic, _)| topic).collect()
     }
 
     fn step(&mut self, input: Input, ctx: &mut Ctx<Self>) {
@@ -116,13 +118,8 @@ impl Publisher {
         let Some((server, _)) = &self.server else { return };
         let Some(view) = server.view().get(topic) else { return };
         let own = server.publishes(topic).map(|(until, _, upto)| (until, upto));
-        let standing = Standing {
-            takeover: view.takeover,
-            held: view.held,
-            queued: view.last(),
-            published: view.published.upto,
-            own,
-        };
+        let standing =
+            Standing { takeover: view.takeover, held: view.held, queued: view.last(), published: view.published, own };
         self.board.set(topic, standing);
     }
 
@@ -133,13 +130,16 @@ impl Publisher {
             self.step(Input::Link { server, is_up }, ctx);
         }
         self.others = others;
-        let is_whole = self.is_whole();
-        let part = (self.surroundings.speaks(), self.surroundings.serves() && is_whole && !self.leaves, is_whole);
+        let lacks = self.lacks();
+        let stays = !self.leaves;
+        let part = (self.surroundings.speaks() && stays, self.surroundings.serves() && stays, lacks);
         if part != self.part {
-            self.part = part;
-            self.step(Input::Speaks(part.0), ctx);
-            self.step(Input::Idle(part.2), ctx);
-            self.step(Input::Serves(part.1), ctx);
+            self.part = part.clone();
+            let (speaks, serves, lacks) = part;
+            self.step(Input::Speaks(speaks), ctx);
+            self.step(Input::Idle(lacks.is_empty()), ctx);
+            self.step(Input::Lacks(lacks), ctx);
+            self.step(Input::Serves(serves), ctx);
         }
     }
 }
@@ -168,8 +168,9 @@ impl Handle<Begin> for Publisher {
     fn handle(&mut self, Begin { view, height }: Begin, reply: Reply<()>, ctx: &mut Ctx<Self>) {
         let topics: Vec<_> = view.iter().map(|(topic, _)| topic).collect();
         self.server = Some((Server::new(self.key, self.config, view, clock::now()), height));
-        (self.others, self.part) = (Vec::new(), (false, true, true));
+        (self.others, self.part) = (Vec::new(), (false, false, BTreeSet::new()));
         topics.into_iter().for_each(|topic| self.show(topic));
+        self.board.begin();
         self.look(ctx);
         reply.send(());
     }
@@ -214,7 +215,11 @@ impl Handle<Followed> for Publisher {
             reply.send(Err(FollowError::NotBegun));
             return;
         };
-        if let Err(error) = self.journal.append(height, &frames) {
+        let published = |topic: Topic| {
+            let server = self.server.as_ref();
+            server.and_then(|(server, _)| Some(server.view().get(topic)?.published.upto)).unwrap_or_default()
+        };
+        if let Err(error) = self.journal.append(height, &frames, published) {
             // A server that cannot keep frames gives its locks back.
             self.leaves = true;
             self.look(ctx);
@@ -262,6 +267,8 @@ impl Handle<Leave> for Publisher {
         let owned = self.server.as_ref().map_or(0, |(server, _)| server.owned());
         self.leaves = true;
         self.look(ctx);
+        // What is not written comes again from blocks.
+        drop(self.journal.close());
         reply.send(owned);
     }
 }

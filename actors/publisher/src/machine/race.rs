@@ -56,6 +56,11 @@ impl Race {
         self.free.insert(topic, Waiting { after: view.fence, due });
     }
 
+    /// Everything is looked at anew.
+    pub(super) fn forget(&mut self) {
+        self.free.clear();
+    }
+
     /// How many servers that can be reached come first: those that hold or want less; ties go by a hash that differs from lock to lock.
     fn rank(&self, (topic, fence): (Topic, Fence), own: &PublicKey, links: &Links, all: &View) -> u64 {
         let place = |server: &NodeId| {

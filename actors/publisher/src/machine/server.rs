@@ -3,7 +3,7 @@
 //! Pure: what happens comes in as [`Input`] with the time on this node's own clock, what to do comes out as [`Effect`]. All that it knows of
 //! topics are the chain's events, in the chain's order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use standin_foundation::{Millis, NodeId, PublicKey};
 
@@ -13,7 +13,7 @@ use crate::machine::lease::Lease;
 use crate::machine::links::Links;
 use crate::machine::publication::Publication;
 use crate::machine::race::{Attempt, Race};
-use crate::machine::view::View;
+use crate::machine::view::{TopicView, View};
 use crate::machine::watch::Watch;
 use crate::messages::{AT_ONCE_MAX, Event, Hold, Instruction, Takeover};
 #[cfg(feature = "mutations")]
@@ -35,6 +35,8 @@ pub enum Input {
     Speaks(bool),
     /// Whether it has nothing to catch up with, and room on its disk.
     Idle(bool),
+    /// The topics of which it lacks data that wait to be published.
+    Lacks(BTreeSet<Topic>),
     /// It may compete and publish, or it is about to stop, or it cannot write any more.
     Serves(bool),
     /// Time has passed.
@@ -85,6 +87,10 @@ pub struct Server {
     watch: Watch,
     race: Race,
     own: BTreeMap<Topic, Own>,
+    /// Topics of which it lacks data that wait: it neither competes for them nor keeps them.
+    lacks: BTreeSet<Topic>,
+    /// When locks that it does not use were given back last.
+    given_back: BTreeMap<Topic, Millis>,
     speaks: bool,
     idle: bool,
     serves: bool,
@@ -93,7 +99,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server that begins now, with what the chain's state says. Locks that it owned in an earlier life it gives back.
+    /// A server that begins now, with what the chain's state says; it serves when it is told to. Locks that it owned in an earlier life it gives back.
     pub fn new(key: PublicKey, config: Config, view: View, now: Millis) -> Self {
         let mut server = Self {
             key,
@@ -103,9 +109,11 @@ impl Server {
             watch: Watch::default(),
             race: Race::default(),
             own: BTreeMap::new(),
+            lacks: BTreeSet::new(),
+            given_back: BTreeMap::new(),
             speaks: false,
             idle: true,
-            serves: true,
+            serves: false,
             #[cfg(feature = "mutations")]
             mutation: None,
         };
@@ -149,9 +157,15 @@ impl Server {
             Input::Idle(idle) => self.idle = idle,
             Input::Serves(serves) => {
                 self.serves = serves;
-                if !serves {
-                    self.resign(&mut effects);
+                match serves {
+                    true => self.look_anew(now),
+                    false => self.resign(|_| true, &mut effects),
                 }
+            }
+            Input::Lacks(lacks) => {
+                self.lacks = lacks;
+                let lacks = self.lacks.clone();
+                self.resign(|topic| lacks.contains(topic), &mut effects);
             }
             Input::Tick => {}
         }
@@ -188,16 +202,22 @@ impl Server {
         self.race.note(now, about, (topic, view), &self.view);
     }
 
+    /// Locks that were free while it did not serve: it races for them as if they had become so now.
+    fn look_anew(&mut self, now: Millis) {
+        self.race.forget();
+        let topics: Vec<_> = self.view.iter().map(|(topic, _)| topic).collect();
+        topics.into_iter().for_each(|topic| self.look(now, topic));
+    }
+
     fn granted(&mut self, takeover: &Takeover, effects: &mut Vec<Effect>) {
         let Takeover { topic, fence, lease_ms, .. } = *takeover;
         let asked = match self.own.get(&topic) {
             Some(Own::Asked { after, at }) if after.next() == Some(fence) => Some(*at),
             _ => None,
         };
-        let Some(asked) = asked.filter(|_| self.serves) else {
-            // Asked for in an earlier life, or no more wanted: nobody can say when its lease began.
+        let Some(asked) = asked.filter(|_| self.serves && !self.lacks.contains(&topic)) else {
+            // Asked for in an earlier life, or no more wanted: nobody can say when its lease began. It is given back below.
             self.own.remove(&topic);
-            effects.push(Effect::Submit(Instruction::Release { topic, fence }));
             return;
         };
         let published = self.view.get(topic).map(|view| view.published.upto).unwrap_or_default();
@@ -206,24 +226,59 @@ impl Server {
         effects.push(Effect::Begin(*takeover));
     }
 
-    fn resign(&mut self, effects: &mut Vec<Effect>) {
-        let owned = std::mem::take(&mut self.own);
-        for (topic, own) in owned {
-            if let Own::Owned(lease, _) = own {
-                effects.push(Effect::End { topic, fence: lease.fence });
-                effects.push(Effect::Submit(Instruction::Release { topic, fence: lease.fence }));
+    /// Uses some of its locks no more: they are given back below.
+    fn resign(&mut self, which: impl Fn(&Topic) -> bool, effects: &mut Vec<Effect>) {
+        self.own.retain(|topic, own| {
+            let goes = which(topic);
+            if let Own::Owned(lease, _) = own
+                && goes
+            {
+                effects.push(Effect::End { topic: *topic, fence: lease.fence });
             }
+            !goes
+        });
+    }
+
+    /// Locks that are its own, by the chain, and that it does not use: of an earlier life, or resigned. Said again until the chain has heard it.
+    fn give_back(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Option<Millis> {
+        let mut next = None::<Millis>;
+        let (key, own) = (self.key, &self.own);
+        let is_unused = |topic: &Topic, view: &TopicView| {
+            view.held.is_some_and(|held| held.owner == key) && !matches!(own.get(topic), Some(Own::Owned(..)))
+        };
+        let unused: Vec<_> = self
+            .view
+            .iter()
+            .filter(|(topic, view)| is_unused(topic, view))
+            .map(|(topic, view)| (topic, view.fence))
+            .collect();
+        self.given_back.retain(|topic, _| unused.iter().any(|(unused, _)| unused == topic));
+        for (topic, fence) in unused {
+            let again = self.given_back.get(&topic).map(|at| *at + self.config.retry_ms);
+            let at = match again.filter(|again| *again > now) {
+                Some(again) => again,
+                None => {
+                    self.given_back.insert(topic, now);
+                    effects.push(Effect::Submit(Instruction::Release { topic, fence }));
+                    now + self.config.retry_ms
+                }
+            };
+            next = Some(next.map_or(at, |next| next.min(at)));
         }
+        next
     }
 
     /// Whatever time has come for.
     fn due(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Option<Millis> {
         let mut next = self.publish(now, effects);
+        let given_back = self.give_back(now, effects);
         let mut wake = |at: Option<Millis>| next = next.into_iter().chain(at).min();
+        wake(given_back);
         if self.serves {
             let (attempts, at) = self.race.due(now, &self.config);
             wake(at);
-            for Attempt { topic, after } in attempts {
+            for Attempt { topic, after } in attempts.into_iter().filter(|attempt| !self.lacks.contains(&attempt.topic))
+            {
                 match self.own.get(&topic) {
                     // Asked for again: the lease counts from the first time.
                     Some(Own::Asked { after: known, .. }) if *known == after => {}
@@ -293,6 +348,7 @@ mod tests {
 
     fn server() -> Server {
         let mut server = Server::new(key(1), Config::default(), View::default(), Millis(0));
+        server.step(Millis(0), Input::Serves(true));
         server.step(Millis(0), Input::Speaks(true));
         server.step(Millis(0), Input::Event(Event::Set { topic: topic() }));
         server
@@ -344,7 +400,8 @@ mod tests {
     #[test]
     fn a_server_alone_asks_for_a_free_lock_and_publishes_what_waits() {
         let mut server = Server::new(key(1), Config::default(), View::default(), Millis(0));
-        assert!(asks(&step(&mut server, 0, Input::Event(Event::Set { topic: topic() }))));
+        assert!(!asks(&step(&mut server, 0, Input::Event(Event::Set { topic: topic() }))), "not before it serves");
+        assert!(asks(&step(&mut server, 0, Input::Serves(true))));
         assert!(!asks(&step(&mut server, 10, Input::Tick)), "once");
         step(&mut server, 20, granted(1, 1));
         let (entry, input) = queued();
@@ -399,6 +456,9 @@ mod tests {
         assert!(attested(&step(&mut server, 1_500, Input::Tick)).is_empty(), "once");
         step(&mut server, 1_600, renewed(1, 1));
         let link = |is_up| Input::Link { server: key(2).node_id(), is_up };
+        step(&mut server, 1_620, link(false));
+        assert!(attested(&step(&mut server, 1_690, Input::Tick)).is_empty(), "it never was connected");
+        step(&mut server, 1_695, link(true));
         step(&mut server, 1_700, link(false));
         assert!(attested(&step(&mut server, 1_749, Input::Tick)).is_empty());
         assert_eq!(attested(&step(&mut server, 1_750, Input::Tick)), [Ground::Lost { renewals: 1 }]);
@@ -424,6 +484,7 @@ mod tests {
         for _ in 0..5 {
             fence += 1;
             step(&mut server, now, granted(2, fence));
+            step(&mut server, now, Input::Link { server: key(2).node_id(), is_up: true });
             step(&mut server, now, Input::Link { server: key(2).node_id(), is_up: false });
             let waited = (0..2_000).find(|ms| !attested(&step(&mut server, now + ms, Input::Tick)).is_empty()).unwrap();
             waits.push(waited);

@@ -122,6 +122,8 @@ impl Session {
     ) -> Result<Option<Next>, SessionRefused> {
         if limit.takeover.fence > self.told {
             self.told = limit.takeover.fence;
+            // What went under the fence before may have been refused as stale: it goes once more, unless the terminal has said that it has it.
+            self.next = Sequence(self.acknowledged.0.saturating_add(1));
             return Ok(Some(Next::Takeover(limit.takeover)));
         }
         if self.next > limit.upto || self.under_way() >= self.window {
@@ -190,7 +192,8 @@ mod tests {
         let mut session = resume(2, &entries, 100);
         assert_eq!(sent(&mut session, &limit(1, 4), &entries), [1_000, 3, 4]);
         assert_eq!(sent(&mut session, &limit(1, 4), &entries), Vec::<u64>::new());
-        assert_eq!(sent(&mut session, &limit(2, 6), &entries), [2_000, 5, 6]);
+        session.acknowledge(Sequence(3));
+        assert_eq!(sent(&mut session, &limit(2, 6), &entries), [2_000, 4, 5, 6], "4 may have been refused");
     }
 
     /// H14: a terminal that takes nothing has its window under way and no more; what it has from others is not sent.

@@ -274,8 +274,11 @@ mod tests {
     }
 
     fn queued(first: u64, count: u16) -> Outcome {
-        let (content, chain) = (Default::default(), Default::default());
-        Outcome::Event(Event::Queued { topic: topic(), entry: Entry { first: Sequence(first), count, content, chain } })
+        let (before, content, chain) = Default::default();
+        Outcome::Event(Event::Queued {
+            topic: topic(),
+            entry: Entry { first: Sequence(first), count, before, content, chain },
+        })
     }
 
     /// The nonces and counts of the pushes that are handed in.

@@ -243,6 +243,8 @@ impl Rules<'_> {
                 self.acquire(topic, after, lease_ms, state).map(|event| vec![event])
             }
             Instruction::Hold(holds) => {
+                // A stranger, or one who is a member no more, holds nothing.
+                self.seat(&self.table(state), state)?;
                 let mut events = Vec::with_capacity(holds.len());
                 for hold in holds {
                     self.hold(&hold, state, &mut events)?;
@@ -305,13 +307,14 @@ impl Rules<'_> {
         let Hold { topic, fence, renewal, published } = hold;
         let (topic, fence) = (*topic, *fence);
         let refused = |why: String| Event::Refused { topic, why };
-        let mut record = match record(state, topic) {
+        let before = match record(state, topic) {
             Ok(record) => record,
             Err(Reject(why)) => {
                 events.push(refused(why));
                 return Ok(());
             }
         };
+        let mut record = before.clone();
         if let Some(number) = renewal {
             events.push(match record.lock.renew(&self.sender, fence, *number, self.context.time_ms) {
                 Ok(()) => Event::Renewed { topic, fence, renewals: *number },
@@ -324,7 +327,7 @@ impl Rules<'_> {
                 Err(Reject(why)) => refused(why),
             });
         }
-        write(state, topic_key(topic), &record)
+        if record == before { Ok(()) } else { write(state, topic_key(topic), &record) }
     }
 
     fn checkpoint(

@@ -660,10 +660,11 @@ impl World {
         host.at = self.events.len();
         host.wake = None;
         // All of them speak for their seats: a seat counts once, whoever speaks.
-        let Some((effects, next)) = host.server.as_mut().map(|machine| machine.step(now, Input::Speaks(true))) else {
-            return Ok(());
-        };
-        self.carry_out(server, effects, next)?;
+        for input in [Input::Speaks(true), Input::Serves(true)] {
+            let Some(machine) = self.hosts[server].server.as_mut() else { return Ok(()) };
+            let (effects, next) = machine.step(now, input);
+            self.carry_out(server, effects, next)?;
+        }
         self.links(server, true);
         for other in 0..self.hosts.len() {
             let is_up = other != server && self.hosts[other].server.is_some() && !self.hosts[other].cut_from_servers;
