@@ -237,6 +237,34 @@ try {
     await viewer.context().close();
   });
 
+  await step("ages are told by the node's clock, however wrong the browser's is", async () => {
+    const hours = await (await browser.newContext({ storageState: await page.context().storageState() })).newPage();
+    await hours.addInitScript(() => {
+      const real = Date.now.bind(Date);
+      globalThis.ahead = 5 * 3600e3;
+      globalThis.looked = 0;
+      Date.now = () => (globalThis.looked += 1, real() + globalThis.ahead);
+    });
+    await hours.goto(`${origin}/console/`);
+    const shows = async () => {
+      await hours.waitForFunction(() => {
+        const ages = [...document.querySelectorAll("details table.rows tbody tr")].map((row) => row.lastElementChild.textContent);
+        // All but the one that was killed.
+        return ages.filter((age) => age === "now" || /^[2-9] s ago$/.test(age)).length >= 11;
+      }, null, WITHIN);
+      assert.equal(await hours.locator("main.stale").count(), 0);
+    };
+    await shows();
+    // It is set right, and wrong in the other direction, while the page is open.
+    for (const ahead of [0, -26 * 3600e3]) {
+      await hours.evaluate((ahead) => { globalThis.ahead = ahead; globalThis.looked = 0; }, ahead);
+      // It looks once with each frame, which come ten times a second, and once a second for the ages.
+      await hours.waitForFunction(() => globalThis.looked > 25, null, WITHIN);
+      await shows();
+    }
+    await hours.context().close();
+  });
+
   await step("what was lost on the way is noticed and had again", async () => {
     const height = () => page.evaluate(() => Number(document.querySelectorAll(".summary dd")[2].textContent.replace(/,/g, "")));
     await page.evaluate(() => { globalThis.loseOne = true; });

@@ -128,9 +128,9 @@ fn a_chain_is_not_brought_to_a_stand_by_mistake() {
 async fn over_http_an_order_needs_a_login_a_reason_and_what_was_shown_and_is_carried_out_once() {
     let network = Operated::start();
     let host = network.0.url(0).trim_start_matches("http://").to_owned();
-    let cookie = |role: &str| {
+    let cookie = |user: &str, role: &str| {
         let config = network.0.config(1);
-        let link = data(&run(&["console-token", "-c", config.to_str().unwrap(), "--user", role, "--role", role]));
+        let link = data(&run(&["console-token", "-c", config.to_str().unwrap(), "--user", user, "--role", role]));
         let token = link.trim().split_once("#t=").unwrap().1.to_owned();
         let host = host.clone();
         async move {
@@ -151,7 +151,7 @@ async fn over_http_an_order_needs_a_login_a_reason_and_what_was_shown_and_is_car
             (status, serde_json::from_slice::<Value>(&answer.body().await.unwrap()).unwrap())
         }
     };
-    let (viewer, operator) = (cookie("viewer").await, cookie("operator").await);
+    let (viewer, operator) = (cookie("viewer", "viewer").await, cookie("operator", "operator").await);
     let own = format!("http://{host}");
     let order = json!({ "on": "", "args": { "set": "on" } });
     let (status, shown) = post("read-only/preview", "", &own, order.clone()).await;
@@ -203,11 +203,34 @@ async fn over_http_an_order_needs_a_login_a_reason_and_what_was_shown_and_is_car
     assert_eq!((status, &again), (200, &done), "carried out once, and answered twice");
     let other = json!({ "order": { "on": "", "args": { "set": "off" } } });
     assert_eq!(post("read-only", &operator, &own, ask("9", other)).await.1["code"], "id_used");
+    two_operators_at_once(&cookie("carol", "operator").await, &operator, &own, &post).await;
     let acts = network.audited(1);
+    let acts = acts.into_iter().filter(|act| act["act"]["reason"] == "a test").collect::<Vec<_>>();
     let done: Vec<_> =
         acts.iter().filter(|act| act["act"]["outcome"].as_str().unwrap().starts_with("done: ")).collect();
     assert_eq!(done.len(), 1, "{acts:?}");
     assert_eq!((&done[0]["act"]["user"], &done[0]["act"]["on"]), (&json!("operator"), &json!("{\"set\":\"on\"}")));
+}
+
+/// Both have seen the same effect and press at the same moment: one order is carried out, and the other is told that this is not what it saw any more.
+async fn two_operators_at_once<Answer: Future<Output = (u16, Value)>>(
+    carol: &str,
+    operator: &str,
+    own: &str,
+    post: &impl Fn(&str, &str, &str, Value) -> Answer,
+) {
+    let order = json!({ "on": "", "args": { "set": "off" } });
+    let (_, shown) = post("read-only/preview", "", own, order.clone()).await;
+    let press = |cookie: &str, id: &str| {
+        let (confirm, seen) = (&shown["confirm"], &shown["seen"]);
+        let ask = json!({ "id": id, "order": order, "reason": "both", "confirm": confirm, "seen": seen });
+        post("read-only", cookie, own, ask)
+    };
+    let (one, other) = tokio::join!(press(carol, "20"), press(operator, "21"));
+    let (done, refused) = if one.0 == 200 { (one, other) } else { (other, one) };
+    assert_eq!((done.0, refused.0), (200, 409), "{done:?} {refused:?}");
+    let code = refused.1["code"].as_str().unwrap();
+    assert!(["changed", "in_progress", "no_change"].contains(&code), "{refused:?}");
 }
 
 /// What is wrong can be told in one file, without a secret in it.

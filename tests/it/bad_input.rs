@@ -105,6 +105,14 @@ fn orders_that_no_operator_gave_or_that_cannot_be_are_refused() {
     assert!(code == 6 && talk.contains("a member of another cluster"), "{talk}");
     let listed = data(&run(&["member", "list", "--auth", &url]));
     assert!(listed.contains("at 127.0.0.1:7"), "{listed}");
+    // What the page shows before, as well.
+    let order = serde_json::json!({ "on": "z", "args": { "node": new } });
+    let shown = actix_web::rt::System::new().block_on(async {
+        let asked = awc::Client::default().post(format!("{url}/api/v1/actions/member-remove/preview"));
+        let mut answer = asked.insert_header(("origin", url.as_str())).send_json(&order).await.unwrap();
+        (answer.status().as_u16(), answer.json::<serde_json::Value>().await.unwrap())
+    });
+    assert_eq!((shown.0, &shown.1["error"]), (404, &"there is no cluster `z`".into()));
     auth.kill().unwrap();
     auth.wait().unwrap();
 }

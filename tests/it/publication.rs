@@ -144,18 +144,30 @@ fn a_stream_goes_on_through_the_death_of_whoever_publishes_it() {
     assert_eq!(wait_for_lines(&out, count), (1..=count).collect::<Vec<_>>());
     drop(following);
 
-    // Who published what is on the chain.
-    let shown = sound(&["lock", "show", "stream", "--node", network.url(first - 1), "-o", "json"]);
-    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
-    let holdings = shown["holdings"].as_array().unwrap();
-    assert!(holdings.len() >= 3 && holdings.iter().skip(1).all(|holding| holding["ended"] == "lost"), "{shown}");
+    let holdings = recorded(&network, first, count);
+    assert!(holdings.len() >= 3 && holdings.iter().skip(1).all(|holding| holding["ended"] == "lost"), "{holdings:?}");
     let published = |holding: &serde_json::Value| (holding["from"].as_u64().unwrap(), holding["upto"].as_u64());
     let mut next = 1;
     for (from, upto) in holdings.iter().rev().map(published) {
-        assert_eq!(from, next, "{shown}");
+        assert_eq!(from, next, "{holdings:?}");
         next = upto.map_or(next, |upto| upto + 1);
     }
     assert_eq!(next, count + 1, "every datum has its holding");
+}
+
+/// Who published what, newest first, once the chain tells it of so many data: terminals have a datum before its checkpoint is on the chain.
+fn recorded(network: &TestNetwork, seat: usize, count: u64) -> Vec<serde_json::Value> {
+    let deadline = Instant::now() + WITHIN;
+    loop {
+        let shown = sound(&["lock", "show", "stream", "--node", network.url(seat - 1), "-o", "json"]);
+        let mut shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        let serde_json::Value::Array(holdings) = shown["holdings"].take() else { panic!("{shown}") };
+        if holdings.iter().filter_map(|holding| holding["upto"].as_u64()).max() == Some(count) {
+            return holdings;
+        }
+        assert!(Instant::now() < deadline, "the chain does not tell of {count} data: {holdings:?}");
+        std::thread::park_timeout(LOOK_AGAIN);
+    }
 }
 
 /// H1: a holder that is frozen loses the lock after its lease, and nothing of it is seen when it wakes.

@@ -156,7 +156,8 @@ impl Ordered {
         // A signature that is made again is the same order.
         let content = Digest::sha256(&self.ask.content(&self.console.place, &self.action, 0));
         let (user, id, reason) = (self.user.name.as_str(), self.ask.id.as_str(), self.ask.reason.as_str());
-        let asked = Asked { user, role: self.user.role, id, content, reason };
+        let what = (self.action.as_str(), self.ask.order.on.as_str());
+        let asked = Asked { user, role: self.user.role, id, what, content, reason };
         let enabled = self.console.rules.enabled;
         let begin = self.guard(|guard| guard.begin(enabled, action.about().role, asked));
         let outcome = match begin {

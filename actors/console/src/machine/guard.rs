@@ -24,6 +24,8 @@ pub struct Asked<'a> {
     pub role: Role,
     /// The order's id.
     pub id: &'a str,
+    /// What is to be done, and on what: one order about it is carried out at a time.
+    pub what: (&'a str, &'a str),
     /// Hash of all that it says.
     pub content: Digest,
     /// Why.
@@ -44,10 +46,19 @@ pub enum Begin {
 /// The guard. Remembers the last orders.
 #[derive(Debug, Default)]
 pub struct Guard {
-    /// By user and id: the hash of what was ordered, and what came of it.
-    orders: BTreeMap<(String, String), (Digest, Option<Outcome>)>,
+    /// By user and id.
+    orders: BTreeMap<(String, String), Remembered>,
     /// Their keys, the oldest first.
     oldest: VecDeque<(String, String)>,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    /// Hash of what was ordered.
+    content: Digest,
+    what: (String, String),
+    /// What came of it; none while it is carried out.
+    outcome: Option<Outcome>,
 }
 
 impl Guard {
@@ -74,25 +85,31 @@ impl Guard {
         }
         let key = (asked.user.to_owned(), asked.id.to_owned());
         match self.orders.get(&key) {
-            Some((content, _)) if *content != asked.content => {
-                refused("id_used", "another order had this id".to_owned(), "give each order an id of its own")
+            Some(known) if known.content != asked.content => {
+                return refused("id_used", "another order had this id".to_owned(), "give each order an id of its own");
             }
-            Some((_, Some(outcome))) => Begin::Again(outcome.clone()),
-            Some((_, None)) => {
-                refused("in_progress", "the order is being carried out".to_owned(), "ask again with the same id")
+            Some(Remembered { outcome: Some(outcome), .. }) => return Begin::Again(outcome.clone()),
+            Some(Remembered { outcome: None, .. }) => {
+                let what = "the order is being carried out".to_owned();
+                return refused("in_progress", what, "ask again with the same id");
             }
-            None => {
-                self.remember(key, asked.content);
-                Begin::New
-            }
+            None => {}
         }
+        // Both have seen the same, and the second would be done to what the first leaves.
+        let is_same = |known: &Remembered| (known.what.0.as_str(), known.what.1.as_str()) == asked.what;
+        let busy = self.orders.iter().find(|(_, known)| known.outcome.is_none() && is_same(known));
+        if let Some(((user, _), _)) = busy {
+            return refused("in_progress", format!("{user} is doing this now"), "look at the effect again after it");
+        }
+        self.remember(key, &asked);
+        Begin::New
     }
 
-    fn remember(&mut self, key: (String, String), content: Digest) {
+    fn remember(&mut self, key: (String, String), asked: &Asked<'_>) {
         // One that is being carried out is never forgotten; there are as many as there are connections.
         while self.oldest.len() >= REMEMBERED_MAX {
             let Some(place) =
-                self.oldest.iter().position(|key| self.orders.get(key).is_none_or(|(_, end)| end.is_some()))
+                self.oldest.iter().position(|key| self.orders.get(key).is_none_or(|known| known.outcome.is_some()))
             else {
                 break;
             };
@@ -101,7 +118,8 @@ impl Guard {
             }
         }
         self.oldest.push_back(key.clone());
-        self.orders.insert(key, (content, None));
+        let what = (asked.what.0.to_owned(), asked.what.1.to_owned());
+        self.orders.insert(key, Remembered { content: asked.content, what, outcome: None });
     }
 
     /// Nothing was done of an order that was new: it may come again.
@@ -113,8 +131,8 @@ impl Guard {
 
     /// What came of an order that was new.
     pub fn finish(&mut self, user: &str, id: &str, outcome: Outcome) {
-        if let Some((_, end)) = self.orders.get_mut(&(user.to_owned(), id.to_owned())) {
-            *end = Some(outcome);
+        if let Some(known) = self.orders.get_mut(&(user.to_owned(), id.to_owned())) {
+            known.outcome = Some(outcome);
         }
     }
 }
@@ -124,7 +142,8 @@ mod tests {
     use super::*;
 
     fn asked(id: &str) -> Asked<'_> {
-        Asked { user: "ops", role: Role::Operator, id, content: Digest::sha256(id.as_bytes()), reason: "patching" }
+        let content = Digest::sha256(id.as_bytes());
+        Asked { user: "ops", role: Role::Operator, id, what: ("switch", id), content, reason: "patching" }
     }
 
     fn code(begin: Begin) -> &'static str {
@@ -146,7 +165,7 @@ mod tests {
         assert_eq!(begin(true, Role::Operator, Asked { reason: " ", ..asked("1") }), "no_reason");
         assert_eq!(begin(true, Role::Operator, Asked { reason: &long, ..asked("1") }), "no_reason");
         assert_eq!(begin(true, Role::Operator, asked("1")), "new");
-        assert_eq!(begin(true, Role::Operator, Asked { role: Role::Admin, user: "chief", ..asked("1") }), "new");
+        assert_eq!(begin(true, Role::Operator, Asked { role: Role::Admin, user: "chief", ..asked("2") }), "new");
     }
 
     #[test]
@@ -162,6 +181,19 @@ mod tests {
         assert_eq!(begin(&mut guard, Asked { user: "another", ..asked("1") }), Begin::New, "ids are a user's own");
         guard.forget("another", "1");
         assert_eq!(begin(&mut guard, Asked { user: "another", ..other }), Begin::New, "of which nothing was done");
+    }
+
+    #[test]
+    fn of_two_operators_at_once_one_is_let_in() {
+        let mut guard = Guard::default();
+        let order = |user, id, what| Asked { user, what, ..asked(id) };
+        let mut begin = |asked| code(guard.begin(true, Role::Operator, asked));
+        assert_eq!(begin(order("ada", "1", ("switch", "a"))), "new");
+        assert_eq!(begin(order("bob", "7", ("switch", "a"))), "in_progress");
+        assert_eq!(begin(order("bob", "8", ("switch", "b"))), "new");
+        assert_eq!(begin(order("bob", "9", ("drain", "a"))), "new");
+        guard.finish("ada", "1", Ok("done".to_owned()));
+        assert_eq!(code(guard.begin(true, Role::Operator, order("bob", "7", ("switch", "a")))), "new");
     }
 
     #[test]
