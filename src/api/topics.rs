@@ -12,6 +12,7 @@ use standin_foundation::{Digest, Height, PublicKey};
 use standin_publisher::actor::Standing;
 use standin_publisher::machine::session::{Found, Next, Session, SessionRefused};
 use standin_publisher::machine::terminal::{Position, Published};
+use standin_publisher::machine::witness::TakeoverProof;
 use standin_publisher::record;
 use standin_publisher::terminal::{SUBPROTOCOL, ToTerminal};
 use standin_publisher::{Fence, Sequence, Topic};
@@ -194,7 +195,7 @@ pub(super) async fn follow(
         return Ok(not_live());
     }
     let Some(standing) = publication.board.follow(topic) else { return Ok(respond::<()>(Err(unknown(topic)))) };
-    let stands = *standing.borrow();
+    let stands = standing.borrow().clone();
     let position = match position_of(&publication, topic, &place, &stands) {
         Ok(position) => position,
         Err(fault) => return Ok(respond::<()>(Err(fault))),
@@ -388,7 +389,7 @@ impl Served {
         loop {
             let publication = &self.node.publication;
             // Looked at before each message: a lease may have run out since the last.
-            let (standing, now) = (*self.standing.borrow(), publication.board.now());
+            let (standing, now) = (self.standing.borrow().clone(), publication.board.now());
             let Some(mut limit) = standing.limit(now) else { return Ok(()) };
             if let Some(kept_back) = self.kept_back.as_mut().filter(|_| !standing.publishes(now)) {
                 limit.upto = kept_back.limit(limit.upto);
@@ -408,7 +409,11 @@ impl Served {
             }
             let message = match next {
                 None => return Ok(()),
-                Some(Next::Takeover(takeover)) => ToTerminal::Takeover(takeover),
+                Some(Next::Takeover(_)) => {
+                    // A limit is of the takeover that the proof is of.
+                    let Some(proof) = &standing.proof else { return Ok(()) };
+                    ToTerminal::Takeover(TakeoverProof::clone(proof))
+                }
                 Some(Next::Frame(fence, entry)) => {
                     let Ok(Some((_, content))) = journal.frame(topic, entry.first) else {
                         return Err(End::Closed("the node cannot read its journal"));

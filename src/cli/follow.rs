@@ -10,6 +10,7 @@ use standin::publication::{Begin, Delivered, FollowError, Notice, Terminal};
 use standin_publisher::machine::terminal::Position;
 use standin_publisher::{Sequence, Topic};
 
+use super::trust::TrustArguments;
 use super::{ClientArguments, Failure, Output};
 
 #[derive(Debug, Args)]
@@ -30,6 +31,8 @@ pub(super) struct FollowArguments {
     /// Sign as this client, where the chain lists who may read.
     #[arg(long = "as", value_name = "FILE")]
     reader: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArguments,
     /// How to print: values, or a JSON object a datum.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
@@ -51,7 +54,8 @@ pub(super) async fn follow(arguments: FollowArguments) -> Result<(), Failure> {
         (None, None) if arguments.position.is_some() => Begin::At(Sequence(1)),
         (None, None) => Begin::Now,
     };
-    let mut terminal = Terminal::begin(nodes, arguments.topic, begin);
+    let genesis = arguments.trust.genesis(&nodes).await?;
+    let mut terminal = Terminal::begin(nodes, genesis, arguments.topic, begin);
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut printed = 0;
     let is_enough = |printed| arguments.count.is_some_and(|count| printed >= count);

@@ -35,6 +35,7 @@ mod reconfigure;
 mod run;
 mod service;
 mod submit;
+mod trust;
 mod verify;
 
 use std::process::ExitCode;

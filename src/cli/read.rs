@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use standin::client::{Client, percent_encoded};
-use standin::config::read_genesis;
 use standin_foundation::{ClusterId, Height};
 use standin_ledger::builtin::Question;
-use standin_ledger::{Genesis, SignedGrant, Title, TransactionId};
+use standin_ledger::{SignedGrant, Title, TransactionId};
 
 use super::orders::read_key;
+use super::trust::TrustArguments;
 use super::{ClientArguments, Failure, Output};
 
 #[derive(Debug, Args)]
@@ -83,33 +83,6 @@ pub(super) struct TransactionArguments {
     verify: bool,
     #[command(flatten)]
     trust: TrustArguments,
-}
-
-/// What proofs are checked against.
-#[derive(Debug, Args)]
-struct TrustArguments {
-    /// The chain's genesis, from a source that you trust; without it the nodes are asked, and must agree.
-    #[arg(long)]
-    genesis: Option<PathBuf>,
-}
-
-impl TrustArguments {
-    async fn genesis(&self, clients: &[Client]) -> Result<Genesis, Failure> {
-        if let Some(path) = &self.genesis {
-            return Ok(read_genesis(path)?);
-        }
-        let mut agreed: Option<Genesis> = None;
-        for client in clients {
-            let genesis = client.genesis().await?;
-            if agreed.as_ref().is_some_and(|agreed| agreed.digest() != genesis.digest()) {
-                return Err(Failure::new(3, format!("{} has another genesis than the node before it", client.base())));
-            }
-            agreed = Some(genesis);
-        }
-        let agreed = agreed.ok_or_else(|| Failure::new(2, "--node needs an address"))?;
-        eprintln!("checked against genesis {} as the nodes have it; --genesis FILE takes yours", agreed.digest());
-        Ok(agreed)
-    }
 }
 
 #[derive(Debug, Args)]

@@ -257,8 +257,6 @@ impl MemberNode {
         };
         known.map(|grant| grants.take(grant));
         let grants = told_later.get_or_init(|| grants).clone();
-        let router = standin_console::actor::routes(routes(&ingress, &grants), console_cell.address());
-        let lost = member.address().clone();
         let journal = publisher::open_journal(config, &genesis)?;
         let around = Around {
             genesis: Arc::clone(&genesis),
@@ -273,6 +271,9 @@ impl MemberNode {
             actix_rt::spawn(publisher::show_members(around.clone()));
         }
         let publisher = publisher::start(config.publisher, &journal, around);
+        let router = standin_console::actor::routes(routes(&ingress, &grants), console_cell.address());
+        let router = standin_publisher::actor::routes(router, publisher.address());
+        let lost = member.address().clone();
         let links_changed = publisher.address().clone();
         let on_down = OnDown(Box::new(move |node| {
             // It looks for itself, a little later.

@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 
 use standin_consensus::actor::{Directory, LedgerReader, Replica, Submit};
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, Height, NodeId, PublicKey, SecretKey};
+use standin_foundation::{Digest, Epoch, Height, NodeId, PublicKey, SecretKey, Term};
 use standin_ledger::log::{LogError, LogOptions};
 use standin_ledger::store::StoredBlock;
-use standin_ledger::{Batch, Genesis, Outcome};
+use standin_ledger::{Authority as _, Batch, Genesis, Outcome};
 use standin_publisher::actor::{
     Begin, Board, FollowError, Followed, Happened, Journal, Leave, Publisher, Surroundings,
 };
 use standin_publisher::machine::view::View;
+use standin_publisher::machine::witness::{Speakers as _, Word};
+use standin_publisher::messages::{Takeover, WantWords, Words};
 use standin_publisher::state_machine::{content_of, events_of};
 use standin_publisher::{Config, Event, Instruction, Topic, record};
 use standin_stage::{Address, CallError, Cell, MailboxLimits, Supervision};
@@ -140,6 +142,40 @@ impl Surroundings for Around {
 
     fn serves(&self) -> bool {
         !self.modes.draining() && !self.modes.read_only()
+    }
+
+    fn seats(&self, epoch: Epoch) -> Option<usize> {
+        self.directory.book.count(epoch)
+    }
+
+    fn word(&self, takeover: &Takeover, known: Option<&Word>) -> Option<Word> {
+        let (book, seat) = (&self.directory.book, self.directory.seat);
+        let epoch = book.epoch();
+        let first = book.newest_table().seats.get(&seat).map(|seat| Term::first_of(seat.since));
+        // Where nobody grants seats, the term is the one that the chain's order has begun.
+        let mut terms = [Some(book.term(seat)), first].into_iter().flatten();
+        let term = terms.find(|term| book.speaker(epoch, seat, *term) == Some(self.key.public()))?;
+        if known.is_some_and(|known| known.epoch == epoch && known.witness.term == term) {
+            return None;
+        }
+        Some(Word::sign(&self.genesis.digest(), &self.key, *takeover, (epoch, seat, term)))
+    }
+
+    fn is_sound(&self, word: &Word) -> bool {
+        word.is_sound(&self.genesis.digest(), &*self.directory.book)
+    }
+
+    fn say(&self, to: Option<NodeId>, words: &Words) {
+        let others = match to {
+            Some(node) => self.directory.node(&node).into_iter().collect(),
+            None => self.directory.nodes(),
+        };
+        // Whoever lacks one asks for it.
+        others.iter().for_each(|other| drop(other.tell(words)));
+    }
+
+    fn want(&self, words: &WantWords) {
+        self.directory.nodes().iter().for_each(|other| drop(other.tell(words)));
     }
 
     fn tell(&self, happened: Happened) {

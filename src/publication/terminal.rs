@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use standin_foundation::Digest;
+use standin_ledger::{Genesis, GrantTable};
 use standin_publisher::frame::{Datum, Entry};
 use standin_publisher::machine::terminal::{Alarm, Counters, Position, Terminal as Machine, Verdict};
+use standin_publisher::machine::witness::{Proven, TakeoverProof};
 use standin_publisher::messages::Takeover;
 use standin_publisher::terminal::ToTerminal;
 use standin_publisher::{Sequence, Topic};
@@ -84,7 +87,7 @@ enum FromNode {
     Said {
         connection: u64,
         asked: Option<Position>,
-        message: ToTerminal,
+        message: Box<ToTerminal>,
     },
     Refused(ClientError),
     /// It cannot be reached, or has too much to do.
@@ -99,7 +102,7 @@ struct Shared {
 
 /// A node that the terminal follows.
 struct Followed {
-    address: String,
+    client: Client,
     /// Raised to have it connect anew.
     anew: watch::Sender<u64>,
     /// The connection that is listened to.
@@ -107,9 +110,20 @@ struct Followed {
     is_silenced: bool,
 }
 
+/// Who may speak for seats, from the genesis on: what a takeover is judged by.
+struct Trust {
+    genesis: Genesis,
+    chain: Digest,
+    table: GrantTable,
+}
+
 /// A terminal. It belongs to the thread that made it.
 pub struct Terminal {
+    topic: Topic,
     machine: Option<Machine>,
+    trust: Trust,
+    /// A takeover whose witnesses are not known yet, and whose connection showed it.
+    unproven: Option<(usize, u64, TakeoverProof)>,
     begin: Begin,
     nodes: Vec<Followed>,
     shared: watch::Sender<Shared>,
@@ -128,16 +142,18 @@ impl std::fmt::Debug for Terminal {
 }
 
 impl Terminal {
-    /// Follows a topic at all of these nodes. Must be called within a runtime.
-    pub fn begin(nodes: Vec<Client>, topic: Topic, begin: Begin) -> Self {
+    /// Follows a topic at all of these nodes, of which none is trusted: whoever publishes is proven from the chain's genesis on. Must be called within
+    /// a runtime.
+    pub fn begin(nodes: Vec<Client>, genesis: Genesis, topic: Topic, begin: Begin) -> Self {
+        let trust = Trust { chain: genesis.digest(), table: genesis.grant_table(), genesis };
         let machine = match begin {
-            Begin::Behind(position) => Some(Machine::new(position)),
+            Begin::Behind(position) => Some(Machine::new(topic, position)),
             _ => None,
         };
         let shared = watch::Sender::new(Shared { position: machine.as_ref().map(Machine::position) });
         let (late, (sender, said)) = (nodes.len() > 1, mpsc::channel(AHEAD));
         let follow = |(number, client): (usize, Client)| {
-            let (address, anew) = (client.base().to_owned(), watch::Sender::new(0));
+            let (own, anew) = (client.clone(), watch::Sender::new(0));
             let connection = Connection {
                 number,
                 client,
@@ -149,11 +165,14 @@ impl Terminal {
                 late,
             };
             actix_rt::spawn(connection.run());
-            Followed { address, anew, connection: 0, is_silenced: false }
+            Followed { client: own, anew, connection: 0, is_silenced: false }
         };
         let nodes = nodes.into_iter().enumerate().map(follow).collect();
         Self {
+            topic,
             machine,
+            trust,
+            unproven: None,
             begin,
             nodes,
             shared,
@@ -173,6 +192,9 @@ impl Terminal {
     pub async fn next(&mut self) -> Result<Notice, FollowError> {
         loop {
             self.check_hope()?;
+            if let Some(notice) = self.look_into_unproven().await? {
+                return Ok(notice);
+            }
             // Every connection keeps a sender while this lives.
             let Some((node, from)) = self.said.recv().await else { return Err(FollowError::NobodyLeft) };
             match from {
@@ -188,7 +210,7 @@ impl Terminal {
                     self.check_hope()?;
                 }
                 FromNode::Said { connection, asked, message } => {
-                    if let Some(notice) = self.judge(node, connection, asked, message)? {
+                    if let Some(notice) = self.judge(node, connection, asked, *message)? {
                         return Ok(notice);
                     }
                 }
@@ -237,7 +259,7 @@ impl Terminal {
             followed.connection = connection;
             match &self.machine {
                 None => {
-                    self.machine = Some(Machine::new(position));
+                    self.machine = Some(Machine::new(self.topic, position));
                     self.shared.send_modify(|shared| shared.position = Some(position));
                 }
                 // Another node said where to begin: this one is to go on from there.
@@ -251,17 +273,19 @@ impl Terminal {
         }
         let Some(machine) = &mut self.machine else { return Ok(None) };
         match message {
-            ToTerminal::Takeover(takeover) => {
-                let before = machine.position().fence;
-                match machine.takeover(&takeover) {
-                    Ok(()) if takeover.fence > before => {
-                        self.share();
-                        Ok(Some(Notice::Takeover(takeover)))
-                    }
-                    Ok(()) => Ok(None),
-                    Err(alarm) => self.silence(node, alarm).map(Some),
+            // Most are known from another node.
+            ToTerminal::Takeover(proof) if proof.takeover.fence <= machine.position().fence => Ok(None),
+            ToTerminal::Takeover(proof) => match proof.verify(&self.trust.chain, &self.trust.table) {
+                Ok(proven) => self.take_over(node, &proven),
+                Err(why) if why.may_be_proven() => {
+                    self.unproven = Some((node, connection, proof));
+                    Ok(None)
                 }
-            }
+                Err(why) => {
+                    let alarm = Alarm::Unproven { fence: proof.takeover.fence, why };
+                    self.silence(node, alarm).map(Some)
+                }
+            },
             ToTerminal::Frame(published) => match machine.frame(published) {
                 Verdict::Deliver { entry, content, position } => {
                     self.share();
@@ -283,6 +307,41 @@ impl Terminal {
         }
     }
 
+    fn take_over(&mut self, node: usize, proven: &Proven) -> Result<Option<Notice>, FollowError> {
+        let Some(machine) = &mut self.machine else { return Ok(None) };
+        let before = machine.position().fence;
+        match machine.takeover(proven) {
+            Ok(()) if proven.takeover().fence > before => {
+                self.share();
+                Ok(Some(Notice::Takeover(*proven.takeover())))
+            }
+            Ok(()) => Ok(None),
+            Err(alarm) => self.silence(node, alarm).map(Some),
+        }
+    }
+
+    /// Whoever shows a takeover can show the epochs and grants that prove it: they are asked for, and prove themselves from the genesis on.
+    async fn look_into_unproven(&mut self) -> Result<Option<Notice>, FollowError> {
+        let Some((node, connection, proof)) = self.unproven.clone() else { return Ok(None) };
+        let Some(followed) = self.nodes.get(node) else { return Ok(None) };
+        let known = followed.client.grant_table(&self.trust.genesis).await;
+        self.unproven = None;
+        let is_current = self.nodes.get(node).is_some_and(|followed| followed.connection == connection);
+        let Ok(table) = known.inspect_err(|error| tracing::debug!(%error, "a takeover cannot be judged now")) else {
+            if is_current {
+                self.connect_anew(node);
+            }
+            return Ok(None);
+        };
+        match proof.verify(&self.trust.chain, &table) {
+            Ok(proven) => {
+                self.trust.table = table;
+                self.take_over(node, &proven)
+            }
+            Err(why) => self.silence(node, Alarm::Unproven { fence: proof.takeover.fence, why }).map(Some),
+        }
+    }
+
     /// All nodes are told what the terminal has: none of them sends it again.
     fn share(&mut self) {
         let position = self.machine.as_ref().map(Machine::position);
@@ -300,7 +359,7 @@ impl Terminal {
     fn silence(&mut self, node: usize, alarm: Alarm) -> Result<Notice, FollowError> {
         let Some(followed) = self.nodes.get_mut(node) else { return Err(FollowError::NobodyLeft) };
         followed.is_silenced = true;
-        Ok(Notice::Alarm { node: followed.address.clone(), alarm })
+        Ok(Notice::Alarm { node: followed.client.base().to_owned(), alarm })
     }
 }
 
@@ -371,7 +430,7 @@ impl Connection {
                 }
                 said = socket.hear() => {
                     let Some(Said(message)) = said else { return };
-                    let from = FromNode::Said { connection, asked, message };
+                    let from = FromNode::Said { connection, asked, message: Box::new(message) };
                     if self.sender.send((self.number, from)).await.is_err() {
                         return;
                     }

@@ -5,6 +5,17 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use actix_web::web::{Payload, get};
+use actix_web::{App, HttpRequest, HttpServer};
+use standin::client::Client;
+use standin::publication::{Begin, Notice, Terminal};
+use standin_foundation::{Digest, Epoch, Seat, SecretKey, Term};
+use standin_publisher::machine::terminal::{Alarm, Position};
+use standin_publisher::machine::witness::{TakeoverProof, Word};
+use standin_publisher::messages::Takeover;
+use standin_publisher::terminal::{SUBPROTOCOL, ToTerminal};
+use standin_publisher::{Fence, Sequence, Topic};
+
 use crate::network::{TestNetwork, data, ended_within, refused, run, sound, standin, told};
 
 /// Nothing here takes longer.
@@ -268,4 +279,62 @@ fn what_cannot_be_published_or_followed_is_refused_with_the_reason() {
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     let ended = |holding: &serde_json::Value| holding["ended"] == "ordered";
     assert!(shown["holdings"].as_array().unwrap().iter().any(ended), "{shown}");
+}
+
+/// H11: a server that gives itself the topic, with all signatures that it can make, is found out, and the stream goes on from the others.
+#[actix_web::test]
+async fn a_server_that_makes_up_a_takeover_is_found_out() {
+    let network = TestNetwork::start();
+    let mut source = Source::begin(&network, "stream");
+    source.push(30);
+    let client = Client::new(network.url(0), Duration::from_secs(10));
+    assert_eq!(source.end(), 30);
+    let genesis = client.genesis().await.unwrap();
+    let topic: Topic = "stream".parse().unwrap();
+    let liar = SecretKey::read(&network.path("s1/node.key")).unwrap();
+    let takeover = Takeover {
+        topic,
+        fence: Fence(99),
+        owner: liar.public(),
+        lease_ms: 1_000,
+        from: Sequence(1),
+        before: Digest::ZERO,
+    };
+    // A seat's own word, and one that it makes for another seat.
+    let word = |seat| Word::sign(&genesis.digest(), &liar, takeover, (Epoch(0), Seat(seat), Term(0))).witness;
+    let proof = TakeoverProof { takeover, epoch: Epoch(0), witnesses: vec![word(0), word(0), word(1)] };
+    let says = [ToTerminal::Start(Position::default()), ToTerminal::Takeover(proof)].map(|said| said.to_bytes());
+    let served = says.clone();
+    let follow = move |request: HttpRequest, body: Payload| {
+        let served = served.clone();
+        async move {
+            let (response, mut socket, _) = actix_ws::handle_with_protocols(&request, body, &[SUBPROTOCOL])?;
+            actix_web::rt::spawn(async move {
+                for message in served {
+                    drop(socket.binary(message).await);
+                }
+                std::future::pending::<()>().await;
+            });
+            Ok::<_, actix_web::Error>(response)
+        }
+    };
+    let app = move || App::new().route("/api/v1/topics/{topic}/follow", get().to(follow.clone()));
+    let server = HttpServer::new(app).workers(1).bind(("127.0.0.1", 0)).unwrap();
+    let false_node = Client::new(&format!("http://{}", server.addrs()[0]), Duration::from_secs(10));
+    let server = server.run();
+    let handle = server.handle();
+    actix_web::rt::spawn(server);
+
+    let mut terminal = Terminal::begin(vec![false_node, client], genesis, topic, Begin::At(Sequence(1)));
+    let (mut alarm, mut delivered, mut fence) = (None, 0, Fence(0));
+    while alarm.is_none() || delivered < 30 {
+        match tokio::time::timeout(WITHIN, terminal.next()).await.unwrap().unwrap() {
+            Notice::Alarm { alarm: told, .. } => alarm = Some(told),
+            Notice::Delivered(frame) => (delivered, fence) = (frame.position.last.0, frame.position.fence),
+            Notice::Takeover(takeover) => assert_ne!(takeover.fence, Fence(99)),
+        }
+    }
+    assert!(matches!(alarm, Some(Alarm::Unproven { fence: Fence(99), .. })), "{alarm:?}");
+    assert!((Fence(1)..Fence(99)).contains(&fence));
+    handle.stop(false).await;
 }

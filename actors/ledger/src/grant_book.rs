@@ -252,6 +252,11 @@ impl GrantBook {
         self.read().holder_in(epoch, seat, term).is_none_or(|holder| holder.node_id() == *node)
     }
 
+    /// The key that speaks for a seat in a term of an epoch, as far as is known here.
+    pub fn holder_in(&self, epoch: Epoch, seat: Seat, term: Term) -> Option<PublicKey> {
+        self.read().holder_in(epoch, seat, term).copied()
+    }
+
     /// Whether votes of a seat under this term cannot be judged here before its grant is known.
     pub fn lacks(&self, seat: Seat, term: Term) -> bool {
         self.read().lacks(seat, term)

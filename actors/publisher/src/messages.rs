@@ -14,6 +14,7 @@ use standin_ledger::{Approved, ClientSignatures, Genesis, LedgerError, Order, Si
 use crate::frame::Entry;
 use crate::ids::{Fence, PUBLISHER_TITLE, Sequence, Topic};
 use crate::machine::lock::{Ground, Reason};
+use crate::machine::witness::Word;
 
 /// Holds or attestations in one transaction.
 pub const AT_ONCE_MAX: usize = 256;
@@ -275,4 +276,43 @@ pub struct Takeover {
     pub from: Sequence,
     /// The topic's chain before that.
     pub before: Digest,
+}
+
+/// What servers tell each other: for takeovers that stand on the chain they give their seats' words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Words(pub Vec<Word>);
+
+impl Wire for Words {
+    const NAME: &'static str = "publisher.words";
+    const BYTES_MAX: usize = AT_ONCE_MAX * 512;
+}
+
+/// The sender wants a seat's words for the takeovers of these topics.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantWords(pub Vec<(Topic, Fence)>);
+
+impl Wire for WantWords {
+    const NAME: &'static str = "publisher.want-words";
+    const BYTES_MAX: usize = AT_ONCE_MAX * 64;
+}
+
+#[cfg(feature = "actor")]
+mod remote {
+    use standin_stage::{Lane, Message, RemoteMessage};
+
+    use super::{WantWords, Words};
+
+    impl Message for Words {
+        type Reply = ();
+        const LANE: Lane = Lane::Ordinary;
+    }
+
+    impl RemoteMessage for Words {}
+
+    impl Message for WantWords {
+        type Reply = ();
+        const LANE: Lane = Lane::Ordinary;
+    }
+
+    impl RemoteMessage for WantWords {}
 }

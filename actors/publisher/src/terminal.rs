@@ -9,7 +9,7 @@ use standin_foundation::{Decoder, Encoder, MalformedBytes};
 use crate::frame::{Content, Entry, FrameError};
 use crate::ids::{Fence, Sequence};
 use crate::machine::terminal::{Position, Published};
-use crate::messages::Takeover;
+use crate::machine::witness::TakeoverProof;
 
 /// The websocket's subprotocol.
 pub const SUBPROTOCOL: &str = "standin-publication.v1";
@@ -21,8 +21,8 @@ pub const MESSAGE_BYTES_MAX: usize = crate::frame::PUSH_BYTES_MAX + 1_024;
 pub enum ToTerminal {
     /// From where it goes on: what the terminal has shown, or what is behind the place that it asked for.
     Start(Position),
-    /// A takeover, before anything under its fence.
-    Takeover(Takeover),
+    /// A takeover and who says so, before anything under its fence.
+    Takeover(TakeoverProof),
     /// A frame.
     Frame(Published),
     /// It is served no more.
@@ -68,11 +68,6 @@ impl Wire for Position {
     const BYTES_MAX: usize = 128;
 }
 
-impl Wire for Takeover {
-    const NAME: &'static str = "takeover";
-    const BYTES_MAX: usize = 256;
-}
-
 impl ToTerminal {
     /// The message, for a binary frame.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -80,7 +75,7 @@ impl ToTerminal {
         // None of these can be over its limit but a reason, which is cut.
         match self {
             Self::Start(position) => out.u8(0).bytes(&position.to_wire().unwrap_or_default()),
-            Self::Takeover(takeover) => out.u8(1).bytes(&takeover.to_wire().unwrap_or_default()),
+            Self::Takeover(proof) => out.u8(1).bytes(&proof.to_wire().unwrap_or_default()),
             Self::Frame(Published { fence, entry, content }) => {
                 out.u8(2).u64(fence.0).bytes(&entry.to_wire().unwrap_or_default()).raw(content.bytes())
             }
@@ -107,7 +102,7 @@ impl ToTerminal {
         }
         let message = match kind {
             0 => Self::Start(Position::from_wire(input.bytes(256)?)?),
-            1 => Self::Takeover(Takeover::from_wire(input.bytes(512)?)?),
+            1 => Self::Takeover(TakeoverProof::from_wire(input.bytes(TakeoverProof::BYTES_MAX)?)?),
             3 => {
                 let Refusal { why, first } = Refusal::from_wire(input.bytes(1_024)?)?;
                 Self::Refused { why, first }
@@ -128,7 +123,9 @@ impl ToTerminal {
         };
         let value = match self {
             Self::Start(position) => json!({ "start": position }),
-            Self::Takeover(takeover) => json!({ "takeover": takeover }),
+            Self::Takeover(TakeoverProof { takeover, epoch, witnesses }) => {
+                json!({ "takeover": takeover, "proof": { "epoch": epoch, "witnesses": witnesses } })
+            }
             Self::Frame(Published { fence, entry, content }) => {
                 let data: Vec<_> = content
                     .data()
@@ -146,10 +143,12 @@ impl ToTerminal {
 
 #[cfg(test)]
 mod tests {
-    use standin_foundation::{Digest, SecretKey};
+    use standin_foundation::{Digest, Epoch, Seat, SecretKey, Term};
 
     use super::*;
     use crate::frame::tests::content;
+    use crate::machine::witness::Word;
+    use crate::messages::Takeover;
 
     #[test]
     fn messages_are_read_as_they_were_written_and_nothing_else_is_read() {
@@ -158,9 +157,13 @@ mod tests {
         let owner = SecretKey::from_bytes(&[1; 32]).unwrap().public();
         let (from, before, lease_ms) = (Sequence(1), Digest::ZERO, 1_000);
         let topic = "t".parse().unwrap();
+        let takeover = Takeover { topic, fence: Fence(3), owner, lease_ms, from, before };
+        let speaks = (Epoch(1), Seat(2), Term(3));
+        let Word { witness, .. } =
+            Word::sign(&Digest::ZERO, &SecretKey::from_bytes(&[1; 32]).unwrap(), takeover, speaks);
         let messages = [
             ToTerminal::Start(Position::default()),
-            ToTerminal::Takeover(Takeover { topic, fence: Fence(3), owner, lease_ms, from, before }),
+            ToTerminal::Takeover(TakeoverProof { takeover, epoch: Epoch(1), witnesses: vec![witness] }),
             ToTerminal::Frame(Published { fence: Fence(3), entry, content }),
             ToTerminal::Refused { why: "why".into(), first: Some(Sequence(9)) },
         ];

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use standin::client::Client;
 use standin::publication::{Begin, Notice, Publisher, Terminal};
 use standin_foundation::NodeId;
+use standin_ledger::Genesis;
 use standin_publisher::frame::Datum;
 use standin_publisher::machine::source::SourceConfig;
 use standin_publisher::{Fence, Sequence, Topic};
@@ -73,6 +75,7 @@ impl Stream {
     fn start(drill: &Drill, name: &str) -> Result<Self, Failure> {
         let (topic, told) = (topic_named(name)?, Rc::new(RefCell::new(Told::default())));
         let (nodes, key) = (drill.network.clients().to_vec(), drill.network.client_key()?);
+        let genesis = drill.network.files().genesis.clone();
         let (shared, sources) = (Rc::clone(&told), nodes.clone());
         actix_rt::spawn(async move {
             let begun = Publisher::begin(sources, topic, key, micros(), SourceConfig::default()).await;
@@ -85,7 +88,7 @@ impl Stream {
             }
         });
         for number in 0..TERMINALS {
-            actix_rt::spawn(follow(Rc::clone(&told), nodes.clone(), topic, number));
+            actix_rt::spawn(follow(Rc::clone(&told), (nodes.clone(), genesis.clone()), topic, number));
         }
         Ok(Self { topic, told })
     }
@@ -159,11 +162,11 @@ async fn push(mut publisher: Publisher, told: &RefCell<Told>) -> Result<(), Stri
 }
 
 /// Follows from the first datum on, and notes what it sees.
-async fn follow(told: Rc<RefCell<Told>>, nodes: Vec<standin::client::Client>, topic: Topic, number: usize) {
+async fn follow(told: Rc<RefCell<Told>>, (nodes, genesis): (Vec<Client>, Genesis), topic: Topic, number: usize) {
     let failed = |why: String| _ = told.borrow_mut().failed.get_or_insert(format!("terminal {number}: {why}"));
     let mut terminal = loop {
         // The topic begins with its first datum.
-        let mut terminal = Terminal::begin(nodes.clone(), topic, Begin::At(Sequence(1)));
+        let mut terminal = Terminal::begin(nodes.clone(), genesis.clone(), topic, Begin::At(Sequence(1)));
         match terminal.next().await {
             Ok(notice) => {
                 note(&told, number, notice, &failed);

@@ -11,13 +11,16 @@ use super::clock;
 use crate::ids::{Sequence, Topic};
 use crate::machine::session::Limit;
 use crate::machine::view::Held;
+use crate::machine::witness::TakeoverProof;
 use crate::messages::{Checkpoint, Takeover};
 
 /// A topic, as this server knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// The newest takeover.
     pub takeover: Option<Takeover>,
+    /// What proves it; terminals are served when there is that.
+    pub proof: Option<Arc<TakeoverProof>>,
     /// Who owns the lock now.
     pub held: Option<Held>,
     /// The last datum that is queued.
@@ -38,7 +41,7 @@ impl Standing {
     pub fn limit(&self, now: Millis) -> Option<Limit> {
         let published = self.published.upto;
         let own = self.own.filter(|(until, _)| now < *until).map_or(published, |(_, upto)| upto);
-        Some(Limit { takeover: self.takeover?, upto: own.max(published) })
+        Some(Limit { takeover: self.proof.as_ref()?.takeover, upto: own.max(published) })
     }
 }
 
@@ -74,11 +77,13 @@ impl Board {
         let known = self.read().get(&topic).cloned();
         let sender = known.unwrap_or_else(|| {
             let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-            topics.entry(topic).or_insert_with(|| watch::Sender::new(standing)).clone()
+            topics.entry(topic).or_insert_with(|| watch::Sender::new(standing.clone())).clone()
         });
         sender.send_if_modified(|known| {
             let is_new = *known != standing;
-            *known = standing;
+            if is_new {
+                *known = standing;
+            }
             is_new
         });
     }
@@ -106,12 +111,12 @@ impl Board {
 
     /// How a topic stands.
     pub fn get(&self, topic: Topic) -> Option<Standing> {
-        self.read().get(&topic).map(|sender| *sender.borrow())
+        self.read().get(&topic).map(|sender| sender.borrow().clone())
     }
 
     /// All topics, by name.
     pub fn all(&self) -> Vec<(Topic, Standing)> {
-        self.read().iter().map(|(topic, sender)| (*topic, *sender.borrow())).collect()
+        self.read().iter().map(|(topic, sender)| (*topic, sender.borrow().clone())).collect()
     }
 
     /// What was counted.

@@ -8,22 +8,27 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use actix::AsyncContext;
-use standin_foundation::{Height, NodeId, PublicKey};
+use standin_foundation::{Epoch, Height, Millis, NodeId, PublicKey, Seat};
 use standin_ledger::log::LogError;
-use standin_stage::{Alarm, Ctx, Handle, Lane, Message, Reply, Role};
+use standin_stage::bridge::Router;
+use standin_stage::{Address, Alarm, Ctx, Handle, Lane, Message, Reply, Role};
 
 pub use board::{Board, Counted, Seated, Standing};
 pub use journal::Journal;
 
 use crate::config::Config;
 use crate::frame::{Content, Entry};
-use crate::ids::Topic;
+use crate::ids::{Fence, Topic};
 use crate::machine::server::{Effect, Input, Server};
 use crate::machine::view::{TopicView, View};
-use crate::messages::{Event, Instruction, Takeover};
+use crate::machine::witness::{Witnesses, Word};
+use crate::messages::{AT_ONCE_MAX, Event, Instruction, Takeover, WantWords, Words};
 
 /// How often the other servers, and this node's own part, are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Words that are missing are asked for again after this time.
+const WANTED_EVERY: Duration = Duration::from_millis(100);
 
 /// What the actor needs of the node around it.
 pub trait Surroundings: 'static {
@@ -35,6 +40,16 @@ pub trait Surroundings: 'static {
     fn speaks(&self) -> bool;
     /// Whether this node may publish: it is in service, and not about to stop.
     fn serves(&self) -> bool;
+    /// How many seats there are in an epoch, as far as is known.
+    fn seats(&self, epoch: Epoch) -> Option<usize>;
+    /// This seat's word for a takeover, if this node speaks for it, and unless `known` is of now already.
+    fn word(&self, takeover: &Takeover, known: Option<&Word>) -> Option<Word>;
+    /// Whether another seat has said this.
+    fn is_sound(&self, word: &Word) -> bool;
+    /// Tells another server, or all of them.
+    fn say(&self, to: Option<NodeId>, words: &Words);
+    /// Asks all other servers for their seats' words.
+    fn want(&self, words: &WantWords);
     /// Something happened that people want to see.
     fn tell(&self, happened: Happened);
 }
@@ -60,6 +75,12 @@ pub struct Publisher {
     others: Vec<(NodeId, bool)>,
     /// Whether it speaks for its seat, whether it serves, and what it lacks.
     part: (bool, bool, BTreeSet<Topic>),
+    /// What seats say of takeovers.
+    witnesses: Witnesses,
+    /// The seat for which this node has given its word.
+    own: Option<Seat>,
+    /// When missing words were asked for last.
+    wanted: Option<Millis>,
     /// It publishes nothing any more: it cannot keep frames, or the node stops.
     leaves: bool,
     alarm: Alarm,
@@ -79,7 +100,22 @@ impl Publisher {
         surroundings: Box<dyn Surroundings>,
     ) -> Self {
         let (server, others, part, alarm) = (None, Vec::new(), (false, false, BTreeSet::new()), Alarm::default());
-        Self { key, config, surroundings, journal, board, server, others, part, leaves: false, alarm }
+        let (witnesses, leaves) = (Witnesses::default(), false);
+        Self {
+            key,
+            config,
+            surroundings,
+            journal,
+            board,
+            server,
+            others,
+            part,
+            witnesses,
+            own: None,
+            wanted: None,
+            leaves,
+            alarm,
+        }
     }
 
     /// The topics of which the journal does not have all frames that wait to be published.
@@ -114,17 +150,65 @@ impl Publisher {
         self.step(Input::Tick, ctx);
     }
 
-    fn show(&self, topic: Topic) {
+    fn show(&mut self, topic: Topic) {
         let Some((server, _)) = &self.server else { return };
         let Some(view) = server.view().get(topic) else { return };
         let own = server.publishes(topic).map(|(until, _, upto)| (until, upto));
-        let standing =
-            Standing { takeover: view.takeover, held: view.held, queued: view.last(), published: view.published, own };
+        let seats = |epoch| self.surroundings.seats(epoch);
+        let proof = view.takeover.as_ref().and_then(|takeover| self.witnesses.proof(takeover, seats));
+        let TopicView { takeover, held, published, .. } = *view;
+        let standing = Standing { takeover, proof, held, queued: view.last(), published, own };
         self.board.set(topic, standing);
+    }
+
+    /// Gives this seat's words for takeovers, if it speaks for its seat.
+    fn words(&mut self, takeovers: impl IntoIterator<Item = Takeover>) -> Words {
+        let mut words = Vec::new();
+        for takeover in takeovers {
+            let known = self.own.and_then(|seat| self.witnesses.word(seat, takeover.topic));
+            let known = known.filter(|known| known.takeover == takeover);
+            let Some(word) = self.surroundings.word(&takeover, known) else {
+                words.extend(known.cloned());
+                continue;
+            };
+            self.own = Some(word.witness.seat);
+            self.witnesses.note(word.clone());
+            words.push(word);
+        }
+        Words(words)
+    }
+
+    /// The chain has granted a lock: this seat says so to whoever asks, and to all others at once.
+    fn witness(&mut self, takeover: Takeover) {
+        let words = self.words([takeover]);
+        if !words.0.is_empty() {
+            self.surroundings.say(None, &words);
+        }
+    }
+
+    /// Asks for words that are missing.
+    fn want_words(&mut self) {
+        let now = clock::now();
+        let Some((server, _)) = &self.server else { return };
+        let is_early = self.wanted.is_some_and(|at| now < at + WANTED_EVERY.as_millis() as u64);
+        let takeovers = server.view().iter().filter_map(|(_, view)| view.takeover);
+        let missing: Vec<_> =
+            takeovers.filter(|takeover| !self.witnesses.has_proof(takeover.topic, takeover.fence)).collect();
+        if missing.is_empty() || is_early {
+            return;
+        }
+        self.wanted = Some(now);
+        for part in missing.chunks(AT_ONCE_MAX) {
+            self.surroundings.want(&WantWords(part.iter().map(|missing| (missing.topic, missing.fence)).collect()));
+        }
+        // Its own, too: it may have come to speak for its seat only now.
+        self.words(missing.iter().copied());
+        missing.iter().for_each(|missing| self.show(missing.topic));
     }
 
     /// Looks at what nobody tells.
     fn look(&mut self, ctx: &mut Ctx<Self>) {
+        self.want_words();
         let others = self.surroundings.others();
         for (server, is_up) in others.iter().copied().filter(|other| !self.others.contains(other)).collect::<Vec<_>>() {
             self.step(Input::Link { server, is_up }, ctx);
@@ -229,6 +313,9 @@ impl Handle<Followed> for Publisher {
         if height > from {
             for event in events {
                 let topic = topic_of(&event);
+                if let Event::Granted(takeover) = &event {
+                    self.witness(*takeover);
+                }
                 self.step(Input::Event(event.clone()), ctx);
                 self.surroundings.tell(Happened::Event(event));
                 topic.into_iter().for_each(|topic| self.show(topic));
@@ -236,6 +323,54 @@ impl Handle<Followed> for Publisher {
         }
         reply.send(Ok(()));
     }
+}
+
+impl Handle<Words> for Publisher {
+    fn handle(&mut self, Words(words): Words, _: Reply<()>, _: &mut Ctx<Self>) {
+        for word in words.into_iter().take(AT_ONCE_MAX) {
+            let topic = word.takeover.topic;
+            if self.witnesses.is_news(&word) && self.surroundings.is_sound(&word) {
+                self.witnesses.note(word);
+                self.show(topic);
+            }
+        }
+    }
+}
+
+/// Another server wants words.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Which.
+    pub by: NodeId,
+    /// Of these takeovers.
+    pub words: WantWords,
+}
+
+impl Message for Wanted {
+    type Reply = ();
+    const LANE: Lane = Lane::Ordinary;
+}
+
+impl Handle<Wanted> for Publisher {
+    fn handle(&mut self, Wanted { by, words: WantWords(wanted) }: Wanted, _: Reply<()>, _: &mut Ctx<Self>) {
+        let Some((server, _)) = &self.server else { return };
+        let newest = |(topic, fence): (Topic, Fence)| {
+            server.view().get(topic)?.takeover.filter(|takeover| takeover.fence == fence)
+        };
+        let known: Vec<_> = wanted.into_iter().take(AT_ONCE_MAX).filter_map(newest).collect();
+        let words = self.words(known);
+        if !words.0.is_empty() {
+            self.surroundings.say(Some(by), &words);
+        }
+    }
+}
+
+/// Takes what other servers say.
+pub fn routes(router: Router, publisher: &Address<Publisher>) -> Router {
+    let (said, wanted) = (publisher.clone(), publisher.clone());
+    router
+        .tell::<Words>(move |_, words| said.tell(words))
+        .tell::<WantWords>(move |by, words| wanted.tell(Wanted { by, words }))
 }
 
 /// The connection to another server has come or gone: there is something to look at.

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use standin_foundation::Digest;
 
 use crate::frame::{Content, Entry};
-use crate::ids::{Fence, Sequence};
+use crate::ids::{Fence, Sequence, Topic};
+use crate::machine::witness::{Proven, Unproven};
 use crate::messages::Takeover;
 #[cfg(feature = "mutations")]
 use crate::mutation::Mutation;
@@ -102,6 +103,20 @@ pub enum Alarm {
         /// The frame.
         first: Sequence,
     },
+    /// A takeover of another topic.
+    #[error("a takeover of topic {topic}")]
+    Topic {
+        /// That one.
+        topic: Topic,
+    },
+    /// A takeover that is not proven.
+    #[error("the takeover under fence {fence} is not proven: {why}")]
+    Unproven {
+        /// Its fence.
+        fence: Fence,
+        /// Why not.
+        why: Unproven,
+    },
     /// A takeover that does not fit what was delivered.
     #[error("the takeover under fence {fence} begins behind another history")]
     Takeover {
@@ -128,6 +143,7 @@ pub struct Counters {
 /// A terminal's side of one topic.
 #[derive(Debug)]
 pub struct Terminal {
+    topic: Topic,
     position: Position,
     /// The chain behind each of the last frames, by the last datum.
     delivered: VecDeque<(Sequence, Digest)>,
@@ -137,9 +153,10 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// One that goes on from where it stood.
-    pub fn new(position: Position) -> Self {
+    /// One that goes on from where it stood in a topic.
+    pub fn new(topic: Topic, position: Position) -> Self {
         Self {
+            topic,
             position,
             delivered: [(position.last, position.chain)].into(),
             counters: Counters::default(),
@@ -159,6 +176,11 @@ impl Terminal {
         self.mutation == Some(mutation)
     }
 
+    /// The topic.
+    pub fn topic(&self) -> Topic {
+        self.topic
+    }
+
     /// Where it stands.
     pub fn position(&self) -> Position {
         self.position
@@ -169,9 +191,13 @@ impl Terminal {
         self.counters
     }
 
-    /// Takes the record of a takeover that has been proven: its fence holds from now on, and lower ones no more.
-    pub fn takeover(&mut self, takeover: &Takeover) -> Result<(), Alarm> {
-        let Takeover { fence, from, before, .. } = *takeover;
+    /// Takes a takeover that is proven: its fence holds from now on, and lower ones no more.
+    pub fn takeover(&mut self, proven: &Proven) -> Result<(), Alarm> {
+        let Takeover { topic, fence, from, before, .. } = *proven.takeover();
+        if topic != self.topic {
+            self.counters.alarms += 1;
+            return Err(Alarm::Topic { topic });
+        }
         if fence <= self.position.fence {
             return Ok(());
         }
@@ -277,10 +303,14 @@ mod tests {
         frames
     }
 
-    fn takeover(fence: u64, from: u64, before: Digest) -> Takeover {
+    fn topic() -> Topic {
+        "t".parse().unwrap()
+    }
+
+    fn takeover(fence: u64, from: u64, before: Digest) -> Proven {
         let owner = SecretKey::from_bytes(&[1; 32]).unwrap().public();
-        let (topic, from) = ("t".parse().unwrap(), Sequence(from));
-        Takeover { topic, fence: Fence(fence), owner, lease_ms: 1_000, from, before }
+        let (topic, from) = (topic(), Sequence(from));
+        Proven::without_proof(Takeover { topic, fence: Fence(fence), owner, lease_ms: 1_000, from, before })
     }
 
     fn send(terminal: &mut Terminal, fence: u64, frame: &(Entry, Content)) -> Verdict {
@@ -289,7 +319,7 @@ mod tests {
 
     /// A terminal that knows fence 1 and has the first frames.
     fn having(frames: &[(Entry, Content)], count: usize) -> Terminal {
-        let mut terminal = Terminal::new(Position::default());
+        let mut terminal = Terminal::new(topic(), Position::default());
         terminal.takeover(&takeover(1, 1, Digest::ZERO)).unwrap();
         for frame in frames.iter().take(count) {
             assert!(matches!(send(&mut terminal, 1, frame), Verdict::Deliver { .. }));
@@ -320,6 +350,10 @@ mod tests {
         assert_eq!(terminal.position().last, Sequence(1));
         let foreign = takeover(9, 2, Digest::sha256(b"another history"));
         assert_eq!(terminal.takeover(&foreign), Err(Alarm::Takeover { fence: Fence(9) }));
+        assert_eq!(terminal.position().fence, Fence(1));
+        let topic = "another".parse().unwrap();
+        let elsewhere = Proven::without_proof(Takeover { topic, ..*takeover(9, 2, frames[0].0.chain).takeover() });
+        assert_eq!(terminal.takeover(&elsewhere), Err(Alarm::Topic { topic }));
         assert_eq!(terminal.position().fence, Fence(1));
     }
 
@@ -365,7 +399,7 @@ mod tests {
         let frames = history(&["a", "b", "c"]);
         let mut terminal = having(&frames, 1);
         terminal.takeover(&takeover(5, 2, frames[0].0.chain)).unwrap();
-        let mut again = Terminal::new(terminal.position());
+        let mut again = Terminal::new(topic(), terminal.position());
         assert_eq!(send(&mut again, 4, &frames[1]), Verdict::Stale { found: Fence(4), newest: Fence(5) });
         assert_eq!(send(&mut again, 5, &frames[0]), Verdict::Repeated);
         let Verdict::Deliver { position, .. } = send(&mut again, 5, &frames[1]) else { panic!("it is the next") };

@@ -32,7 +32,8 @@ use standin_ledger::{
 };
 use standin_publisher::machine::lock::{Ground, Reason};
 use standin_publisher::machine::terminal::Published;
-use standin_publisher::messages::{Attestation, Checkpoint, Events, Hold, Takeover};
+use standin_publisher::machine::witness::{TakeoverProof, Word};
+use standin_publisher::messages::{Attestation, Checkpoint, Events, Hold, Takeover, WantWords, Words};
 use standin_publisher::record::TopicRecord;
 use standin_publisher::terminal::ToTerminal;
 use standin_publisher::{Content, Datum, Event, Fence, Instruction, Push, Sequence, Topic};
@@ -229,8 +230,14 @@ fn publication(owner: PublicKey) {
     drop(record.lock.acquire(owner, Fence(0), 1_000, 5));
     wire("topic_record", "held", &record);
     let frame = ToTerminal::Frame(Published { fence, entry, content });
+    let speaks = (Epoch(0), Seat(1), Term(2));
+    let word =
+        Word::sign(&Digest::ZERO, &SecretKey::from_bytes(&[5; 32]).expect("a small number is a key"), takeover, speaks);
+    wire("publisher_words", "one", &Words(vec![word.clone()]));
+    wire("publisher_want_words", "one", &WantWords(vec![(topic, fence)]));
+    let proof = TakeoverProof { takeover, epoch: Epoch(0), witnesses: vec![word.witness] };
     let refused = ToTerminal::Refused { why: "why".to_owned(), first: Some(from) };
-    for (name, message) in [("frame", frame), ("takeover", ToTerminal::Takeover(takeover)), ("refused", refused)] {
+    for (name, message) in [("frame", frame), ("takeover", ToTerminal::Takeover(proof)), ("refused", refused)] {
         write("to_terminal", name, &message.to_bytes());
     }
 }

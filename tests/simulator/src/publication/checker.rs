@@ -53,9 +53,14 @@ impl Checker {
     }
 
     /// A terminal has learned of a takeover.
-    pub fn learned(&mut self, topic: usize, terminal: usize, fence: u64) {
-        let known = &mut self.topics[topic].fences[terminal];
-        *known = fence.max(*known);
+    pub fn learned(&mut self, topic: usize, terminal: usize, fence: u64) -> Result<(), Violation> {
+        let promises = &mut self.topics[topic];
+        if fence > promises.granted {
+            let what = format!("topic {topic}, terminal {terminal}: fence {fence} is believed, and was never granted");
+            return violated("no_false_takeover", what);
+        }
+        promises.fences[terminal] = fence.max(promises.fences[terminal]);
+        Ok(())
     }
 
     /// A terminal's consumer got a datum, sent under a fence.

@@ -3,7 +3,7 @@
 //! The chain is taken for granted here (the other campaigns are about it): an order of transactions that the real rules execute, and whose
 //! events reach every server in that order, each after a while of its own. Servers, sources, sessions and terminals are the real machines.
 //!
-//! - [`world`]: time, pipes, faults.
+//! - [`world`]: time, the chain, pipes, faults.
 //! - [`checker`]: what terminals and sources were promised, judged from what they saw alone.
 
 pub mod checker;
@@ -36,10 +36,12 @@ pub enum Driver {
     SequenceAtPublishing,
     /// Leases are measured on clocks that people set.
     WallClock,
+    /// Terminals believe in takeovers on the word of whoever shows them.
+    TakeoverUnproven,
 }
 
 /// The rules whose lack the campaign must notice, by name.
-pub const RULES: [(&str, Switched); 9] = [
+pub const RULES: [(&str, Switched); 10] = [
     ("fence-unchecked", Switched::Machine(Mutation::FenceUnchecked)),
     ("sequence-at-publishing", Switched::Driver(Driver::SequenceAtPublishing)),
     ("acknowledged-early", Switched::Machine(Mutation::AcknowledgedEarly)),
@@ -48,6 +50,7 @@ pub const RULES: [(&str, Switched); 9] = [
     ("chain-unchecked", Switched::Machine(Mutation::ChainUnchecked)),
     ("nonce-unchecked", Switched::Machine(Mutation::NonceUnchecked)),
     ("stale-checkpoint", Switched::Machine(Mutation::StaleCheckpoint)),
+    ("takeover-unproven", Switched::Driver(Driver::TakeoverUnproven)),
     ("gap-ignored", Switched::Machine(Mutation::GapIgnored)),
 ];
 
