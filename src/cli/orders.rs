@@ -113,7 +113,7 @@ impl Draft {
         Ok(fs::rename(new, path)?)
     }
 
-    fn by(self, key: &SecretKey) -> Self {
+    pub(super) fn by(self, key: &SecretKey) -> Self {
         match self {
             Self::Reconfiguration(order) => Self::Reconfiguration(order.by(key)),
             Self::Clients(order) => Self::Clients(order.by(key)),
@@ -166,7 +166,12 @@ impl Draft {
     }
 
     /// Has it carried out; gives the block above which an epoch begins, where one is ordered.
-    async fn submit(&self, client: Option<&Client>, auth: Option<&Client>, key: &SecretKey) -> Result<(), Failure> {
+    pub(super) async fn submit(
+        &self,
+        client: Option<&Client>,
+        auth: Option<&Client>,
+        key: &SecretKey,
+    ) -> Result<(), Failure> {
         let chain = || client.ok_or_else(|| Failure::new(2, "--node: the chain carries this order out"));
         match self {
             Self::Reconfiguration(order) => {

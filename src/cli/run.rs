@@ -15,9 +15,8 @@ use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use standin::api::RequestLimit;
 use standin::config::{NodeConfig, NodeRole};
-use standin::node::{AuthNode, Candidate, MemberNode};
+use standin::node::{AuthNode, Candidate, MemberNode, Misbehaviour};
 use standin::{NodeError, api};
-use standin_consensus::actor::Misbehaviour;
 use standin_ledger::builtin::Builtin;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -39,7 +38,7 @@ pub(super) struct RunArguments {
     /// End when the process that started this one ends.
     #[arg(long, hide = true)]
     die_with_parent: bool,
-    /// Misbehave: `wrong-result` or `wrong-vote`. Only on a chain named `drill-…`.
+    /// Misbehave: `wrong-result`, `wrong-vote` or `stalled-publisher`. Only on a chain named `drill-…`.
     #[arg(long, hide = true, value_name = "KIND")]
     misbehave: Option<Misbehaviour>,
 }

@@ -12,8 +12,7 @@ use standin_cluster::Identity;
 use standin_cluster::actor::{AskMember, Auths, LinkDown, Links, MemberActor, MemberConfig, MemberStatus, Opened};
 use standin_cluster::machine::Description;
 use standin_consensus::actor::{
-    AskStatus, Directory, Ingress, LedgerReader, Misbehaviour, Replica, ReplicaConfig, ReplicaStatus, Storage,
-    VerifyPool,
+    AskStatus, Directory, Ingress, LedgerReader, Replica, ReplicaConfig, ReplicaStatus, Storage, VerifyPool,
 };
 use standin_consensus::{Event, KeySigner, Record};
 use standin_console::http::Console;
@@ -35,6 +34,7 @@ use super::certificate::Certificate;
 use super::console::{self, Teller};
 use super::grants::Grants;
 use super::members::Members;
+use super::misbehaviour::Misbehaviour;
 use super::publisher::{self, Around, Publication};
 use super::recorder::Recorder;
 use super::views::{ActorsView, BlocksView, ConsensusView, MemberView};
@@ -199,7 +199,10 @@ impl MemberNode {
             log_bytes_max: config.log_bytes_max,
             state_machine,
             directory: directory.clone(),
-            misbehaviour,
+            misbehaviour: match misbehaviour {
+                Some(Misbehaviour::Replica(how)) => Some(how),
+                _ => None,
+            },
             on_event: {
                 let teller = teller.clone();
                 Box::new(move |event| {
@@ -270,7 +273,11 @@ impl MemberNode {
         if genesis.auth.is_some() {
             actix_rt::spawn(publisher::show_members(around.clone()));
         }
-        let publisher = publisher::start(config.publisher, &journal, around);
+        let publishing = match misbehaviour {
+            Some(Misbehaviour::StalledPublisher) => standin_publisher::Config { window: 0, ..config.publisher },
+            _ => config.publisher,
+        };
+        let publisher = publisher::start(publishing, &journal, around);
         let router = standin_console::actor::routes(routes(&ingress, &grants), console_cell.address());
         let router = standin_publisher::actor::routes(router, publisher.address());
         let lost = member.address().clone();

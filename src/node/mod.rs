@@ -12,6 +12,7 @@ mod grants;
 mod listen;
 mod member;
 mod members;
+mod misbehaviour;
 mod publisher;
 mod recorder;
 mod views;
@@ -33,6 +34,7 @@ pub use candidate::{Candidate, CandidateHandle, Wanted};
 pub use certificate::Certificate;
 pub use listen::listen;
 pub use member::{MemberNode, NodeHandle};
+pub use misbehaviour::Misbehaviour;
 pub use publisher::Publication;
 
 use crate::config::{ConfigError, NodeConfig};

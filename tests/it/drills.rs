@@ -52,7 +52,16 @@ fn drills_of_clusters_pass() {
     ];
     pass(&[&kinds[..], &["--layout", "four-sites"]].concat(), kinds.len());
     pass(&["site-lost", "--layout", "two-sites"], 1);
-    let published = ["publisher-killed", "publisher-frozen", "publisher-partitioned", "many-topics"];
+    let published = [
+        "publisher-killed",
+        "publisher-frozen",
+        "publisher-partitioned",
+        "publisher-stalled",
+        "pushes-during-failover",
+        "terminal-reconnects",
+        "terminal-behind-retention",
+        "many-topics",
+    ];
     pass(&published, published.len());
     pass(&["auth-front-killed", "--layout", "four-sites-etcd"], 1);
 }
@@ -65,5 +74,5 @@ fn an_unknown_drill_or_layout_is_wrong_usage() {
     assert!(code == 2 && talk.contains("no-such-layout"), "{talk}");
     let (code, talk) = told(&run(&["drill", "run", "site-lost", "--layout", "four-seats"]));
     assert!(code == 2 && talk.contains("runs on four-sites, two-sites"), "{talk}");
-    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 39);
+    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 44);
 }

@@ -127,7 +127,7 @@ pub(super) async fn disk_full(drill: &mut Drill) -> Result<(), Failure> {
     restart_with_space(drill, &filler).await
 }
 
-async fn ended_for_want_of_space(drill: &mut Drill, name: &str) {
+pub(super) async fn ended_for_want_of_space(drill: &mut Drill, name: &str) {
     let ended = wait_for_end(drill).await;
     let said = drill.network.output(VICTIM);
     let told = said.lines().any(|line| line.starts_with("standin:") && line.contains("must stay free"));
@@ -135,7 +135,7 @@ async fn ended_for_want_of_space(drill: &mut Drill, name: &str) {
     drill.check(name, ended && told, last_words);
 }
 
-async fn restart_with_space(drill: &mut Drill, filler: &Path) -> Result<(), Failure> {
+pub(super) async fn restart_with_space(drill: &mut Drill, filler: &Path) -> Result<(), Failure> {
     fs::remove_file(filler)?;
     drill.network.start_node(VICTIM)?;
     drill.network.wait_ready(SOON).await?;
@@ -143,7 +143,7 @@ async fn restart_with_space(drill: &mut Drill, filler: &Path) -> Result<(), Fail
 }
 
 /// Writes until only so many bytes are left.
-fn fill(path: &Path, leave: u64) -> Result<(), Failure> {
+pub(super) fn fill(path: &Path, leave: u64) -> Result<(), Failure> {
     use std::io::Write;
     let mut file = File::create(path)?;
     let block = vec![1u8; 1 << 20];

@@ -10,7 +10,10 @@ mod grow;
 mod publishers;
 mod replicas;
 mod seats;
+mod stream;
+mod torn;
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -28,7 +31,7 @@ use super::network::Network;
 use super::read::json;
 use super::verify::verify_node;
 use disks::SmallDisk;
-use publishers::StreamJudgement;
+use stream::StreamJudgement;
 
 #[derive(Debug, Args)]
 pub(super) struct DrillArguments {
@@ -67,6 +70,8 @@ struct Kind {
     relayed: bool,
     /// A node's disk is so small that it fills up.
     small_disk: bool,
+    /// Nodes keep little for terminals that were away.
+    small_journals: bool,
 }
 
 const SEATS: &[&str] = &["four-seats"];
@@ -78,7 +83,7 @@ const FRONTS: &[&str] = &["four-sites-etcd"];
 const PUBLISHERS: &[&str] = &["publishers"];
 
 const fn kind(name: &'static str, layouts: &'static [&'static str], what: &'static str, steps: Steps) -> Kind {
-    Kind { name, what, layouts, steps, relayed: false, small_disk: false }
+    Kind { name, what, layouts, steps, relayed: false, small_disk: false, small_journals: false }
 }
 
 impl Kind {
@@ -88,6 +93,10 @@ impl Kind {
 
     const fn with_small_disk(self) -> Self {
         Self { small_disk: true, ..self }
+    }
+
+    const fn with_small_journals(self) -> Self {
+        Self { small_journals: true, ..self }
     }
 }
 
@@ -276,6 +285,38 @@ const DRILLS: &[Kind] = &[
     )
     .relayed(),
     kind(
+        "publisher-stalled",
+        PUBLISHERS,
+        "the server that holds a topic's lock renews it and publishes nothing: the others take it from it",
+        |drill| Box::pin(publishers::publisher_stalled(drill)),
+    ),
+    kind(
+        "pushes-during-failover",
+        PUBLISHERS,
+        "sources push without a pause while whoever publishes is killed, and the node that they push through",
+        |drill| Box::pin(publishers::pushes_during_failover(drill)),
+    ),
+    kind(
+        "terminal-reconnects",
+        PUBLISHERS,
+        "every connection of the terminals breaks again and again, anywhere in the stream of bytes",
+        |drill| Box::pin(publishers::terminal_reconnects(drill)),
+    ),
+    kind(
+        "terminal-behind-retention",
+        PUBLISHERS,
+        "a terminal comes back when what it needs is forgotten: it is told so, and what is left",
+        |drill| Box::pin(publishers::terminal_behind_retention(drill)),
+    )
+    .with_small_journals(),
+    kind(
+        "disk-full-at-holder",
+        PUBLISHERS,
+        "the disk of the server that publishes fills up: it stops in order, and another one goes on",
+        |drill| Box::pin(publishers::disk_full_at_holder(drill)),
+    )
+    .with_small_disk(),
+    kind(
         "two-standbys-race",
         PUBLISHERS,
         "one holder after the other is killed: all standbys race, and one is granted each time",
@@ -458,6 +499,12 @@ async fn carry_out(kind: &Kind, layout: &Layout) -> Result<(Finished, Judgement)
     let plan = super::demo::plan(&format!("drill-{}", kind.name), layout.clone());
     let mut network = Network::prepare(&Plan { relayed: kind.relayed, ..plan }).await?;
     let disk = kind.small_disk.then(|| SmallDisk::mount(&network.data(disks::VICTIM))).transpose()?;
+    if kind.small_journals {
+        for node in 0..network.size() {
+            let mut config = std::fs::OpenOptions::new().append(true).open(network.config(node))?;
+            config.write_all(format!("\n[publisher]\njournal_bytes = {JOURNAL_BYTES}\n").as_bytes())?;
+        }
+    }
     network.launch().await?;
     let mut drill = Drill::start(network, layout).await?;
     (kind.steps)(&mut drill).await?;
@@ -479,6 +526,8 @@ struct Finished {
 }
 
 const RATE: u64 = 300;
+/// Small journals: the least that a node may keep.
+const JOURNAL_BYTES: u64 = 512 << 10;
 
 impl Drill {
     async fn start(network: Network, layout: &Layout) -> Result<Self, Ended> {

@@ -1,210 +1,49 @@
-//! Publication: whoever publishes dies, stands still, is cut off, and wakes up late, while a source pushes and terminals follow.
+//! Publication: whoever publishes dies, stands still, is cut off, and wakes up late, while sources push and terminals follow.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use standin::client::Client;
-use standin::publication::{Begin, Notice, Publisher, Terminal};
+use standin::publication::{Begin, FollowError, Notice, Publisher, Terminal};
 use standin_foundation::NodeId;
-use standin_ledger::Genesis;
+use standin_ledger::approval::Approved;
 use standin_publisher::frame::Datum;
+use standin_publisher::machine::lock::Reason;
 use standin_publisher::machine::source::SourceConfig;
+use standin_publisher::machine::terminal::Position;
+use standin_publisher::messages::{TopicChange, TopicOrder};
 use standin_publisher::{Fence, Sequence, Topic};
 
+use super::super::demo::DEMO_RESERVE_BYTES;
+use super::super::orders::Draft;
+use super::disks::{self, VICTIM};
 use super::seats::SOON;
+use super::stream::{Stream, StreamJudgement, micros, topic_named};
+use super::torn::Torn;
 use super::{Drill, Failure};
 
-/// A datum comes every so many ms.
-const EVERY: Duration = Duration::from_millis(4);
-/// Terminals that follow.
-const TERMINALS: usize = 2;
 /// Topics of `many-topics`.
 const TOPICS: usize = 24;
-
-/// A datum, as a terminal saw it.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    sequence: Sequence,
-    fence: Fence,
-    number: u64,
-    at: Instant,
-}
-
-/// What source and terminals have told.
-#[derive(Debug, Default)]
-struct Told {
-    pushed: u64,
-    acknowledged: u64,
-    seen: [Vec<Seen>; TERMINALS],
-    failed: Option<String>,
-    stops: bool,
-}
-
-/// A stream under way.
-pub(super) struct Stream {
-    topic: Topic,
-    told: Rc<RefCell<Told>>,
-}
-
-/// What came of a stream.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct StreamJudgement {
-    /// Data that were acknowledged and that a terminal does not have.
-    pub(super) lost: u64,
-    /// Data that a terminal got more than once.
-    pub(super) doubled: u64,
-    /// Data that came under a fence below one that the terminal had seen.
-    pub(super) stale: u64,
-    /// Data that came before others that were pushed earlier.
-    pub(super) reordered: u64,
-}
-
-fn topic_named(name: &str) -> Result<Topic, Failure> {
-    name.parse().map_err(|error| Failure::new(1, format!("{error}")))
-}
-
-fn micros() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    now.as_micros() as u64
-}
-
-impl Stream {
-    /// A source that pushes numbers, and terminals that are connected to all nodes.
-    fn start(drill: &Drill, name: &str) -> Result<Self, Failure> {
-        let (topic, told) = (topic_named(name)?, Rc::new(RefCell::new(Told::default())));
-        let (nodes, key) = (drill.network.clients().to_vec(), drill.network.client_key()?);
-        let genesis = drill.network.files().genesis.clone();
-        let (shared, sources) = (Rc::clone(&told), nodes.clone());
-        actix_rt::spawn(async move {
-            let begun = Publisher::begin(sources, topic, key, micros(), SourceConfig::default()).await;
-            let done = match begun {
-                Ok(publisher) => push(publisher, &shared).await,
-                Err(error) => Err(error.to_string()),
-            };
-            if let Err(why) = done {
-                shared.borrow_mut().failed.get_or_insert(format!("the source: {why}"));
-            }
-        });
-        for number in 0..TERMINALS {
-            actix_rt::spawn(follow(Rc::clone(&told), (nodes.clone(), genesis.clone()), topic, number));
-        }
-        Ok(Self { topic, told })
-    }
-
-    /// Data that every terminal has.
-    fn common(&self) -> usize {
-        self.told.borrow().seen.iter().map(Vec::len).min().unwrap_or(0)
-    }
-
-    /// Since when each terminal has a datum that was first published under a fence above this; the last of them.
-    fn first_above(&self, fence: Fence) -> Option<Instant> {
-        let told = self.told.borrow();
-        let first = |seen: &Vec<Seen>| seen.iter().find(|seen| seen.fence > fence).map(|seen| seen.at);
-        told.seen.iter().map(first).collect::<Option<Vec<_>>>()?.into_iter().max()
-    }
-
-    /// No more is pushed; waits until all that was pushed has been acknowledged and has come, and judges it.
-    async fn judge(&self, within: Duration) -> (StreamJudgement, String) {
-        self.told.borrow_mut().stops = true;
-        let begun = Instant::now();
-        let is_done = || {
-            let told = self.told.borrow();
-            told.failed.is_some()
-                || (told.acknowledged == told.pushed && told.seen.iter().all(|seen| seen.len() as u64 >= told.pushed))
-        };
-        while !is_done() && begun.elapsed() < within {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let told = self.told.borrow();
-        let mut judgement = StreamJudgement::default();
-        for seen in &told.seen {
-            let numbers: BTreeSet<_> = seen.iter().map(|seen| seen.number).collect();
-            judgement.lost += (0..told.acknowledged).filter(|number| !numbers.contains(number)).count() as u64;
-            judgement.doubled += (seen.len() - numbers.len()) as u64;
-            let follows = |(a, b): &(&Seen, &Seen)| b.number > a.number && Some(b.sequence) == a.sequence.next();
-            judgement.reordered += seen.iter().zip(seen.iter().skip(1)).filter(|pair| !follows(pair)).count() as u64;
-            judgement.stale += seen.iter().zip(seen.iter().skip(1)).filter(|(a, b)| b.fence < a.fence).count() as u64;
-        }
-        let counts: Vec<_> = told.seen.iter().map(Vec::len).collect();
-        let failed = told.failed.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
-        let detail = format!(
-            "topic {}: {} pushed, {} acknowledged, terminals have {counts:?}{failed}",
-            self.topic, told.pushed, told.acknowledged
-        );
-        (judgement, detail)
-    }
-}
-
-/// Pushes numbers until it is to stop, and then until all are acknowledged.
-async fn push(mut publisher: Publisher, told: &RefCell<Told>) -> Result<(), String> {
-    let mut interval = tokio::time::interval(EVERY);
-    loop {
-        let stops = told.borrow().stops;
-        if stops && publisher.waiting() == 0 {
-            return Ok(());
-        }
-        tokio::select! {
-            _ = interval.tick(), if !stops => {
-                let number = told.borrow().pushed;
-                let datum = Datum { id: Default::default(), value: number.to_string().into() };
-                publisher.push(datum).map_err(|error| error.to_string())?;
-                told.borrow_mut().pushed += 1;
-            }
-            safe = publisher.acknowledged() => {
-                told.borrow_mut().acknowledged = safe.map_err(|error| error.to_string())?.nonce + 1;
-            }
-            // Looks again at whether it is to stop.
-            _ = tokio::time::sleep(EVERY) => {}
-        }
-    }
-}
-
-/// Follows from the first datum on, and notes what it sees.
-async fn follow(told: Rc<RefCell<Told>>, (nodes, genesis): (Vec<Client>, Genesis), topic: Topic, number: usize) {
-    let failed = |why: String| _ = told.borrow_mut().failed.get_or_insert(format!("terminal {number}: {why}"));
-    let mut terminal = loop {
-        // The topic begins with its first datum.
-        let mut terminal = Terminal::begin(nodes.clone(), genesis.clone(), topic, Begin::At(Sequence(1)));
-        match terminal.next().await {
-            Ok(notice) => {
-                note(&told, number, notice, &failed);
-                break terminal;
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    };
-    while Rc::strong_count(&told) > 1 {
-        match tokio::time::timeout(Duration::from_millis(200), terminal.next()).await {
-            Ok(Ok(notice)) => note(&told, number, notice, &failed),
-            Ok(Err(error)) => {
-                failed(error.to_string());
-                return;
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-fn note(told: &RefCell<Told>, number: usize, notice: Notice, failed: &impl Fn(String)) {
-    match notice {
-        Notice::Delivered(delivered) => {
-            let at = Instant::now();
-            let fence = delivered.position.fence;
-            let mut told = told.borrow_mut();
-            let Some(seen) = told.seen.get_mut(number) else { return };
-            for (sequence, datum) in (delivered.entry.first.0..).map(Sequence).zip(&delivered.data) {
-                let number = std::str::from_utf8(&datum.value).ok().and_then(|text| text.parse().ok());
-                seen.extend(number.map(|number| Seen { sequence, fence, number, at }));
-            }
-        }
-        Notice::Takeover(_) => {}
-        Notice::Alarm { node, alarm } => failed(format!("ALARM: {node}: {alarm}")),
-    }
-}
+/// Bytes of a datum of `terminal-behind-retention`.
+const LARGE_BYTES: usize = 20_000;
+/// A node that is to hold a lock gets it within this time.
+const WON_WITHIN: Duration = Duration::from_secs(60);
 
 impl Drill {
+    /// A stream, with one source and terminals at all nodes, that has come some way; and who publishes it, under which fence.
+    async fn stream(&mut self) -> Result<(Stream, usize, Fence), Failure> {
+        let stream = Stream::start(self, "stream", 1, self.network.clients().to_vec())?;
+        self.streams(&stream, "before", 100).await;
+        let (holder, fence) = self.publishing(stream.topic).await?;
+        Ok((stream, holder, fence))
+    }
+
+    /// What each of these drills ends with: all nodes are whole, terminals have everything once, and the ledger tells who published it.
+    async fn end_stream(&mut self, stream: &Stream) -> Result<(), Failure> {
+        self.made_whole().await?;
+        self.judge_stream(stream).await;
+        self.holdings_are_whole(stream).await
+    }
+
     /// The stream has come so much further at every terminal.
     async fn streams(&mut self, stream: &Stream, when: &str, count: usize) {
         let (begun, before) = (Instant::now(), stream.common());
@@ -265,8 +104,7 @@ impl Drill {
     async fn judge_stream(&mut self, stream: &Stream) {
         let (judgement, detail) = stream.judge(SOON).await;
         let StreamJudgement { lost, doubled, stale, reordered } = judgement;
-        let has_failed = stream.told.borrow().failed.is_some();
-        self.check("nothing failed at the ends", !has_failed, detail.clone());
+        self.check("nothing failed at the ends", stream.failed().is_none(), detail.clone());
         self.check("every acknowledged datum came", lost == 0, detail);
         self.check("none came twice", doubled == 0, format!("{doubled}"));
         self.check("none came stale", stale == 0, format!("{stale}"));
@@ -298,39 +136,29 @@ impl Drill {
 }
 
 pub(super) async fn publisher_killed(drill: &mut Drill) -> Result<(), Failure> {
-    let stream = Stream::start(drill, "stream")?;
-    drill.streams(&stream, "before", 100).await;
-    let (holder, fence) = drill.publishing(stream.topic).await?;
+    let (stream, holder, fence) = drill.stream().await?;
     let begun = Instant::now();
     drill.network.kill(holder).await?;
     drill.recovery_ms = drill.published_again(&stream, fence, begun).await;
     drill.streams(&stream, "after it died", 100).await;
     drill.start_all(&[holder]).await?;
-    drill.made_whole().await?;
-    drill.judge_stream(&stream).await;
-    drill.holdings_are_whole(&stream).await
+    drill.end_stream(&stream).await
 }
 
 pub(super) async fn publisher_frozen(drill: &mut Drill) -> Result<(), Failure> {
-    let stream = Stream::start(drill, "stream")?;
-    drill.streams(&stream, "before", 100).await;
-    let (holder, fence) = drill.publishing(stream.topic).await?;
+    let (stream, holder, fence) = drill.stream().await?;
     let begun = Instant::now();
     drill.network.freeze(holder)?;
     drill.recovery_ms = drill.published_again(&stream, fence, begun).await;
     drill.streams(&stream, "while it is frozen", 100).await;
     drill.network.thaw(holder)?;
     drill.streams(&stream, "after it woke up", 200).await;
-    drill.made_whole().await?;
-    drill.judge_stream(&stream).await;
-    drill.holdings_are_whole(&stream).await
+    drill.end_stream(&stream).await
 }
 
 /// H9: it reaches its terminals, and not the chain.
 pub(super) async fn publisher_partitioned(drill: &mut Drill) -> Result<(), Failure> {
-    let stream = Stream::start(drill, "stream")?;
-    drill.streams(&stream, "before", 100).await;
-    let (holder, fence) = drill.publishing(stream.topic).await?;
+    let (stream, holder, fence) = drill.stream().await?;
     let begun = Instant::now();
     drill.network.cut_off(holder);
     drill.recovery_ms = drill.published_again(&stream, fence, begun).await;
@@ -339,16 +167,12 @@ pub(super) async fn publisher_partitioned(drill: &mut Drill) -> Result<(), Failu
     drill.check("it has stopped by itself", !still, format!("publishes: {still}"));
     drill.network.join(holder);
     drill.streams(&stream, "after it came back", 100).await;
-    drill.made_whole().await?;
-    drill.judge_stream(&stream).await;
-    drill.holdings_are_whole(&stream).await
+    drill.end_stream(&stream).await
 }
 
 /// H12: whoever publishes and whoever leads the view, in one moment.
 pub(super) async fn holder_and_active_killed(drill: &mut Drill) -> Result<(), Failure> {
-    let stream = Stream::start(drill, "stream")?;
-    drill.streams(&stream, "before", 100).await;
-    let (holder, fence) = drill.publishing(stream.topic).await?;
+    let (stream, holder, fence) = drill.stream().await?;
     let active = drill.primary().await?;
     let lost: Vec<_> = BTreeSet::from([holder, active.node]).into_iter().collect();
     let begun = Instant::now();
@@ -356,15 +180,12 @@ pub(super) async fn holder_and_active_killed(drill: &mut Drill) -> Result<(), Fa
     drill.recovery_ms = drill.published_again(&stream, fence, begun).await;
     drill.streams(&stream, "after they died", 100).await;
     drill.start_all(&lost).await?;
-    drill.made_whole().await?;
-    drill.judge_stream(&stream).await;
-    drill.holdings_are_whole(&stream).await
+    drill.end_stream(&stream).await
 }
 
 /// H13 in the small: one holder after the other is killed, and the one before comes back; fences rise by one each time.
 pub(super) async fn two_standbys_race(drill: &mut Drill) -> Result<(), Failure> {
-    let stream = Stream::start(drill, "stream")?;
-    drill.streams(&stream, "before", 100).await;
+    let (stream, ..) = drill.stream().await?;
     let mut worst = 0;
     for round in 1..=5 {
         let (holder, fence) = drill.publishing(stream.topic).await?;
@@ -376,8 +197,7 @@ pub(super) async fn two_standbys_race(drill: &mut Drill) -> Result<(), Failure> 
         drill.made_whole().await?;
     }
     drill.recovery_ms = Some(worst);
-    drill.judge_stream(&stream).await;
-    drill.holdings_are_whole(&stream).await
+    drill.end_stream(&stream).await
 }
 
 /// A server that fails gives up all of its topics; they go to the others.
@@ -392,8 +212,7 @@ pub(super) async fn many_topics(drill: &mut Drill) -> Result<(), Failure> {
         pushed.map_err(|error| Failure::new(1, error.to_string()))?;
         publisher.acknowledged().await.map_err(|error| Failure::new(1, error.to_string()))?;
     }
-    let stream = Stream::start(drill, "stream")?;
-    drill.streams(&stream, "before", 50).await;
+    let (stream, ..) = drill.stream().await?;
     let held = drill.held(TOPICS + 1).await?;
     let most = held.values().max().copied().unwrap_or_default();
     let detail = format!("{} servers hold {:?} topics", held.len(), held.values().collect::<Vec<_>>());
@@ -406,9 +225,7 @@ pub(super) async fn many_topics(drill: &mut Drill) -> Result<(), Failure> {
     drill.check("its topics went to others", !held.contains_key(&lost), format!("{held:?}"));
     drill.streams(&stream, "after it died", 50).await;
     drill.start_all(&[lost]).await?;
-    drill.made_whole().await?;
-    drill.judge_stream(&stream).await;
-    drill.holdings_are_whole(&stream).await
+    drill.end_stream(&stream).await
 }
 
 impl Drill {
@@ -434,5 +251,189 @@ impl Drill {
         }
         self.check("every topic has a holder", false, format!("{held:?} of {topics}"));
         Ok(held)
+    }
+}
+
+/// H16: a server lives, renews its leases, and publishes nothing.
+pub(super) async fn publisher_stalled(drill: &mut Drill) -> Result<(), Failure> {
+    let (stream, idle, _) = drill.stream().await?;
+    drill.network.kill(idle).await?;
+    drill.network.start_node_with(idle, &["--misbehave", "stalled-publisher"])?;
+    drill.network.wait_ready(SOON).await?;
+    let fence = drill.published_by(stream.topic, idle).await?;
+    let begun = Instant::now();
+    drill.recovery_ms = drill.published_again(&stream, fence, begun).await;
+    let holdings = drill.network.client(idle)?.holdings(stream.topic, None).await?;
+    let ended = holdings.iter().find(|holding| holding.fence == fence).and_then(|holding| holding.ended);
+    drill.check("its lock was released since it had stalled", ended == Some(Reason::Stalled), format!("{ended:?}"));
+    drill.streams(&stream, "after it stalled", 100).await;
+    drill.network.kill(idle).await?;
+    drill.start_all(&[idle]).await?;
+    drill.end_stream(&stream).await
+}
+
+/// H4: several sources push to one topic without a pause, while whoever publishes is killed, and the node that they push through.
+pub(super) async fn pushes_during_failover(drill: &mut Drill) -> Result<(), Failure> {
+    let stream = Stream::start(drill, "stream", 3, drill.network.clients().to_vec())?;
+    drill.streams(&stream, "before", 200).await;
+    let mut worst = 0;
+    for round in 1..=3 {
+        let (holder, fence) = drill.publishing(stream.topic).await?;
+        // Sources begin at the first node.
+        let lost: Vec<_> = BTreeSet::from([holder, 0]).into_iter().take(if round == 2 { 2 } else { 1 }).collect();
+        let lost = if lost.contains(&holder) { lost } else { vec![holder] };
+        let begun = Instant::now();
+        drill.kill_all(&lost).await?;
+        worst = drill.published_again(&stream, fence, begun).await.unwrap_or(u64::MAX).max(worst);
+        drill.streams(&stream, &format!("after round {round}"), 200).await;
+        drill.start_all(&lost).await?;
+        drill.made_whole().await?;
+    }
+    drill.recovery_ms = Some(worst);
+    drill.end_stream(&stream).await
+}
+
+/// H6: every connection of the terminals breaks, again and again and anywhere, while whoever publishes is killed.
+pub(super) async fn terminal_reconnects(drill: &mut Drill) -> Result<(), Failure> {
+    let (torn, clients) = Torn::before(drill.network.clients()).await?;
+    let stream = Stream::start(drill, "stream", 1, clients)?;
+    drill.streams(&stream, "before", 200).await;
+    let (holder, fence) = drill.publishing(stream.topic).await?;
+    let begun = Instant::now();
+    drill.network.kill(holder).await?;
+    drill.recovery_ms = drill.published_again(&stream, fence, begun).await;
+    drill.streams(&stream, "after it died", 500).await;
+    let broken = torn.broken();
+    drill.check("connections broke", broken >= 20, format!("{broken}"));
+    drill.start_all(&[holder]).await?;
+    torn.mend();
+    drill.end_stream(&stream).await
+}
+
+/// H18: a terminal comes back after what it needs has been forgotten everywhere: it is told so, and what is left.
+pub(super) async fn terminal_behind_retention(drill: &mut Drill) -> Result<(), Failure> {
+    let (stream, ..) = drill.stream().await?;
+    let (topic, nodes) = (topic_named("large")?, drill.network.clients().to_vec());
+    let key = drill.network.client_key()?;
+    let (genesis, failed) = (drill.network.files().genesis.clone(), |why: String| Failure::new(1, why));
+    let begun = Publisher::begin(nodes.clone(), topic, key, micros(), SourceConfig::default()).await;
+    let mut source = begun.map_err(|error| failed(error.to_string()))?;
+    let mut push = async |count: u64| {
+        for _ in 0..count {
+            let value = vec![b'x'; LARGE_BYTES].into();
+            source.push(Datum { id: Default::default(), value }).map_err(|error| failed(error.to_string()))?;
+        }
+        while source.waiting() > 0 {
+            source.acknowledged().await.map_err(|error| failed(error.to_string()))?;
+        }
+        Ok::<_, Failure>(())
+    };
+    push(4).await?;
+    drill.published_up_to(topic, Sequence(4)).await?;
+    let follow = |begin| Terminal::begin(nodes.clone(), genesis.clone(), topic, begin);
+    let position = next_delivered(&mut follow(Begin::At(Sequence(1)))).await?.1;
+    // Several times as much as the journals hold.
+    push(120).await?;
+    drill.published_up_to(topic, Sequence(124)).await?;
+    let mut late = follow(Begin::Behind(position));
+    let refused = loop {
+        match tokio::time::timeout(SOON, late.next()).await {
+            Ok(Ok(Notice::Takeover(_))) => {}
+            Ok(Err(error)) => break Some(error),
+            _ => break None,
+        }
+    };
+    let told = format!("{refused:?}");
+    let Some(FollowError::Forgotten { next, first }) = refused else {
+        drill.check("it is told that data are forgotten", false, told);
+        return Ok(());
+    };
+    let is_right = Some(next) == position.last.next() && first > next;
+    drill.check(
+        "it is told what is forgotten and what is left",
+        is_right,
+        format!("needs {next}, {first} is the first"),
+    );
+    let (found, _) = next_delivered(&mut follow(Begin::At(first))).await?;
+    drill.check("it goes on with what is left", found >= first, format!("{found}"));
+    drill.streams(&stream, "for all others", 100).await;
+    drill.end_stream(&stream).await
+}
+
+/// The first datum of the next frame that a terminal has, and where it stands behind that.
+async fn next_delivered(terminal: &mut Terminal) -> Result<(Sequence, Position), Failure> {
+    loop {
+        let next = tokio::time::timeout(SOON, terminal.next()).await;
+        match next.map_err(|_| Failure::new(5, "nothing comes to a terminal"))? {
+            Ok(Notice::Delivered(delivered)) => return Ok((delivered.entry.first, delivered.position)),
+            Ok(_) => {}
+            Err(error) => return Err(Failure::new(1, error.to_string())),
+        }
+    }
+}
+
+/// H7: the disk of whoever publishes is full: it stops in order, another one goes on, and nothing is missing.
+pub(super) async fn disk_full_at_holder(drill: &mut Drill) -> Result<(), Failure> {
+    let (stream, ..) = drill.stream().await?;
+    let fence = drill.published_by(stream.topic, VICTIM).await?;
+    drill.streams(&stream, "from the small disk", 50).await;
+    let filler = drill.network.data(VICTIM).join("filler");
+    let begun = Instant::now();
+    disks::fill(&filler, DEMO_RESERVE_BYTES / 2)?;
+    drill.recovery_ms = drill.published_again(&stream, fence, begun).await;
+    disks::ended_for_want_of_space(drill, "below the reserve the node stops in order and says why").await;
+    drill.streams(&stream, "after its disk was full", 100).await;
+    disks::restart_with_space(drill, &filler).await?;
+    drill.made_whole().await?;
+    let fence = drill.published_by(stream.topic, VICTIM).await?;
+    // Faster than any look at the free space.
+    disks::fill(&filler, 0)?;
+    drill.published_again(&stream, fence, Instant::now()).await;
+    drill.streams(&stream, "after there was no space at all", 100).await;
+    drill.network.kill(VICTIM).await?;
+    disks::restart_with_space(drill, &filler).await?;
+    drill.end_stream(&stream).await
+}
+
+impl Drill {
+    /// Has operators take a topic's lock away until this node gets it; gives its fence.
+    async fn published_by(&mut self, topic: Topic, node: usize) -> Result<Fence, Failure> {
+        let (operator, begun, mut rounds) = (self.operator_key()?, Instant::now(), 0);
+        let client = self.network.client(node)?.clone();
+        while begun.elapsed() < WON_WITHIN {
+            let (holder, fence) = self.publishing(topic).await?;
+            if holder == node {
+                let detail = format!("after {rounds} orders, in {} ms", begun.elapsed().as_millis());
+                self.check("the lock is where the drill wants it", true, detail);
+                return Ok(fence);
+            }
+            rounds += 1;
+            let (chain, number) = (client.genesis().await?.digest(), client.topics().await?.orders);
+            let order = TopicOrder { chain, number, changes: vec![TopicChange::Release(topic, fence)] };
+            let order = Draft::Topics(Approved::draft(order)).by(&operator);
+            // It may have changed hands meanwhile: then at the next look.
+            if order.submit(Some(&client), None, &operator).await.is_ok() {
+                while client.topic(topic).await?.fence == fence && begun.elapsed() < WON_WITHIN {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+        Err(Failure::new(1, format!("{} does not get the lock of topic {topic}", self.network.name(node))))
+    }
+
+    /// Waits until the chain says that a topic was published up to a datum, at every node.
+    async fn published_up_to(&mut self, topic: Topic, upto: Sequence) -> Result<(), Failure> {
+        let begun = Instant::now();
+        for node in 0..self.network.size() {
+            let client = self.network.client(node)?.clone();
+            // A node that is a little behind does not know the topic yet.
+            while client.topic(topic).await.map_or(Sequence(0), |view| view.published) < upto {
+                if begun.elapsed() > SOON {
+                    return Err(Failure::new(5, format!("topic {topic} is not published up to {upto}")));
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        Ok(())
     }
 }
