@@ -21,8 +21,8 @@ pub mod testing;
 
 pub use config::{ConfigError, NodeConfig};
 pub use embed::{
-    Answered, Application, AuthBuilder, AuthNode, Block, BlocksError, Builder, Call, Committed, Entry, Freshness, Node,
-    QueryError, Store, StoreView, SubmitError,
+    Answered, Application, AuthBuilder, AuthNode, Block, BlocksError, Builder, Call, Committed, Entry, Following,
+    FollowingError, Freshness, Node, QueryError, Store, StoreView, SubmitError,
 };
 pub use node::NodeError;
 pub use standin_foundation::Height;

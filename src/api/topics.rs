@@ -1,6 +1,5 @@
 //! Topics: how they stand, who published what, and a websocket for each terminal.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -9,10 +8,8 @@ use actix_ws::{AggregatedMessage, CloseReason};
 use bytes::Bytes;
 use serde::Deserialize;
 use standin_foundation::{Digest, Height, PublicKey};
-use standin_publisher::actor::Standing;
-use standin_publisher::machine::session::{Found, Next, Session, SessionRefused};
+use standin_publisher::machine::session::SessionRefused;
 use standin_publisher::machine::terminal::{Position, Published};
-use standin_publisher::machine::witness::TakeoverProof;
 use standin_publisher::record;
 use standin_publisher::terminal::{SUBPROTOCOL, ToTerminal};
 use standin_publisher::{Fence, Sequence, Topic};
@@ -21,19 +18,15 @@ use tokio::time::MissedTickBehavior;
 use super::reading::MayRead;
 use super::views::{HoldingView, SourceView, TopicView, TopicsView};
 use super::{ErrorView, HttpFault, bad, read, respond, unavailable};
-use crate::node::{NodeHandle, Publication};
+use crate::node::{Begin, Feed, FeedError, NodeHandle, Publication};
 
 /// Terminals that a node serves at one time: half of the connections that it takes.
 const TERMINALS_MAX: u64 = 1_024;
-/// Data that may be under way to a terminal.
-const WINDOW: u64 = 4_096;
 /// A terminal that takes nothing for so long is cut.
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 /// How often a terminal is asked whether it lives, and after how long without a word it is cut.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const SILENT_MAX: Duration = Duration::from_secs(20);
-/// What another server publishes is kept back for so long from a terminal that may have it from there.
-const KEPT_BACK: Duration = Duration::from_millis(50);
 /// Bytes of what a terminal says.
 const INBOUND_BYTES_MAX: usize = 1_024;
 /// Holdings in one answer.
@@ -191,117 +184,50 @@ pub(super) async fn follow(
     if publication.board.counted().terminals.load(Ordering::Relaxed) >= TERMINALS_MAX {
         return Ok(unavailable("too many terminals are connected to this node: ask another one".to_owned()));
     }
-    if !publication.board.is_live() {
-        return Ok(not_live());
-    }
-    let Some(standing) = publication.board.follow(topic) else { return Ok(respond::<()>(Err(unknown(topic)))) };
-    let stands = standing.borrow().clone();
-    let position = match position_of(&publication, topic, &place, &stands) {
-        Ok(position) => position,
-        Err(fault) => return Ok(respond::<()>(Err(fault))),
-    };
-    if position.last > stands.queued {
-        return Ok(unavailable(format!(
-            "this node has come to datum {} itself: ask another one, or again",
-            stands.queued
-        )));
-    }
-    let session = match resume(&publication, topic, &position, &stands) {
-        Ok(session) => session,
-        Err(SessionRefused::Forgotten { next, first }) => {
-            let what = SessionRefused::Forgotten { next, first }.to_string();
-            return Ok(HttpResponse::Gone().json(ErrorView { first: Some(Height(first.0)), ..what.into() }));
-        }
-        Err(refused) => return Ok(HttpResponse::Conflict().json(ErrorView::from(refused.to_string()))),
+    let (feed, position) = match Feed::begin(publication, topic, place.begin(), place.late) {
+        Ok(begun) => begun,
+        Err(error) => return Ok(refused(&error)),
     };
     let (response, socket, stream) = actix_ws::handle_with_protocols(&request, body, &[SUBPROTOCOL])?;
     let stream = stream.max_frame_size(INBOUND_BYTES_MAX).aggregate_continuations();
-    let kept_back = place.late.then(|| KeptBack { upto: stands.published.upto, waiting: VecDeque::new() });
     let (node, json) = (node.get_ref().clone(), place.json);
-    let served = Served { reader, node, topic, session, standing, socket, json, kept_back };
+    let served = Served { reader, node, feed, socket, json };
     actix_web::rt::spawn(served.run(stream.max_continuation_size(INBOUND_BYTES_MAX), position));
     Ok(response)
 }
 
-/// Where it is to go on. A journal that cannot be read has been told of already.
-fn position_of(
-    publication: &Publication,
-    topic: Topic,
-    place: &Where,
-    standing: &Standing,
-) -> Result<Position, HttpFault> {
-    if let Some(last) = place.last {
-        let (chain, fence) = (place.chain.unwrap_or_default(), Fence(place.fence.unwrap_or(0)));
-        return Ok(Position { fence, last: Sequence(last), chain });
+impl Where {
+    fn begin(&self) -> Begin {
+        match (self.last, self.from) {
+            (Some(last), _) => {
+                let (chain, fence) = (self.chain.unwrap_or_default(), Fence(self.fence.unwrap_or(0)));
+                Begin::Behind(Position { fence, last: Sequence(last), chain })
+            }
+            (None, Some(from)) => Begin::At(Sequence(from)),
+            (None, None) => Begin::Now,
+        }
     }
-    let at = |last, chain| Position { fence: Fence(0), last, chain };
-    let published = at(standing.published.upto, standing.published.chain);
-    let Some(from) = place.from.map(|from| Sequence(from.max(1))) else { return Ok(published) };
-    let refused = |error: standin_ledger::log::LogError| HttpFault::Refused(error.to_string());
-    Ok(match publication.journal.frame_of(topic, from).map_err(refused)? {
-        Some((entry, _)) => at(Sequence(entry.first.0.saturating_sub(1)), entry.before),
-        None if from > standing.published.upto => published,
-        // It is not kept, and that is said.
-        None => at(Sequence(from.0.saturating_sub(1)), Digest::ZERO),
-    })
 }
 
-fn resume(
-    publication: &Publication,
-    topic: Topic,
-    position: &Position,
-    standing: &Standing,
-) -> Result<Session, SessionRefused> {
-    let published = standing.published;
-    let chain = match position.last {
-        Sequence(0) => Some(Digest::ZERO),
-        last if last == published.upto => Some(published.chain),
-        last => publication.journal.chain_behind(topic, last).ok().flatten(),
-    };
-    // A topic of which nothing is kept goes on behind what was published.
-    let nothing = Sequence(published.upto.0.saturating_add(1));
-    let first = publication.journal.range(topic).map_or(nothing, |(first, _)| first);
-    Session::resume(position, WINDOW, chain, first)
+fn refused(error: &FeedError) -> HttpResponse {
+    let what = error.to_string();
+    match error {
+        FeedError::Unknown(_) => respond::<()>(Err(HttpFault::NotFound(what))),
+        FeedError::Refused(SessionRefused::Forgotten { first, .. }) => {
+            HttpResponse::Gone().json(ErrorView { first: Some(Height(first.0)), ..what.into() })
+        }
+        FeedError::Refused(_) => HttpResponse::Conflict().json(ErrorView::from(what)),
+        _ => unavailable(what),
+    }
 }
 
 /// A terminal that is served.
 struct Served {
     reader: MayRead,
     node: NodeHandle,
-    topic: Topic,
-    session: Session,
-    standing: tokio::sync::watch::Receiver<Standing>,
+    feed: Feed,
     socket: actix_ws::Session,
     json: bool,
-    kept_back: Option<KeptBack>,
-}
-
-/// What other servers have published, and when this one heard of it.
-struct KeptBack {
-    /// The last datum that has been kept back long enough.
-    upto: Sequence,
-    waiting: VecDeque<(Instant, Sequence)>,
-}
-
-impl KeptBack {
-    /// Up to where the terminal may be served of what was published up to a datum.
-    fn limit(&mut self, published: Sequence) -> Sequence {
-        if self.waiting.back().map_or(self.upto, |(_, upto)| *upto) < published {
-            self.waiting.push_back((Instant::now(), published));
-        }
-        while let Some((_, upto)) = self.waiting.pop_front_if(|(at, _)| at.elapsed() >= KEPT_BACK) {
-            self.upto = upto;
-        }
-        self.upto
-    }
-
-    /// When there may be more.
-    async fn passed(this: Option<&Self>) {
-        match this.and_then(|kept| kept.waiting.front()) {
-            Some((at, _)) => tokio::time::sleep_until((*at + KEPT_BACK).into()).await,
-            None => std::future::pending().await,
-        }
-    }
 }
 
 /// Why a terminal is let go.
@@ -309,7 +235,7 @@ enum End {
     /// It has gone, or takes nothing.
     Gone,
     /// It is told why.
-    Told(SessionRefused),
+    Told(FeedError),
     /// The node stops, or it may not read any more.
     Closed(&'static str),
 }
@@ -325,7 +251,7 @@ impl Served {
             End::Gone => None,
             End::Told(refused) => {
                 let first = match refused {
-                    SessionRefused::Forgotten { first, .. } => Some(*first),
+                    FeedError::Refused(SessionRefused::Forgotten { first, .. }) => Some(*first),
                     _ => None,
                 };
                 drop(self.send(&ToTerminal::Refused { why: refused.to_string(), first }).await);
@@ -346,19 +272,18 @@ impl Served {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         loop {
-            self.standing.mark_unchanged();
             if let Err(end) = self.send_what_it_may_have().await {
                 return end;
             }
             tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stopping| *stopping) => return End::Closed("the node stops"),
-                changed = self.standing.changed() => if changed.is_err() { return End::Closed("the node stops") },
+                changed = self.feed.changed() => if changed.is_err() { return End::Closed("the node stops") },
                 said = stream.recv() => {
                     heard = Instant::now();
                     match said {
                         Some(Ok(AggregatedMessage::Text(text))) => match text.parse::<u64>() {
-                            Ok(last) => self.session.acknowledge(Sequence(last)),
+                            Ok(last) => self.feed.acknowledge(Sequence(last)),
                             Err(_) => return End::Closed("a terminal says the last sequence that it has, as a number, and nothing else"),
                         },
                         Some(Ok(AggregatedMessage::Ping(bytes))) => {
@@ -371,7 +296,6 @@ impl Served {
                         Some(Ok(AggregatedMessage::Close(_)) | Err(_)) | None => return End::Gone,
                     }
                 }
-                () = KeptBack::passed(self.kept_back.as_ref()) => {}
                 _ = heartbeat.tick() => {
                     if !self.reader.still_may(&self.node) {
                         return End::Closed("the role `read` is needed");
@@ -386,44 +310,14 @@ impl Served {
 
     /// Sends until there is nothing more that it may have, or it has enough to do.
     async fn send_what_it_may_have(&mut self) -> Result<(), End> {
-        loop {
-            let publication = &self.node.publication;
-            // Looked at before each message: a lease may have run out since the last.
-            let (standing, now) = (self.standing.borrow().clone(), publication.board.now());
-            let Some(mut limit) = standing.limit(now) else { return Ok(()) };
-            if let Some(kept_back) = self.kept_back.as_mut().filter(|_| !standing.publishes(now)) {
-                limit.upto = kept_back.limit(limit.upto);
+        while let Some(message) = self.feed.next_message().map_err(End::Told)? {
+            if let ToTerminal::Frame(Published { entry, .. }) = &message {
+                let counted = self.node.publication.board.counted();
+                counted.sent.fetch_add(u64::from(entry.count), Ordering::Relaxed);
             }
-            let (journal, topic) = (publication.journal.clone(), self.topic);
-            let mut broken = false;
-            let find = |next| {
-                journal.find(topic, next).unwrap_or_else(|error| {
-                    tracing::error!(%error, "the journal cannot be read");
-                    broken = true;
-                    Found::Beyond
-                })
-            };
-            let next = self.session.next(&limit, find).map_err(End::Told)?;
-            if broken {
-                return Err(End::Closed("the node cannot read its journal"));
-            }
-            let message = match next {
-                None => return Ok(()),
-                Some(Next::Takeover(_)) => {
-                    // A limit is of the takeover that the proof is of.
-                    let Some(proof) = &standing.proof else { return Ok(()) };
-                    ToTerminal::Takeover(TakeoverProof::clone(proof))
-                }
-                Some(Next::Frame(fence, entry)) => {
-                    let Ok(Some((_, content))) = journal.frame(topic, entry.first) else {
-                        return Err(End::Closed("the node cannot read its journal"));
-                    };
-                    publication.board.counted().sent.fetch_add(u64::from(entry.count), Ordering::Relaxed);
-                    ToTerminal::Frame(Published { fence, entry, content })
-                }
-            };
             self.send(&message).await?;
         }
+        Ok(())
     }
 
     async fn send(&mut self, message: &ToTerminal) -> Result<(), End> {

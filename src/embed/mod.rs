@@ -6,6 +6,7 @@
 mod application;
 mod auth;
 mod blocks;
+mod publication;
 mod running;
 
 use std::marker::PhantomData;
@@ -26,6 +27,7 @@ use tokio::sync::oneshot;
 pub use application::{Application, Call, Store, StoreView};
 pub use auth::{AuthBuilder, AuthNode};
 pub use blocks::{Block, BlocksError, Entry};
+pub use publication::{Following, FollowingError};
 
 use crate::api;
 use crate::config::{ConfigError, NodeConfig};
@@ -88,6 +90,7 @@ impl<S: Application> Builder<S> {
             Ok((node.handle().clone(), node))
         };
         let (handle, running) = Running::start(start).await?;
+        let key = Arc::new(key);
         let inner = Inner { handle, running, key, title, submit_within: self.submit_within };
         Ok(Node { inner: Arc::new(inner), application: PhantomData })
     }
@@ -96,7 +99,7 @@ impl<S: Application> Builder<S> {
 struct Inner {
     handle: NodeHandle,
     running: Running,
-    key: SecretKey,
+    key: Arc<SecretKey>,
     title: Title,
     submit_within: Duration,
 }

@@ -1,23 +1,21 @@
 //! A source: it pushes data to a topic through any of several nodes, and says what is safe.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::LocalBoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::Map;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use standin_foundation::{Digest, Height, Millis, SecretKey};
 use standin_ledger::transaction::TransactionBody;
-use standin_ledger::{Genesis, Outcome as LedgerOutcome, Transaction};
+use standin_ledger::{ClientSignatures, Genesis, LedgerError, Transaction};
 use standin_publisher::frame::{Datum, Push};
 use standin_publisher::machine::source::{Effect, Outcome, Source, SourceConfig, SourceRefused};
-use standin_publisher::state_machine::events_of;
 use standin_publisher::{Sequence, Topic};
 
-use crate::api::Submitted;
+use super::door::{Answer, Door};
 use crate::client::{Client, ClientError};
-
-/// An outcome is waited for so long before the push is handed in again.
-const OUTCOME_WAIT: Duration = Duration::from_secs(5);
 
 /// What is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,25 +41,28 @@ pub enum PublishError {
     Client(#[from] ClientError),
 }
 
-type Answer = (u64, usize, Option<Height>, Outcome);
+/// Of the push with this first nonce, through this node.
+type Answered = (u64, usize, Answer);
+type UnderWay<D> = Map<<D as Door>::Answering, Box<dyn FnOnce(Answer) -> Answered + Send>>;
 
-/// A source. It belongs to the thread that made it.
-pub struct Publisher {
+/// A source. Over HTTP it belongs to the thread that made it.
+pub struct Publisher<D: Door = Client> {
     source: Source,
     topic: Topic,
-    nodes: Vec<Client>,
+    nodes: Vec<D>,
     /// The node through which it pushes.
     at: usize,
     chain: Digest,
-    genesis: Genesis,
-    key: SecretKey,
+    signatures: ClientSignatures,
+    replay_window: u64,
+    key: Arc<SecretKey>,
     height: Height,
     began: Instant,
-    under_way: FuturesUnordered<LocalBoxFuture<'static, Answer>>,
+    under_way: FuturesUnordered<UnderWay<D>>,
     told: VecDeque<Acknowledged>,
 }
 
-impl std::fmt::Debug for Publisher {
+impl<D: Door> std::fmt::Debug for Publisher<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Publisher").field("topic", &self.topic).finish_non_exhaustive()
     }
@@ -81,24 +82,36 @@ impl Publisher {
             let told = async { Ok::<_, ClientError>((node.genesis().await?, node.status().await?.height)) };
             match told.await {
                 Ok((genesis, height)) => {
-                    return Ok(Self {
-                        source: Source::new(config, session, 0),
-                        topic,
-                        at,
-                        chain: genesis.digest(),
-                        genesis,
-                        key,
-                        height,
-                        began: Instant::now(),
-                        under_way: FuturesUnordered::new(),
-                        told: VecDeque::new(),
+                    return Ok(Self::at(
                         nodes,
-                    });
+                        at,
+                        (&genesis, height),
+                        topic,
+                        Arc::new(key),
+                        Source::new(config, session, 0),
+                    ));
                 }
                 Err(found) => error = found,
             }
         }
         Err(error.into())
+    }
+}
+
+impl<D: Door> Publisher<D> {
+    /// One that pushes through the node at a place, whose chain has come to a height.
+    pub(crate) fn at(
+        nodes: Vec<D>,
+        at: usize,
+        (genesis, height): (&Genesis, Height),
+        topic: Topic,
+        key: Arc<SecretKey>,
+        source: Source,
+    ) -> Self {
+        let (under_way, told, began) = (FuturesUnordered::new(), VecDeque::new(), Instant::now());
+        let (signatures, replay_window) = (genesis.parameters.client_signatures, genesis.parameters.replay_window);
+        let chain = genesis.digest();
+        Self { source, topic, nodes, at, chain, signatures, replay_window, key, height, began, under_way, told }
     }
 
     /// Data that are not acknowledged.
@@ -133,7 +146,7 @@ impl Publisher {
             tokio::select! {
                 biased;
                 Some(answer) = self.under_way.next() => {
-                    let (nonce, node, height, outcome) = answer;
+                    let (nonce, node, (outcome, height)) = answer;
                     self.height = height.map_or(self.height, |height| height.max(self.height));
                     if matches!(outcome, Outcome::Unknown) && node == self.at {
                         // Another node may know more.
@@ -150,7 +163,7 @@ impl Publisher {
     fn carry_out(&mut self, effects: Vec<Effect>) -> Result<(), PublishError> {
         for effect in effects {
             match effect {
-                Effect::Push(push) => self.hand_in(&push),
+                Effect::Push(push) => self.hand_in(&push)?,
                 Effect::Acknowledged { nonce, sequence } => self.told.push_back(Acknowledged { nonce, sequence }),
                 Effect::Stopped { why } => return Err(PublishError::Rejected(why)),
             }
@@ -158,51 +171,26 @@ impl Publisher {
         Ok(())
     }
 
-    fn hand_in(&mut self, push: &Push) {
+    fn hand_in(&mut self, push: &Push) -> Result<(), PublishError> {
         let (nonce, node) = (push.nonce, self.at);
-        let Some(client) = self.nodes.get(node).cloned() else { return };
-        let expires = self.height.plus(self.genesis.parameters.replay_window / 2);
+        let Some(door) = self.nodes.get(node) else { return Ok(()) };
+        let answered: Box<dyn FnOnce(Answer) -> Answered + Send> = Box::new(move |answer| (nonce, node, answer));
+        let transaction = self.signed(push).map_err(|error| PublishError::Rejected(error.to_string()))?;
+        self.under_way.push(door.hand_in(transaction).map(answered));
+        Ok(())
+    }
+
+    fn signed(&self, push: &Push) -> Result<Transaction, LedgerError> {
+        let expires = self.height.plus(self.replay_window / 2);
         let body = TransactionBody {
             title: self.topic.title(),
             nonce: fastrand::u64(..),
             expires,
             payload: push.to_payload(),
         };
-        let signed = match self.genesis.parameters.client_signatures {
-            standin_ledger::ClientSignatures::Required => Transaction::sign(&self.chain, &self.key, &body),
-            standin_ledger::ClientSignatures::None => Transaction::unsigned(&self.key.public(), &body),
-        };
-        self.under_way.push(Box::pin(async move {
-            let transaction = match signed {
-                Ok(transaction) => transaction,
-                Err(error) => return (nonce, node, None, Outcome::Refused(error.to_string())),
-            };
-            let submitted = client.submit(std::slice::from_ref(&transaction), OUTCOME_WAIT).await;
-            // The head may be far beyond what the source knows of it.
-            let expired = matches!(&submitted, Ok(all) if matches!(all.first(), Some(Submitted { outcome: Some(LedgerOutcome::Expired), .. })));
-            let height = match expired {
-                true => client.status().await.ok().map(|status| status.height),
-                false => submitted.as_ref().ok().and_then(|all| all.first()?.height),
-            };
-            (nonce, node, height, outcome_of(&transaction, submitted))
-        }));
-    }
-}
-
-fn outcome_of(transaction: &Transaction, submitted: Result<Vec<Submitted>, ClientError>) -> Outcome {
-    let submitted = match submitted {
-        Ok(submitted) => submitted.into_iter().next(),
-        Err(ClientError::Refused(why) | ClientError::NotAllowed(why)) => return Outcome::Refused(why),
-        // A node that is being taken out of service, too: another one takes it.
-        Err(_) => None,
-    };
-    match submitted {
-        Some(Submitted { outcome: Some(LedgerOutcome::Applied(output)), .. }) => {
-            events_of(transaction, &output).into_iter().next().map_or(Outcome::Unknown, Outcome::Event)
+        match self.signatures {
+            ClientSignatures::Required => Transaction::sign(&self.chain, &self.key, &body),
+            ClientSignatures::None => Transaction::unsigned(&self.key.public(), &body),
         }
-        Some(Submitted { outcome: Some(LedgerOutcome::Rejected(why)), .. }) => Outcome::Refused(why),
-        // A rate that is used up is no reason to give up.
-        Some(Submitted { refused: Some(why), .. }) if !why.ends_with("try again in a moment") => Outcome::Refused(why),
-        _ => Outcome::Unknown,
     }
 }

@@ -14,6 +14,7 @@ use standin_publisher::{Sequence, Topic};
 use tokio::sync::{mpsc, watch};
 
 use crate::client::{Client, ClientError, Said};
+pub use crate::node::Begin;
 
 /// Messages of all nodes that wait to be judged.
 const AHEAD: usize = 256;
@@ -23,17 +24,6 @@ const AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// A node that could not be reached for so long is not waited for, if all others refuse.
 const ABSENT_MAX: Duration = Duration::from_secs(30);
-
-/// Where a terminal begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begin {
-    /// With the next datum that is published.
-    Now,
-    /// With this datum: the frame that it is in comes whole.
-    At(Sequence),
-    /// Behind what it has, as it has stored it.
-    Behind(Position),
-}
 
 /// A frame that is delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,12 +5,16 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
+use standin::publication::Begin;
 use standin::testing::{Shape, TestNetwork};
 use standin::{
     Application, BlocksError, Call, ConfigError, Freshness, Height, Node, NodeConfig, NodeError, QueryError, Reject,
     Store, StoreView, SubmitError,
 };
+use standin_foundation::Digest;
 use standin_ledger::reconfiguration::Change;
+use standin_publisher::machine::terminal::Position;
+use standin_publisher::{Datum, Sequence};
 
 /// Keeps the sum of what it was told, and refuses 13.
 struct Adder(&'static str);
@@ -49,6 +53,49 @@ impl Application for Adder {
 
 fn sum() -> String {
     "sum".to_owned()
+}
+
+/// A source and a terminal at nodes of one's own program: each datum once and in order, while the node that publishes is stopped.
+#[actix_web::test]
+async fn data_are_published_and_followed_through_nodes_of_ones_own() {
+    let mut network = TestNetwork::start(|| Adder("sums")).await.unwrap();
+    let topic = "rates".parse().unwrap();
+    let mut source = network.node(0).unwrap().publish(topic).await.unwrap();
+    let datum = |number: u64| Datum { id: "EURUSD".into(), value: number.to_string().into() };
+    (0..50).for_each(|number| _ = source.push(datum(number)).unwrap());
+    while source.waiting() > 0 {
+        source.acknowledged().await.unwrap();
+    }
+    let unknown = network.node(0).unwrap().follow("nothing".parse().unwrap(), Begin::Now).unwrap_err();
+    assert!(unknown.to_string().contains("there is no topic `nothing`"), "{unknown}");
+    // A terminal at each of the first two nodes; the last is stopped, whether it publishes or not.
+    let (mut seen, mut terminals) = ([Vec::new(), Vec::new()], Vec::new());
+    for index in 0..2 {
+        let node = network.node(index).unwrap().clone();
+        node.query(&"nothing".to_owned(), Freshness::Linearizable).await.unwrap_err();
+        terminals.push(node.follow(topic, Begin::At(Sequence(1))).unwrap());
+    }
+    network.stop_node(3).await;
+    (50..100).for_each(|number| _ = source.push(datum(number)).unwrap());
+    while source.waiting() > 0 {
+        source.acknowledged().await.unwrap();
+    }
+    for (terminal, seen) in terminals.iter_mut().zip(&mut seen) {
+        while seen.len() < 100 {
+            let frame = tokio::time::timeout(Duration::from_secs(20), terminal.next()).await.unwrap().unwrap();
+            seen.extend(frame.data.iter().map(|datum| String::from_utf8(datum.value.to_vec()).unwrap()));
+        }
+    }
+    let all: Vec<_> = (0..100).map(|number: u64| number.to_string()).collect();
+    assert_eq!(seen, [all.clone(), all]);
+    // From a position that was stored it goes on behind it; from one of another history it does not.
+    let position = terminals[0].position();
+    let again = network.node(1).unwrap().follow(topic, Begin::Behind(position));
+    assert_eq!(again.unwrap().position().last, Sequence(100));
+    let forged = Begin::Behind(Position { chain: Digest::sha256(b"forged"), ..position });
+    let refused = network.node(1).unwrap().follow(topic, forged).unwrap_err();
+    assert!(refused.to_string().contains("no frame that ends at"), "{refused}");
+    network.shutdown().await;
 }
 
 #[actix_web::test]

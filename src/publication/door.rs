@@ -1,0 +1,72 @@
+//! Where a source hands its pushes in: at nodes over HTTP, or at the node in its own process.
+
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+use standin_foundation::Height;
+use standin_ledger::{Outcome as LedgerOutcome, Transaction};
+use standin_publisher::machine::source::Outcome;
+use standin_publisher::state_machine::events_of;
+use std::time::Duration;
+
+use crate::api::Submitted;
+use crate::client::{Client, ClientError};
+
+/// An outcome is waited for so long before the push is handed in again.
+const OUTCOME_WAIT: Duration = Duration::from_secs(5);
+
+/// What became of a push, and a height that the chain has come to, if that was told.
+pub type Answer = (Outcome, Option<Height>);
+
+/// Takes transactions to be ordered.
+pub trait Door {
+    /// What becomes of one.
+    type Answering: Future<Output = Answer> + 'static;
+
+    /// Hands a transaction in. It may be handed in again, here or elsewhere.
+    fn hand_in(&self, transaction: Transaction) -> Self::Answering;
+}
+
+impl Door for Client {
+    type Answering = LocalBoxFuture<'static, Answer>;
+
+    fn hand_in(&self, transaction: Transaction) -> Self::Answering {
+        let client = self.clone();
+        async move {
+            let submitted = client.submit(std::slice::from_ref(&transaction), OUTCOME_WAIT).await;
+            // The head may be far beyond what the source knows of it.
+            let expired = matches!(&submitted, Ok(all) if matches!(all.first(), Some(Submitted { outcome: Some(LedgerOutcome::Expired), .. })));
+            let height = match expired {
+                true => client.status().await.ok().map(|status| status.height),
+                false => submitted.as_ref().ok().and_then(|all| all.first()?.height),
+            };
+            (outcome_of(&transaction, submitted), height)
+        }
+        .boxed_local()
+    }
+}
+
+fn outcome_of(transaction: &Transaction, submitted: Result<Vec<Submitted>, ClientError>) -> Outcome {
+    let submitted = match submitted {
+        Ok(submitted) => submitted.into_iter().next(),
+        Err(ClientError::Refused(why) | ClientError::NotAllowed(why)) => return Outcome::Refused(why),
+        // A node that is being taken out of service, too: another one takes it.
+        Err(_) => None,
+    };
+    match submitted {
+        Some(Submitted { outcome: Some(outcome), .. }) => settled(transaction, outcome),
+        // A rate that is used up is no reason to give up.
+        Some(Submitted { refused: Some(why), .. }) if !why.ends_with("try again in a moment") => Outcome::Refused(why),
+        _ => Outcome::Unknown,
+    }
+}
+
+/// What the chain's outcome says of a push.
+pub(crate) fn settled(transaction: &Transaction, outcome: LedgerOutcome) -> Outcome {
+    match outcome {
+        LedgerOutcome::Applied(output) => {
+            events_of(transaction, &output).into_iter().next().map_or(Outcome::Unknown, Outcome::Event)
+        }
+        LedgerOutcome::Rejected(why) => Outcome::Refused(why),
+        LedgerOutcome::Duplicate | LedgerOutcome::Expired => Outcome::Unknown,
+    }
+}
