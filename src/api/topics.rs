@@ -242,7 +242,6 @@ enum End {
 
 impl Served {
     async fn run(mut self, mut stream: actix_ws::AggregatedMessageStream, position: Position) {
-        let _seat = self.node.publication.board.seat();
         let end = match self.send(&ToTerminal::Start(position)).await {
             Ok(()) => self.serve(&mut stream).await,
             Err(end) => end,

@@ -54,7 +54,13 @@ impl Teller {
     fn tell_of(&self, cluster: Option<String>, kind: Kind, term: Option<u64>, ms: Option<u64>, detail: String) {
         let is_caused = matches!(
             kind,
-            Kind::Refused | Kind::CatchingUp | Kind::WrongResult | Kind::Equivocation | Kind::RolledBack | Kind::Fault
+            Kind::Refused
+                | Kind::CatchingUp
+                | Kind::WrongResult
+                | Kind::Equivocation
+                | Kind::RolledBack
+                | Kind::Publishes
+                | Kind::Fault
         );
         if is_caused && self.throttle.pass().is_none() {
             return;
@@ -125,6 +131,11 @@ impl Teller {
             fault => (Kind::Fault, format!("{fault:?}")),
         };
         self.tell(kind, None, None, detail);
+    }
+
+    /// The node publishes a topic from now on; so long after the lock was released, in ms.
+    pub(super) fn publishes(&self, detail: String, ms: Option<u64>) {
+        self.tell(Kind::Publishes, None, ms, detail);
     }
 
     /// Another node closed its connection.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use standin_foundation::Digest;
 use standin_ledger::log::LogError;
-use standin_publisher::actor::Standing;
+use standin_publisher::actor::{Seated, Standing};
 use standin_publisher::machine::session::{Found, Next, Session, SessionRefused};
 use standin_publisher::machine::terminal::{Position, Published};
 use standin_publisher::machine::witness::TakeoverProof;
@@ -70,6 +70,7 @@ pub struct Feed {
     session: Session,
     standing: watch::Receiver<Standing>,
     kept_back: Option<KeptBack>,
+    seated: Seated,
 }
 
 impl Feed {
@@ -91,12 +92,14 @@ impl Feed {
         }
         let session = resume(&publication, topic, &position, &stands)?;
         let kept_back = late.then(|| KeptBack { upto: stands.published.upto, waiting: VecDeque::new() });
-        Ok((Self { publication, topic, session, standing, kept_back }, position))
+        let seated = publication.board.seat(topic, position.last);
+        Ok((Self { publication, topic, session, standing, kept_back, seated }, position))
     }
 
     /// The terminal has everything up to here.
     pub fn acknowledge(&mut self, last: Sequence) {
         self.session.acknowledge(last);
+        self.seated.has(last);
     }
 
     /// What it gets next; none until there is more, or it has said that it has what is under way.

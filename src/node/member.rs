@@ -37,7 +37,7 @@ use super::members::Members;
 use super::misbehaviour::Misbehaviour;
 use super::publisher::{self, Around, Publication};
 use super::recorder::Recorder;
-use super::views::{ActorsView, BlocksView, ConsensusView, MemberView};
+use super::views::{ActorsView, BlocksView, ConsensusView, MemberView, TerminalsView, TopicsView};
 use super::{NodeError, bridge_of, cell_for_one, told};
 use crate::config::{NodeConfig, NodeRole};
 
@@ -269,6 +269,7 @@ impl MemberNode {
             executed: heights.clone(),
             reader: reader.clone(),
             modes: modes.clone(),
+            teller: teller.clone(),
         };
         if genesis.auth.is_some() {
             actix_rt::spawn(publisher::show_members(around.clone()));
@@ -316,7 +317,15 @@ impl MemberNode {
         let (own_replica, own_member) = (replica.address().clone(), member.address().clone());
         let consensus = ConsensusView { replica: own_replica, member: own_member, windows: Arc::default() };
         let actors_view = ActorsView(actors.clone());
-        views.set(vec![Box::new(view), Box::new(actors_view), Box::new(blocks), Box::new(consensus)]);
+        let (topics, terminals) = (TopicsView(publisher.board()), TerminalsView(publisher.board()));
+        views.set(vec![
+            Box::new(view),
+            Box::new(actors_view),
+            Box::new(blocks),
+            Box::new(consensus),
+            Box::new(topics),
+            Box::new(terminals),
+        ]);
         let handle = NodeHandle {
             name: config.name.clone(),
             node,

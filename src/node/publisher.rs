@@ -23,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 use super::NodeHandle;
 use super::actions::Modes;
 use super::blocks::{BlocksError, Follower};
+use super::console::Teller;
 use crate::config::NodeConfig;
 
 /// How long the actor may take for a block.
@@ -64,6 +65,10 @@ impl Started {
         self.cell.address()
     }
 
+    pub(super) fn board(&self) -> Board {
+        self.board.clone()
+    }
+
     pub(super) fn offered(&self, journal: Journal) -> Publication {
         Publication { board: self.board.clone(), journal, publisher: self.cell.address().clone() }
     }
@@ -95,6 +100,7 @@ pub(super) struct Around {
     pub(super) executed: watch::Receiver<Height>,
     pub(super) reader: LedgerReader,
     pub(super) modes: Modes,
+    pub(super) teller: Teller,
 }
 
 impl Surroundings for Around {
@@ -180,8 +186,13 @@ impl Surroundings for Around {
 
     fn tell(&self, happened: Happened) {
         match happened {
-            Happened::Begun(takeover) => {
-                tracing::info!(topic = %takeover.topic, fence = %takeover.fence, from = %takeover.from, "publishes");
+            Happened::Begun { takeover: Takeover { topic, fence, from, .. }, after } => {
+                tracing::info!(%topic, %fence, %from, "publishes");
+                let (before, ms) = match after {
+                    Some((owner, reason, ms)) => (format!(", after {}: {reason}", owner.node_id().short()), Some(ms)),
+                    None => (String::new(), None),
+                };
+                self.teller.publishes(format!("topic {topic} from datum {from} on, under fence {fence}{before}"), ms);
             }
             Happened::Event(Event::Released { topic, fence, reason, .. }) => {
                 tracing::info!(%topic, %fence, %reason, "lock released");

@@ -15,6 +15,7 @@ use standin_foundation::{Height, NodeId, Seat};
 use standin_ledger::Genesis;
 use standin_ledger::certificate::quorum;
 use standin_ledger::store::StoredBlock;
+use standin_publisher::actor::{Board, Standing};
 use standin_stage::bridge::Peers;
 use standin_stage::{Address, Distribution, Registry, Remote, Window};
 use tokio::sync::oneshot;
@@ -166,6 +167,64 @@ fn block_row(block: &StoredBlock) -> Row {
         "refused": refused,
         "votes": block.certificate.votes.iter().map(|vote| vote.seat.0).collect::<Vec<_>>(),
     }))
+}
+
+/// Topics that a page shows.
+const TOPICS_SHOWN: usize = 200;
+/// Topics of whose terminals a node tells others.
+const FOLLOWED_SHOWN: usize = 64;
+
+/// How topics stand, as this node knows it: those of which most waits come first, where they are too many.
+pub(super) struct TopicsView(pub(super) Board);
+
+impl View for TopicsView {
+    fn table(&self) -> &'static str {
+        "topics"
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
+        let mut all = self.0.all();
+        let waiting = |standing: &Standing| standing.queued.0.saturating_sub(standing.published.upto.0);
+        if all.len() > TOPICS_SHOWN {
+            all.sort_by_key(|(_, standing)| std::cmp::Reverse(waiting(standing)));
+            all.truncate(TOPICS_SHOWN);
+        }
+        let shown = all.iter().map(|(topic, standing)| {
+            let fields = json!({
+                "fence": standing.takeover.map_or(0, |takeover| takeover.fence.0),
+                "owner": standing.held.map(|held| held.owner.node_id().to_string()),
+                "lease_ms": standing.held.map(|held| held.lease_ms),
+                "queued": standing.queued.0,
+                "published": standing.published.upto.0,
+                "waiting": waiting(standing),
+            });
+            (topic.to_string(), row(fields))
+        });
+        Box::pin(std::future::ready(shown.collect()))
+    }
+}
+
+/// Who follows topics at this node.
+pub(super) struct TerminalsView(pub(super) Board);
+
+impl View for TerminalsView {
+    fn table(&self) -> &'static str {
+        "terminals"
+    }
+
+    fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
+        let shown = self.0.terminals().into_iter().take(FOLLOWED_SHOWN).map(|(topic, (count, least))| {
+            // Of what it may have had from here.
+            let upto = self.0.get(topic).map_or(0, |standing| standing.published.upto.0);
+            let fields = json!({ "terminals": count, "behind": upto.saturating_sub(least.0) });
+            (topic.to_string(), row(fields))
+        });
+        Box::pin(std::future::ready(shown.collect()))
+    }
 }
 
 /// What the newest places in the order wait for, and how long things take.

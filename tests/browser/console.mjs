@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { readFileSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
 import { chromium } from "playwright-core";
 
 const [standin, shots] = process.argv.slice(2);
@@ -105,7 +106,7 @@ try {
   });
 
   const own = await page.textContent("h1 small");
-  const VIEWS = ["overview", "chain", "performance", "actors", "logs", "audit"];
+  const VIEWS = ["overview", "chain", "publication", "performance", "actors", "logs", "audit"];
   const open = async (view, on = page) => {
     await on.evaluate((view) => { location.hash = `#/${view}`; }, view);
     await on.waitForSelector(`nav a[href="#/${view}"][aria-current]`, WITHIN);
@@ -181,6 +182,49 @@ try {
     await page.fill('input[name="what"]', "999999999");
     await page.keyboard.press("Enter");
     await page.waitForSelector("article h3:text('Nothing found')", WITHIN);
+  });
+
+  await step("publication: topics, who follows them where, and a hand-over", async () => {
+    await open("publication");
+    await page.waitForSelector("text=There is no topic yet", WITHIN);
+    const { line } = processOf(own, network.child.pid);
+    const key = join(dirname(dirname(line[line.indexOf("-c") + 1])), "client.key");
+    const feeds = [];
+    // A source that goes on until the end of the step; gives who publishes it.
+    const begin = async (topic) => {
+      const source = spawn(standin, ["publish", topic, "--node", origin, "--key", key], { stdio: ["pipe", "ignore", "ignore"] });
+      kept.push(source);
+      feeds.push({ source, timer: setInterval(() => source.stdin.write(`${Date.now()}\n`), 20) });
+      const row = `[aria-label="Topics"] tr[data-topic="${topic}"]`;
+      await page.waitForFunction((row) => Number(document.querySelector(`${row} td:nth-child(5)`)?.textContent.replace(/,/g, "")) > 50, row, WITHIN);
+      return { topic, row, holder: await page.textContent(`${row} td:nth-child(2)`) };
+    };
+    try {
+      let begun = await begin("quotes");
+      // The node whose page this is lives on: topics are spread over the nodes.
+      if (begun.holder === own) begun = await begin("rates");
+      const { topic, row, holder } = begun;
+      kept.push(spawn(standin, ["follow", topic, "--node", origin, "--from", "1"], { stdio: "ignore" }));
+      await page.waitForSelector(`[aria-label="Terminals"] tr[data-topic="${topic}"]`, WITHIN);
+      const lost = processOf(holder, network.child.pid);
+      const killed = Date.now();
+      process.kill(lost.pid, "SIGKILL");
+      await page.waitForFunction(([row, holder]) => {
+        const now = document.querySelector(`${row} td:nth-child(2)`)?.textContent;
+        return now && now !== "nobody" && now !== holder;
+      }, [row, holder], WITHIN);
+      const shown = Date.now() - killed;
+      const told = `topic ${topic} from`;
+      await page.waitForFunction(([told, holder]) => [...document.querySelectorAll('[aria-label="Hand-overs of topics"] td')]
+        .some((cell) => cell.textContent.startsWith(told) && cell.textContent.endsWith(`after ${holder}: lost`)), [told, holder], WITHIN);
+      if (shots) await page.screenshot({ path: `${shots}/publication-hand-over.png`, fullPage: true });
+      kept.push(spawn(lost.line[0], lost.line.slice(1), { stdio: "ignore" }));
+      await open("overview");
+      await page.waitForSelector(`.node[data-node="${holder}"][data-state="live"]:has-text("in sync")`, WITHIN);
+      return `${holder} was killed, and another one publishes ${topic}: shown after ${shown} ms`;
+    } finally {
+      feeds.forEach(({ source, timer }) => { clearInterval(timer); source.stdin.end(); });
+    }
   });
 
   await step("charts of what was measured, all actors, and the log", async () => {

@@ -72,6 +72,9 @@ pub enum Kind {
     /// A seat's log has lost its end.
     #[serde(rename = "rolled back")]
     RolledBack,
+    /// A server publishes a topic from now on.
+    #[serde(rename = "publishes")]
+    Publishes,
     /// Something that must not be: see the node's log.
     #[serde(rename = "fault")]
     Fault,

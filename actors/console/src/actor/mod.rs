@@ -36,7 +36,7 @@ const OWN_KEPT: usize = 64;
 /// Bytes of a happening's detail.
 const DETAIL_BYTES_MAX: usize = 512;
 /// Rows of one node, in all tables; and bytes of a key.
-const ROWS_OF_NODE_MAX: usize = 128;
+const ROWS_OF_NODE_MAX: usize = 512;
 const KEY_BYTES_MAX: usize = 128;
 /// Bytes of rows in a report, about: what does not fit is left out.
 const ROWS_BYTES_MAX: usize = 160 * 1024;

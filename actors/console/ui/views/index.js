@@ -2,6 +2,7 @@
 // component. `fits` says whether the node has anything to show in it, by the topics that it offers. A new system adds a line here.
 import { Overview } from "./overview.js";
 import { Chain } from "./chain.js";
+import { Publication } from "./publication.js";
 import { Performance } from "./performance.js";
 import { Actors } from "./actors.js";
 import { Logs } from "./logs.js";
@@ -10,6 +11,7 @@ import { Audit } from "./audit.js";
 export const views = [
   { id: "overview", title: "Overview", topics: [], component: Overview },
   { id: "chain", title: "Chain", topics: ["blocks"], component: Chain, fits: (topics) => topics.includes("blocks") },
+  { id: "publication", title: "Publication", topics: ["topics", "terminals"], component: Publication, fits: (topics) => topics.includes("topics") },
   { id: "performance", title: "Performance", topics: [], component: Performance, fits: (topics) => topics.includes("consensus") },
   { id: "actors", title: "Actors", topics: [], component: Actors },
   { id: "logs", title: "Logs", topics: ["logs"], component: Logs },

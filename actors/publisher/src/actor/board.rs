@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use standin_foundation::{Millis, PublicKey};
 use tokio::sync::watch;
@@ -51,6 +51,8 @@ const ENDED: u8 = 2;
 /// What was counted at a server.
 #[derive(Debug, Default)]
 pub struct Counted {
+    /// Terminals that have come so far.
+    begun: AtomicU64,
     /// Terminals that are connected.
     pub terminals: AtomicU64,
     /// Data that were sent to them.
@@ -59,11 +61,15 @@ pub struct Counted {
     pub cut: AtomicU64,
 }
 
+/// The last datum that each terminal has, by topic and number.
+type Terminals = BTreeMap<(Topic, u64), Arc<AtomicU64>>;
+
 /// All topics. Cheap to clone; all clones see the same.
 #[derive(Debug, Clone, Default)]
 pub struct Board {
     topics: Arc<RwLock<BTreeMap<Topic, watch::Sender<Standing>>>>,
     counted: Arc<Counted>,
+    terminals: Arc<Mutex<Terminals>>,
     /// 0 until it is known how topics stand, 1 from then on, 2 when nobody says so any more.
     life: Arc<AtomicU8>,
 }
@@ -134,18 +140,28 @@ impl Board {
     }
 }
 
-impl Counted {
-    /// A terminal is connected, until what is returned is dropped.
-    pub fn terminal(self: &Arc<Self>) -> Seated {
-        self.terminals.fetch_add(1, Ordering::Relaxed);
-        Seated(Arc::clone(self))
-    }
-}
-
 impl Board {
-    /// A terminal is connected, until what is returned is dropped.
-    pub fn seat(&self) -> Seated {
-        self.counted.terminal()
+    /// A terminal follows a topic from behind a datum, until what is returned is dropped.
+    pub fn seat(&self, topic: Topic, last: Sequence) -> Seated {
+        let (number, has) = (self.counted.begun.fetch_add(1, Ordering::Relaxed), Arc::new(AtomicU64::new(last.0)));
+        self.counted.terminals.fetch_add(1, Ordering::Relaxed);
+        self.seats().insert((topic, number), Arc::clone(&has));
+        Seated { board: self.clone(), place: (topic, number), has }
+    }
+
+    /// How many terminals follow each topic, and what the one that is farthest behind has.
+    pub fn terminals(&self) -> BTreeMap<Topic, (usize, Sequence)> {
+        let mut found = BTreeMap::new();
+        for ((topic, _), has) in self.seats().iter() {
+            let has = Sequence(has.load(Ordering::Relaxed));
+            let (count, least) = found.entry(*topic).or_insert((0, has));
+            (*count, *least) = (*count + 1, has.min(*least));
+        }
+        found
+    }
+
+    fn seats(&self) -> std::sync::MutexGuard<'_, Terminals> {
+        self.terminals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The time on the clock that standings speak of.
@@ -156,10 +172,22 @@ impl Board {
 
 /// A terminal's place.
 #[derive(Debug)]
-pub struct Seated(Arc<Counted>);
+pub struct Seated {
+    board: Board,
+    place: (Topic, u64),
+    has: Arc<AtomicU64>,
+}
+
+impl Seated {
+    /// It has everything up to here.
+    pub fn has(&self, last: Sequence) {
+        self.has.fetch_max(last.0, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Seated {
     fn drop(&mut self) {
-        self.0.terminals.fetch_sub(1, Ordering::Relaxed);
+        self.board.counted.terminals.fetch_sub(1, Ordering::Relaxed);
+        self.board.seats().remove(&self.place);
     }
 }

@@ -4,7 +4,7 @@ mod board;
 mod clock;
 mod journal;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use actix::AsyncContext;
@@ -19,6 +19,7 @@ pub use journal::Journal;
 use crate::config::Config;
 use crate::frame::{Content, Entry};
 use crate::ids::{Fence, Topic};
+use crate::machine::lock::Reason;
 use crate::machine::server::{Effect, Input, Server};
 use crate::machine::view::{TopicView, View};
 use crate::machine::witness::{Witnesses, Word};
@@ -60,7 +61,12 @@ pub enum Happened {
     /// The chain did this.
     Event(Event),
     /// This server publishes a topic from now on.
-    Begun(Takeover),
+    Begun {
+        /// What it takes over.
+        takeover: Takeover,
+        /// Who lost the lock before, why, and how long ago, in ms.
+        after: Option<(PublicKey, Reason, u64)>,
+    },
 }
 
 /// The actor.
@@ -77,6 +83,8 @@ pub struct Publisher {
     part: (bool, bool, BTreeSet<Topic>),
     /// What seats say of takeovers.
     witnesses: Witnesses,
+    /// Locks that are free: who lost them, why, and when.
+    released: BTreeMap<Topic, (PublicKey, Reason, Millis)>,
     /// The seat for which this node has given its word.
     own: Option<Seat>,
     /// When missing words were asked for last.
@@ -111,6 +119,7 @@ impl Publisher {
             others,
             part,
             witnesses,
+            released: BTreeMap::new(),
             own: None,
             wanted: None,
             leaves,
@@ -135,7 +144,11 @@ impl Publisher {
         for effect in effects {
             match effect {
                 Effect::Submit(instruction) => self.surroundings.submit(instruction),
-                Effect::Begin(takeover) => self.surroundings.tell(Happened::Begun(takeover)),
+                Effect::Begin(takeover) => {
+                    let after = self.released.remove(&takeover.topic);
+                    let after = after.map(|(owner, reason, at)| (owner, reason, now - at));
+                    self.surroundings.tell(Happened::Begun { takeover, after });
+                }
                 // The board tells sessions of both.
                 Effect::Publish { topic, .. } | Effect::End { topic, .. } => self.show(topic),
             }
@@ -313,10 +326,17 @@ impl Handle<Followed> for Publisher {
         if height > from {
             for event in events {
                 let topic = topic_of(&event);
-                if let Event::Granted(takeover) = &event {
-                    self.witness(*takeover);
+                match &event {
+                    Event::Granted(takeover) => self.witness(*takeover),
+                    Event::Released { topic, owner, reason, .. } => {
+                        self.released.insert(*topic, (*owner, *reason, clock::now()));
+                    }
+                    _ => {}
                 }
                 self.step(Input::Event(event.clone()), ctx);
+                if let Event::Granted(takeover) = &event {
+                    self.released.remove(&takeover.topic);
+                }
                 self.surroundings.tell(Happened::Event(event));
                 topic.into_iter().for_each(|topic| self.show(topic));
             }
