@@ -73,9 +73,10 @@ impl Etcd {
 #[cfg(test)]
 #[cfg(feature = "etcd")]
 mod tests {
+    use standin_auth::Record;
     use standin_auth::etcd::EtcdRegister;
     use standin_auth::register::{Register, RegisterError, Stored};
-    use standin_auth::{EtcdConfig, Record};
+    use standin_etcd::Config as EtcdConfig;
     use standin_foundation::{ClusterId, Digest, Epoch, Incarnation, SecretKey};
 
     use super::*;

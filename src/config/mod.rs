@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use standin_auth::{Config as AuthConfig, EtcdConfig};
+use standin_auth::Config as AuthConfig;
 use standin_cluster::Config as ClusterConfig;
 use standin_consensus::Config as ConsensusConfig;
+use standin_etcd::Config as EtcdConfig;
 use standin_foundation::{ClusterId, PublicKey};
 use standin_ledger::Genesis;
 use toml::de::DeTable;

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use standin_auth::{Config as AuthConfig, EtcdConfig};
+use standin_auth::Config as AuthConfig;
 use standin_cluster::Config as ClusterConfig;
 use standin_consensus::Config as ConsensusConfig;
+use standin_etcd::Config as EtcdConfig;
 use standin_foundation::ClusterId;
 use standin_publisher::Config as PublisherConfig;
 

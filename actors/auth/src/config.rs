@@ -1,7 +1,5 @@
 //! What an auth node may choose for itself.
 
-use std::path::PathBuf;
-
 /// Numbers that an auth node may choose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -27,19 +25,4 @@ impl Default for Config {
             split_after_ms: 2_000,
         }
     }
-}
-
-/// How an etcd is reached in which several auth nodes keep one register.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct EtcdConfig {
-    /// Addresses of its members' client ports, such as `http://127.0.0.1:2379`. One is asked until it does not answer.
-    pub endpoints: Vec<String>,
-    /// How long an answer of one member is waited for, in ms.
-    pub timeout_ms: u64,
-    /// Certificates of the authorities that vouch for its members, in PEM; needed for `https`.
-    pub ca_file: Option<PathBuf>,
-    /// This node's certificate and private key, in PEM, where etcd asks for one.
-    pub certificate: Option<(PathBuf, PathBuf)>,
-    /// A user of etcd, and the file that holds its password.
-    pub user: Option<(String, PathBuf)>,
 }

@@ -20,6 +20,6 @@ pub mod register;
 #[cfg(feature = "actor")]
 pub mod ticket;
 
-pub use config::{Config, EtcdConfig};
+pub use config::Config;
 pub use machine::{Auth, Decision, Record};
 pub use messages::{Answer, Claim, Refusal, Request, Statement};

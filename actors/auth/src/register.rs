@@ -51,12 +51,6 @@ pub enum RegisterError {
     /// Nobody answers for it now: what was asked may or may not have been done.
     #[error("the register cannot be reached: {0}")]
     Unreachable(String),
-    /// An etcd that has not what is needed.
-    #[error("etcd {found} is too old: 3.4 or later is needed")]
-    TooOld {
-        /// Its version.
-        found: String,
-    },
     /// Somebody began a new life of the register after a backup.
     #[error("the register was recalled and lives its life {found}; this auth node knows life {known}: start it again")]
     Recalled {
@@ -65,20 +59,23 @@ pub enum RegisterError {
         /// The register's.
         found: Incarnation,
     },
-    /// A file that is needed to reach it.
-    #[error("{path}: {what}")]
-    File {
-        /// The file.
-        path: std::path::PathBuf,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// TLS cannot be set up.
-    #[error("TLS: {0}")]
-    Tls(String),
+    /// An etcd that cannot be used.
+    #[cfg(feature = "etcd")]
+    #[error(transparent)]
+    Etcd(standin_etcd::Error),
     /// It has stopped, and said why.
     #[error("the register has stopped")]
     Stopped,
+}
+
+#[cfg(feature = "etcd")]
+impl From<standin_etcd::Error> for RegisterError {
+    fn from(error: standin_etcd::Error) -> Self {
+        match error {
+            standin_etcd::Error::Unreachable(why) => Self::Unreachable(why),
+            error => Self::Etcd(error),
+        }
+    }
 }
 
 /// An answer that may take a while.
