@@ -19,9 +19,10 @@ pub(super) const NOT_INSTALLED: &str = "no etcd is installed here (Debian: the p
 /// An etcd process with one member. It dies with this one.
 #[derive(Debug)]
 pub(super) struct Etcd {
-    _folder: TempDir,
-    _process: Child,
+    folder: TempDir,
+    process: Option<Child>,
     client: SocketAddr,
+    peer: SocketAddr,
 }
 
 impl Etcd {
@@ -39,11 +40,18 @@ impl Etcd {
         let folder = tempfile::Builder::new().prefix("standin-etcd-").tempdir()?;
         let addresses = free_addresses(2, &[]);
         let [client, peer] = *addresses else { return Err(Failure::new(2, "there are no free ports for an etcd")) };
-        let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
+        let mut etcd = Self { folder, process: None, client, peer };
+        etcd.start_again().await?;
+        Ok(etcd)
+    }
+
+    /// Starts it with what it had, after it was killed.
+    pub(super) async fn start_again(&mut self) -> Result<(), Failure> {
+        let (client_url, peer_url) = (self.url(), format!("http://{}", self.peer));
         // Whatever becomes of this process, the system ends the etcd with it.
         let process = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "etcd", "--name", "one", "--log-level", "error", "--data-dir"])
-            .arg(folder.path())
+            .arg(self.folder.path())
             .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
             .args(["--initial-cluster", &format!("one={peer_url}")])
@@ -53,15 +61,23 @@ impl Etcd {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| Failure::new(1, format!("cannot start etcd: {error}")))?;
-        let etcd = Self { _folder: folder, _process: process, client };
+        self.process = Some(process);
         let begun = Instant::now();
-        while tokio::net::TcpStream::connect(client).await.is_err() {
+        while tokio::net::TcpStream::connect(self.client).await.is_err() {
             if begun.elapsed() > START_WITHIN {
-                return Err(Failure::new(5, format!("etcd does not listen on {client}")));
+                return Err(Failure::new(5, format!("etcd does not listen on {}", self.client)));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(etcd)
+        Ok(())
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub(super) async fn kill(&mut self) -> Result<(), Failure> {
+        if let Some(mut process) = self.process.take() {
+            process.kill().await?;
+        }
+        Ok(())
     }
 
     /// Its address.
@@ -145,6 +161,24 @@ mod tests {
         let (recalled, higher) = read(&new).await;
         assert_eq!((new.incarnation(), recalled.record.recalling), (Incarnation(2), Some(Default::default())));
         assert!(higher > count);
+    }
+
+    #[test]
+    fn an_etcd_that_is_too_old_is_refused_with_its_version() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let old = std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            let (mut stream, _) = listener.accept().unwrap();
+            // As much as there is: what is asked does not matter.
+            let _ = stream.read(&mut [0; 4_096]).unwrap();
+            let answer = r#"{"version":"3.3.25"}"#;
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
+            write!(stream, "{head}content-length: {}\r\n\r\n{answer}", answer.len()).unwrap();
+        });
+        let refused = EtcdRegister::open(&config(&url), Digest::ZERO, Epoch(0), first());
+        old.join().unwrap();
+        assert_eq!(refused.unwrap_err().to_string(), "etcd 3.3.25 is too old: 3.4 or newer is needed");
     }
 
     #[test]

@@ -76,13 +76,16 @@ enum TopicCommand {
         /// Take UTF-8 alone.
         #[arg(long)]
         text: bool,
+        /// The lock stands in the lock service that the nodes are configured with (`publisher.lock_store`), and not on the chain.
+        #[arg(long)]
+        outside: bool,
     },
 }
 
 pub(super) async fn topic(arguments: TopicArguments) -> Result<(), Failure> {
-    let TopicCommand::Set { client, approving, topic, sources, text } = arguments.command;
+    let TopicCommand::Set { client, approving, topic, sources, text, outside } = arguments.command;
     let sources = (!sources.is_empty()).then(|| sources.into_iter().collect::<BTreeSet<_>>());
-    let change = TopicChange::Set(topic, Settings { sources, text });
+    let change = TopicChange::Set(topic, Settings { sources, text, outside });
     order(&client.first()?, &approving, change).await
 }
 

@@ -311,15 +311,17 @@ fn told_of_client(change: &ClientChange) -> String {
 
 fn told_of_topic(change: &TopicChange) -> String {
     match change {
-        TopicChange::Set(topic, Settings { sources, text }) => {
+        TopicChange::Set(topic, Settings { sources, text, outside }) => {
             let what = if *text { "text" } else { "anything" };
-            match sources {
+            let takes = match sources {
                 None => format!("topic {topic} takes {what} of every client that may publish"),
                 Some(keys) => {
                     let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
                     format!("topic {topic} takes {what} of these sources: {}", keys.join(", "))
                 }
-            }
+            };
+            let place = if *outside { "in the lock service of the nodes" } else { "on the chain" };
+            format!("{takes}; its lock stands {place}")
         }
         TopicChange::Release(topic, fence) => {
             format!("whoever holds the lock of topic {topic} under fence {fence} loses it")

@@ -196,7 +196,7 @@ pub const KEYS: &[Key] = &[
         "etcd.endpoints",
         "addresses such as \"http://127.0.0.1:2379\", with commas",
         None,
-        "The etcd. Needed where `auth.register` is \"etcd\".",
+        "The etcd. Needed where `auth.register` or `publisher.lock_store` is \"etcd\".",
     ),
     key(
         "etcd.timeout_ms",
@@ -210,7 +210,7 @@ pub const KEYS: &[Key] = &[
         Some("\"\""),
         "The certificate by which the etcd's is judged. Needed for https.",
     ),
-    key("etcd.certificate_file", OPTIONAL_FILE, Some("\"\""), "The auth node's certificate towards the etcd."),
+    key("etcd.certificate_file", OPTIONAL_FILE, Some("\"\""), "The node's certificate towards the etcd."),
     key("etcd.certificate_key_file", OPTIONAL_FILE, Some("\"\""), "Its private key."),
     key("etcd.user", "a text", Some("\"\""), "The etcd's user; \"\" for none."),
     key("etcd.password_file", OPTIONAL_FILE, Some("\"\""), "A file with the user's password."),
@@ -240,6 +240,12 @@ pub const KEYS: &[Key] = &[
         "100 to 60000, in ms",
         Some("1000"),
         "The lease of a topic's lock: a publisher that is frozen or cut off loses it so long after its last renewal. One that is killed loses it at once.",
+    ),
+    key(
+        "publisher.lock_store",
+        "\"chain\" or \"etcd\"",
+        Some("\"chain\""),
+        "Where the locks of topics stand for which operators have ordered `topic set --outside`: in the etcd of the section [etcd]. All other locks stand on the chain.",
     ),
     key(
         "publisher.journal_bytes",

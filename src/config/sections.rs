@@ -63,6 +63,7 @@ impl Reader<'_> {
                 lease_ms: self.number("publisher", "lease_ms", 100..=60_000, Some(1_000)) as u32,
                 ..PublisherConfig::default()
             },
+            lock_store: self.in_etcd("publisher", "lock_store", "chain").then(|| self.etcd()),
             journal_bytes: self.number("publisher", "journal_bytes", 512 << 10..=1 << 40, Some(256 << 20)),
             verify_threads: self.number("limits", "verify_threads", 0..=256, Some(0)) as usize,
             log_level: self.text("log", "level", Some("info")),
@@ -106,21 +107,22 @@ impl Reader<'_> {
                 split_preference: self.names("auth", "split_preference"),
                 split_after_ms: self.number("auth", "split_after_ms", 100..=600_000, Some(defaults.split_after_ms)),
             },
-            etcd: self.register_in_etcd().then(|| self.etcd()),
+            etcd: self.in_etcd("auth", "register", "log").then(|| self.etcd()),
         }
     }
 
-    fn register_in_etcd(&mut self) -> bool {
-        match self.value("auth", "register") {
+    /// Whether a key says `"etcd"`, and not what it says by itself.
+    fn in_etcd(&mut self, section: &'static str, key: &'static str, by_itself: &str) -> bool {
+        match self.value(section, key) {
             None => false,
-            Some((Value::Text(text), _)) if text == "log" => false,
+            Some((Value::Text(text), _)) if text == by_itself => false,
             Some((Value::Text(text), _)) if text == "etcd" && cfg!(feature = "etcd") => true,
             Some((Value::Text(text), place)) if text == "etcd" => {
-                self.fault(place, "auth", "register", "this program was built without the feature `etcd`");
+                self.fault(place, section, key, "this program was built without the feature `etcd`");
                 false
             }
             Some((found, place)) => {
-                self.fault(place, "auth", "register", format!("found {found}, \"log\" or \"etcd\" is needed"));
+                self.fault(place, section, key, format!("found {found}, \"{by_itself}\" or \"etcd\" is needed"));
                 false
             }
         }

@@ -261,6 +261,7 @@ impl MemberNode {
         known.map(|grant| grants.take(grant));
         let grants = told_later.get_or_init(|| grants).clone();
         let journal = publisher::open_journal(config, &genesis)?;
+        let (locks, runs_locks) = publisher::lock_store(config, (genesis.digest(), node));
         let around = Around {
             genesis: Arc::clone(&genesis),
             key: Arc::new(SecretKey::read(&config.key_file)?),
@@ -270,6 +271,7 @@ impl MemberNode {
             reader: reader.clone(),
             modes: modes.clone(),
             teller: teller.clone(),
+            locks,
         };
         if genesis.auth.is_some() {
             actix_rt::spawn(publisher::show_members(around.clone()));
@@ -279,6 +281,7 @@ impl MemberNode {
             _ => config.publisher,
         };
         let publisher = publisher::start(publishing, &journal, around);
+        runs_locks(publisher.address().clone());
         let router = standin_console::actor::routes(routes(&ingress, &grants), console_cell.address());
         let router = standin_publisher::actor::routes(router, publisher.address());
         let lost = member.address().clone();

@@ -9,8 +9,10 @@ use standin_foundation::{Digest, Epoch, Height, NodeId, PublicKey, SecretKey, Te
 use standin_ledger::log::{LogError, LogOptions};
 use standin_ledger::store::StoredBlock;
 use standin_ledger::{Authority as _, Batch, Genesis, Outcome};
+#[cfg(feature = "etcd")]
+use standin_publisher::actor::etcd::EtcdLocks;
 use standin_publisher::actor::{
-    Begin, Board, FollowError, Followed, Happened, Journal, Leave, Publisher, Surroundings,
+    Begin, Board, FollowError, Followed, Happened, Journal, Leave, LockStore, NoLockStore, Publisher, Surroundings,
 };
 use standin_publisher::machine::view::View;
 use standin_publisher::machine::witness::{Speakers as _, Word};
@@ -101,6 +103,7 @@ pub(super) struct Around {
     pub(super) reader: LedgerReader,
     pub(super) modes: Modes,
     pub(super) teller: Teller,
+    pub(super) locks: Arc<dyn LockStore>,
 }
 
 impl Surroundings for Around {
@@ -136,6 +139,10 @@ impl Surroundings for Around {
                 Err(error) => tracing::debug!(%error, "an instruction was not handed in"),
             }
         });
+    }
+
+    fn lock_store(&self) -> &dyn LockStore {
+        &*self.locks
     }
 
     fn others(&self) -> Vec<(NodeId, bool)> {
@@ -223,6 +230,26 @@ pub(super) fn open_journal(config: &NodeConfig, genesis: &Genesis) -> Result<Jou
     let options = LogOptions { segment_bytes, chain: genesis.digest() };
     Journal::open(&config.data_dir.join("journal"), options, config.journal_bytes)
 }
+
+/// Where the locks of topics stand that are not on the chain; and what is to run once the actor does.
+pub(super) fn lock_store(config: &NodeConfig, of: (Digest, NodeId)) -> (Arc<dyn LockStore>, RunsLocks) {
+    match &config.lock_store {
+        #[cfg(feature = "etcd")]
+        Some(etcd) => {
+            let (locks, asked) = EtcdLocks::new();
+            let etcd = etcd.clone();
+            let run: RunsLocks = Box::new(move |publisher| {
+                actix_rt::spawn(EtcdLocks::run(etcd, of, asked, publisher));
+            });
+            (Arc::new(locks), run)
+        }
+        // A configuration that names another is refused.
+        _ => (Arc::<NoLockStore>::default(), Box::new(|_| {})),
+    }
+}
+
+/// Begins to carry out what is asked of a lock store.
+pub(super) type RunsLocks = Box<dyn FnOnce(Address<Publisher>)>;
 
 /// Starts the actor. It begins when [`follow`] has read what the chain says.
 pub(super) fn start(config: Config, journal: &Journal, around: Around) -> Started {

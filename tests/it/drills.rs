@@ -60,6 +60,7 @@ fn drills_of_clusters_pass() {
         "pushes-during-failover",
         "terminal-reconnects",
         "terminal-behind-retention",
+        "lock-in-etcd",
         "many-topics",
     ];
     pass(&published, published.len());
@@ -74,5 +75,5 @@ fn an_unknown_drill_or_layout_is_wrong_usage() {
     assert!(code == 2 && talk.contains("no-such-layout"), "{talk}");
     let (code, talk) = told(&run(&["drill", "run", "site-lost", "--layout", "four-seats"]));
     assert!(code == 2 && talk.contains("runs on four-sites, two-sites"), "{talk}");
-    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 44);
+    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 45);
 }

@@ -34,6 +34,8 @@ pub enum Instruction {
         after: Fence,
         /// For how long after each renewal, in ms.
         lease_ms: u32,
+        /// Where the lock stands in a lock service outside the chain: the number under which that has given it. It only rises.
+        outside: Option<u64>,
     },
     /// An owner renews leases and says what it has published.
     Hold(Vec<Hold>),
@@ -116,6 +118,8 @@ pub struct Settings {
     pub sources: Option<BTreeSet<PublicKey>>,
     /// Ids and values are UTF-8.
     pub text: bool,
+    /// The lock stands in a lock service outside the chain, and the chain takes whom that has named last.
+    pub outside: bool,
 }
 
 /// One change that operators order.
@@ -151,8 +155,9 @@ impl Canonical for TopicOrder {
         out.digest(&self.chain).u64(self.number).length(self.changes.len());
         for change in &self.changes {
             match change {
-                TopicChange::Set(topic, Settings { sources, text }) => {
-                    out.u8(1).bytes(topic.as_str().as_bytes()).u8(u8::from(*text)).u8(u8::from(sources.is_some()));
+                TopicChange::Set(topic, Settings { sources, text, outside }) => {
+                    out.u8(1).bytes(topic.as_str().as_bytes()).u8(u8::from(*text)).u8(u8::from(*outside));
+                    out.u8(u8::from(sources.is_some()));
                     let sources = sources.iter().flatten();
                     out.length(sources.clone().count());
                     sources.for_each(|key| _ = out.raw(key.as_bytes()));
@@ -172,6 +177,15 @@ pub enum Event {
     Set {
         /// The topic.
         topic: Topic,
+        /// Where its lock stands outside the chain: the highest number that came with a grant.
+        outside: Option<u64>,
+    },
+    /// A lock service outside the chain has given a lock under this number: the grant comes next.
+    Outside {
+        /// The topic.
+        topic: Topic,
+        /// The number.
+        number: u64,
     },
     /// A push is a frame of the queue: it will be published, whatever dies.
     Queued {

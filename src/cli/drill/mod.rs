@@ -72,6 +72,8 @@ struct Kind {
     small_disk: bool,
     /// Nodes keep little for terminals that were away.
     small_journals: bool,
+    /// Locks of topics may stand in an etcd.
+    etcd_locks: bool,
 }
 
 const SEATS: &[&str] = &["four-seats"];
@@ -83,7 +85,7 @@ const FRONTS: &[&str] = &["four-sites-etcd"];
 const PUBLISHERS: &[&str] = &["publishers"];
 
 const fn kind(name: &'static str, layouts: &'static [&'static str], what: &'static str, steps: Steps) -> Kind {
-    Kind { name, what, layouts, steps, relayed: false, small_disk: false, small_journals: false }
+    Kind { name, what, layouts, steps, relayed: false, small_disk: false, small_journals: false, etcd_locks: false }
 }
 
 impl Kind {
@@ -97,6 +99,10 @@ impl Kind {
 
     const fn with_small_journals(self) -> Self {
         Self { small_journals: true, ..self }
+    }
+
+    const fn with_etcd_locks(self) -> Self {
+        Self { etcd_locks: true, ..self }
     }
 }
 
@@ -317,6 +323,13 @@ const DRILLS: &[Kind] = &[
     )
     .with_small_disk(),
     kind(
+        "lock-in-etcd",
+        PUBLISHERS,
+        "a topic's lock stands in an etcd: whoever publishes is killed, and stands still; then the etcd is away",
+        |drill| Box::pin(publishers::lock_in_etcd(drill)),
+    )
+    .with_etcd_locks(),
+    kind(
         "two-standbys-race",
         PUBLISHERS,
         "one holder after the other is killed: all standbys race, and one is granted each time",
@@ -372,6 +385,8 @@ struct Drill {
     load: Load,
     checks: Vec<Check>,
     recovery_ms: Option<u64>,
+    /// Where locks of topics may stand.
+    etcd: Option<Etcd>,
     /// What came of data on their way to terminals, where there are some.
     streamed: Option<StreamJudgement>,
 }
@@ -493,20 +508,26 @@ async fn run_one(kind: &Kind, layout: &Layout) -> Report {
 }
 
 async fn carry_out(kind: &Kind, layout: &Layout) -> Result<(Finished, Judgement), Ended> {
-    if layout.register == RegisterPlace::Etcd && !Etcd::is_installed() {
+    if (layout.register == RegisterPlace::Etcd || kind.etcd_locks) && !Etcd::is_installed() {
         return Err(Ended::Skipped(NOT_INSTALLED.to_owned()));
     }
     let plan = super::demo::plan(&format!("drill-{}", kind.name), layout.clone());
     let mut network = Network::prepare(&Plan { relayed: kind.relayed, ..plan }).await?;
     let disk = kind.small_disk.then(|| SmallDisk::mount(&network.data(disks::VICTIM))).transpose()?;
+    let etcd = if kind.etcd_locks { Some(Etcd::start().await?) } else { None };
+    let mut more = String::new();
     if kind.small_journals {
-        for node in 0..network.size() {
-            let mut config = std::fs::OpenOptions::new().append(true).open(network.config(node))?;
-            config.write_all(format!("\n[publisher]\njournal_bytes = {JOURNAL_BYTES}\n").as_bytes())?;
-        }
+        more += &format!("\n[publisher]\njournal_bytes = {JOURNAL_BYTES}\n");
+    }
+    if let Some(etcd) = &etcd {
+        more += &format!("\n[publisher]\nlock_store = \"etcd\"\n[etcd]\nendpoints = \"{}\"\n", etcd.url());
+    }
+    for node in 0..network.size() {
+        let mut config = std::fs::OpenOptions::new().append(true).open(network.config(node))?;
+        config.write_all(more.as_bytes())?;
     }
     network.launch().await?;
-    let mut drill = Drill::start(network, layout).await?;
+    let mut drill = Drill { etcd, ..Drill::start(network, layout).await? };
     (kind.steps)(&mut drill).await?;
     let finished = drill.finish().await;
     // Not before its node is gone.
@@ -532,8 +553,15 @@ const JOURNAL_BYTES: u64 = 512 << 10;
 impl Drill {
     async fn start(network: Network, layout: &Layout) -> Result<Self, Ended> {
         let load = Load::start(&network, RATE)?;
-        let mut drill =
-            Self { network, layout: layout.clone(), load, checks: Vec::new(), recovery_ms: None, streamed: None };
+        let mut drill = Self {
+            network,
+            layout: layout.clone(),
+            load,
+            checks: Vec::new(),
+            recovery_ms: None,
+            etcd: None,
+            streamed: None,
+        };
         drill.progress("before", 200, Duration::from_secs(20)).await;
         Ok(drill)
     }

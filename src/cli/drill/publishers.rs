@@ -10,7 +10,7 @@ use standin_publisher::frame::Datum;
 use standin_publisher::machine::lock::Reason;
 use standin_publisher::machine::source::SourceConfig;
 use standin_publisher::machine::terminal::Position;
-use standin_publisher::messages::{TopicChange, TopicOrder};
+use standin_publisher::messages::{Settings, TopicChange, TopicOrder};
 use standin_publisher::{Fence, Sequence, Topic};
 
 use super::super::demo::DEMO_RESERVE_BYTES;
@@ -395,10 +395,62 @@ pub(super) async fn disk_full_at_holder(drill: &mut Drill) -> Result<(), Failure
     drill.end_stream(&stream).await
 }
 
+/// The lock stands in an etcd: hand-overs are as on the chain; while etcd is away, what is pushed waits, and is published when it is back.
+pub(super) async fn lock_in_etcd(drill: &mut Drill) -> Result<(), Failure> {
+    let topic = topic_named("stream")?;
+    let settings = Settings { outside: true, ..Settings::default() };
+    drill.order_of_topics(vec![TopicChange::Set(topic, settings)]).await?;
+    let (stream, holder, fence) = drill.stream().await?;
+    let begun = Instant::now();
+    drill.network.kill(holder).await?;
+    drill.recovery_ms = drill.published_again(&stream, fence, begun).await;
+    drill.streams(&stream, "after it died", 100).await;
+    drill.start_all(&[holder]).await?;
+    drill.made_whole().await?;
+
+    let (holder, fence) = drill.publishing(topic).await?;
+    drill.network.freeze(holder)?;
+    drill.published_again(&stream, fence, Instant::now()).await;
+    drill.streams(&stream, "while it is frozen", 100).await;
+    drill.network.thaw(holder)?;
+    drill.streams(&stream, "after it woke up", 100).await;
+
+    let (holder, _) = drill.publishing(topic).await?;
+    drill.etcd()?.kill().await?;
+    let client = drill.network.client(holder)?.clone();
+    let begun = Instant::now();
+    while client.topic(topic).await?.publishes_here && begun.elapsed() < SOON {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let still = client.topic(topic).await?.publishes_here;
+    let detail = format!("publishes: {still}, after {} ms", begun.elapsed().as_millis());
+    drill.check("without the etcd it stops when its lease is over", !still, detail);
+    let (before, seen) = (stream.acknowledged(), stream.common());
+    drill.progress("of the chain without the etcd", 300, SOON).await;
+    let (waits, more) = (stream.acknowledged() - before, stream.common() - seen);
+    drill.check("pushes are queued without the etcd", waits > 50 && more < 50, format!("{waits} queued, {more} came"));
+    // Whoever had it may go on under its fence, if nobody has missed it.
+    drill.etcd()?.start_again().await?;
+    drill.streams(&stream, "after the etcd came back", 100).await;
+    drill.end_stream(&stream).await
+}
+
 impl Drill {
+    fn etcd(&mut self) -> Result<&mut super::Etcd, Failure> {
+        self.etcd.as_mut().ok_or_else(|| Failure::new(1, "the drill has no etcd"))
+    }
+
+    /// Has operators order something of topics.
+    async fn order_of_topics(&mut self, changes: Vec<TopicChange>) -> Result<(), Failure> {
+        let (operator, client) = (self.operator_key()?, self.network.client(0)?.clone());
+        let (chain, number) = (client.genesis().await?.digest(), client.topics().await?.orders);
+        let order = Draft::Topics(Approved::draft(TopicOrder { chain, number, changes })).by(&operator);
+        order.submit(Some(&client), None, &operator).await
+    }
+
     /// Has operators take a topic's lock away until this node gets it; gives its fence.
     async fn published_by(&mut self, topic: Topic, node: usize) -> Result<Fence, Failure> {
-        let (operator, begun, mut rounds) = (self.operator_key()?, Instant::now(), 0);
+        let (begun, mut rounds) = (Instant::now(), 0);
         let client = self.network.client(node)?.clone();
         while begun.elapsed() < WON_WITHIN {
             let (holder, fence) = self.publishing(topic).await?;
@@ -408,11 +460,8 @@ impl Drill {
                 return Ok(fence);
             }
             rounds += 1;
-            let (chain, number) = (client.genesis().await?.digest(), client.topics().await?.orders);
-            let order = TopicOrder { chain, number, changes: vec![TopicChange::Release(topic, fence)] };
-            let order = Draft::Topics(Approved::draft(order)).by(&operator);
             // It may have changed hands meanwhile: then at the next look.
-            if order.submit(Some(&client), None, &operator).await.is_ok() {
+            if self.order_of_topics(vec![TopicChange::Release(topic, fence)]).await.is_ok() {
                 while client.topic(topic).await?.fence == fence && begun.elapsed() < WON_WITHIN {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }

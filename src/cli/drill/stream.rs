@@ -106,6 +106,11 @@ impl Stream {
         Ok(Self { topic, told })
     }
 
+    /// Data that sources were told are safe.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.told.borrow().acknowledged.iter().sum()
+    }
+
     /// Why the stream stopped, if it did.
     pub(super) fn failed(&self) -> Option<String> {
         self.told.borrow().failed.clone()

@@ -2,7 +2,10 @@
 
 mod board;
 mod clock;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod journal;
+mod locks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,6 +18,7 @@ use standin_stage::{Address, Alarm, Ctx, Handle, Lane, Message, Reply, Role};
 
 pub use board::{Board, Counted, Seated, Standing};
 pub use journal::Journal;
+pub use locks::{LockStore, NoLockStore, OutsideListed, OutsideSaid};
 
 use crate::config::Config;
 use crate::frame::{Content, Entry};
@@ -35,6 +39,8 @@ const WANTED_EVERY: Duration = Duration::from_millis(100);
 pub trait Surroundings: 'static {
     /// Has an instruction ordered, signed with the node's key. It must not block; what comes of it, the chain's events tell.
     fn submit(&self, instruction: Instruction);
+    /// Where locks stand that are not on the chain.
+    fn lock_store(&self) -> &dyn LockStore;
     /// The other servers, and whether they can be reached.
     fn others(&self) -> Vec<(NodeId, bool)>;
     /// Whether this node speaks for its seat.
@@ -144,6 +150,7 @@ impl Publisher {
         for effect in effects {
             match effect {
                 Effect::Submit(instruction) => self.surroundings.submit(instruction),
+                Effect::Outside { topic, ask } => self.surroundings.lock_store().ask(topic, ask),
                 Effect::Begin(takeover) => {
                     let after = self.released.remove(&takeover.topic);
                     let after = after.map(|(owner, reason, at)| (owner, reason, now - at));
@@ -430,7 +437,7 @@ impl Handle<Leave> for Publisher {
 
 fn topic_of(event: &Event) -> Option<Topic> {
     match event {
-        Event::Set { topic }
+        Event::Set { topic, .. }
         | Event::Queued { topic, .. }
         | Event::Renewed { topic, .. }
         | Event::Published { topic, .. }

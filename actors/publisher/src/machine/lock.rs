@@ -21,6 +21,9 @@ pub struct Lock {
     pub fence: Fence,
     /// Who has it; none while it is free.
     pub held: Option<Grant>,
+    /// The highest number that a lock service outside the chain has given with a grant.
+    #[serde(default)]
+    pub outside: u64,
     /// What seats have attested since the last renewal or checkpoint that would make it void.
     attested: BTreeMap<Seat, Ground>,
 }
@@ -72,6 +75,8 @@ pub enum Reason {
     Stalled,
     /// Operators ordered it.
     Ordered,
+    /// The lock service outside the chain has given it to another.
+    Superseded,
 }
 
 impl Reason {
@@ -89,6 +94,7 @@ impl std::fmt::Display for Reason {
             Self::Lost => "lost",
             Self::Stalled => "stalled",
             Self::Ordered => "ordered",
+            Self::Superseded => "superseded",
         })
     }
 }
@@ -147,6 +153,14 @@ pub enum LockRefused {
         /// What would be.
         next: u64,
     },
+    /// The lock service has given the lock to another since.
+    #[error("the lock service has given the lock under number {newest}: {found} is no more than that")]
+    Outside {
+        /// What was shown.
+        found: u64,
+        /// The newest.
+        newest: u64,
+    },
     /// The lease is too short or too long.
     #[error("a lease of {0} ms: {LEASE_MS_MIN} to {LEASE_MS_MAX} are allowed")]
     Lease(u32),
@@ -191,6 +205,34 @@ impl Lock {
         self.held = Some(Grant { owner, lease_ms, renewals: 0, release_at_ms });
         self.attested.clear();
         Ok(self.fence)
+    }
+
+    /// Grants a lock that stands in a lock service outside the chain, which has given it under a number that only rises: whoever had it before has lost it. Gives
+    /// who that was.
+    pub fn claim(
+        &mut self,
+        owner: PublicKey,
+        (after, outside): (Fence, u64),
+        lease_ms: u32,
+        time_ms: u64,
+    ) -> Result<(Fence, Option<Grant>), LockRefused> {
+        if after != self.fence {
+            return Err(LockRefused::Superseded { found: after, newest: self.fence });
+        }
+        if outside <= self.outside {
+            return Err(LockRefused::Outside { found: outside, newest: self.outside });
+        }
+        let before = self.held.take();
+        match self.acquire(owner, after, lease_ms, time_ms) {
+            Ok(fence) => {
+                self.outside = outside;
+                Ok((fence, before))
+            }
+            Err(refused) => {
+                self.held = before;
+                Err(refused)
+            }
+        }
     }
 
     /// The grant, if it is the sender's and this fence holds.
@@ -325,6 +367,20 @@ mod tests {
         lock.release(&key(1), Fence(1)).unwrap();
         let late = lock.renew(&key(1), Fence(1), 2, 0).unwrap_err();
         assert_eq!(late.to_string(), "fence 1 does not hold: the lock is free since 1");
+    }
+
+    #[test]
+    fn whoever_the_lock_service_named_last_has_it_and_nobody_earlier() {
+        let mut lock = Lock::default();
+        assert_eq!(lock.claim(key(1), (Fence(0), 7), 2_000, 0), Ok((Fence(1), None)));
+        let superseded = LockRefused::Superseded { found: Fence(0), newest: Fence(1) };
+        assert_eq!(lock.claim(key(2), (Fence(0), 9), 2_000, 0), Err(superseded));
+        let late = LockRefused::Outside { found: 7, newest: 7 };
+        assert_eq!(lock.claim(key(2), (Fence(1), 7), 2_000, 0), Err(late));
+        assert_eq!(lock.claim(key(2), (Fence(1), 9), 1, 0), Err(LockRefused::Lease(1)));
+        assert_eq!(lock.held.map(|grant| grant.owner), Some(key(1)), "what is refused changes nothing");
+        let (fence, before) = lock.claim(key(2), (Fence(1), 9), 2_000, 0).unwrap();
+        assert_eq!((fence, before.map(|grant| grant.owner), lock.outside), (Fence(2), Some(key(1)), 9));
     }
 
     #[test]

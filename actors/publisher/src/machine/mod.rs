@@ -5,6 +5,7 @@ pub mod dictionary;
 mod lease;
 mod links;
 pub mod lock;
+pub mod outside;
 mod publication;
 mod race;
 pub mod server;

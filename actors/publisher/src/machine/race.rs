@@ -32,15 +32,17 @@ pub(super) struct Attempt {
 }
 
 impl Race {
-    /// A topic has changed. `is_idle`: this server has nothing to catch up with.
+    /// A topic has changed. `is_idle`: this server has nothing to catch up with. `freed`: a lock service outside the chain has taken the lock from whom the chain
+    /// names.
     pub(super) fn note(
         &mut self,
         now: Millis,
         (config, own, links, is_idle): (&Config, &PublicKey, &Links, bool),
         (topic, view): (Topic, &TopicView),
         all: &View,
+        freed: bool,
     ) {
-        if view.held.is_some() {
+        if view.held.is_some() && !freed {
             self.free.remove(&topic);
             return;
         }

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::ids::{Fence, Sequence, Topic};
 use crate::machine::lease::Lease;
 use crate::machine::links::Links;
+use crate::machine::outside::{Ask, Said};
 use crate::machine::publication::Publication;
 use crate::machine::race::{Attempt, Race};
 use crate::machine::view::{TopicView, View};
@@ -37,6 +38,13 @@ pub enum Input {
     Idle(bool),
     /// The topics of which it lacks data that wait to be published.
     Lacks(BTreeSet<Topic>),
+    /// A lock service outside the chain says something.
+    Outside {
+        /// Of which topic's lock.
+        topic: Topic,
+        /// What.
+        said: Said,
+    },
     /// It may compete and publish, or it is about to stop, or it cannot write any more.
     Serves(bool),
     /// Time has passed.
@@ -48,6 +56,13 @@ pub enum Input {
 pub enum Effect {
     /// Have this ordered.
     Submit(Instruction),
+    /// Ask the lock service outside the chain.
+    Outside {
+        /// About which topic's lock.
+        topic: Topic,
+        /// What.
+        ask: Ask,
+    },
     /// This server publishes a topic from now on.
     Begin(Takeover),
     /// Terminals may have everything of a topic up to here, under this fence, until the lease ends.
@@ -73,6 +88,8 @@ pub enum Effect {
 enum Own {
     /// Asked for, so long ago for the first time under this fence.
     Asked { after: Fence, at: Millis },
+    /// The lock service outside the chain has given it; the chain was told so last at `said`.
+    Won { after: Fence, at: Millis, number: u64, lease_ms: u32, said: Option<Millis> },
     /// Owned.
     Owned(Lease, Publication),
 }
@@ -87,6 +104,8 @@ pub struct Server {
     watch: Watch,
     race: Race,
     own: BTreeMap<Topic, Own>,
+    /// Locks that the lock service outside the chain has taken from those whom the chain names.
+    freed: BTreeSet<Topic>,
     /// Topics of which it lacks data that wait: it neither competes for them nor keeps them.
     lacks: BTreeSet<Topic>,
     /// When locks that it does not use were given back last.
@@ -109,6 +128,7 @@ impl Server {
             watch: Watch::default(),
             race: Race::default(),
             own: BTreeMap::new(),
+            freed: BTreeSet::new(),
             lacks: BTreeSet::new(),
             given_back: BTreeMap::new(),
             speaks: false,
@@ -138,7 +158,7 @@ impl Server {
     pub fn publishes(&self, topic: Topic) -> Option<(Millis, Fence, Sequence)> {
         match self.own.get(&topic)? {
             Own::Owned(lease, publication) => Some((lease.valid_until(), lease.fence, publication.limit())),
-            Own::Asked { .. } => None,
+            Own::Asked { .. } | Own::Won { .. } => None,
         }
     }
 
@@ -167,6 +187,7 @@ impl Server {
                 let lacks = self.lacks.clone();
                 self.resign(|topic| lacks.contains(topic), &mut effects);
             }
+            Input::Outside { topic, said } => self.outside(now, topic, said, &mut effects),
             Input::Tick => {}
         }
         let next = self.due(now, &mut effects);
@@ -174,15 +195,28 @@ impl Server {
     }
 
     fn event(&mut self, now: Millis, event: &Event, effects: &mut Vec<Effect>) {
+        if let Event::Granted(Takeover { topic, .. }) = event {
+            self.freed.remove(topic);
+        }
         if let Some(topic) = self.view.note(event) {
             self.look(now, topic);
         }
         match event {
             Event::Granted(takeover) if takeover.owner == self.key => self.granted(takeover, effects),
-            Event::Granted(Takeover { topic, .. }) | Event::Released { topic, .. } => {
-                if let Some(Own::Owned(lease, _)) = self.own.remove(topic) {
-                    effects.push(Effect::End { topic: *topic, fence: lease.fence });
+            Event::Granted(Takeover { topic, fence, .. }) => match self.own.get_mut(topic) {
+                // The lock service has named this one later: the chain hears it again.
+                Some(Own::Won { after, said, .. }) => (*after, *said) = (*fence, None),
+                Some(Own::Asked { after, .. }) if self.view.is_outside(*topic) => *after = *fence,
+                _ => self.drop_own(*topic, effects),
+            },
+            Event::Released { topic, fence, .. } => {
+                if matches!(self.own.get(topic), Some(Own::Owned(lease, _)) if lease.fence == *fence) {
+                    self.drop_own(*topic, effects);
                 }
+            }
+            // A lock that has moved is asked for anew.
+            Event::Set { topic, .. } if matches!(self.own.get(topic), Some(Own::Asked { .. } | Own::Won { .. })) => {
+                self.drop_own(*topic, effects);
             }
             Event::Renewed { topic, fence, renewals } => {
                 if let Some(Own::Owned(lease, _)) = self.own.get_mut(topic)
@@ -199,7 +233,54 @@ impl Server {
         let Some(view) = self.view.get(topic) else { return };
         self.watch.note(now, &self.config, topic, view);
         let about = (&self.config, &self.key, &self.links, self.idle);
-        self.race.note(now, about, (topic, view), &self.view);
+        let freed = view.outside.is_some() && self.freed.contains(&topic);
+        self.race.note(now, about, (topic, view), &self.view, freed);
+    }
+
+    /// The lock service outside the chain has said something.
+    fn outside(&mut self, now: Millis, topic: Topic, said: Said, effects: &mut Vec<Effect>) {
+        match said {
+            Said::Won { number, lease_ms } => match self.own.get(&topic) {
+                Some(Own::Asked { after, at }) if self.serves && self.view.is_outside(topic) => {
+                    let won = Own::Won { after: *after, at: *at, number, lease_ms, said: None };
+                    self.own.insert(topic, won);
+                }
+                // No more wanted.
+                _ => effects.push(Effect::Outside { topic, ask: Ask::Release }),
+            },
+            Said::Refused => {
+                if let Some(Own::Asked { .. }) = self.own.get(&topic) {
+                    self.own.remove(&topic);
+                }
+            }
+            Said::Renewed { renewal } => {
+                if let Some(Own::Owned(lease, _)) = self.own.get_mut(&topic) {
+                    lease.renewed(renewal, &self.config);
+                }
+            }
+            Said::Lost => {
+                if !matches!(self.own.get(&topic), Some(Own::Asked { .. })) {
+                    self.drop_own(topic, effects);
+                }
+            }
+            Said::Freed => {
+                if self.view.is_outside(topic) {
+                    self.freed.insert(topic);
+                    self.look(now, topic);
+                }
+            }
+        }
+    }
+
+    /// It has a lock no more, or does not want it.
+    fn drop_own(&mut self, topic: Topic, effects: &mut Vec<Effect>) {
+        let dropped = self.own.remove(&topic);
+        if let Some(Own::Owned(lease, _)) = &dropped {
+            effects.push(Effect::End { topic, fence: lease.fence });
+        }
+        if dropped.is_some() && self.view.is_outside(topic) {
+            effects.push(Effect::Outside { topic, ask: Ask::Release });
+        }
     }
 
     /// Locks that were free while it did not serve: it races for them as if they had become so now.
@@ -212,12 +293,12 @@ impl Server {
     fn granted(&mut self, takeover: &Takeover, effects: &mut Vec<Effect>) {
         let Takeover { topic, fence, lease_ms, .. } = *takeover;
         let asked = match self.own.get(&topic) {
-            Some(Own::Asked { after, at }) if after.next() == Some(fence) => Some(*at),
+            Some(Own::Asked { after, at } | Own::Won { after, at, .. }) if after.next() == Some(fence) => Some(*at),
             _ => None,
         };
         let Some(asked) = asked.filter(|_| self.serves && !self.lacks.contains(&topic)) else {
             // Asked for in an earlier life, or no more wanted: nobody can say when its lease began. It is given back below.
-            self.own.remove(&topic);
+            self.drop_own(topic, effects);
             return;
         };
         let published = self.view.get(topic).map(|view| view.published.upto).unwrap_or_default();
@@ -228,15 +309,8 @@ impl Server {
 
     /// Uses some of its locks no more: they are given back below.
     fn resign(&mut self, which: impl Fn(&Topic) -> bool, effects: &mut Vec<Effect>) {
-        self.own.retain(|topic, own| {
-            let goes = which(topic);
-            if let Own::Owned(lease, _) = own
-                && goes
-            {
-                effects.push(Effect::End { topic: *topic, fence: lease.fence });
-            }
-            !goes
-        });
+        let go: Vec<_> = self.own.keys().filter(|topic| which(topic)).copied().collect();
+        go.into_iter().for_each(|topic| self.drop_own(topic, effects));
     }
 
     /// Locks that are its own, by the chain, and that it does not use: of an earlier life, or resigned. Said again until the chain has heard it.
@@ -285,15 +359,34 @@ impl Server {
                     _ => _ = self.own.insert(topic, Own::Asked { after, at: now }),
                 }
                 let lease_ms = self.config.lease_ms;
-                effects.push(Effect::Submit(Instruction::Acquire { topic, after, lease_ms }));
+                effects.push(match self.view.get(topic).and_then(|view| view.outside) {
+                    Some(above) => Effect::Outside { topic, ask: Ask::Acquire { above, lease_ms } },
+                    None => Effect::Submit(Instruction::Acquire { topic, after, lease_ms, outside: None }),
+                });
             }
         }
+        wake(self.claim(now, effects));
         if self.speaks {
             let held = |topic| self.view.get(topic).and_then(|view| view.held);
             let (attestations, at) = self.watch.due(now, &self.config, (&self.key, &self.links), held);
             wake(at);
             let parts = attestations.chunks(AT_ONCE_MAX).map(<[_]>::to_vec);
             effects.extend(parts.map(|part| Effect::Submit(Instruction::Attest(part))));
+        }
+        next
+    }
+
+    /// Tells the chain of locks that the lock service outside has given, until it has heard that.
+    fn claim(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Option<Millis> {
+        let mut next = None::<Millis>;
+        for (topic, own) in &mut self.own {
+            let Own::Won { after, number, lease_ms, said, .. } = own else { continue };
+            if said.is_none_or(|said| now >= said + self.config.retry_ms) {
+                *said = Some(now);
+                let (topic, after, lease_ms, outside) = (*topic, *after, *lease_ms, Some(*number));
+                effects.push(Effect::Submit(Instruction::Acquire { topic, after, lease_ms, outside }));
+            }
+            next = next.into_iter().chain(said.map(|said| said + self.config.retry_ms)).min();
         }
         next
     }
@@ -309,7 +402,10 @@ impl Server {
             let Own::Owned(lease, publication) = own else { continue };
             let Some(view) = self.view.get(*topic) else { continue };
             let (topic, fence) = (*topic, lease.fence);
-            let (renewal, renew_at) = lease.due(now);
+            let (mut renewal, renew_at) = lease.due(now);
+            if let Some(renewal) = renewal.take_if(|_| view.outside.is_some()) {
+                effects.push(Effect::Outside { topic, ask: Ask::Renew { renewal } });
+            }
             let (mut published, mut checkpoint_at) = (None, None);
             if lease.is_valid(now) || ignores_deadline {
                 if let Some(upto) = publication.advance(now, &self.config, view) {
@@ -350,12 +446,16 @@ mod tests {
         let mut server = Server::new(key(1), Config::default(), View::default(), Millis(0));
         server.step(Millis(0), Input::Serves(true));
         server.step(Millis(0), Input::Speaks(true));
-        server.step(Millis(0), Input::Event(Event::Set { topic: topic() }));
+        server.step(Millis(0), Input::Event(Event::Set { topic: topic(), outside: None }));
         server
     }
 
     fn granted(owner: u8, fence: u64) -> Input {
-        let (owner, from, before, lease_ms) = (key(owner), Sequence(1), Digest::ZERO, 1_000);
+        granted_for(owner, fence, 1_000)
+    }
+
+    fn granted_for(owner: u8, fence: u64, lease_ms: u32) -> Input {
+        let (owner, from, before) = (key(owner), Sequence(1), Digest::ZERO);
         Input::Event(Event::Granted(Takeover { topic: topic(), fence: Fence(fence), owner, lease_ms, from, before }))
     }
 
@@ -374,6 +474,86 @@ mod tests {
 
     fn step(server: &mut Server, now: u64, input: Input) -> Vec<Effect> {
         server.step(Millis(now), input).0
+    }
+
+    /// A server of a topic whose lock stands outside the chain, where a grant under number 3 has ended.
+    fn server_outside() -> Server {
+        let mut server = Server::new(key(1), Config::default(), View::default(), Millis(0));
+        server.step(Millis(0), Input::Serves(true));
+        server.step(Millis(0), Input::Event(Event::Set { topic: topic(), outside: Some(3) }));
+        server
+    }
+
+    fn says(said: Said) -> Input {
+        Input::Outside { topic: topic(), said }
+    }
+
+    fn asked(effects: &[Effect]) -> Vec<Ask> {
+        let of = |effect: &Effect| match effect {
+            Effect::Outside { ask, .. } => Some(*ask),
+            _ => None,
+        };
+        effects.iter().filter_map(of).collect()
+    }
+
+    fn claims(effects: &[Effect]) -> Vec<(Fence, Option<u64>)> {
+        let of = |effect: &Effect| match effect {
+            Effect::Submit(Instruction::Acquire { after, outside, .. }) => Some((*after, *outside)),
+            _ => None,
+        };
+        effects.iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn a_lock_outside_is_asked_for_there_and_then_claimed_on_the_chain_until_that_has_heard_it() {
+        let mut server = Server::new(key(1), Config::default(), View::default(), Millis(0));
+        server.step(Millis(0), Input::Serves(true));
+        let effects = step(&mut server, 0, Input::Event(Event::Set { topic: topic(), outside: Some(3) }));
+        assert_eq!((asked(&effects), claims(&effects).len()), (vec![Ask::Acquire { above: 3, lease_ms: 1_000 }], 0));
+        let effects = step(&mut server, 10, says(Said::Won { number: 9, lease_ms: 2_000 }));
+        assert_eq!(claims(&effects), [(Fence(0), Some(9))]);
+        // A grant of before, which the chain had not heard of: it is named once more, behind that.
+        let effects = step(&mut server, 20, granted(2, 1));
+        assert_eq!(claims(&effects), [(Fence(1), Some(9))]);
+        assert_eq!(claims(&step(&mut server, 21, Input::Tick)), []);
+        assert_eq!(claims(&step(&mut server, 1_020, Input::Tick)), [(Fence(1), Some(9))], "said again");
+        let effects = step(&mut server, 1_030, granted(1, 2));
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Begin(_))));
+        assert_eq!(server.publishes(topic()).map(|(_, fence, _)| fence), Some(Fence(2)));
+    }
+
+    #[test]
+    fn a_lease_outside_is_renewed_there_and_a_server_that_loses_it_stops_and_gives_the_lock_back() {
+        let mut server = server_outside();
+        step(&mut server, 5, says(Said::Won { number: 9, lease_ms: 2_000 }));
+        step(&mut server, 10, granted_for(1, 1, 2_000));
+        let until = |server: &Server| server.publishes(topic()).unwrap().0;
+        let first = until(&server);
+        assert!(first < Millis(2_000), "from before it was asked for");
+        let renewal = asked(&step(&mut server, 700, Input::Tick));
+        assert_eq!(renewal, [Ask::Renew { renewal: 1 }]);
+        step(&mut server, 710, says(Said::Renewed { renewal: 1 }));
+        assert!(until(&server) > first && until(&server) < Millis(2_700));
+        let effects = step(&mut server, 800, says(Said::Lost));
+        assert!(effects.contains(&Effect::End { topic: topic(), fence: Fence(1) }));
+        let given_back = Effect::Submit(Instruction::Release { topic: topic(), fence: Fence(1) });
+        assert!(effects.contains(&given_back), "{effects:?}");
+        assert_eq!(server.publishes(topic()), None);
+    }
+
+    #[test]
+    fn a_lock_that_is_free_outside_is_raced_for_although_the_chain_still_names_its_owner() {
+        let mut server = server_outside();
+        step(&mut server, 5, says(Said::Refused));
+        step(&mut server, 10, granted(2, 1));
+        assert_eq!(asked(&step(&mut server, 3_000, Input::Tick)), [], "no clock of its own ends it");
+        let ask = Ask::Acquire { above: 3, lease_ms: 1_000 };
+        assert_eq!(asked(&step(&mut server, 3_010, says(Said::Freed))), [ask]);
+        let effects = step(&mut server, 3_020, says(Said::Won { number: 12, lease_ms: 2_000 }));
+        assert_eq!(claims(&effects), [(Fence(1), Some(12))]);
+        step(&mut server, 3_030, Input::Serves(false));
+        let effects = step(&mut server, 3_040, granted(1, 2));
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Begin(_))), "no more wanted");
     }
 
     fn attested(effects: &[Effect]) -> Vec<Ground> {
@@ -400,7 +580,10 @@ mod tests {
     #[test]
     fn a_server_alone_asks_for_a_free_lock_and_publishes_what_waits() {
         let mut server = Server::new(key(1), Config::default(), View::default(), Millis(0));
-        assert!(!asks(&step(&mut server, 0, Input::Event(Event::Set { topic: topic() }))), "not before it serves");
+        assert!(
+            !asks(&step(&mut server, 0, Input::Event(Event::Set { topic: topic(), outside: None }))),
+            "not before it serves"
+        );
         assert!(asks(&step(&mut server, 0, Input::Serves(true))));
         assert!(!asks(&step(&mut server, 10, Input::Tick)), "once");
         step(&mut server, 20, granted(1, 1));

@@ -14,6 +14,8 @@ use crate::record::{self, Holding};
 /// A topic, as the chain was after the newest event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicView {
+    /// Where the lock stands outside the chain: the highest number that came with a grant.
+    pub outside: Option<u64>,
     /// The newest grant's number.
     pub fence: Fence,
     /// The newest grant, while it holds.
@@ -42,7 +44,15 @@ pub struct Held {
 impl Default for TopicView {
     fn default() -> Self {
         let published = Checkpoint { upto: Sequence(0), chain: standin_foundation::Digest::ZERO };
-        Self { fence: Fence(0), held: None, takeover: None, ended: None, published, waiting: BTreeMap::new() }
+        Self {
+            outside: None,
+            fence: Fence(0),
+            held: None,
+            takeover: None,
+            ended: None,
+            published,
+            waiting: BTreeMap::new(),
+        }
     }
 }
 
@@ -92,7 +102,8 @@ impl View {
                 from,
                 before,
             });
-            Some((topic, TopicView { fence: record.lock.fence, held, takeover, ended, published, waiting }))
+            let outside = record.settings.outside.then_some(record.lock.outside);
+            Some((topic, TopicView { outside, fence: record.lock.fence, held, takeover, ended, published, waiting }))
         };
         Self { topics: record::register(state).topics.into_iter().filter_map(topic).collect() }
     }
@@ -100,9 +111,14 @@ impl View {
     /// Takes in what the chain did; gives the topic that it is about, if that changed.
     pub fn note(&mut self, event: &Event) -> Option<Topic> {
         match event {
-            Event::Set { topic } => {
-                self.topics.entry(*topic).or_default();
+            Event::Set { topic, outside } => {
+                let view = self.topics.entry(*topic).or_default();
+                view.outside = *outside;
                 Some(*topic)
+            }
+            Event::Outside { topic, number } => {
+                self.topics.get_mut(topic)?.outside = Some(*number);
+                None
             }
             Event::Queued { topic, entry } => {
                 self.topics.entry(*topic).or_default().waiting.insert(entry.first, *entry);
@@ -143,6 +159,11 @@ impl View {
     /// A topic.
     pub fn get(&self, topic: Topic) -> Option<&TopicView> {
         self.topics.get(&topic)
+    }
+
+    /// Whether a topic's lock stands outside the chain.
+    pub fn is_outside(&self, topic: Topic) -> bool {
+        self.topics.get(&topic).is_some_and(|view| view.outside.is_some())
     }
 
     /// All of them, by name.

@@ -23,8 +23,8 @@ const DOUBLED_MAX: u32 = 6;
 struct Watched {
     fence: Fence,
     renewals: u64,
-    /// When the lease has ended for this seat.
-    expires: Millis,
+    /// When the lease has ended for this seat; none where a lock service counts it.
+    expires: Option<Millis>,
     published: Sequence,
     /// Since when data wait without progress.
     waits_since: Option<Millis>,
@@ -61,7 +61,7 @@ impl Watch {
             renewals,
             expires: match known {
                 Some(known) if !is_renewed => known.expires,
-                _ => now + config.lease_of_watcher(lease_ms),
+                _ => view.outside.is_none().then(|| now + config.lease_of_watcher(lease_ms)),
             },
             published,
             waits_since: waits.then(|| stands.unwrap_or(now)),
@@ -96,7 +96,7 @@ impl Watch {
             let stalled = watched.waits_since.map(|since| since + config.stall_ms);
             let renewals = watched.renewals;
             let grounds = [
-                (Some(watched.expires), Ground::Expired { renewals }),
+                (watched.expires, Ground::Expired { renewals }),
                 (lost, Ground::Lost { renewals }),
                 (stalled, Ground::Stalled { published: watched.published }),
             ];

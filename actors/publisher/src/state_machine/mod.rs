@@ -239,8 +239,8 @@ struct Rules<'a> {
 impl Rules<'_> {
     fn carry_out(&self, instruction: Instruction, state: &mut State<'_>) -> Result<Vec<Event>, Reject> {
         match instruction {
-            Instruction::Acquire { topic, after, lease_ms } => {
-                self.acquire(topic, after, lease_ms, state).map(|event| vec![event])
+            Instruction::Acquire { topic, after, lease_ms, outside } => {
+                self.acquire(topic, (after, outside), lease_ms, state)
             }
             Instruction::Hold(holds) => {
                 // A stranger, or one who is a member no more, holds nothing.
@@ -282,13 +282,28 @@ impl Rules<'_> {
         })
     }
 
-    fn acquire(&self, topic: Topic, after: Fence, lease_ms: u32, state: &mut State<'_>) -> Result<Event, Reject> {
+    fn acquire(
+        &self,
+        topic: Topic,
+        (after, outside): (Fence, Option<u64>),
+        lease_ms: u32,
+        state: &mut State<'_>,
+    ) -> Result<Vec<Event>, Reject> {
         self.seat(&self.table(state), state)?;
         let mut record = record(state, topic)?;
-        let fence = record
-            .lock
-            .acquire(self.sender, after, lease_ms, self.context.time_ms)
-            .map_err(|refused| Reject::new(refused.to_string()))?;
+        let (lock, time_ms) = (&mut record.lock, self.context.time_ms);
+        let granted = match (record.settings.outside, outside) {
+            (false, None) => lock.acquire(self.sender, after, lease_ms, time_ms).map(|fence| (fence, None)),
+            (true, Some(outside)) => lock.claim(self.sender, (after, outside), lease_ms, time_ms),
+            (true, None) => return Err(Reject::new(format!("the lock of topic `{topic}` stands outside the chain"))),
+            (false, Some(_)) => return Err(Reject::new(format!("the lock of topic `{topic}` stands on the chain"))),
+        };
+        let (fence, superseded) = granted.map_err(|refused| Reject::new(refused.to_string()))?;
+        let mut events = Vec::new();
+        if let Some(Grant { owner, .. }) = superseded {
+            events.push(self.released(topic, after, owner, Reason::Superseded, state)?);
+        }
+        events.extend(outside.map(|number| Event::Outside { topic, number }));
         let (published, before) = (record.dictionary.published, record.dictionary.published_chain);
         let from = published.next().ok_or_else(|| Reject::new("the topic has no more sequences"))?;
         let (owner, granted) = (self.sender, self.context.height);
@@ -299,7 +314,8 @@ impl Rules<'_> {
             state.delete(holding_key(topic, Fence(forgotten)));
         }
         write(state, topic_key(topic), &record)?;
-        Ok(Event::Granted(Takeover { topic, fence, owner, lease_ms, from, before }))
+        events.push(Event::Granted(Takeover { topic, fence, owner, lease_ms, from, before }));
+        Ok(events)
     }
 
     /// An owner's word about one lock: what is refused of it leaves the others as they are.
@@ -369,6 +385,10 @@ impl Rules<'_> {
             };
             let owner = record.lock.held.as_ref().map(|grant| grant.owner);
             let published = record.dictionary.published;
+            if matches!(ground, Ground::Expired { .. }) && record.settings.outside {
+                events.push(refused("its lease is the lock service's".to_owned()));
+                continue;
+            }
             if matches!(ground, Ground::Stalled { .. }) && !record.dictionary.has_waiting() {
                 events.push(refused("nothing waits to be published".to_owned()));
                 continue;
@@ -438,7 +458,7 @@ impl Rules<'_> {
         approved.check(&self.genesis.digest(), &self.table(state).operators)?;
         let mut events = Vec::with_capacity(changes.len());
         for change in changes {
-            events.push(self.change(change, state)?);
+            events.extend(self.change(change, state)?);
         }
         let mut register: Register = read(state, &register_key()).unwrap_or_default();
         register.orders += 1;
@@ -446,19 +466,28 @@ impl Rules<'_> {
         Ok(events)
     }
 
-    fn change(&self, change: &TopicChange, state: &mut State<'_>) -> Result<Event, Reject> {
+    fn change(&self, change: &TopicChange, state: &mut State<'_>) -> Result<Vec<Event>, Reject> {
         match change {
             TopicChange::Set(topic, settings) => {
                 if settings.sources.as_ref().is_some_and(|sources| sources.len() > SOURCES_MAX) {
                     return Err(Reject::new(format!("topic `{topic}`: at most {SOURCES_MAX} sources are listed")));
                 }
+                let (mut events, mut newest) = (Vec::new(), 0);
                 match read::<TopicRecord>(state, &topic_key(*topic)) {
-                    Some(known) => {
+                    Some(mut known) => {
+                        // Whoever holds a lock that moves has it no more.
+                        newest = known.lock.outside;
+                        let moves = known.settings.outside != settings.outside;
+                        if let Some(Grant { owner, .. }) = known.lock.held.filter(|_| moves) {
+                            events.push(self.released(*topic, known.lock.fence, owner, Reason::Ordered, state)?);
+                            known.lock.force();
+                        }
                         write(state, topic_key(*topic), &TopicRecord { settings: settings.clone(), ..known })?;
                     }
                     None => drop(create(state, *topic, settings.clone())?),
                 }
-                Ok(Event::Set { topic: *topic })
+                events.push(Event::Set { topic: *topic, outside: settings.outside.then_some(newest) });
+                Ok(events)
             }
             TopicChange::Release(topic, fence) => {
                 let mut record = record(state, *topic)?;
@@ -468,7 +497,7 @@ impl Rules<'_> {
                 };
                 record.lock.force();
                 write(state, topic_key(*topic), &record)?;
-                self.released(*topic, *fence, owner, Reason::Ordered, state)
+                self.released(*topic, *fence, owner, Reason::Ordered, state).map(|event| vec![event])
             }
         }
     }

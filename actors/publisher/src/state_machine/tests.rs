@@ -81,7 +81,8 @@ impl Net {
     }
 
     fn acquire(&mut self, by: u8, after: u64) -> Result<Takeover, String> {
-        let acquire = Instruction::Acquire { topic: Self::topic(), after: Fence(after), lease_ms: 1_000 };
+        let acquire =
+            Instruction::Acquire { topic: Self::topic(), after: Fence(after), lease_ms: 1_000, outside: None };
         self.tell(by, acquire).map(|events| match events[0] {
             Event::Granted(takeover) => takeover,
             ref other => panic!("{other:?}"),
@@ -145,7 +146,7 @@ fn a_datum_gets_its_place_when_it_enters_and_the_ledger_says_who_published_it_un
     // What a server knows after a restart is what it knows from events.
     let mut followed = View::default();
     assert_eq!(View::of(net.chain.state()).get(Net::topic()).unwrap().waiting.len(), 0);
-    followed.note(&Event::Set { topic: Net::topic() });
+    followed.note(&Event::Set { topic: Net::topic(), outside: None });
     assert_eq!(followed.iter().count(), 1);
 }
 
@@ -210,7 +211,7 @@ fn h16_an_owner_stalls_only_while_something_waits() {
 fn operators_say_who_may_push_what_and_take_a_lock_away() {
     let mut net = Net::new();
     let sources = Some(BTreeSet::from([key(50).public()]));
-    let set = TopicChange::Set(Net::topic(), Settings { sources, text: true });
+    let set = TopicChange::Set(Net::topic(), Settings { sources, text: true, outside: false });
     assert!(net.order(0, vec![set.clone()], &[91]).unwrap_err().contains("2 are needed"));
     net.order(0, vec![set.clone()], &[91, 92]).unwrap();
     assert!(net.order(0, vec![set], &[91, 92]).unwrap_err().contains("the next one is 1"), "it counts once");
@@ -311,7 +312,8 @@ fn malformed_instructions_are_refused_before_and_when_they_are_ordered() {
     assert!(net.carry_out(1, PUBLISHER_TITLE, vec![250, 1, 2]).unwrap_err().starts_with("payload: "));
     assert!(net.tell(1, Instruction::Hold(Vec::new())).unwrap_err().contains("1 to 256"));
     assert!(net.carry_out(1, "topic.rates", vec![1; 20]).unwrap_err().starts_with("payload: "));
-    let nowhere = Instruction::Acquire { topic: "other".parse().unwrap(), after: Fence(0), lease_ms: 1_000 };
+    let nowhere =
+        Instruction::Acquire { topic: "other".parse().unwrap(), after: Fence(0), lease_ms: 1_000, outside: None };
     assert_eq!(net.tell(1, nowhere).unwrap_err(), "there is no topic `other`");
     assert_eq!(net.chain.state().root(), root);
     let _ = Server::new(key(1).public(), crate::Config::default(), View::of(net.chain.state()), Default::default());

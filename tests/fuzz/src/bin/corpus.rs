@@ -218,7 +218,11 @@ fn publication(owner: PublicKey) {
     let checkpoint = Checkpoint { upto: Sequence(2), chain: entry.chain };
     let hold = Hold { topic, fence: Fence(3), renewal: Some(4), published: Some(checkpoint) };
     let attestation = Attestation { topic, fence: Fence(3), ground: Ground::Lost { renewals: 4 } };
-    wire("publisher_instruction", "acquire", &Instruction::Acquire { topic, after: Fence(2), lease_ms: 1_000 });
+    wire(
+        "publisher_instruction",
+        "acquire",
+        &Instruction::Acquire { topic, after: Fence(2), lease_ms: 1_000, outside: Some(7) },
+    );
     wire("publisher_instruction", "hold", &Instruction::Hold(vec![hold]));
     wire("publisher_instruction", "attest", &Instruction::Attest(vec![attestation]));
     let (fence, from, before, lease_ms) = (Fence(3), Sequence(1), Digest::ZERO, 1_000);

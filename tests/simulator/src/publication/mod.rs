@@ -106,6 +106,9 @@ fn plan(rng: &mut Rng, world: &World) -> Vec<(u64, Fault)> {
     for _ in 0..rng.u64(0..3) {
         plan.push((rng.u64(100..FAULTS_MS), Fault::Source(rng.usize(0..world.sources()))));
     }
+    for _ in 0..rng.u64(0..2) {
+        plan.push((rng.u64(100..FAULTS_MS), Fault::Forgotten));
+    }
     if world.servers() > 3 && rng.u8(0..4) == 0 {
         plan.push((rng.u64(0..FAULTS_MS), Fault::Forger(rng.usize(0..world.servers()))));
     }

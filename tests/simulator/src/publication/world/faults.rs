@@ -27,6 +27,8 @@ pub enum Fault {
     },
     /// A source starts again, and knows nothing of what it had pushed.
     Source(usize),
+    /// The lock service outside the chain loses a lease.
+    Forgotten,
     /// From now on a server sends what it likes.
     Forger(usize),
 }
@@ -44,14 +46,23 @@ pub enum ServerFault {
     CutFromServers,
     /// What it sends to terminals arrives much later.
     HoldPipes,
+    /// It does not reach the lock service outside the chain.
+    CutFromStore,
     /// Its wall clock is set.
     SetClock,
 }
 
 impl ServerFault {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Crash, Self::Pause, Self::CutFromChain, Self::CutFromServers, Self::HoldPipes, Self::SetClock];
+    pub const ALL: [Self; 7] = [
+        Self::Crash,
+        Self::Pause,
+        Self::CutFromChain,
+        Self::CutFromServers,
+        Self::HoldPipes,
+        Self::CutFromStore,
+        Self::SetClock,
+    ];
 }
 
 impl World {
@@ -89,6 +100,7 @@ impl World {
                     self.pushed[source][topic].clear();
                 }
             }
+            Fault::Forgotten => self.outside_forgets(),
             Fault::Forger(server) => self.hosts[server].forges = true,
         }
     }
@@ -122,6 +134,10 @@ impl World {
                 self.hosts[server].cut_from_servers = true;
                 self.links(server, false);
                 self.at(until, Happening::Over(server, Ending::JoinServers));
+            }
+            ServerFault::CutFromStore => {
+                self.hosts[server].cut_from_store = true;
+                self.at(until, Happening::Over(server, Ending::JoinStore));
             }
             ServerFault::HoldPipes => self.hosts[server].held_until = until,
             // By so much, forwards or back.
@@ -159,6 +175,7 @@ impl World {
                 self.hosts[server].cut_from_chain = false;
                 self.feed(server);
             }
+            Ending::JoinStore => self.hosts[server].cut_from_store = false,
             Ending::JoinServers => {
                 self.hosts[server].cut_from_servers = false;
                 self.links(server, true);

@@ -2,6 +2,7 @@
 
 mod chain;
 mod faults;
+mod outside;
 mod sources;
 mod terminals;
 mod witnesses;
@@ -17,6 +18,7 @@ use standin_ledger::builtin::Builtin;
 use standin_ledger::trie::Trie;
 use standin_ledger::{Genesis, Operators, Parameters, SeatDescriptor, Transaction};
 use standin_publisher::frame::{Content, Datum, Entry};
+use standin_publisher::machine::outside::{Ask, Said};
 use standin_publisher::machine::server::{Effect, Input, Server};
 use standin_publisher::machine::session::Session;
 use standin_publisher::machine::source::{Outcome, Source, SourceConfig};
@@ -28,6 +30,7 @@ use standin_publisher::mutation::Mutation;
 use standin_publisher::{Config, Sequence, Topic, Topics};
 
 pub use faults::{Fault, ServerFault};
+use outside::Outside;
 use witnesses::Seats;
 
 use super::checker::{Checker, Name};
@@ -72,6 +75,27 @@ enum Happening {
     /// A server asks for words that it lacks.
     WantWords {
         server: usize,
+    },
+    /// Something comes to the lock service outside the chain.
+    OutsideAsk {
+        server: usize,
+        topic: Topic,
+        ask: Ask,
+    },
+    /// Its answer, or its news, comes to a server.
+    OutsideSaid {
+        server: usize,
+        topic: Topic,
+        said: Said,
+    },
+    /// A server learns which locks are held there.
+    OutsideListed {
+        server: usize,
+    },
+    /// A lease may have run out there.
+    OutsideExpires {
+        topic: Topic,
+        number: u64,
     },
     /// A connection between servers came or went.
     Link {
@@ -126,6 +150,7 @@ enum Ending {
     Resume,
     JoinChain,
     JoinServers,
+    JoinStore,
 }
 
 /// Who wants to know what became of a transaction.
@@ -153,6 +178,7 @@ struct Host {
     paused_until: u64,
     cut_from_chain: bool,
     cut_from_servers: bool,
+    cut_from_store: bool,
     held_until: u64,
     forges: bool,
     /// Its clock: thousandths of its rate, and where it began.
@@ -185,6 +211,7 @@ pub struct World {
     seats: Seats,
     chain: Digest,
     machine: Topics<Builtin>,
+    outside: Outside,
     state: Trie,
     height: u64,
     /// All events, in the chain's order.
@@ -266,6 +293,7 @@ impl World {
                 machine.mutate(mutation);
                 machine
             },
+            outside: Outside::default(),
             height: 0,
             events: Vec::new(),
             frames: vec![Vec::new(); topics.len()],
@@ -290,7 +318,9 @@ impl World {
             nonce: 0,
             rng,
         };
+        world.move_some_outside();
         for server in 0..servers {
+            world.at(1_000, Happening::OutsideListed { server });
             world.start(server)?;
             world.at(witnesses::WANTED_EVERY_MS, Happening::WantWords { server });
         }
@@ -408,6 +438,8 @@ impl World {
             | Happening::Wake { server }
             | Happening::Word { server, .. }
             | Happening::WantWords { server }
+            | Happening::OutsideSaid { server, .. }
+            | Happening::OutsideListed { server }
             | Happening::Link { server, .. }
             | Happening::Acknowledge { server, .. }
             | Happening::Connect { server, .. } => {
@@ -441,6 +473,10 @@ impl World {
             }
             Happening::Word { server, word } => self.heard(server, word)?,
             Happening::WantWords { server } => self.want_words(server)?,
+            Happening::OutsideAsk { server, topic, ask } => self.outside_asked(server, topic, ask),
+            Happening::OutsideSaid { server, topic, said } => self.step(server, Input::Outside { topic, said })?,
+            Happening::OutsideListed { server } => self.outside_listed(server)?,
+            Happening::OutsideExpires { topic, number } => self.outside_expires(topic, number)?,
             Happening::Link { server, other, is_up } => {
                 let other = self.hosts[other].key.node_id();
                 self.step(server, Input::Link { server: other, is_up })?;
@@ -568,6 +604,7 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Submit(instruction) => self.submit(server, &instruction),
+                Effect::Outside { topic, ask } => self.ask_outside(server, topic, ask),
                 Effect::Publish { topic, .. } => {
                     if let Some(topic) = self.topics.iter().position(|known| *known == topic) {
                         self.serve(server, topic)?;
@@ -598,6 +635,7 @@ impl Host {
             paused_until: 0,
             cut_from_chain: false,
             cut_from_servers: false,
+            cut_from_store: false,
             held_until: 0,
             forges: false,
             rate: rng.u64(990..=1_010),

@@ -1,0 +1,243 @@
+//! Locks in an etcd: a key that is bound to a lease, made by compare-and-swap, whose revision is the number of the grant.
+//!
+//! Not etcd's own lock recipe: whoever waits in that is told up to 100 ms late, and it hands out no fence. A lease may be reported as renewed when it is gone
+//! (etcd before 3.5.23 and 3.6.5), and a server may sleep past it: the chain's fence keeps terminals right all the same.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::json;
+use standin_etcd::{Changed, Client, Config, Entry, Error, Lease, LeaseId, Told, decoded, encoded};
+use standin_foundation::{Digest, NodeId};
+use standin_stage::Address;
+use tokio::sync::mpsc;
+
+use super::Publisher;
+use super::locks::{LockStore, OutsideListed, OutsideSaid};
+use crate::ids::Topic;
+use crate::machine::lock::LEASE_MS_MAX;
+use crate::machine::outside::{Ask, Said};
+
+/// What is asked and not begun yet.
+const ASKS_MAX: usize = 4_096;
+/// An etcd that does not answer is asked again after this time, which doubles up to the second.
+const AGAIN_MIN: Duration = Duration::from_millis(100);
+const AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// The locks in an etcd.
+#[derive(Debug, Clone)]
+pub struct EtcdLocks(mpsc::Sender<(Topic, Ask)>);
+
+/// What is asked of it, for whoever carries that out.
+#[derive(Debug)]
+pub struct Asked(mpsc::Receiver<(Topic, Ask)>);
+
+impl EtcdLocks {
+    /// A store, and what [`EtcdLocks::run`] needs.
+    pub fn new() -> (Self, Asked) {
+        let (sender, receiver) = mpsc::channel(ASKS_MAX);
+        (Self(sender), Asked(receiver))
+    }
+
+    /// Carries out what is asked of the locks of a chain, for a server, until the actor has ended.
+    pub async fn run(
+        config: Config,
+        (chain, own): (Digest, NodeId),
+        Asked(mut asks): Asked,
+        publisher: Address<Publisher>,
+    ) {
+        let client = match Client::new(&config) {
+            Ok(client) => client,
+            Err(error) => return tracing::error!(%error, "locks that stand in etcd cannot be had"),
+        };
+        let store = Rc::new(Store {
+            client,
+            prefix: format!("standin/{chain}/lock/"),
+            own: own.to_string(),
+            held: RefCell::default(),
+            busy: RefCell::default(),
+            publisher,
+        });
+        actix::spawn(Rc::clone(&store).watch());
+        while let Some((topic, ask)) = asks.recv().await {
+            if store.publisher.has_ended() {
+                return;
+            }
+            let store = Rc::clone(&store);
+            actix::spawn(async move { store.carry_out(topic, ask).await });
+        }
+    }
+}
+
+impl LockStore for EtcdLocks {
+    fn ask(&self, topic: Topic, ask: Ask) {
+        // What is too much is asked again.
+        let _ = self.0.try_send((topic, ask));
+    }
+}
+
+struct Store {
+    client: Client,
+    prefix: String,
+    /// What stands in the keys of this server's locks.
+    own: String,
+    held: RefCell<BTreeMap<Topic, (LeaseId, Said)>>,
+    /// Locks that are being asked for.
+    busy: RefCell<BTreeSet<Topic>>,
+    publisher: Address<Publisher>,
+}
+
+impl Store {
+    async fn carry_out(&self, topic: Topic, ask: Ask) {
+        match ask {
+            Ask::Acquire { above, lease_ms } => {
+                if !self.busy.borrow_mut().insert(topic) {
+                    return;
+                }
+                let said = self.acquire(topic, above, lease_ms).await.unwrap_or_else(|error| {
+                    tracing::debug!(%topic, %error, "a lock cannot be had from etcd");
+                    Said::Refused
+                });
+                self.busy.borrow_mut().remove(&topic);
+                self.say(topic, said);
+            }
+            Ask::Renew { renewal } => {
+                let Some((lease, _)) = self.held.borrow().get(&topic).copied() else {
+                    return self.say(topic, Said::Lost);
+                };
+                match self.client.keep_alive(lease).await {
+                    Ok(true) => self.say(topic, Said::Renewed { renewal }),
+                    Ok(false) => {
+                        self.held.borrow_mut().remove(&topic);
+                        self.say(topic, Said::Lost);
+                    }
+                    // It is asked again, and the server stops by itself when its time is over.
+                    Err(error) => tracing::debug!(%topic, %error, "a lease in etcd was not renewed"),
+                }
+            }
+            Ask::Release => {
+                let held = self.held.borrow_mut().remove(&topic);
+                if let Some((lease, _)) = held {
+                    self.revoke(lease).await;
+                }
+            }
+        }
+    }
+
+    fn say(&self, topic: Topic, said: Said) {
+        // An actor that is too busy is told again, or has ended.
+        drop(self.publisher.tell(OutsideSaid { topic, said }));
+    }
+
+    /// One that stays ends by itself.
+    async fn revoke(&self, lease: LeaseId) {
+        if let Err(error) = self.client.revoke(lease).await {
+            tracing::debug!(%error, "a lease in etcd was not given back");
+        }
+    }
+
+    async fn acquire(&self, topic: Topic, above: u64, lease_ms: u32) -> Result<Said, Error> {
+        let known = self.held.borrow().get(&topic).copied();
+        if let Some((lease, won)) = known {
+            if self.client.keep_alive(lease).await? {
+                return Ok(won);
+            }
+            self.held.borrow_mut().remove(&topic);
+        }
+        let Lease { id, seconds } = self.client.grant(u64::from(lease_ms).div_ceil(1_000)).await?;
+        let taken = self.take(topic, above, id).await;
+        match taken {
+            Ok(Some(number)) => {
+                let lease_ms = u32::try_from(seconds.saturating_mul(1_000)).unwrap_or(LEASE_MS_MAX);
+                let won = Said::Won { number, lease_ms: lease_ms.min(LEASE_MS_MAX) };
+                self.held.borrow_mut().insert(topic, (id, won));
+                Ok(won)
+            }
+            Ok(None) => {
+                self.revoke(id).await;
+                Ok(Said::Refused)
+            }
+            Err(error) => {
+                self.revoke(id).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the key, if it is not there; gives its number.
+    async fn take(&self, topic: Topic, above: u64, LeaseId(lease): LeaseId) -> Result<Option<u64>, Error> {
+        let key = encoded(format!("{}{topic}", self.prefix));
+        let (lease, value) = (lease.to_string(), encoded(&self.own));
+        let make = json!({
+            "compare": [{ "target": "CREATE", "key": key, "create_revision": "0", "result": "EQUAL" }],
+            "success": [{ "request_put": { "key": key, "value": value, "lease": lease } }],
+            "failure": [{ "request_range": { "key": key } }],
+        });
+        let told = self.client.transact(&make).await?;
+        if told.succeeded {
+            return Ok(Some(told.revision()));
+        }
+        let Some(found) = told.found(&key) else { return Ok(None) };
+        // The chain has taken it away from whom it was given to; or it is of an earlier life of this server.
+        let is_over = found.create_revision <= above || found.value == value;
+        if !is_over || !self.remove(found).await?.succeeded {
+            return Ok(None);
+        }
+        let told = self.client.transact(&make).await?;
+        Ok(told.succeeded.then(|| told.revision()))
+    }
+
+    async fn remove(&self, Entry { key, create_revision, .. }: &Entry) -> Result<Told, Error> {
+        let made = create_revision.to_string();
+        let remove = json!({
+            "compare": [{ "target": "CREATE", "key": key, "create_revision": made, "result": "EQUAL" }],
+            "success": [{ "request_delete_range": { "key": key } }],
+        });
+        self.client.transact(&remove).await
+    }
+
+    /// Tells the actor of locks that become free, for as long as it runs.
+    async fn watch(self: Rc<Self>) {
+        let mut again = AGAIN_MIN;
+        while !self.publisher.has_ended() {
+            match self.watch_once(&mut again).await {
+                Ok(()) => return,
+                Err(error @ Error::TooOld { .. }) => {
+                    return tracing::error!(%error, "locks that stand in etcd cannot be had");
+                }
+                Err(error) => tracing::warn!(%error, "locks that stand in etcd cannot be followed now"),
+            }
+            tokio::time::sleep(again).await;
+            again = (again * 2).min(AGAIN_MAX);
+        }
+    }
+
+    async fn watch_once(&self, again: &mut Duration) -> Result<(), Error> {
+        self.client.check_version("Locks of topics rely on their fences, which are right there").await?;
+        // All keys that begin with the prefix.
+        let (from, to) = (encoded(&self.prefix), encoded(format!("{}0", self.prefix.trim_end_matches('/'))));
+        let mut watch = self.client.watch(&from, &to).await?;
+        let range = json!({ "success": [{ "request_range": { "key": from, "range_end": to } }] });
+        let held = self.client.transact(&range).await?;
+        let listed = held.entries().filter_map(|entry| self.topic_of(entry)).collect();
+        drop(self.publisher.tell(OutsideListed(listed)));
+        *again = AGAIN_MIN;
+        while !self.publisher.has_ended() {
+            for changed in watch.next().await? {
+                if let Changed::Gone(entry) = changed
+                    && let Some(topic) = self.topic_of(&entry)
+                {
+                    self.say(topic, Said::Freed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn topic_of(&self, entry: &Entry) -> Option<Topic> {
+        let key = String::from_utf8(decoded(&entry.key)?).ok()?;
+        key.strip_prefix(&self.prefix)?.parse().ok()
+    }
+}
