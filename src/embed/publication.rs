@@ -1,37 +1,85 @@
 //! Publication at the program's own node: a source that pushes through it, and a terminal that reads its journal.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use standin_consensus::actor::{Finished, Submit};
 use standin_foundation::Digest;
 use standin_ledger::{GrantBook, Transaction};
 use standin_publisher::Topic;
 use standin_publisher::machine::source::{Outcome, Source, SourceConfig};
 use standin_publisher::machine::terminal::{Alarm, Counters, Position, Terminal, Verdict};
 use standin_publisher::terminal::ToTerminal;
+use standin_stage::CallError;
 
 use super::{Application, Node, SubmitError};
+use crate::api;
 use crate::node::{Begin, Feed, FeedError};
 use crate::publication::{Answer, Delivered, Door, Publisher, settled};
+
+/// How long the replica may take for what is handed in, and an outcome before the push is handed in again.
+const HANDED_IN_WITHIN: Duration = Duration::from_secs(5);
+const OUTCOME_WAIT: Duration = Duration::from_secs(5);
 
 impl<S: Application> Door for Node<S> {
     type Answering = BoxFuture<'static, Answer>;
 
-    fn hand_in(&self, transaction: Transaction) -> Self::Answering {
+    fn hand_in(&self, transactions: Vec<Transaction>) -> Self::Answering {
         let node = self.clone();
         async move {
-            let outcome = match node.ordered(&transaction).await {
-                Ok(finished) => settled(&transaction, finished.outcome),
+            let ordered = node.ordered_all(&transactions).await;
+            let outcomes = transactions.iter().zip(ordered).map(|(transaction, ordered)| match ordered {
+                Ok(finished) => settled(transaction, finished.outcome),
                 Err(SubmitError::Rejected { reason, .. }) => Outcome::Refused(reason),
                 Err(error @ (SubmitError::Stopped | SubmitError::Encode(_))) => Outcome::Refused(error.to_string()),
                 // It is handed in again.
                 Err(_) => Outcome::Unknown,
-            };
-            (outcome, node.height().await.ok())
+            });
+            (outcomes.collect(), node.height().await.ok())
         }
         .boxed()
+    }
+}
+
+impl<S: Application> Node<S> {
+    /// Has transactions ordered as they stand; what became of each.
+    async fn ordered_all(&self, transactions: &[Transaction]) -> Vec<Result<Finished, SubmitError>> {
+        let all = |error: SubmitError| vec![Err(error); transactions.len()];
+        let handle = &self.inner.handle;
+        if handle.modes.draining() || handle.modes.read_only() {
+            return all(SubmitError::NotServing(handle.name.clone()));
+        }
+        let checked = match api::check(handle, transactions.to_vec()).await {
+            Ok(checked) => checked,
+            Err(busy) => return all(SubmitError::Busy(busy)),
+        };
+        let sound: Vec<_> = checked.iter().filter_map(|checked| checked.as_ref().ok().cloned()).collect();
+        let submitted = self.inner.handle.replica.ask(Submit { transactions: sound }, HANDED_IN_WITHIN).await;
+        let mut outcomes = match submitted {
+            Ok(Ok(outcomes)) => outcomes.into_iter(),
+            Ok(Err(error)) => return all(SubmitError::Busy(error.to_string())),
+            Err(CallError::Stopped) => return all(SubmitError::Stopped),
+            Err(error) => return all(SubmitError::Busy(error.to_string())),
+        };
+        let deadline = tokio::time::Instant::now() + OUTCOME_WAIT;
+        let mut ordered = Vec::with_capacity(transactions.len());
+        for (transaction, checked) in transactions.iter().zip(checked) {
+            let unknown = SubmitError::OutcomeUnknown { id: transaction.id() };
+            if let Err((_, reason)) = checked {
+                ordered.push(Err(SubmitError::Rejected { reason, height: None }));
+                continue;
+            }
+            ordered.push(match outcomes.next() {
+                Some(outcome) => match tokio::time::timeout_at(deadline, outcome).await {
+                    Ok(Ok(finished)) => Ok(finished),
+                    _ => Err(unknown),
+                },
+                None => Err(unknown),
+            });
+        }
+        ordered
     }
 }
 

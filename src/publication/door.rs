@@ -14,44 +14,47 @@ use crate::client::{Client, ClientError};
 /// An outcome is waited for so long before the push is handed in again.
 const OUTCOME_WAIT: Duration = Duration::from_secs(5);
 
-/// What became of a push, and a height that the chain has come to, if that was told.
-pub type Answer = (Outcome, Option<Height>);
+/// What became of pushes, in their order, and a height that the chain has come to, if that was told.
+pub type Answer = (Vec<Outcome>, Option<Height>);
 
 /// Takes transactions to be ordered.
 pub trait Door {
-    /// What becomes of one.
+    /// What becomes of some.
     type Answering: Future<Output = Answer> + 'static;
 
-    /// Hands a transaction in. It may be handed in again, here or elsewhere.
-    fn hand_in(&self, transaction: Transaction) -> Self::Answering;
+    /// Hands transactions in, to be ordered as they stand. They may be handed in again, here or elsewhere.
+    fn hand_in(&self, transactions: Vec<Transaction>) -> Self::Answering;
 }
 
 impl Door for Client {
     type Answering = LocalBoxFuture<'static, Answer>;
 
-    fn hand_in(&self, transaction: Transaction) -> Self::Answering {
+    fn hand_in(&self, transactions: Vec<Transaction>) -> Self::Answering {
         let client = self.clone();
         async move {
-            let submitted = client.submit(std::slice::from_ref(&transaction), OUTCOME_WAIT).await;
-            // The head may be far beyond what the source knows of it.
-            let expired = matches!(&submitted, Ok(all) if matches!(all.first(), Some(Submitted { outcome: Some(LedgerOutcome::Expired), .. })));
-            let height = match expired {
-                true => client.status().await.ok().map(|status| status.height),
-                false => submitted.as_ref().ok().and_then(|all| all.first()?.height),
+            let submitted = match client.submit(&transactions, OUTCOME_WAIT).await {
+                Ok(submitted) => submitted,
+                Err(ClientError::Refused(why) | ClientError::NotAllowed(why)) => {
+                    return (vec![Outcome::Refused(why); transactions.len()], None);
+                }
+                // A node that is being taken out of service, too: another one takes them.
+                Err(_) => return (vec![Outcome::Unknown; transactions.len()], None),
             };
-            (outcome_of(&transaction, submitted), height)
+            let is_expired = |told: &Submitted| told.outcome == Some(LedgerOutcome::Expired);
+            let height = match submitted.iter().any(is_expired) {
+                // The head may be far beyond what the source knows of it.
+                true => client.status().await.ok().map(|status| status.height),
+                false => submitted.iter().filter_map(|told| told.height).max(),
+            };
+            let told = submitted.into_iter().map(Some).chain(std::iter::repeat(None));
+            let outcomes = transactions.iter().zip(told).map(|(transaction, told)| outcome_of(transaction, told));
+            (outcomes.collect(), height)
         }
         .boxed_local()
     }
 }
 
-fn outcome_of(transaction: &Transaction, submitted: Result<Vec<Submitted>, ClientError>) -> Outcome {
-    let submitted = match submitted {
-        Ok(submitted) => submitted.into_iter().next(),
-        Err(ClientError::Refused(why) | ClientError::NotAllowed(why)) => return Outcome::Refused(why),
-        // A node that is being taken out of service, too: another one takes it.
-        Err(_) => None,
-    };
+fn outcome_of(transaction: &Transaction, submitted: Option<Submitted>) -> Outcome {
     match submitted {
         Some(Submitted { outcome: Some(outcome), .. }) => settled(transaction, outcome),
         // A rate that is used up is no reason to give up.

@@ -1,12 +1,12 @@
 //! A source: it pushes data to a topic through any of several nodes, and says what is safe.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::Map;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use standin_foundation::{Digest, Height, Millis, SecretKey};
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{ClientSignatures, Genesis, LedgerError, Transaction};
@@ -41,8 +41,11 @@ pub enum PublishError {
     Client(#[from] ClientError),
 }
 
-/// Of the push with this first nonce, through this node.
-type Answered = (u64, usize, Answer);
+/// Bytes of the pushes that are handed in at once.
+const AT_ONCE_BYTES: usize = 768 * 1024;
+
+/// Of the pushes with these first nonces, through this node.
+type Answered = (Vec<u64>, usize, Answer);
 type UnderWay<D> = Map<<D as Door>::Answering, Box<dyn FnOnce(Answer) -> Answered + Send>>;
 
 /// A source. Over HTTP it belongs to the thread that made it.
@@ -58,7 +61,10 @@ pub struct Publisher<D: Door = Client> {
     key: Arc<SecretKey>,
     height: Height,
     began: Instant,
-    under_way: FuturesUnordered<UnderWay<D>>,
+    /// What is to be handed in next. Pushes must be ordered as they are numbered, and what is under way on different connections overtakes each other: so there is
+    /// one request at a time, with all that is ready.
+    ready: VecDeque<Push>,
+    under_way: Option<Pin<Box<UnderWay<D>>>>,
     told: VecDeque<Acknowledged>,
 }
 
@@ -108,10 +114,24 @@ impl<D: Door> Publisher<D> {
         key: Arc<SecretKey>,
         source: Source,
     ) -> Self {
-        let (under_way, told, began) = (FuturesUnordered::new(), VecDeque::new(), Instant::now());
+        let (ready, told, began) = (VecDeque::new(), VecDeque::new(), Instant::now());
         let (signatures, replay_window) = (genesis.parameters.client_signatures, genesis.parameters.replay_window);
         let chain = genesis.digest();
-        Self { source, topic, nodes, at, chain, signatures, replay_window, key, height, began, under_way, told }
+        Self {
+            source,
+            topic,
+            nodes,
+            at,
+            chain,
+            signatures,
+            replay_window,
+            key,
+            height,
+            began,
+            ready,
+            under_way: None,
+            told,
+        }
     }
 
     /// Data that are not acknowledged.
@@ -133,6 +153,7 @@ impl<D: Door> Publisher<D> {
         loop {
             let (effects, next) = self.source.due(self.now());
             self.carry_out(effects)?;
+            self.hand_in()?;
             if let Some(told) = self.told.pop_front() {
                 return Ok(told);
             }
@@ -143,27 +164,42 @@ impl<D: Door> Publisher<D> {
                     None => std::future::pending().await,
                 }
             };
+            let answer = async {
+                match &mut self.under_way {
+                    Some(under_way) => under_way.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
-                Some(answer) = self.under_way.next() => {
-                    let (nonce, node, (outcome, height)) = answer;
-                    self.height = height.map_or(self.height, |height| height.max(self.height));
-                    if matches!(outcome, Outcome::Unknown) && node == self.at {
-                        // Another node may know more.
-                        self.at = (self.at + 1) % self.nodes.len().max(1);
-                    }
-                    let effects = self.source.outcome(self.now(), nonce, outcome);
-                    self.carry_out(effects)?;
-                }
+                answered = answer => self.answered(answered)?,
                 () = timer => {}
             }
         }
     }
 
+    fn answered(&mut self, (nonces, node, (outcomes, height)): Answered) -> Result<(), PublishError> {
+        self.under_way = None;
+        self.height = height.map_or(self.height, |height| height.max(self.height));
+        if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Unknown)) && node == self.at {
+            // Another node may know more.
+            self.at = (self.at + 1) % self.nodes.len().max(1);
+        }
+        for (nonce, outcome) in nonces.into_iter().zip(outcomes) {
+            let effects = self.source.outcome(self.now(), nonce, outcome);
+            self.carry_out(effects)?;
+        }
+        Ok(())
+    }
+
     fn carry_out(&mut self, effects: Vec<Effect>) -> Result<(), PublishError> {
         for effect in effects {
             match effect {
-                Effect::Push(push) => self.hand_in(&push)?,
+                Effect::Push(push) => {
+                    // What is handed in again stands in the place of what waits.
+                    self.ready.retain(|ready| ready.nonce != push.nonce);
+                    self.ready.push_back(push);
+                }
                 Effect::Acknowledged { nonce, sequence } => self.told.push_back(Acknowledged { nonce, sequence }),
                 Effect::Stopped { why } => return Err(PublishError::Rejected(why)),
             }
@@ -171,12 +207,23 @@ impl<D: Door> Publisher<D> {
         Ok(())
     }
 
-    fn hand_in(&mut self, push: &Push) -> Result<(), PublishError> {
-        let (nonce, node) = (push.nonce, self.at);
-        let Some(door) = self.nodes.get(node) else { return Ok(()) };
-        let answered: Box<dyn FnOnce(Answer) -> Answered + Send> = Box::new(move |answer| (nonce, node, answer));
-        let transaction = self.signed(push).map_err(|error| PublishError::Rejected(error.to_string()))?;
-        self.under_way.push(door.hand_in(transaction).map(answered));
+    /// Hands in what is ready, unless something is under way.
+    fn hand_in(&mut self) -> Result<(), PublishError> {
+        let (node, mut bytes) = (self.at, 0);
+        let Some(door) = self.nodes.get(node).filter(|_| self.under_way.is_none() && !self.ready.is_empty()) else {
+            return Ok(());
+        };
+        let (mut nonces, mut transactions) = (Vec::new(), Vec::new());
+        while let Some(push) =
+            self.ready.front().filter(|push| bytes == 0 || bytes + push.content.bytes().len() <= AT_ONCE_BYTES)
+        {
+            bytes += push.content.bytes().len();
+            transactions.push(self.signed(push).map_err(|error| PublishError::Rejected(error.to_string()))?);
+            nonces.push(push.nonce);
+            self.ready.pop_front();
+        }
+        let answered: Box<dyn FnOnce(Answer) -> Answered + Send> = Box::new(move |answer| (nonces, node, answer));
+        self.under_way = Some(Box::pin(door.hand_in(transactions).map(answered)));
         Ok(())
     }
 

@@ -27,7 +27,7 @@ pub struct SourceConfig {
 
 impl Default for SourceConfig {
     fn default() -> Self {
-        Self { window: 16, queue_max: 16_384, retry_ms: 10_000, backoff_ms: 50, linger_ms: 1 }
+        Self { window: 32, queue_max: 16_384, retry_ms: 10_000, backoff_ms: 50, linger_ms: 1 }
     }
 }
 
