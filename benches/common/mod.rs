@@ -9,6 +9,7 @@
 
 pub(crate) mod load;
 pub(crate) mod network;
+pub(crate) mod peers;
 
 use std::time::Instant;
 

@@ -13,6 +13,7 @@ use standin_foundation::wire::Wire;
 use standin_foundation::{Digest, Encoder, Height};
 use standin_ledger::log::{Log, LogError, LogOptions, Place};
 
+use super::recent::Recent;
 use crate::frame::{Content, Entry};
 use crate::ids::{Sequence, Topic};
 use crate::machine::session::Found;
@@ -39,6 +40,7 @@ struct Inner {
     /// The last that stands in a file.
     marked: Height,
     index: BTreeMap<Topic, VecDeque<Indexed>>,
+    recent: Recent,
 }
 
 /// A frame, as the index has it.
@@ -81,7 +83,7 @@ impl Journal {
                 what: "a record is not the journal's",
             });
         }
-        let inner = Inner { log, retention_bytes, height, marked: height, index };
+        let inner = Inner { log, retention_bytes, height, marked: height, index, recent: Recent::default() };
         Ok(Self { folder: folder.to_owned(), shared: Arc::new(RwLock::new(inner)) })
     }
 
@@ -97,6 +99,7 @@ impl Journal {
             let next = inner.log.next();
             inner.log.cut_before(next)?;
             inner.index.clear();
+            inner.recent.clear();
             inner.height = height;
             inner.mark()
         })
@@ -149,7 +152,7 @@ impl Journal {
         match found {
             None | Some(Ok(None)) => Ok(Found::Beyond),
             Some(Err(found)) => Ok(found),
-            Some(Ok(Some(indexed))) => Ok(Found::Frame(self.read(&indexed)?.1)),
+            Some(Ok(Some(indexed))) => Ok(Found::Frame(self.read(topic, &indexed)?.0)),
         }
     }
 
@@ -160,7 +163,7 @@ impl Journal {
             let place = frames.binary_search_by_key(&first, |indexed| indexed.first).ok()?;
             frames.get(place).copied()
         });
-        indexed.map(|indexed| self.read(&indexed).map(|(_, entry, content)| (entry, content))).transpose()
+        indexed.map(|indexed| self.read(topic, &indexed)).transpose()
     }
 
     /// The frame that a datum is in.
@@ -172,7 +175,7 @@ impl Journal {
         });
         let holds = |indexed: &Indexed| sequence.0 < indexed.first.0.saturating_add(u64::from(indexed.count));
         let indexed = indexed.filter(holds);
-        indexed.map(|indexed| self.read(&indexed).map(|(_, entry, content)| (entry, content))).transpose()
+        indexed.map(|indexed| self.read(topic, &indexed)).transpose()
     }
 
     /// The chain behind the frame that ends at a datum; none if nothing is kept of it, or no frame ends there.
@@ -194,12 +197,17 @@ impl Journal {
         })
     }
 
-    fn read(&self, indexed: &Indexed) -> Result<(Topic, Entry, Content), LogError> {
+    fn read(&self, topic: Topic, indexed: &Indexed) -> Result<(Entry, Content), LogError> {
+        if let Some(recent) = self.read_lock(|inner| inner.recent.get(topic, indexed.first).cloned()) {
+            return Ok(recent);
+        }
         let damaged = |what| LogError::Damaged { path: self.folder.clone(), offset: indexed.place.offset, what };
         let payload = Bytes::from(indexed.place.read(&self.folder)?);
         let record = read_record(&payload).and_then(|record| record.frame);
         let sound = record.filter(|(_, entry, content)| content.hash() == entry.content);
-        sound.ok_or_else(|| damaged("a record is not the frame that it was"))
+        sound
+            .map(|(_, entry, content)| (entry, content))
+            .ok_or_else(|| damaged("a record is not the frame that it was"))
     }
 
     fn read_lock<T>(&self, read: impl FnOnce(&Inner) -> T) -> T {
@@ -223,6 +231,7 @@ impl Inner {
         let (_, place) = self.log.append_placed(&[&head.into_bytes(), content.bytes()])?;
         self.marked = height;
         note(self.index.entry(topic).or_default(), entry, place);
+        self.recent.put(topic, *entry, content.clone());
         Ok(())
     }
 

@@ -6,6 +6,7 @@ mod clock;
 pub mod etcd;
 mod journal;
 mod locks;
+mod recent;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
