@@ -401,7 +401,7 @@ impl Client {
     where
         S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
     {
-        let mut response = response.map_err(|error| unreachable(url, error))?;
+        let mut response = response.map_err(|error| unreachable(url, error))?.timeout(self.timeout);
         let body = response.body().limit(64 * HTTP_BODY_BYTES_MAX).await.map_err(|error| unreachable(url, error))?;
         let status = response.status();
         if status.is_success() {
@@ -419,7 +419,7 @@ impl Client {
             (410, Some(first)) => ClientError::Gone { what: error, first },
             (401 | 403, _) => ClientError::NotAllowed(error),
             (409, _) => ClientError::Conflict(error),
-            (429 | 503, _) => ClientError::Busy(error),
+            (429 | 502..=504, _) => ClientError::Busy(error),
             _ => ClientError::Refused(error),
         })
     }

@@ -286,7 +286,7 @@ impl Served {
                             Err(_) => return End::Closed("a terminal says the last sequence that it has, as a number, and nothing else"),
                         },
                         Some(Ok(AggregatedMessage::Ping(bytes))) => {
-                            if self.socket.pong(&bytes).await.is_err() {
+                            if !matches!(tokio::time::timeout(TAKEN_WITHIN, self.socket.pong(&bytes)).await, Ok(Ok(()))) {
                                 return End::Gone;
                             }
                         }
@@ -299,7 +299,8 @@ impl Served {
                     if !self.reader.still_may(&self.node) {
                         return End::Closed("the role `read` is needed");
                     }
-                    if heard.elapsed() > SILENT_MAX || self.socket.ping(b"").await.is_err() {
+                    let pinged = tokio::time::timeout(TAKEN_WITHIN, self.socket.ping(b"")).await;
+                    if heard.elapsed() > SILENT_MAX || !matches!(pinged, Ok(Ok(()))) {
                         return End::Gone;
                     }
                 }

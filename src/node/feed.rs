@@ -106,9 +106,11 @@ impl Feed {
     pub fn next_message(&mut self) -> Result<Option<ToTerminal>, FeedError> {
         // Looked at before each message: a lease may have run out since the last.
         let (standing, now) = (self.standing.borrow_and_update().clone(), self.publication.board.now());
+        // Also while nothing of it is needed: what has been kept back for long enough must not be waited for.
+        let kept_back = self.kept_back.as_mut().map(|kept_back| kept_back.limit(standing.published.upto));
         let Some(mut limit) = standing.limit(now) else { return Ok(None) };
-        if let Some(kept_back) = self.kept_back.as_mut().filter(|_| !standing.publishes(now)) {
-            limit.upto = kept_back.limit(limit.upto);
+        if let Some(upto) = kept_back.filter(|_| !standing.publishes(now)) {
+            limit.upto = upto;
         }
         let (journal, topic) = (&self.publication.journal, self.topic);
         let mut broken = None;
@@ -212,5 +214,21 @@ impl KeptBack {
             Some((at, _)) => tokio::time::sleep_until((*at + KEPT_BACK).into()).await,
             None => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_kept_back_for_long_enough_is_not_waited_for() {
+        let mut kept = KeptBack { upto: Sequence(3), waiting: VecDeque::new() };
+        assert_eq!(kept.limit(Sequence(9)), Sequence(3));
+        assert!(!kept.waiting.is_empty());
+        kept.waiting.iter_mut().for_each(|(at, _)| *at -= KEPT_BACK);
+        assert_eq!(kept.limit(Sequence(9)), Sequence(9));
+        let waits = tokio::time::timeout(Duration::from_secs(3_600), KeptBack::passed(Some(&kept))).await;
+        assert!(waits.is_err(), "there is nothing to wait for");
     }
 }

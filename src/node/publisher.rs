@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use standin_consensus::actor::{Directory, LedgerReader, Replica, Submit};
 use standin_foundation::wire::Wire;
-use standin_foundation::{Digest, Epoch, Height, NodeId, PublicKey, SecretKey, Term};
+use standin_foundation::{Digest, Epoch, Height, NodeId, PublicKey, Seat, SecretKey, Term};
 use standin_ledger::log::{LogError, LogOptions};
 use standin_ledger::store::StoredBlock;
 use standin_ledger::{Authority as _, Batch, Genesis, Outcome};
@@ -172,6 +172,10 @@ impl Surroundings for Around {
             return None;
         }
         Some(Word::sign(&self.genesis.digest(), &self.key, *takeover, (epoch, seat, term)))
+    }
+
+    fn seat_of(&self, node: &NodeId) -> Option<Seat> {
+        self.directory.seat_of(node)
     }
 
     fn is_sound(&self, word: &Word) -> bool {

@@ -5,8 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
-use futures_util::future::Map;
 use standin_foundation::{Digest, Height, Millis, SecretKey};
 use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{ClientSignatures, Genesis, LedgerError, Transaction};
@@ -41,12 +39,18 @@ pub enum PublishError {
     Client(#[from] ClientError),
 }
 
+/// A node that does not say within this time what became of pushes is left for the next one: they are handed in again, and queued once.
+const TOLD_WITHIN: Duration = Duration::from_secs(3);
 /// Bytes of the pushes that are handed in at once.
 const AT_ONCE_BYTES: usize = 768 * 1024;
 
-/// Of the pushes with these first nonces, through this node.
-type Answered = (Vec<u64>, usize, Answer);
-type UnderWay<D> = Map<<D as Door>::Answering, Box<dyn FnOnce(Answer) -> Answered + Send>>;
+/// A request under way: the nonces of its pushes, the node, and what it will answer; until then.
+struct UnderWay<D: Door> {
+    nonces: Vec<u64>,
+    node: usize,
+    answering: Pin<Box<D::Answering>>,
+    until: tokio::time::Instant,
+}
 
 /// A source. Over HTTP it belongs to the thread that made it.
 pub struct Publisher<D: Door = Client> {
@@ -64,8 +68,9 @@ pub struct Publisher<D: Door = Client> {
     /// What is to be handed in next. Pushes must be ordered as they are numbered, and what is under way on different connections overtakes each other: so there is
     /// one request at a time, with all that is ready.
     ready: VecDeque<Push>,
-    under_way: Option<Pin<Box<UnderWay<D>>>>,
-    told: VecDeque<Acknowledged>,
+    under_way: Option<UnderWay<D>>,
+    /// What is safe and was not told yet: each word stands for all before it.
+    told: Option<Acknowledged>,
 }
 
 impl<D: Door> std::fmt::Debug for Publisher<D> {
@@ -114,7 +119,7 @@ impl<D: Door> Publisher<D> {
         key: Arc<SecretKey>,
         source: Source,
     ) -> Self {
-        let (ready, told, began) = (VecDeque::new(), VecDeque::new(), Instant::now());
+        let (ready, began) = (VecDeque::new(), Instant::now());
         let (signatures, replay_window) = (genesis.parameters.client_signatures, genesis.parameters.replay_window);
         let chain = genesis.digest();
         Self {
@@ -130,7 +135,7 @@ impl<D: Door> Publisher<D> {
             began,
             ready,
             under_way: None,
-            told,
+            told: None,
         }
     }
 
@@ -154,7 +159,7 @@ impl<D: Door> Publisher<D> {
             let (effects, next) = self.source.due(self.now());
             self.carry_out(effects)?;
             self.hand_in()?;
-            if let Some(told) = self.told.pop_front() {
+            if let Some(told) = self.told.take() {
                 return Ok(told);
             }
             let wait = next.map(|next| Duration::from_millis((next - self.now()).max(1)));
@@ -166,20 +171,22 @@ impl<D: Door> Publisher<D> {
             };
             let answer = async {
                 match &mut self.under_way {
-                    Some(under_way) => under_way.await,
+                    Some(UnderWay { answering, until, .. }) => tokio::time::timeout_at(*until, answering).await.ok(),
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
-                answered = answer => self.answered(answered)?,
+                answer = answer => self.answered(answer)?,
                 () = timer => {}
             }
         }
     }
 
-    fn answered(&mut self, (nonces, node, (outcomes, height)): Answered) -> Result<(), PublishError> {
-        self.under_way = None;
+    /// None: it was not answered in time.
+    fn answered(&mut self, answer: Option<Answer>) -> Result<(), PublishError> {
+        let Some(UnderWay { nonces, node, .. }) = self.under_way.take() else { return Ok(()) };
+        let (outcomes, height) = answer.unwrap_or_else(|| (vec![Outcome::Unknown; nonces.len()], None));
         self.height = height.map_or(self.height, |height| height.max(self.height));
         if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Unknown)) && node == self.at {
             // Another node may know more.
@@ -196,11 +203,12 @@ impl<D: Door> Publisher<D> {
         for effect in effects {
             match effect {
                 Effect::Push(push) => {
-                    // What is handed in again stands in the place of what waits.
+                    // What is handed in again stands in the place of what waits, and before what comes after it.
                     self.ready.retain(|ready| ready.nonce != push.nonce);
-                    self.ready.push_back(push);
+                    let place = self.ready.partition_point(|ready| ready.nonce < push.nonce);
+                    self.ready.insert(place, push);
                 }
-                Effect::Acknowledged { nonce, sequence } => self.told.push_back(Acknowledged { nonce, sequence }),
+                Effect::Acknowledged { nonce, sequence } => self.told = Some(Acknowledged { nonce, sequence }),
                 Effect::Stopped { why } => return Err(PublishError::Rejected(why)),
             }
         }
@@ -222,8 +230,8 @@ impl<D: Door> Publisher<D> {
             nonces.push(push.nonce);
             self.ready.pop_front();
         }
-        let answered: Box<dyn FnOnce(Answer) -> Answered + Send> = Box::new(move |answer| (nonces, node, answer));
-        self.under_way = Some(Box::pin(door.hand_in(transactions).map(answered)));
+        let (answering, until) = (Box::pin(door.hand_in(transactions)), tokio::time::Instant::now() + TOLD_WITHIN);
+        self.under_way = Some(UnderWay { nonces, node, answering, until });
         Ok(())
     }
 

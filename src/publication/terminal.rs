@@ -1,8 +1,11 @@
 //! A terminal: it is connected to several nodes at a time, and gives each datum once, in order, without a gap, whichever of them die.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use standin_foundation::Digest;
 use standin_ledger::{Genesis, GrantTable};
 use standin_publisher::frame::{Datum, Entry};
@@ -22,6 +25,8 @@ const AHEAD: usize = 256;
 const AGAIN_MIN: Duration = Duration::from_millis(20);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
 
+/// A connection that lasts no longer did no good.
+const SHORT_LIVED: Duration = Duration::from_millis(100);
 /// A node that could not be reached for so long is not waited for, if all others refuse.
 const ABSENT_MAX: Duration = Duration::from_secs(30);
 
@@ -67,6 +72,9 @@ pub enum FollowError {
     /// All nodes refuse it.
     #[error("every node refuses the terminal: {0}")]
     Refused(ClientError),
+    /// What the terminal has is not the chain's history: a server has deceived it before.
+    #[error("what this terminal has is not the chain's history: {0}")]
+    History(Alarm),
     /// All servers said something false.
     #[error("no server is left that has not contradicted itself or the others")]
     NobodyLeft,
@@ -100,6 +108,9 @@ struct Followed {
     is_silenced: bool,
 }
 
+/// What a node that showed a takeover, on a connection, says of who may speak for seats.
+type Looked = (usize, u64, TakeoverProof, Result<GrantTable, ClientError>);
+
 /// Who may speak for seats, from the genesis on: what a takeover is judged by.
 struct Trust {
     genesis: Genesis,
@@ -112,8 +123,11 @@ pub struct Terminal {
     topic: Topic,
     machine: Option<Machine>,
     trust: Trust,
-    /// A takeover whose witnesses are not known yet, and whose connection showed it.
-    unproven: Option<(usize, u64, TakeoverProof)>,
+    /// Takeovers whose witnesses are not known yet: at most one of each node, and the epochs and grants by which they are judged, on their way.
+    unproven: FuturesUnordered<LocalBoxFuture<'static, Looked>>,
+    looks: BTreeSet<usize>,
+    /// What those nodes have said since.
+    held_back: VecDeque<(usize, u64, Option<Position>, Box<ToTerminal>)>,
     begin: Begin,
     nodes: Vec<Followed>,
     shared: watch::Sender<Shared>,
@@ -162,7 +176,9 @@ impl Terminal {
             topic,
             machine,
             trust,
-            unproven: None,
+            unproven: FuturesUnordered::new(),
+            looks: BTreeSet::new(),
+            held_back: VecDeque::new(),
             begin,
             nodes,
             shared,
@@ -182,11 +198,22 @@ impl Terminal {
     pub async fn next(&mut self) -> Result<Notice, FollowError> {
         loop {
             self.check_hope()?;
-            if let Some(notice) = self.look_into_unproven().await? {
-                return Ok(notice);
+            let place = self.held_back.iter().position(|(node, ..)| !self.looks.contains(node));
+            if let Some((node, connection, asked, message)) = place.and_then(|place| self.held_back.remove(place)) {
+                match self.judge(node, connection, asked, *message)? {
+                    Some(notice) => return Ok(notice),
+                    None => continue,
+                }
             }
-            // Every connection keeps a sender while this lives.
-            let Some((node, from)) = self.said.recv().await else { return Err(FollowError::NobodyLeft) };
+            let (node, from) = tokio::select! {
+                biased;
+                Some(looked) = self.unproven.next() => match self.looked(looked)? {
+                    Some(notice) => return Ok(notice),
+                    None => continue,
+                },
+                // Every connection keeps a sender while this lives.
+                said = self.said.recv() => said.ok_or(FollowError::NobodyLeft)?,
+            };
             match from {
                 FromNode::Refused(error) => {
                     self.absent.remove(&node);
@@ -198,6 +225,13 @@ impl Terminal {
                     self.refused.remove(&node);
                     self.absent.entry(node).or_insert_with(Instant::now);
                     self.check_hope()?;
+                }
+                FromNode::Said { connection, asked, message } if self.looks.contains(&node) => {
+                    if self.held_back.len() < AHEAD {
+                        self.held_back.push_back((node, connection, asked, message));
+                    } else {
+                        self.connect_anew(node);
+                    }
                 }
                 FromNode::Said { connection, asked, message } => {
                     if let Some(notice) = self.judge(node, connection, asked, *message)? {
@@ -268,7 +302,12 @@ impl Terminal {
             ToTerminal::Takeover(proof) => match proof.verify(&self.trust.chain, &self.trust.table) {
                 Ok(proven) => self.take_over(node, &proven),
                 Err(why) if why.may_be_proven() => {
-                    self.unproven = Some((node, connection, proof));
+                    if self.looks.insert(node) {
+                        // Whoever shows a takeover can show the epochs and grants that prove it, which prove themselves from the genesis on.
+                        let (client, genesis) = (followed.client.clone(), self.trust.genesis.clone());
+                        let look = async move { (node, connection, proof, client.grant_table(&genesis).await) };
+                        self.unproven.push(look.boxed_local());
+                    }
                     Ok(None)
                 }
                 Err(why) => {
@@ -306,29 +345,40 @@ impl Terminal {
                 Ok(Some(Notice::Takeover(*proven.takeover())))
             }
             Ok(()) => Ok(None),
+            // f+1 seats say that the history of this terminal is not the chain's.
+            Err(alarm @ Alarm::Takeover { .. }) => Err(FollowError::History(alarm)),
             Err(alarm) => self.silence(node, alarm).map(Some),
         }
     }
 
-    /// Whoever shows a takeover can show the epochs and grants that prove it: they are asked for, and prove themselves from the genesis on.
-    async fn look_into_unproven(&mut self) -> Result<Option<Notice>, FollowError> {
-        let Some((node, connection, proof)) = self.unproven.clone() else { return Ok(None) };
-        let Some(followed) = self.nodes.get(node) else { return Ok(None) };
-        let known = followed.client.grant_table(&self.trust.genesis).await;
-        self.unproven = None;
-        let is_current = self.nodes.get(node).is_some_and(|followed| followed.connection == connection);
-        let Ok(table) = known.inspect_err(|error| tracing::debug!(%error, "a takeover cannot be judged now")) else {
-            if is_current {
-                self.connect_anew(node);
+    /// A takeover that could not be judged before is judged by what its node knows; no other node is waited for meanwhile.
+    fn looked(&mut self, (node, connection, proof, known): Looked) -> Result<Option<Notice>, FollowError> {
+        self.looks.remove(&node);
+        let judged = match known {
+            Ok(table) => proof.verify(&self.trust.chain, &table).map(|proven| (proven, table)),
+            Err(error) => {
+                tracing::debug!(%error, "a takeover cannot be judged now");
+                self.connect_if_current(node, connection);
+                return Ok(None);
             }
-            return Ok(None);
         };
-        match proof.verify(&self.trust.chain, &table) {
-            Ok(proven) => {
+        match judged {
+            Ok((proven, table)) => {
                 self.trust.table = table;
                 self.take_over(node, &proven)
             }
+            // It may not know that itself yet.
+            Err(why) if why.may_be_proven() => {
+                self.connect_if_current(node, connection);
+                Ok(None)
+            }
             Err(why) => self.silence(node, Alarm::Unproven { fence: proof.takeover.fence, why }).map(Some),
+        }
+    }
+
+    fn connect_if_current(&mut self, node: usize, connection: u64) {
+        if self.nodes.get(node).is_some_and(|followed| followed.connection == connection) {
+            self.connect_anew(node);
         }
     }
 
@@ -375,8 +425,12 @@ impl Connection {
             let asked = self.shared.borrow_and_update().position;
             match self.client.follow(self.topic, (self.begin, asked), self.late).await {
                 Ok(socket) => {
-                    again = AGAIN_MIN;
+                    let begun = Instant::now();
                     self.listen(socket, connection, asked).await;
+                    // One that breaks at once, again and again, is not to be asked all the time.
+                    if begun.elapsed() > SHORT_LIVED {
+                        again = AGAIN_MIN;
+                    }
                 }
                 Err(error @ (ClientError::Unreachable { .. } | ClientError::Busy(_))) => {
                     tracing::debug!(%error, "a node cannot be followed now");

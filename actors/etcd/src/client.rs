@@ -51,6 +51,8 @@ pub enum Error {
 /// A way to an etcd. It belongs to the thread that made it.
 pub struct Client {
     http: awc::Client,
+    /// For an answer's head, and for its body.
+    timeout: Duration,
     endpoints: Vec<String>,
     /// The one that is asked.
     current: Cell<usize>,
@@ -83,6 +85,7 @@ impl Client {
         let user = config.user.as_ref().map(|(name, file)| Ok::<_, Error>((name.clone(), tls::password(file)?)));
         Ok(Self {
             http,
+            timeout,
             endpoints: config.endpoints.iter().map(|endpoint| endpoint.trim_end_matches('/').to_owned()).collect(),
             current: Cell::new(0),
             user: user.transpose()?,
@@ -178,7 +181,7 @@ impl Client {
 
     async fn post<T: for<'a> Deserialize<'a>>(&self, at: &str, what: &str, body: &Value) -> Result<T, Failed> {
         let sent = self.request(at, what).send_json(body).await;
-        let mut response = sent.map_err(Failed::because)?;
+        let mut response = sent.map_err(Failed::because)?.timeout(self.timeout);
         let bytes = response.body().limit(ANSWER_BYTES_MAX).await.map_err(Failed::because)?;
         if !response.status().is_success() {
             let told: Option<Failed> = serde_json::from_slice(&bytes).ok();

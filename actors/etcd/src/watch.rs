@@ -14,8 +14,8 @@ use serde_json::json;
 use crate::answers::Entry;
 use crate::client::{ANSWER_BYTES_MAX, Client, Error};
 
-/// A watch ends by itself after this time: it is begun anew, at a member that answers.
-const LASTS: Duration = Duration::from_secs(3_600);
+/// A watch is over after this time, and is to be begun anew: one whose other end has gone without a word says nothing for ever.
+const LASTS: Duration = Duration::from_secs(20);
 
 /// What has changed under one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,9 +68,10 @@ impl Client {
         let endpoint = self.endpoint().ok_or_else(|| Error::Unreachable("no endpoint is configured".to_owned()))?;
         let unreachable = |why: String| Error::Unreachable(format!("{endpoint}: {why}"));
         let body = json!({ "create_request": { "key": from, "range_end": to } });
-        let sent = self.request(&endpoint, "watch").timeout(LASTS).send_json(&body);
+        let sent = self.request(&endpoint, "watch").send_json(&body);
         // The head comes with the first line, which says that the watch is there.
         let response = sent.await.map_err(|error| unreachable(error.to_string()))?;
+        let response = response.timeout(LASTS);
         if !response.status().is_success() {
             return Err(unreachable(response.status().to_string()));
         }
@@ -81,18 +82,21 @@ impl Client {
 }
 
 impl Watch {
-    /// What has changed next, in order.
-    pub async fn next(&mut self) -> Result<Vec<Changed>, Error> {
+    /// What has changed next, in order; none when the watch is over.
+    pub async fn next(&mut self) -> Result<Option<Vec<Changed>>, Error> {
         loop {
             if let Some(end) = self.begun.iter().position(|byte| *byte == b'\n') {
                 let line = self.begun.split_to(end + 1);
-                return changes(&line);
+                return changes(&line).map(Some);
             }
             if self.begun.len() > ANSWER_BYTES_MAX {
                 return Err(Error::Unreachable("a watch says more than can be read at once".to_owned()));
             }
             match self.body.next().await {
                 Some(Ok(more)) => self.begun.extend_from_slice(&more),
+                Some(Err(awc::error::PayloadError::Io(error))) if error.kind() == std::io::ErrorKind::TimedOut => {
+                    return Ok(None);
+                }
                 Some(Err(error)) => return Err(Error::Unreachable(format!("a watch: {error}"))),
                 None => return Err(Error::Unreachable("a watch has ended".to_owned())),
             }

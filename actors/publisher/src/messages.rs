@@ -177,8 +177,8 @@ pub enum Event {
     Set {
         /// The topic.
         topic: Topic,
-        /// Where its lock stands outside the chain: the highest number that came with a grant.
-        outside: Option<u64>,
+        /// Its lock stands outside the chain.
+        outside: bool,
     },
     /// A lock service outside the chain has given a lock under this number: the grant comes next.
     Outside {
@@ -318,14 +318,22 @@ mod remote {
 
     impl Message for Words {
         type Reply = ();
-        const LANE: Lane = Lane::Ordinary;
+        const LANE: Lane = Lane::Bulk;
+
+        fn bytes(&self) -> usize {
+            size_of::<Self>() + self.0.len() * size_of::<super::Word>()
+        }
     }
 
     impl RemoteMessage for Words {}
 
     impl Message for WantWords {
         type Reply = ();
-        const LANE: Lane = Lane::Ordinary;
+        const LANE: Lane = Lane::Bulk;
+
+        fn bytes(&self) -> usize {
+            size_of::<Self>() + self.0.len() * size_of::<(super::Topic, super::Fence)>()
+        }
     }
 
     impl RemoteMessage for WantWords {}

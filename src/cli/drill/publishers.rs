@@ -102,9 +102,10 @@ impl Drill {
 
     /// The judgement that each of these drills ends with.
     async fn judge_stream(&mut self, stream: &Stream) {
-        let (judgement, detail) = stream.judge(SOON).await;
+        let (judgement, is_acknowledged, detail) = stream.judge(SOON).await;
         let StreamJudgement { lost, doubled, stale, reordered } = judgement;
         self.check("nothing failed at the ends", stream.failed().is_none(), detail.clone());
+        self.check("every push was acknowledged", is_acknowledged, detail.clone());
         self.check("every acknowledged datum came", lost == 0, detail);
         self.check("none came twice", doubled == 0, format!("{doubled}"));
         self.check("none came stale", stale == 0, format!("{stale}"));

@@ -128,8 +128,8 @@ impl Stream {
         told.seen.iter().map(first).collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
-    /// No more is pushed; waits until all that was pushed has been acknowledged and has come, and judges it.
-    pub(super) async fn judge(&self, within: Duration) -> (StreamJudgement, String) {
+    /// No more is pushed; waits until all that was pushed has been acknowledged and has come, and judges it; and whether all was acknowledged.
+    pub(super) async fn judge(&self, within: Duration) -> (StreamJudgement, bool, String) {
         self.told.borrow_mut().stops = true;
         let begun = Instant::now();
         let is_done = || {
@@ -163,7 +163,7 @@ impl Stream {
             "topic {}: {:?} pushed, {:?} acknowledged, terminals have {counts:?}{failed}",
             self.topic, told.pushed, told.acknowledged
         );
-        (judgement, detail)
+        (judgement, told.acknowledged == told.pushed, detail)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Not etcd's own lock recipe: whoever waits in that is told up to 100 ms late, and it hands out no fence. A lease may be reported as renewed when it is gone
 //! (etcd before 3.5.23 and 3.6.5), and a server may sleep past it: the chain's fence keeps terminals right all the same.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -59,6 +59,7 @@ impl EtcdLocks {
             held: RefCell::default(),
             busy: RefCell::default(),
             publisher,
+            is_checked: Cell::new(false),
         });
         actix::spawn(Rc::clone(&store).watch());
         while let Some((topic, ask)) = asks.recv().await {
@@ -78,15 +79,33 @@ impl LockStore for EtcdLocks {
     }
 }
 
+/// A lock that this server has.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    lease: LeaseId,
+    number: u64,
+    lease_ms: u32,
+}
+
+/// What came of trying to take one.
+enum Tried {
+    /// Under this number.
+    Taken(u64),
+    /// Another has it, at this revision.
+    Held(u64),
+}
+
 struct Store {
     client: Client,
     prefix: String,
     /// What stands in the keys of this server's locks.
     own: String,
-    held: RefCell<BTreeMap<Topic, (LeaseId, Said)>>,
+    held: RefCell<BTreeMap<Topic, Taken>>,
     /// Locks that are being asked for.
     busy: RefCell<BTreeSet<Topic>>,
     publisher: Address<Publisher>,
+    /// Its version is known.
+    is_checked: Cell<bool>,
 }
 
 impl Store {
@@ -98,20 +117,18 @@ impl Store {
                 }
                 let said = self.acquire(topic, above, lease_ms).await.unwrap_or_else(|error| {
                     tracing::debug!(%topic, %error, "a lock cannot be had from etcd");
-                    Said::Refused
+                    Said::Failed
                 });
                 self.busy.borrow_mut().remove(&topic);
                 self.say(topic, said);
             }
             Ask::Renew { renewal } => {
-                let Some((lease, _)) = self.held.borrow().get(&topic).copied() else {
-                    return self.say(topic, Said::Lost);
-                };
+                let Some(Taken { lease, number, .. }) = self.held.borrow().get(&topic).copied() else { return };
                 match self.client.keep_alive(lease).await {
-                    Ok(true) => self.say(topic, Said::Renewed { renewal }),
+                    Ok(true) => self.say(topic, Said::Renewed { number, renewal }),
                     Ok(false) => {
-                        self.held.borrow_mut().remove(&topic);
-                        self.say(topic, Said::Lost);
+                        self.forget(topic, number);
+                        self.say(topic, Said::Lost { number });
                     }
                     // It is asked again, and the server stops by itself when its time is over.
                     Err(error) => tracing::debug!(%topic, %error, "a lease in etcd was not renewed"),
@@ -119,10 +136,18 @@ impl Store {
             }
             Ask::Release => {
                 let held = self.held.borrow_mut().remove(&topic);
-                if let Some((lease, _)) = held {
+                if let Some(Taken { lease, .. }) = held {
                     self.revoke(lease).await;
                 }
             }
+        }
+    }
+
+    /// It is not held any more under this number.
+    fn forget(&self, topic: Topic, number: u64) {
+        let mut held = self.held.borrow_mut();
+        if held.get(&topic).is_some_and(|taken| taken.number == number) {
+            held.remove(&topic);
         }
     }
 
@@ -140,24 +165,25 @@ impl Store {
 
     async fn acquire(&self, topic: Topic, above: u64, lease_ms: u32) -> Result<Said, Error> {
         let known = self.held.borrow().get(&topic).copied();
-        if let Some((lease, won)) = known {
-            if self.client.keep_alive(lease).await? {
-                return Ok(won);
+        if let Some(Taken { lease, number, lease_ms }) = known {
+            // What the chain has ended is taken anew, under another number.
+            if number > above && self.client.keep_alive(lease).await? {
+                return Ok(Said::Won { number, lease_ms });
             }
-            self.held.borrow_mut().remove(&topic);
+            self.forget(topic, number);
+            self.revoke(lease).await;
         }
         let Lease { id, seconds } = self.client.grant(u64::from(lease_ms).div_ceil(1_000)).await?;
         let taken = self.take(topic, above, id).await;
         match taken {
-            Ok(Some(number)) => {
-                let lease_ms = u32::try_from(seconds.saturating_mul(1_000)).unwrap_or(LEASE_MS_MAX);
-                let won = Said::Won { number, lease_ms: lease_ms.min(LEASE_MS_MAX) };
-                self.held.borrow_mut().insert(topic, (id, won));
-                Ok(won)
+            Ok(Tried::Taken(number)) => {
+                let lease_ms = u32::try_from(seconds.saturating_mul(1_000)).unwrap_or(LEASE_MS_MAX).min(LEASE_MS_MAX);
+                self.held.borrow_mut().insert(topic, Taken { lease: id, number, lease_ms });
+                Ok(Said::Won { number, lease_ms })
             }
-            Ok(None) => {
+            Ok(Tried::Held(at)) => {
                 self.revoke(id).await;
-                Ok(Said::Refused)
+                Ok(Said::Refused { at })
             }
             Err(error) => {
                 self.revoke(id).await;
@@ -167,7 +193,7 @@ impl Store {
     }
 
     /// Makes the key, if it is not there; gives its number.
-    async fn take(&self, topic: Topic, above: u64, LeaseId(lease): LeaseId) -> Result<Option<u64>, Error> {
+    async fn take(&self, topic: Topic, above: u64, LeaseId(lease): LeaseId) -> Result<Tried, Error> {
         let key = encoded(format!("{}{topic}", self.prefix));
         let (lease, value) = (lease.to_string(), encoded(&self.own));
         let make = json!({
@@ -177,16 +203,19 @@ impl Store {
         });
         let told = self.client.transact(&make).await?;
         if told.succeeded {
-            return Ok(Some(told.revision()));
+            return Ok(Tried::Taken(told.revision()));
         }
-        let Some(found) = told.found(&key) else { return Ok(None) };
+        let held = Tried::Held(told.revision());
+        let Some(found) = told.found(&key) else { return Ok(held) };
+        // A number that this etcd has not come to is nobody's.
+        let above = if above > told.revision() { 0 } else { above };
         // The chain has taken it away from whom it was given to; or it is of an earlier life of this server.
         let is_over = found.create_revision <= above || found.value == value;
         if !is_over || !self.remove(found).await?.succeeded {
-            return Ok(None);
+            return Ok(held);
         }
         let told = self.client.transact(&make).await?;
-        Ok(told.succeeded.then(|| told.revision()))
+        Ok(if told.succeeded { Tried::Taken(told.revision()) } else { Tried::Held(told.revision()) })
     }
 
     async fn remove(&self, Entry { key, create_revision, .. }: &Entry) -> Result<Told, Error> {
@@ -203,7 +232,7 @@ impl Store {
         let mut again = AGAIN_MIN;
         while !self.publisher.has_ended() {
             match self.watch_once(&mut again).await {
-                Ok(()) => return,
+                Ok(()) => continue,
                 Err(error @ Error::TooOld { .. }) => {
                     return tracing::error!(%error, "locks that stand in etcd cannot be had");
                 }
@@ -215,21 +244,26 @@ impl Store {
     }
 
     async fn watch_once(&self, again: &mut Duration) -> Result<(), Error> {
-        self.client.check_version("Locks of topics rely on their fences, which are right there").await?;
+        if !self.is_checked.get() {
+            self.client.check_version("Locks of topics rely on their fences, which are right there").await?;
+            self.is_checked.set(true);
+        }
         // All keys that begin with the prefix.
         let (from, to) = (encoded(&self.prefix), encoded(format!("{}0", self.prefix.trim_end_matches('/'))));
         let mut watch = self.client.watch(&from, &to).await?;
         let range = json!({ "success": [{ "request_range": { "key": from, "range_end": to } }] });
         let held = self.client.transact(&range).await?;
-        let listed = held.entries().filter_map(|entry| self.topic_of(entry)).collect();
-        drop(self.publisher.tell(OutsideListed(listed)));
+        let (listed, at) = (held.entries().filter_map(|entry| self.topic_of(entry)).collect(), held.revision());
+        drop(self.publisher.tell(OutsideListed { held: listed, at }));
         *again = AGAIN_MIN;
         while !self.publisher.has_ended() {
-            for changed in watch.next().await? {
+            // One that is over is begun anew, with a new list.
+            let Some(changes) = watch.next().await? else { return Ok(()) };
+            for changed in changes {
                 if let Changed::Gone(entry) = changed
                     && let Some(topic) = self.topic_of(&entry)
                 {
-                    self.say(topic, Said::Freed);
+                    self.say(topic, Said::Freed { at: entry.mod_revision });
                 }
             }
         }

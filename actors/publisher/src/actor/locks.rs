@@ -1,5 +1,6 @@
 //! Where locks stand that are not on the chain.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use standin_stage::{Ctx, Handle, Lane, Message, Reply};
@@ -49,8 +50,13 @@ impl Handle<OutsideSaid> for Publisher {
 }
 
 /// These locks, and no others, are held in the lock service.
-#[derive(Debug)]
-pub struct OutsideListed(pub std::collections::BTreeSet<Topic>);
+#[derive(Debug, Clone, Default)]
+pub struct OutsideListed {
+    /// Which.
+    pub held: BTreeSet<Topic>,
+    /// How far the service had come then.
+    pub at: u64,
+}
 
 impl Message for OutsideListed {
     type Reply = ();
@@ -58,12 +64,20 @@ impl Message for OutsideListed {
 }
 
 impl Handle<OutsideListed> for Publisher {
-    fn handle(&mut self, OutsideListed(held): OutsideListed, _: Reply<()>, ctx: &mut Ctx<Self>) {
-        let Some((server, _)) = &self.server else { return };
+    fn handle(&mut self, listed: OutsideListed, _: Reply<()>, ctx: &mut Ctx<Self>) {
+        self.listed = Some(listed);
+        self.look_at_listed(ctx);
+    }
+}
+
+impl Publisher {
+    /// Locks that are not in the newest list are free.
+    pub(super) fn look_at_listed(&mut self, ctx: &mut Ctx<Self>) {
+        let (Some((server, _)), Some(OutsideListed { held, at })) = (&self.server, self.listed.clone()) else { return };
         let is_free = |topic: &Topic| server.view().is_outside(*topic) && !held.contains(topic);
         let free: Vec<_> = server.view().iter().map(|(topic, _)| topic).filter(is_free).collect();
         for topic in free {
-            self.step(Input::Outside { topic, said: Said::Freed }, ctx);
+            self.step(Input::Outside { topic, said: Said::Freed { at } }, ctx);
         }
     }
 }

@@ -52,6 +52,8 @@ pub trait Surroundings: 'static {
     fn seats(&self, epoch: Epoch) -> Option<usize>;
     /// This seat's word for a takeover, if this node speaks for it, and unless `known` is of now already.
     fn word(&self, takeover: &Takeover, known: Option<&Word>) -> Option<Word>;
+    /// The seat that a node is a member of.
+    fn seat_of(&self, node: &NodeId) -> Option<Seat>;
     /// Whether another seat has said this.
     fn is_sound(&self, word: &Word) -> bool;
     /// Tells another server, or all of them.
@@ -90,6 +92,8 @@ pub struct Publisher {
     part: (bool, bool, BTreeSet<Topic>),
     /// What seats say of takeovers.
     witnesses: Witnesses,
+    /// The locks that are held in the lock service outside the chain, as it listed them last.
+    listed: Option<OutsideListed>,
     /// Locks that are free: who lost them, why, and when.
     released: BTreeMap<Topic, (PublicKey, Reason, Millis)>,
     /// The seat for which this node has given its word.
@@ -126,6 +130,7 @@ impl Publisher {
             others,
             part,
             witnesses,
+            listed: None,
             released: BTreeMap::new(),
             own: None,
             wanted: None,
@@ -276,6 +281,7 @@ impl Handle<Begin> for Publisher {
         (self.others, self.part) = (Vec::new(), (false, false, BTreeSet::new()));
         topics.into_iter().for_each(|topic| self.show(topic));
         self.board.begin();
+        self.look_at_listed(ctx);
         self.look(ctx);
         reply.send(());
     }
@@ -353,14 +359,41 @@ impl Handle<Followed> for Publisher {
     }
 }
 
-impl Handle<Words> for Publisher {
-    fn handle(&mut self, Words(words): Words, _: Reply<()>, _: &mut Ctx<Self>) {
+/// Another server gives words.
+#[derive(Debug)]
+pub struct SaidWords {
+    /// Which.
+    pub by: NodeId,
+    /// What it says.
+    pub words: Words,
+}
+
+impl Message for SaidWords {
+    type Reply = ();
+    const LANE: Lane = Lane::Bulk;
+
+    fn bytes(&self) -> usize {
+        self.words.bytes()
+    }
+}
+
+impl Handle<SaidWords> for Publisher {
+    fn handle(&mut self, SaidWords { by, words: Words(words) }: SaidWords, _: Reply<()>, _: &mut Ctx<Self>) {
+        // Nobody speaks for another seat, and who says something false is not listened to any further: a signature costs more to check than to invent.
+        let Some(seat) = self.surroundings.seat_of(&by) else { return };
         for word in words.into_iter().take(AT_ONCE_MAX) {
             let topic = word.takeover.topic;
-            if self.witnesses.is_news(&word) && self.surroundings.is_sound(&word) {
-                self.witnesses.note(word);
-                self.show(topic);
+            if word.witness.seat != seat {
+                return;
             }
+            if !self.witnesses.is_news(&word) {
+                continue;
+            }
+            if !self.surroundings.is_sound(&word) {
+                return;
+            }
+            self.witnesses.note(word);
+            self.show(topic);
         }
     }
 }
@@ -376,7 +409,11 @@ pub struct Wanted {
 
 impl Message for Wanted {
     type Reply = ();
-    const LANE: Lane = Lane::Ordinary;
+    const LANE: Lane = Lane::Bulk;
+
+    fn bytes(&self) -> usize {
+        self.words.bytes()
+    }
 }
 
 impl Handle<Wanted> for Publisher {
@@ -397,7 +434,7 @@ impl Handle<Wanted> for Publisher {
 pub fn routes(router: Router, publisher: &Address<Publisher>) -> Router {
     let (said, wanted) = (publisher.clone(), publisher.clone());
     router
-        .tell::<Words>(move |_, words| said.tell(words))
+        .tell::<Words>(move |by, words| said.tell(SaidWords { by, words }))
         .tell::<WantWords>(move |by, words| wanted.tell(Wanted { by, words }))
 }
 

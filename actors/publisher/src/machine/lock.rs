@@ -21,8 +21,7 @@ pub struct Lock {
     pub fence: Fence,
     /// Who has it; none while it is free.
     pub held: Option<Grant>,
-    /// The highest number that a lock service outside the chain has given with a grant.
-    #[serde(default)]
+    /// The number that a lock service outside the chain has given with the grant that holds; 0 where none does.
     pub outside: u64,
     /// What seats have attested since the last renewal or checkpoint that would make it void.
     attested: BTreeMap<Seat, Ground>,
@@ -259,9 +258,9 @@ impl Lock {
         Ok(())
     }
 
-    /// The owner has published: what was attested of its standing still is void.
-    pub fn progressed(&mut self) {
-        self.attested.retain(|_, ground| !matches!(ground, Ground::Stalled { .. }));
+    /// The owner has published: what was attested of its standing still is void; and all that was, where its renewals are not the chain's and nothing else makes it so.
+    pub fn progressed(&mut self, outside: bool) {
+        self.attested.retain(|_, ground| !outside && !matches!(ground, Ground::Stalled { .. }));
     }
 
     /// The owner gives the lock back.
@@ -273,8 +272,9 @@ impl Lock {
 
     /// Operators take it from its owner; gives who that was.
     pub fn force(&mut self) -> Option<Grant> {
-        self.attested.clear();
-        self.held.take()
+        let held = self.held.take();
+        self.free();
+        held
     }
 
     /// Takes a seat's word. Gives why the lock is free now, if `needed` seats want it released.
@@ -312,6 +312,8 @@ impl Lock {
     fn free(&mut self) {
         self.held = None;
         self.attested.clear();
+        // Whatever number came with it, an absurd one as well: it bars nobody any more.
+        self.outside = 0;
     }
 }
 
@@ -381,6 +383,22 @@ mod tests {
         assert_eq!(lock.held.map(|grant| grant.owner), Some(key(1)), "what is refused changes nothing");
         let (fence, before) = lock.claim(key(2), (Fence(1), 9), 2_000, 0).unwrap();
         assert_eq!((fence, before.map(|grant| grant.owner), lock.outside), (Fence(2), Some(key(1)), 9));
+        lock.claim(key(3), (Fence(2), u64::MAX), 2_000, 0).unwrap();
+        let stalled = Ground::Stalled { published: Sequence(0) };
+        assert_eq!(lock.attest(Seat(0), Fence(3), stalled, (Sequence(0), 1)), Ok(Some(Reason::Stalled)));
+        assert_eq!(
+            lock.claim(key(1), (Fence(3), 12), 2_000, 0),
+            Ok((Fence(4), None)),
+            "an absurd number bars nobody for good"
+        );
+        let lost = Ground::Lost { renewals: 0 };
+        assert_eq!(lock.attest(Seat(0), Fence(4), lost, (Sequence(0), 2)), Ok(None));
+        lock.progressed(true);
+        assert_eq!(
+            lock.attest(Seat(1), Fence(4), lost, (Sequence(0), 2)),
+            Ok(None),
+            "words of different days do not add up"
+        );
     }
 
     #[test]
@@ -416,7 +434,7 @@ mod tests {
         assert_eq!(lock.attest(Seat(0), Fence(1), stalled, (Sequence(4), 2)), Ok(None));
         lock.renew(&key(1), Fence(1), 1, 0).unwrap();
         assert_eq!(lock.attested(), 1, "a renewal is no progress");
-        lock.progressed();
+        lock.progressed(false);
         assert_eq!(lock.attested(), 0);
         let overtaken = lock.attest(Seat(1), Fence(1), stalled, (Sequence(5), 2));
         assert_eq!(overtaken, Err(LockRefused::Overtaken { found: stalled }));

@@ -8,7 +8,7 @@
 pub enum Ask {
     /// The lock, if nobody has it, or only somebody to whom it was given under a number that the chain has taken away.
     Acquire {
-        /// The highest number of a grant that the chain knows, and that does not hold any more.
+        /// The number of a grant that the chain has ended: whatever was given under it, or before, is over. 0 where a grant holds.
         above: u64,
         /// For how long after each renewal, in ms: the service may give more.
         lease_ms: u32,
@@ -32,15 +32,28 @@ pub enum Said {
         /// For how long after each renewal, in ms.
         lease_ms: u32,
     },
-    /// Another has it, or the service does not answer.
-    Refused,
+    /// Another has it.
+    Refused {
+        /// How far the service had come then.
+        at: u64,
+    },
+    /// The service does not answer.
+    Failed,
     /// It has more time.
     Renewed {
+        /// What it was given under.
+        number: u64,
         /// The renewal.
         renewal: u64,
     },
-    /// The server has it no more.
-    Lost,
+    /// The server does not have any more what it was given under this number.
+    Lost {
+        /// The number.
+        number: u64,
+    },
     /// Nobody has it.
-    Freed,
+    Freed {
+        /// How far the service had come then: what was given under a higher number is not meant.
+        at: u64,
+    },
 }

@@ -104,8 +104,8 @@ pub struct Server {
     watch: Watch,
     race: Race,
     own: BTreeMap<Topic, Own>,
-    /// Locks that the lock service outside the chain has taken from those whom the chain names.
-    freed: BTreeSet<Topic>,
+    /// Locks that the lock service outside the chain has taken from those whom the chain names, and how far it had come then.
+    freed: BTreeMap<Topic, u64>,
     /// Topics of which it lacks data that wait: it neither competes for them nor keeps them.
     lacks: BTreeSet<Topic>,
     /// When locks that it does not use were given back last.
@@ -128,7 +128,7 @@ impl Server {
             watch: Watch::default(),
             race: Race::default(),
             own: BTreeMap::new(),
-            freed: BTreeSet::new(),
+            freed: BTreeMap::new(),
             lacks: BTreeSet::new(),
             given_back: BTreeMap::new(),
             speaks: false,
@@ -205,7 +205,11 @@ impl Server {
             Event::Granted(takeover) if takeover.owner == self.key => self.granted(takeover, effects),
             Event::Granted(Takeover { topic, fence, .. }) => match self.own.get_mut(topic) {
                 // The lock service has named this one later: the chain hears it again.
-                Some(Own::Won { after, said, .. }) => (*after, *said) = (*fence, None),
+                Some(Own::Won { after, said, number, .. })
+                    if self.view.get(*topic).and_then(|view| view.outside) < Some(*number) =>
+                {
+                    (*after, *said) = (*fence, None);
+                }
                 Some(Own::Asked { after, .. }) if self.view.is_outside(*topic) => *after = *fence,
                 _ => self.drop_own(*topic, effects),
             },
@@ -233,41 +237,65 @@ impl Server {
         let Some(view) = self.view.get(topic) else { return };
         self.watch.note(now, &self.config, topic, view);
         let about = (&self.config, &self.key, &self.links, self.idle);
-        let freed = view.outside.is_some() && self.freed.contains(&topic);
+        let freed = view.outside.is_some() && self.freed.contains_key(&topic);
         self.race.note(now, about, (topic, view), &self.view, freed);
     }
 
     /// The lock service outside the chain has said something.
     fn outside(&mut self, now: Millis, topic: Topic, said: Said, effects: &mut Vec<Effect>) {
+        let Some(known) = self.view.get(topic).and_then(|view| view.outside) else {
+            if matches!(said, Said::Won { .. }) {
+                // The lock has moved to the chain meanwhile.
+                effects.push(Effect::Outside { topic, ask: Ask::Release });
+            }
+            return;
+        };
         match said {
-            Said::Won { number, lease_ms } => match self.own.get(&topic) {
-                Some(Own::Asked { after, at }) if self.serves && self.view.is_outside(topic) => {
+            Said::Won { number, lease_ms } => match self.own.get_mut(&topic) {
+                Some(Own::Asked { after, at }) if self.serves => {
                     let won = Own::Won { after: *after, at: *at, number, lease_ms, said: None };
                     self.own.insert(topic, won);
                 }
+                // Said twice.
+                Some(Own::Won { .. } | Own::Owned(..)) => {}
                 // No more wanted.
                 _ => effects.push(Effect::Outside { topic, ask: Ask::Release }),
             },
-            Said::Refused => {
+            Said::Refused { .. } | Said::Failed => {
+                if let Said::Refused { at } = said
+                    && self.freed.get(&topic).is_some_and(|freed| *freed <= at)
+                {
+                    // When it is free again, that is told anew.
+                    self.freed.remove(&topic);
+                    self.look(now, topic);
+                }
                 if let Some(Own::Asked { .. }) = self.own.get(&topic) {
                     self.own.remove(&topic);
                 }
             }
-            Said::Renewed { renewal } => {
-                if let Some(Own::Owned(lease, _)) = self.own.get_mut(&topic) {
+            Said::Renewed { number, renewal } => {
+                if let Some(Own::Owned(lease, _)) = self.own.get_mut(&topic)
+                    && number == known
+                {
                     lease.renewed(renewal, &self.config);
                 }
             }
-            Said::Lost => {
-                if !matches!(self.own.get(&topic), Some(Own::Asked { .. })) {
+            Said::Lost { number } => match self.own.get(&topic) {
+                Some(Own::Won { number: own, .. }) if *own == number => self.drop_own(topic, effects),
+                Some(Own::Owned(..)) if known == number => self.drop_own(topic, effects),
+                _ => {}
+            },
+            Said::Freed { at } => {
+                // What was told late is of a grant before.
+                let holds = self.view.get(topic).is_some_and(|view| view.held.is_some());
+                if holds && at <= known {
+                    return;
+                }
+                if matches!(self.own.get(&topic), Some(Own::Owned(..))) {
                     self.drop_own(topic, effects);
                 }
-            }
-            Said::Freed => {
-                if self.view.is_outside(topic) {
-                    self.freed.insert(topic);
-                    self.look(now, topic);
-                }
+                self.freed.insert(topic, at);
+                self.look(now, topic);
             }
         }
     }
@@ -353,13 +381,18 @@ impl Server {
             wake(at);
             for Attempt { topic, after } in attempts.into_iter().filter(|attempt| !self.lacks.contains(&attempt.topic))
             {
+                let view = self.view.get(topic);
                 match self.own.get(&topic) {
                     // Asked for again: the lease counts from the first time.
                     Some(Own::Asked { after: known, .. }) if *known == after => {}
+                    // It has it, and tells the chain.
+                    Some(Own::Won { .. } | Own::Owned(..)) => continue,
                     _ => _ = self.own.insert(topic, Own::Asked { after, at: now }),
                 }
                 let lease_ms = self.config.lease_ms;
-                effects.push(match self.view.get(topic).and_then(|view| view.outside) {
+                // What the chain has not ended is not over, whatever the lock service tells.
+                let ended = |view: &TopicView| view.outside.map(|number| if view.held.is_none() { number } else { 0 });
+                effects.push(match view.and_then(ended) {
                     Some(above) => Effect::Outside { topic, ask: Ask::Acquire { above, lease_ms } },
                     None => Effect::Submit(Instruction::Acquire { topic, after, lease_ms, outside: None }),
                 });
@@ -446,7 +479,7 @@ mod tests {
         let mut server = Server::new(key(1), Config::default(), View::default(), Millis(0));
         server.step(Millis(0), Input::Serves(true));
         server.step(Millis(0), Input::Speaks(true));
-        server.step(Millis(0), Input::Event(Event::Set { topic: topic(), outside: None }));
+        server.step(Millis(0), Input::Event(Event::Set { topic: topic(), outside: false }));
         server
     }
 
@@ -476,11 +509,11 @@ mod tests {
         server.step(Millis(now), input).0
     }
 
-    /// A server of a topic whose lock stands outside the chain, where a grant under number 3 has ended.
+    /// A server of a topic whose lock stands outside the chain, and has asked for it.
     fn server_outside() -> Server {
         let mut server = Server::new(key(1), Config::default(), View::default(), Millis(0));
         server.step(Millis(0), Input::Serves(true));
-        server.step(Millis(0), Input::Event(Event::Set { topic: topic(), outside: Some(3) }));
+        server.step(Millis(0), Input::Event(Event::Set { topic: topic(), outside: true }));
         server
     }
 
@@ -508,15 +541,17 @@ mod tests {
     fn a_lock_outside_is_asked_for_there_and_then_claimed_on_the_chain_until_that_has_heard_it() {
         let mut server = Server::new(key(1), Config::default(), View::default(), Millis(0));
         server.step(Millis(0), Input::Serves(true));
-        let effects = step(&mut server, 0, Input::Event(Event::Set { topic: topic(), outside: Some(3) }));
-        assert_eq!((asked(&effects), claims(&effects).len()), (vec![Ask::Acquire { above: 3, lease_ms: 1_000 }], 0));
+        let effects = step(&mut server, 0, Input::Event(Event::Set { topic: topic(), outside: true }));
+        assert_eq!((asked(&effects), claims(&effects).len()), (vec![Ask::Acquire { above: 0, lease_ms: 1_000 }], 0));
         let effects = step(&mut server, 10, says(Said::Won { number: 9, lease_ms: 2_000 }));
         assert_eq!(claims(&effects), [(Fence(0), Some(9))]);
         // A grant of before, which the chain had not heard of: it is named once more, behind that.
+        step(&mut server, 20, Input::Event(Event::Outside { topic: topic(), number: 7 }));
         let effects = step(&mut server, 20, granted(2, 1));
         assert_eq!(claims(&effects), [(Fence(1), Some(9))]);
         assert_eq!(claims(&step(&mut server, 21, Input::Tick)), []);
         assert_eq!(claims(&step(&mut server, 1_020, Input::Tick)), [(Fence(1), Some(9))], "said again");
+        step(&mut server, 1_030, Input::Event(Event::Outside { topic: topic(), number: 9 }));
         let effects = step(&mut server, 1_030, granted(1, 2));
         assert!(effects.iter().any(|effect| matches!(effect, Effect::Begin(_))));
         assert_eq!(server.publishes(topic()).map(|(_, fence, _)| fence), Some(Fence(2)));
@@ -526,15 +561,21 @@ mod tests {
     fn a_lease_outside_is_renewed_there_and_a_server_that_loses_it_stops_and_gives_the_lock_back() {
         let mut server = server_outside();
         step(&mut server, 5, says(Said::Won { number: 9, lease_ms: 2_000 }));
+        step(&mut server, 10, Input::Event(Event::Outside { topic: topic(), number: 9 }));
         step(&mut server, 10, granted_for(1, 1, 2_000));
         let until = |server: &Server| server.publishes(topic()).unwrap().0;
         let first = until(&server);
         assert!(first < Millis(2_000), "from before it was asked for");
         let renewal = asked(&step(&mut server, 700, Input::Tick));
         assert_eq!(renewal, [Ask::Renew { renewal: 1 }]);
-        step(&mut server, 710, says(Said::Renewed { renewal: 1 }));
+        step(&mut server, 705, says(Said::Renewed { number: 8, renewal: 1 }));
+        assert_eq!(until(&server), first, "of a lease before");
+        step(&mut server, 710, says(Said::Renewed { number: 9, renewal: 1 }));
         assert!(until(&server) > first && until(&server) < Millis(2_700));
-        let effects = step(&mut server, 800, says(Said::Lost));
+        step(&mut server, 800, says(Said::Lost { number: 8 }));
+        step(&mut server, 800, says(Said::Freed { at: 9 }));
+        assert!(server.publishes(topic()).is_some(), "all that is of a lease before");
+        let effects = step(&mut server, 800, says(Said::Lost { number: 9 }));
         assert!(effects.contains(&Effect::End { topic: topic(), fence: Fence(1) }));
         let given_back = Effect::Submit(Instruction::Release { topic: topic(), fence: Fence(1) });
         assert!(effects.contains(&given_back), "{effects:?}");
@@ -544,15 +585,28 @@ mod tests {
     #[test]
     fn a_lock_that_is_free_outside_is_raced_for_although_the_chain_still_names_its_owner() {
         let mut server = server_outside();
-        step(&mut server, 5, says(Said::Refused));
+        step(&mut server, 5, says(Said::Refused { at: 4 }));
+        step(&mut server, 10, Input::Event(Event::Outside { topic: topic(), number: 5 }));
         step(&mut server, 10, granted(2, 1));
         assert_eq!(asked(&step(&mut server, 3_000, Input::Tick)), [], "no clock of its own ends it");
-        let ask = Ask::Acquire { above: 3, lease_ms: 1_000 };
-        assert_eq!(asked(&step(&mut server, 3_010, says(Said::Freed))), [ask]);
-        let effects = step(&mut server, 3_020, says(Said::Won { number: 12, lease_ms: 2_000 }));
+        assert_eq!(asked(&step(&mut server, 3_005, says(Said::Freed { at: 5 }))), [], "told late, of a grant before");
+        let ask = Ask::Acquire { above: 0, lease_ms: 1_000 };
+        assert_eq!(asked(&step(&mut server, 3_010, says(Said::Freed { at: 6 }))), [ask]);
+        // Operators, or seats, may end it on the chain meanwhile: then what was given under its number is over.
+        step(&mut server, 3_011, says(Said::Failed));
+        step(&mut server, 3_012, released(2, 1, Reason::Ordered));
+        let ask = Ask::Acquire { above: 5, lease_ms: 1_000 };
+        assert_eq!(asked(&step(&mut server, 4_100, Input::Tick)), [ask]);
+        let effects = step(&mut server, 4_120, says(Said::Won { number: 12, lease_ms: 2_000 }));
         assert_eq!(claims(&effects), [(Fence(1), Some(12))]);
-        step(&mut server, 3_030, Input::Serves(false));
-        let effects = step(&mut server, 3_040, granted(1, 2));
+        let again = step(&mut server, 5_200, Input::Tick);
+        assert_eq!(
+            (asked(&again).len(), claims(&again)),
+            (0, vec![(Fence(1), Some(12))]),
+            "it has it, and says so again"
+        );
+        step(&mut server, 5_230, Input::Serves(false));
+        let effects = step(&mut server, 5_240, granted(1, 2));
         assert!(!effects.iter().any(|effect| matches!(effect, Effect::Begin(_))), "no more wanted");
     }
 
@@ -581,7 +635,7 @@ mod tests {
     fn a_server_alone_asks_for_a_free_lock_and_publishes_what_waits() {
         let mut server = Server::new(key(1), Config::default(), View::default(), Millis(0));
         assert!(
-            !asks(&step(&mut server, 0, Input::Event(Event::Set { topic: topic(), outside: None }))),
+            !asks(&step(&mut server, 0, Input::Event(Event::Set { topic: topic(), outside: false }))),
             "not before it serves"
         );
         assert!(asks(&step(&mut server, 0, Input::Serves(true))));

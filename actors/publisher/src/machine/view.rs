@@ -14,7 +14,7 @@ use crate::record::{self, Holding};
 /// A topic, as the chain was after the newest event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicView {
-    /// Where the lock stands outside the chain: the highest number that came with a grant.
+    /// Where the lock stands outside the chain: the number that came with the newest grant.
     pub outside: Option<u64>,
     /// The newest grant's number.
     pub fence: Fence,
@@ -113,7 +113,7 @@ impl View {
         match event {
             Event::Set { topic, outside } => {
                 let view = self.topics.entry(*topic).or_default();
-                view.outside = *outside;
+                view.outside = outside.then(|| view.outside.unwrap_or(0));
                 Some(*topic)
             }
             Event::Outside { topic, number } => {

@@ -362,7 +362,7 @@ impl Rules<'_> {
         let entry_at = |first| read::<Entry>(state, &entry_key(topic, first));
         let passed = record.dictionary.publish(*upto, chain, entry_at).map_err(|no| Reject::new(no.to_string()))?;
         passed.into_iter().for_each(|first| state.delete(entry_key(topic, first)));
-        record.lock.progressed();
+        record.lock.progressed(record.settings.outside);
         (holding.upto, holding.chain) = (*upto, *chain);
         write(state, holding_key(topic, fence), &holding)
     }
@@ -472,11 +472,10 @@ impl Rules<'_> {
                 if settings.sources.as_ref().is_some_and(|sources| sources.len() > SOURCES_MAX) {
                     return Err(Reject::new(format!("topic `{topic}`: at most {SOURCES_MAX} sources are listed")));
                 }
-                let (mut events, mut newest) = (Vec::new(), 0);
+                let mut events = Vec::new();
                 match read::<TopicRecord>(state, &topic_key(*topic)) {
                     Some(mut known) => {
                         // Whoever holds a lock that moves has it no more.
-                        newest = known.lock.outside;
                         let moves = known.settings.outside != settings.outside;
                         if let Some(Grant { owner, .. }) = known.lock.held.filter(|_| moves) {
                             events.push(self.released(*topic, known.lock.fence, owner, Reason::Ordered, state)?);
@@ -486,7 +485,7 @@ impl Rules<'_> {
                     }
                     None => drop(create(state, *topic, settings.clone())?),
                 }
-                events.push(Event::Set { topic: *topic, outside: settings.outside.then_some(newest) });
+                events.push(Event::Set { topic: *topic, outside: settings.outside });
                 Ok(events)
             }
             TopicChange::Release(topic, fence) => {

@@ -146,7 +146,7 @@ fn a_datum_gets_its_place_when_it_enters_and_the_ledger_says_who_published_it_un
     // What a server knows after a restart is what it knows from events.
     let mut followed = View::default();
     assert_eq!(View::of(net.chain.state()).get(Net::topic()).unwrap().waiting.len(), 0);
-    followed.note(&Event::Set { topic: Net::topic(), outside: None });
+    followed.note(&Event::Set { topic: Net::topic(), outside: false });
     assert_eq!(followed.iter().count(), 1);
 }
 

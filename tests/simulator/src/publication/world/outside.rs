@@ -63,8 +63,11 @@ impl World {
         let own = known.filter(|key| key.server == server);
         let said = match ask {
             Ask::Acquire { above, lease_ms } => match known {
-                Some(key) if key.server != server && key.number > above => Said::Refused,
-                // Its own: the answer was lost, or it is of an earlier life.
+                Some(key) if key.server != server && key.number > above => Said::Refused { at: self.outside.revision },
+                // Its own: the answer was lost.
+                Some(Key { number, lease_ms, server: of, .. }) if of == server && number > above => {
+                    Said::Won { number, lease_ms }
+                }
                 Some(_) | None => {
                     self.outside.revision += 1;
                     let (number, lease_ms) = (self.outside.revision, lease_ms.max(LEASE_MS_MIN));
@@ -79,14 +82,16 @@ impl World {
                     let until = self.now + u64::from(key.lease_ms);
                     self.outside.keys.insert(topic, Key { until, ..key });
                     self.at(until, Happening::OutsideExpires { topic, number: key.number });
-                    Said::Renewed { renewal }
+                    Said::Renewed { number: key.number, renewal }
                 }
-                None => Said::Lost,
+                None => match self.newest_outside(topic) {
+                    0 => return,
+                    number => Said::Lost { number },
+                },
             },
             Ask::Release => {
                 if own.is_some() {
-                    self.outside.keys.remove(&topic);
-                    self.tell_freed(topic);
+                    self.forget_key(topic);
                 }
                 return;
             }
@@ -103,8 +108,7 @@ impl World {
         if key.number != number || key.until > self.now {
             return Ok(());
         }
-        self.outside.keys.remove(&topic);
-        self.tell_freed(topic);
+        self.forget_key(topic);
         let publishes = self.hosts[key.server].server.as_ref().and_then(|server| server.publishes(topic));
         match publishes {
             // A grant of the chain's for a later number is another matter.
@@ -129,16 +133,19 @@ impl World {
     pub(super) fn outside_forgets(&mut self) {
         let forgotten = self.outside.keys.keys().next().copied();
         if let Some(topic) = forgotten {
-            self.outside.keys.remove(&topic);
-            self.tell_freed(topic);
+            self.forget_key(topic);
         }
     }
 
-    fn tell_freed(&mut self, topic: Topic) {
+    /// Whoever watches learns of it, now or much later.
+    fn forget_key(&mut self, topic: Topic) {
+        self.outside.keys.remove(&topic);
+        self.outside.revision += 1;
+        let at = self.outside.revision;
         for server in 0..self.hosts.len() {
             if self.reaches_store(server) {
-                let after = self.rng.u64(1..30);
-                self.at(self.now + after, Happening::OutsideSaid { server, topic, said: Said::Freed });
+                let after = if self.rng.u8(0..10) == 0 { self.rng.u64(1..2_000) } else { self.rng.u64(1..30) };
+                self.at(self.now + after, Happening::OutsideSaid { server, topic, said: Said::Freed { at } });
             }
         }
     }
@@ -151,7 +158,7 @@ impl World {
         }
         for topic in self.topics.clone() {
             if !self.outside.keys.contains_key(&topic) {
-                self.step(server, Input::Outside { topic, said: Said::Freed })?;
+                self.step(server, Input::Outside { topic, said: Said::Freed { at: self.outside.revision } })?;
             }
         }
         Ok(())
