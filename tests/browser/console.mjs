@@ -14,7 +14,7 @@ const WITHIN = { timeout: 30_000 };
 
 // A network that ends by itself, and whose console's link is on stderr.
 function demo() {
-  const child = spawn(standin, ["demo", "--for", "300", "--rate", "50"], { stdio: ["ignore", "ignore", "pipe"] });
+  const child = spawn(standin, ["demo", "--for", "1200", "--rate", "50"], { stdio: ["ignore", "ignore", "pipe"] });
   const link = new Promise((resolve, reject) => {
     let said = "";
     child.stderr.on("data", (data) => {
@@ -55,8 +55,13 @@ async function hasEnded(pid) {
   }
 }
 
+const begun = Date.now();
+
 async function step(name, run) {
-  const said = await run();
+  const said = await run().catch((error) => {
+    error.message = `${name}, ${Date.now() - begun} ms after the begin: ${error.message}`;
+    throw error;
+  });
   console.log(`ok  ${name}${said ? `: ${said}` : ""}`);
 }
 
@@ -206,12 +211,12 @@ try {
     try {
       // Topics are spread over the nodes. The cluster whose page this is, and the one that has lost a node before, are left as they are.
       const spared = [own, gone].map((name) => name.split("-")[0]);
-      let begun;
-      for (let count = 1; !begun || spared.includes(begun.holder.split("-")[0]); count += 1) {
+      let stream;
+      for (let count = 1; !stream || spared.includes(stream.holder.split("-")[0]); count += 1) {
         assert.ok(count <= 12, "no topic is published by a node of another cluster");
-        begun = await begin(`quotes-${count}`);
+        stream = await begin(`quotes-${count}`);
       }
-      const { topic, row, holder } = begun;
+      const { topic, row, holder } = stream;
       kept.push(spawn(standin, ["follow", topic, "--node", origin, "--from", "1"], { stdio: "ignore" }));
       await page.waitForSelector(`[aria-label="Terminals"] tr[data-topic="${topic}"]`, WITHIN);
       const lost = processOf(holder, network.child.pid);
@@ -331,10 +336,10 @@ try {
     await page.waitForSelector("main.stale", WITHIN);
     await hasEnded(pid);
     kept.push(spawn(line[0], line.slice(1), { stdio: "ignore" }));
-    const begun = Date.now();
+    const started = Date.now();
     await page.waitForSelector("main:not(.stale) .node.holds", WITHIN);
     await page.waitForFunction(() => document.querySelectorAll('.node[data-state="live"]').length === 12, null, WITHIN);
-    return `all shown ${Date.now() - begun} ms after the start`;
+    return `all shown ${Date.now() - started} ms after the start`;
   });
 
   await step("whoever is not logged in sees how to, and nothing else", async () => {
@@ -352,6 +357,10 @@ try {
   });
 } catch (error) {
   console.error(error);
+  if (network.child.exitCode !== null) console.error(`the demo has ended with ${network.child.exitCode}`);
+  for (const context of browser?.contexts() ?? []) {
+    for (const open of context.pages()) console.error(`${open.url()}:\n${await open.innerText("body").catch(String)}`);
+  }
   process.exitCode = 1;
 } finally {
   await browser?.close();

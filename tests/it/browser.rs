@@ -24,6 +24,7 @@ fn the_page_in_a_browser() {
         eprintln!("skipped: the console's page was not tried in a browser: {why}");
         return;
     }
+    let _machine = crate::network::whole_machine();
     let script = folder.join("console.mjs");
     let output = Command::new("node")
         .arg(script)

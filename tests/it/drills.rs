@@ -1,6 +1,6 @@
 //! One drill of each kind. They run one after the other: each has a whole network to itself.
 
-use crate::network::{data, run, told};
+use crate::network::{data, run, told, whole_machine};
 
 #[allow(clippy::print_stderr, reason = "what was skipped must be seen")]
 fn pass(arguments: &[&str], count: usize) {
@@ -23,6 +23,7 @@ fn pass(arguments: &[&str], count: usize) {
 
 #[test]
 fn all_drills_of_seats_that_one_node_holds_pass() {
+    let _machine = whole_machine();
     pass(&["all", "--layout", "four-seats"], 8);
 }
 
@@ -30,6 +31,7 @@ fn all_drills_of_seats_that_one_node_holds_pass() {
 /// another epoch, a seat that begins anew, clusters that come and go, another auth node; publishers that die, stand still and are cut off.
 #[test]
 fn drills_of_clusters_pass() {
+    let _machine = whole_machine();
     let kinds = [
         "first-start",
         "active-killed",

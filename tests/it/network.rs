@@ -6,9 +6,17 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+/// Tests of a dozen processes and more, one at a time: side by side they would do nothing but wait for each other.
+pub(crate) fn whole_machine() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    // A test that failed left nothing behind.
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The program under test.
 pub(crate) fn standin() -> Command {

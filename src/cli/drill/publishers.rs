@@ -257,8 +257,11 @@ impl Drill {
 
 /// H16: a server lives, renews its leases, and publishes nothing.
 pub(super) async fn publisher_stalled(drill: &mut Drill) -> Result<(), Failure> {
-    let (stream, idle, _) = drill.stream().await?;
+    let (stream, idle, fence) = drill.stream().await?;
+    let killed = Instant::now();
     drill.network.kill(idle).await?;
+    // Started sooner it would still be the owner, of a lock that is lost.
+    drill.published_again(&stream, fence, killed).await;
     drill.network.start_node_with(idle, &["--misbehave", "stalled-publisher"])?;
     drill.network.wait_ready(SOON).await?;
     let fence = drill.published_by(stream.topic, idle).await?;
