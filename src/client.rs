@@ -319,7 +319,8 @@ impl Client {
         late: bool,
     ) -> Result<Following, ClientError> {
         let place = match (position, begin) {
-            (Some(Position { fence, last, chain }), _) | (None, Begin::Behind(Position { fence, last, chain })) => {
+            (Some(position), _) | (None, Begin::Behind(position)) => {
+                let Position { fence, last, chain, .. } = position;
                 format!("last={last}&chain={chain}&fence={fence}&")
             }
             (None, Begin::At(from)) => format!("from={from}&"),

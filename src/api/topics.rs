@@ -201,7 +201,7 @@ impl Where {
         match (self.last, self.from) {
             (Some(last), _) => {
                 let (chain, fence) = (self.chain.unwrap_or_default(), Fence(self.fence.unwrap_or(0)));
-                Begin::Behind(Position { fence, last: Sequence(last), chain })
+                Begin::Behind(Position { fence, last: Sequence(last), chain, ..Position::default() })
             }
             (None, Some(from)) => Begin::At(Sequence(from)),
             (None, None) => Begin::Now,

@@ -10,7 +10,7 @@ use standin_publisher::machine::session::{Found, Next, Session, SessionRefused};
 use standin_publisher::machine::terminal::{Position, Published};
 use standin_publisher::machine::witness::TakeoverProof;
 use standin_publisher::terminal::ToTerminal;
-use standin_publisher::{Fence, Sequence, Topic};
+use standin_publisher::{Sequence, Topic};
 use tokio::sync::watch;
 
 use super::Publication;
@@ -155,7 +155,7 @@ fn position_of(
     begin: Begin,
     standing: &Standing,
 ) -> Result<Position, FeedError> {
-    let at = |last, chain| Position { fence: Fence(0), last, chain };
+    let at = |last, chain| Position { last, chain, ..Position::default() };
     let published = at(standing.published.upto, standing.published.chain);
     let from = match begin {
         Begin::Behind(position) => return Ok(position),

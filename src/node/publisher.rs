@@ -157,6 +157,10 @@ impl Surroundings for Around {
         !self.modes.draining() && !self.modes.read_only()
     }
 
+    fn epoch(&self) -> Epoch {
+        self.directory.book.epoch()
+    }
+
     fn seats(&self, epoch: Epoch) -> Option<usize> {
         self.directory.book.count(epoch)
     }

@@ -283,6 +283,8 @@ impl Terminal {
             followed.connection = connection;
             match &self.machine {
                 None => {
+                    // Fences and epochs are nobody's word.
+                    let position = Position { last: position.last, chain: position.chain, ..Position::default() };
                     self.machine = Some(Machine::new(self.topic, position));
                     self.shared.send_modify(|shared| shared.position = Some(position));
                 }
@@ -298,7 +300,7 @@ impl Terminal {
         let Some(machine) = &mut self.machine else { return Ok(None) };
         match message {
             // Most are known from another node.
-            ToTerminal::Takeover(proof) if proof.takeover.fence <= machine.position().fence => Ok(None),
+            ToTerminal::Takeover(proof) if !machine.is_news(proof.takeover.fence, proof.epoch) => Ok(None),
             ToTerminal::Takeover(proof) => match proof.verify(&self.trust.chain, &self.trust.table) {
                 Ok(proven) => self.take_over(node, &proven),
                 Err(why) if why.may_be_proven() => {
@@ -345,6 +347,11 @@ impl Terminal {
                 Ok(Some(Notice::Takeover(*proven.takeover())))
             }
             Ok(()) => Ok(None),
+            // It may not know the newest epoch yet.
+            Err(Alarm::Retired { .. }) => {
+                self.connect_anew(node);
+                Ok(None)
+            }
             // f+1 seats say that the history of this terminal is not the chain's.
             Err(alarm @ Alarm::Takeover { .. }) => Err(FollowError::History(alarm)),
             Err(alarm) => self.silence(node, alarm).map(Some),

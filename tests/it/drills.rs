@@ -62,6 +62,7 @@ fn drills_of_clusters_pass() {
         "pushes-during-failover",
         "terminal-reconnects",
         "terminal-behind-retention",
+        "publishers-reconfigured",
         "lock-in-etcd",
         "many-topics",
     ];
@@ -77,5 +78,5 @@ fn an_unknown_drill_or_layout_is_wrong_usage() {
     assert!(code == 2 && talk.contains("no-such-layout"), "{talk}");
     let (code, talk) = told(&run(&["drill", "run", "site-lost", "--layout", "four-seats"]));
     assert!(code == 2 && talk.contains("runs on four-sites, two-sites"), "{talk}");
-    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 45);
+    assert_eq!(data(&run(&["drill", "list"])).lines().count(), 46);
 }

@@ -323,6 +323,12 @@ const DRILLS: &[Kind] = &[
     )
     .with_small_disk(),
     kind(
+        "publishers-reconfigured",
+        PUBLISHERS,
+        "a new epoch begins under the stream, and another one while whoever publishes is killed",
+        |drill| Box::pin(publishers::publishers_reconfigured(drill)),
+    ),
+    kind(
         "lock-in-etcd",
         PUBLISHERS,
         "a topic's lock stands in an etcd: whoever publishes is killed, and stands still; then the etcd is away",

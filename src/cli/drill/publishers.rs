@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use standin::publication::{Begin, FollowError, Notice, Publisher, Terminal};
-use standin_foundation::NodeId;
+use standin_foundation::{Epoch, NodeId};
 use standin_ledger::approval::Approved;
 use standin_publisher::frame::Datum;
 use standin_publisher::machine::lock::Reason;
@@ -19,7 +19,7 @@ use super::disks::{self, VICTIM};
 use super::seats::SOON;
 use super::stream::{Stream, StreamJudgement, micros, topic_named};
 use super::torn::Torn;
-use super::{Drill, Failure};
+use super::{Drill, Failure, epochs};
 
 /// Topics of `many-topics`.
 const TOPICS: usize = 24;
@@ -85,6 +85,17 @@ impl Drill {
             Ok((key.public().node_id(), index))
         });
         ids.collect()
+    }
+
+    /// Every terminal has seen seats of an epoch prove who publishes.
+    async fn proven_in(&mut self, stream: &Stream, epoch: Epoch) {
+        let begun = Instant::now();
+        while stream.epoch() < epoch && begun.elapsed() < SOON {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let (found, ms) = (stream.epoch(), begun.elapsed().as_millis());
+        let detail = format!("epoch {found} after {ms} ms");
+        self.check(&format!("seats of epoch {epoch} prove who publishes"), found == epoch, detail);
     }
 
     /// When the terminals had the first new datum of another server, in ms since then.
@@ -198,6 +209,24 @@ pub(super) async fn two_standbys_race(drill: &mut Drill) -> Result<(), Failure> 
         drill.made_whole().await?;
     }
     drill.recovery_ms = Some(worst);
+    drill.end_stream(&stream).await
+}
+
+/// A new epoch begins: its seats prove who publishes, and terminals believe no older ones; then whoever publishes is killed while the next epoch begins.
+pub(super) async fn publishers_reconfigured(drill: &mut Drill) -> Result<(), Failure> {
+    let (stream, ..) = drill.stream().await?;
+    epochs::another_epoch(drill).await?;
+    drill.proven_in(&stream, Epoch(1)).await;
+    drill.streams(&stream, "in the next epoch", 100).await;
+    let (holder, fence) = drill.publishing(stream.topic).await?;
+    epochs::order_another_epoch(drill).await?;
+    let begun = Instant::now();
+    drill.network.kill(holder).await?;
+    drill.recovery_ms = drill.published_again(&stream, fence, begun).await;
+    drill.streams(&stream, "after it died", 100).await;
+    epochs::in_epoch(drill, Epoch(2), Some(holder)).await?;
+    drill.proven_in(&stream, Epoch(2)).await;
+    drill.start_all(&[holder]).await?;
     drill.end_stream(&stream).await
 }
 

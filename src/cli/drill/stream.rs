@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use standin::client::Client;
 use standin::publication::{Begin, Notice, Publisher, Terminal};
-use standin_foundation::SecretKey;
+use standin_foundation::{Epoch, SecretKey};
 use standin_ledger::Genesis;
 use standin_publisher::frame::Datum;
 use standin_publisher::machine::source::SourceConfig;
@@ -36,6 +36,8 @@ struct Told {
     pushed: Vec<u64>,
     acknowledged: Vec<u64>,
     seen: [Vec<Seen>; TERMINALS],
+    /// The newest epoch that each terminal has seen prove who publishes.
+    epochs: [Epoch; TERMINALS],
     failed: Option<String>,
     stops: bool,
 }
@@ -119,6 +121,11 @@ impl Stream {
     /// Data that every terminal has.
     pub(super) fn common(&self) -> usize {
         self.told.borrow().seen.iter().map(Vec::len).min().unwrap_or(0)
+    }
+
+    /// The newest epoch that every terminal has seen prove who publishes.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.told.borrow().epochs.into_iter().min().unwrap_or_default()
     }
 
     /// Since when each terminal has a datum that was first published under a fence above this; the last of them.
@@ -225,6 +232,7 @@ fn note(told: &RefCell<Told>, number: usize, notice: Notice, failed: &impl Fn(St
             let at = Instant::now();
             let fence = delivered.position.fence;
             let mut told = told.borrow_mut();
+            told.epochs.iter_mut().skip(number).take(1).for_each(|epoch| *epoch = delivered.position.epoch);
             let Some(seen) = told.seen.get_mut(number) else { return };
             for (sequence, datum) in (delivered.entry.first.0..).map(Sequence).zip(&delivered.data) {
                 let parsed = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse::<u64>().ok();

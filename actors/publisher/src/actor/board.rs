@@ -41,7 +41,8 @@ impl Standing {
     pub fn limit(&self, now: Millis) -> Option<Limit> {
         let published = self.published.upto;
         let own = self.own.filter(|(until, _)| now < *until).map_or(published, |(_, upto)| upto);
-        Some(Limit { takeover: self.proof.as_ref()?.takeover, upto: own.max(published) })
+        let proof = self.proof.as_ref()?;
+        Some(Limit { takeover: proof.takeover, epoch: proof.epoch, upto: own.max(published) })
     }
 }
 

@@ -48,6 +48,8 @@ pub trait Surroundings: 'static {
     fn speaks(&self) -> bool;
     /// Whether this node may publish: it is in service, and not about to stop.
     fn serves(&self) -> bool;
+    /// The newest epoch that is known.
+    fn epoch(&self) -> Epoch;
     /// How many seats there are in an epoch, as far as is known.
     fn seats(&self, epoch: Epoch) -> Option<usize>;
     /// This seat's word for a takeover, if this node speaks for it, and unless `known` is of now already.
@@ -218,8 +220,10 @@ impl Publisher {
         let Some((server, _)) = &self.server else { return };
         let is_early = self.wanted.is_some_and(|at| now < at + WANTED_EVERY.as_millis() as u64);
         let takeovers = server.view().iter().filter_map(|(_, view)| view.takeover);
+        // Each epoch's seats prove what stands anew: terminals believe no older ones.
+        let (epoch, witnesses) = (self.surroundings.epoch(), &self.witnesses);
         let missing: Vec<_> =
-            takeovers.filter(|takeover| !self.witnesses.has_proof(takeover.topic, takeover.fence)).collect();
+            takeovers.filter(|takeover| !witnesses.has_proof(takeover.topic, takeover.fence, epoch)).collect();
         if missing.is_empty() || is_early {
             return;
         }

@@ -1,7 +1,7 @@
 //! A server's side of one terminal and one topic: a cursor over frames, not a queue of them. A terminal that is slow costs no memory and
 //! holds up nobody.
 
-use standin_foundation::Digest;
+use standin_foundation::{Digest, Epoch};
 
 use crate::frame::Entry;
 use crate::ids::{Fence, Sequence};
@@ -30,6 +30,8 @@ pub enum Found {
 pub struct Limit {
     /// The takeover of the newest grant that the server knows.
     pub takeover: Takeover,
+    /// The epoch whose seats prove it.
+    pub epoch: Epoch,
     /// The last datum.
     pub upto: Sequence,
 }
@@ -68,8 +70,8 @@ pub enum SessionRefused {
 pub struct Session {
     /// The datum that is sent next.
     next: Sequence,
-    /// The fence of the takeover that was sent last.
-    told: Fence,
+    /// The fence of the takeover that was sent last, and the epoch that proves it.
+    told: (Fence, Epoch),
     /// The last datum that the terminal has said it has.
     acknowledged: Sequence,
     /// Data that may be under way to it.
@@ -94,7 +96,7 @@ impl Session {
         if is_known && chain_at != Some(position.chain) {
             return Err(SessionRefused::Position { last });
         }
-        Ok(Self { next, told: Fence(0), acknowledged: last, window })
+        Ok(Self { next, told: (Fence(0), Epoch(0)), acknowledged: last, window })
     }
 
     /// Data that it has not said it has.
@@ -120,10 +122,15 @@ impl Session {
         limit: &Limit,
         found: impl FnOnce(Sequence) -> Found,
     ) -> Result<Option<Next>, SessionRefused> {
-        if limit.takeover.fence > self.told {
-            self.told = limit.takeover.fence;
+        let (fence, epoch) = (limit.takeover.fence, limit.epoch);
+        if fence > self.told.0 {
+            self.told = (fence, epoch);
             // What went under the fence before may have been refused as stale: it goes once more, unless the terminal has said that it has it.
             self.next = Sequence(self.acknowledged.0.saturating_add(1));
+            return Ok(Some(Next::Takeover(limit.takeover)));
+        }
+        if fence == self.told.0 && epoch > self.told.1 {
+            self.told.1 = epoch;
             return Ok(Some(Next::Takeover(limit.takeover)));
         }
         if self.next > limit.upto || self.under_way() >= self.window {
@@ -162,12 +169,12 @@ mod tests {
         let owner = SecretKey::from_bytes(&[1; 32]).unwrap().public();
         let (topic, from, before) = ("t".parse().unwrap(), Sequence(1), Digest::ZERO);
         let takeover = Takeover { topic, fence: Fence(fence), owner, lease_ms: 1_000, from, before };
-        Limit { takeover, upto: Sequence(upto) }
+        Limit { takeover, epoch: Epoch(0), upto: Sequence(upto) }
     }
 
     fn resume(last: u64, entries: &[Entry], window: u64) -> Session {
         let chain = last.checked_sub(1).map_or(Digest::ZERO, |place| entries[place as usize].chain);
-        let position = Position { fence: Fence(0), last: Sequence(last), chain };
+        let position = Position { last: Sequence(last), chain, ..Position::default() };
         Session::resume(&position, window, Some(chain), Sequence(1)).unwrap()
     }
 
@@ -216,7 +223,7 @@ mod tests {
     #[test]
     fn a_position_that_is_forged_or_forgotten_is_refused() {
         let entries = frames(9);
-        let at = |last: u64, chain| Position { fence: Fence(0), last: Sequence(last), chain };
+        let at = |last: u64, chain| Position { last: Sequence(last), chain, ..Position::default() };
         let kept = |position: &Position, known| Session::resume(position, 9, known, Sequence(5));
         let forged = at(7, Digest::sha256(b"forged"));
         assert_eq!(kept(&forged, Some(entries[6].chain)).unwrap_err(), SessionRefused::Position { last: Sequence(7) });

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
-use standin_foundation::Digest;
+use standin_foundation::{Digest, Epoch};
 
 use crate::frame::{Content, Entry};
 use crate::ids::{Fence, Sequence, Topic};
@@ -20,6 +20,9 @@ const REMEMBERED: usize = 1_024;
 pub struct Position {
     /// The highest fence that it has seen proven.
     pub fence: Fence,
+    /// The newest epoch whose seats have proven one: those of older ones may have retired, and prove nothing new.
+    #[serde(default)]
+    pub epoch: Epoch,
     /// The last datum that it has; it is the last of its frame.
     pub last: Sequence,
     /// The topic's chain up to and with that.
@@ -29,7 +32,7 @@ pub struct Position {
 impl Default for Position {
     /// Before the first datum.
     fn default() -> Self {
-        Self { fence: Fence(0), last: Sequence(0), chain: Digest::ZERO }
+        Self { fence: Fence(0), epoch: Epoch(0), last: Sequence(0), chain: Digest::ZERO }
     }
 }
 
@@ -117,6 +120,16 @@ pub enum Alarm {
         /// Why not.
         why: Unproven,
     },
+    /// A takeover that is proven by seats that may have retired: its sender does not know the newest epoch, or is false.
+    #[error("the takeover under fence {fence} is proven in epoch {epoch}, and epoch {newest} has begun")]
+    Retired {
+        /// Its fence.
+        fence: Fence,
+        /// The epoch of its words.
+        epoch: Epoch,
+        /// The newest one that is known.
+        newest: Epoch,
+    },
     /// A takeover that does not fit what was delivered.
     #[error("the takeover under fence {fence} begins behind another history")]
     Takeover {
@@ -132,7 +145,7 @@ pub struct Counters {
     pub delivered: u64,
     /// Data that came again.
     pub repeated: u64,
-    /// Frames of superseded senders.
+    /// Frames of superseded senders, and takeovers proven by seats that may have retired.
     pub stale: u64,
     /// Frames before which something was missing.
     pub gaps: u64,
@@ -191,22 +204,32 @@ impl Terminal {
         self.counters
     }
 
-    /// Takes a takeover that is proven: its fence holds from now on, and lower ones no more.
+    /// Whether a takeover says anything new, under its fence or by the epoch that proves it: only then it is worth being proven.
+    pub fn is_news(&self, fence: Fence, epoch: Epoch) -> bool {
+        fence > self.position.fence || (fence == self.position.fence && epoch > self.position.epoch)
+    }
+
+    /// Takes a takeover that is proven: its fence holds from now on, and lower ones no more; and what older epochs say counts no more.
     pub fn takeover(&mut self, proven: &Proven) -> Result<(), Alarm> {
-        let Takeover { topic, fence, from, before, .. } = *proven.takeover();
+        let (Takeover { topic, fence, from, before, .. }, epoch) = (*proven.takeover(), proven.epoch());
         if topic != self.topic {
             self.counters.alarms += 1;
             return Err(Alarm::Topic { topic });
         }
-        if fence <= self.position.fence {
+        if !self.is_news(fence, epoch) {
             return Ok(());
+        }
+        let newest = self.position.epoch;
+        if epoch < newest {
+            self.counters.stale += 1;
+            return Err(Alarm::Retired { fence, epoch, newest });
         }
         let behind = Sequence(from.0.saturating_sub(1));
         if self.chain_at(behind).is_some_and(|chain| chain != before) {
             self.counters.alarms += 1;
             return Err(Alarm::Takeover { fence });
         }
-        self.position.fence = fence;
+        (self.position.fence, self.position.epoch) = (fence, epoch.max(newest));
         Ok(())
     }
 
@@ -310,7 +333,7 @@ mod tests {
     fn takeover(fence: u64, from: u64, before: Digest) -> Proven {
         let owner = SecretKey::from_bytes(&[1; 32]).unwrap().public();
         let (topic, from) = (topic(), Sequence(from));
-        Proven::without_proof(Takeover { topic, fence: Fence(fence), owner, lease_ms: 1_000, from, before })
+        Proven::without_proof(Takeover { topic, fence: Fence(fence), owner, lease_ms: 1_000, from, before }, Epoch(0))
     }
 
     fn send(terminal: &mut Terminal, fence: u64, frame: &(Entry, Content)) -> Verdict {
@@ -352,7 +375,7 @@ mod tests {
         assert_eq!(terminal.takeover(&foreign), Err(Alarm::Takeover { fence: Fence(9) }));
         assert_eq!(terminal.position().fence, Fence(1));
         let topic = "another".parse().unwrap();
-        let elsewhere = Proven::without_proof(Takeover { topic, ..*takeover(9, 2, frames[0].0.chain).takeover() });
+        let elsewhere = Proven::without_proof(Takeover { topic, ..*takeover(9, 2, frames[0].0.chain).takeover() }, Epoch(0));
         assert_eq!(terminal.takeover(&elsewhere), Err(Alarm::Topic { topic }));
         assert_eq!(terminal.position().fence, Fence(1));
     }
@@ -404,6 +427,30 @@ mod tests {
         assert_eq!(send(&mut again, 5, &frames[0]), Verdict::Repeated);
         let Verdict::Deliver { position, .. } = send(&mut again, 5, &frames[1]) else { panic!("it is the next") };
         assert_eq!(position, again.position());
-        assert_eq!(position, Position { fence: Fence(5), last: Sequence(2), chain: frames[1].0.chain });
+        let chain = frames[1].0.chain;
+        assert_eq!(position, Position { fence: Fence(5), epoch: Epoch(0), last: Sequence(2), chain });
+    }
+
+    /// Who held seats once may say anything now: once an epoch has proven a fence, older ones prove no higher one.
+    #[test]
+    fn h11_retired_seats_prove_nothing_new() {
+        let frames = history(&["a", "b"]);
+        let mut terminal = having(&frames, 1);
+        let in_epoch = |fence, epoch| {
+            let takeover = takeover(fence, 2, frames[0].0.chain);
+            Proven::without_proof(*takeover.takeover(), Epoch(epoch))
+        };
+        terminal.takeover(&in_epoch(2, 0)).unwrap();
+        assert!(terminal.is_news(Fence(2), Epoch(1)) && !terminal.is_news(Fence(1), Epoch(1)));
+        terminal.takeover(&in_epoch(2, 1)).unwrap();
+        assert_eq!(terminal.position(), Position { epoch: Epoch(1), ..terminal.position() });
+        let retired = Alarm::Retired { fence: Fence(9), epoch: Epoch(0), newest: Epoch(1) };
+        assert_eq!(terminal.takeover(&in_epoch(9, 0)), Err(retired));
+        let mut again = Terminal::new(topic(), terminal.position());
+        assert_eq!(again.takeover(&in_epoch(9, 0)), Err(retired), "also after it has begun anew");
+        assert!(matches!(send(&mut terminal, 2, &frames[1]), Verdict::Deliver { .. }), "what was proven holds");
+        terminal.takeover(&in_epoch(3, 1)).unwrap();
+        terminal.takeover(&in_epoch(4, 2)).unwrap();
+        assert_eq!((terminal.position().fence, terminal.position().epoch), (Fence(4), Epoch(2)));
     }
 }

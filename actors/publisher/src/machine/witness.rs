@@ -182,7 +182,7 @@ impl TakeoverProof {
             }
         }
         match sound.len() {
-            found if found >= needed => Ok(Proven(self.takeover)),
+            found if found >= needed => Ok(Proven { takeover: self.takeover, epoch: self.epoch }),
             found => Err(fault.unwrap_or(Unproven::TooFew { found, needed })),
         }
     }
@@ -190,18 +190,26 @@ impl TakeoverProof {
 
 /// A takeover that is proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Proven(Takeover);
+pub struct Proven {
+    takeover: Takeover,
+    epoch: Epoch,
+}
 
 impl Proven {
     /// The takeover.
     pub fn takeover(&self) -> &Takeover {
-        &self.0
+        &self.takeover
+    }
+
+    /// The epoch whose seats have said so.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Taken for proven: for tests, and for trying out what happens without a proof.
     #[cfg(any(test, feature = "mutations"))]
-    pub fn without_proof(takeover: Takeover) -> Self {
-        Self(takeover)
+    pub fn without_proof(takeover: Takeover, epoch: Epoch) -> Self {
+        Self { takeover, epoch }
     }
 }
 
@@ -218,11 +226,13 @@ impl Witnesses {
         self.words.get(&seat)?.get(&topic)
     }
 
-    /// Whether a word says more than is known: only then it is worth the check of its signature.
+    /// Whether a word says more than is known: only then it is worth the check of its signature. Whoever holds the seat next may correct
+    /// what the one before has said.
     pub fn is_news(&self, word: &Word) -> bool {
         let of_seat = self.words.get(&word.witness.seat);
+        let place = |word: &Word| (word.epoch, word.witness.term, word.takeover.fence);
         match of_seat.and_then(|words| words.get(&word.takeover.topic)) {
-            Some(known) => (word.takeover.fence, word.epoch) > (known.takeover.fence, known.epoch),
+            Some(known) => place(word) > place(known),
             None => of_seat.is_none_or(|words| words.len() < TOPICS_MAX),
         }
     }
@@ -234,27 +244,27 @@ impl Witnesses {
         }
     }
 
-    /// The proof of a topic's newest takeover; none as long as too few seats have said so. `seats` is how many there are in an epoch.
+    /// The proof of a topic's newest takeover, by the newest epoch whose seats have said so; none as long as too few have. `seats` is how many
+    /// there are in an epoch.
     pub fn proof(&mut self, takeover: &Takeover, seats: impl Fn(Epoch) -> Option<usize>) -> Option<Arc<TakeoverProof>> {
         let topic = takeover.topic;
-        if let Some(known) = self.proofs.get(&topic).filter(|known| known.takeover == *takeover) {
-            return Some(Arc::clone(known));
-        }
-        let said = self.words.values().filter_map(|words| words.get(&topic)).filter(|word| word.takeover == *takeover);
+        let known = self.proofs.get(&topic).filter(|known| known.takeover == *takeover);
+        let is_newer = |word: &&Word| word.takeover == *takeover && known.is_none_or(|known| word.epoch > known.epoch);
+        let said = self.words.values().filter_map(|words| words.get(&topic)).filter(is_newer);
         let mut by_epoch = BTreeMap::<Epoch, Vec<Witness>>::new();
         said.for_each(|word| by_epoch.entry(word.epoch).or_default().push(word.witness.clone()));
         let is_enough = |(epoch, witnesses): &(Epoch, Vec<Witness>)| {
             seats(*epoch).is_some_and(|seats| witnesses.len() > faulty_max(seats))
         };
-        let (epoch, witnesses) = by_epoch.into_iter().rev().find(is_enough)?;
+        let Some((epoch, witnesses)) = by_epoch.into_iter().rev().find(is_enough) else { return known.cloned() };
         let proof = Arc::new(TakeoverProof { takeover: *takeover, epoch, witnesses });
         self.proofs.insert(topic, Arc::clone(&proof));
         Some(proof)
     }
 
-    /// Whether a takeover is proven here.
-    pub fn has_proof(&self, topic: Topic, fence: Fence) -> bool {
-        self.proofs.get(&topic).is_some_and(|known| known.takeover.fence == fence)
+    /// Whether a takeover is proven here by seats of this epoch.
+    pub fn has_proof(&self, topic: Topic, fence: Fence, epoch: Epoch) -> bool {
+        self.proofs.get(&topic).is_some_and(|known| known.takeover.fence == fence && known.epoch >= epoch)
     }
 }
 
@@ -333,10 +343,39 @@ mod tests {
         witnesses.note(word(0, 2, 1));
         let made = witnesses.proof(&takeover(2), seats).unwrap();
         assert!(made.verify(&CHAIN, &Seats(4)).is_ok());
+        assert!(witnesses.has_proof(made.takeover.topic, Fence(2), Epoch(1)));
+        assert!(!witnesses.has_proof(made.takeover.topic, Fence(2), Epoch(2)), "the next epoch's seats have not said so");
         witnesses.note(word(1, 9, 1));
         assert!(witnesses.proof(&takeover(2), seats).is_some(), "what is proven stays so");
         assert_eq!(witnesses.proof(&takeover(9), seats), None, "one seat's word for a fence of the future");
         assert!(!witnesses.is_news(&word(1, 8, 1)));
+    }
+
+    #[test]
+    fn a_takeover_is_proven_anew_in_each_epoch() {
+        let (mut witnesses, seats) = (Witnesses::default(), |epoch| Seats(4).count(epoch));
+        let mut proven = |word| {
+            witnesses.note(word);
+            witnesses.proof(&takeover(2), seats).map(|proof| proof.epoch)
+        };
+        assert_eq!([proven(word(0, 2, 0)), proven(word(1, 2, 0))], [None, Some(Epoch(0))]);
+        assert_eq!(proven(word(0, 2, 1)), Some(Epoch(0)), "one seat of the next epoch");
+        assert_eq!(proven(word(2, 2, 1)), Some(Epoch(1)));
+        assert_eq!(proven(word(3, 2, 0)), Some(Epoch(1)));
+    }
+
+    /// A holder that named a fence that never was says nothing against the next holder of its seat.
+    #[test]
+    fn the_next_holder_of_a_seat_may_correct_what_the_one_before_said() {
+        let mut witnesses = Witnesses::default();
+        witnesses.note(word(0, u64::MAX, 0));
+        let mut next = word(0, 2, 0);
+        assert!(!witnesses.is_news(&next));
+        next.witness.term = Term(2);
+        assert!(witnesses.is_news(&next));
+        witnesses.note(next);
+        assert!(!witnesses.is_news(&word(0, u64::MAX, 0)), "late");
+        assert!(witnesses.is_news(&word(0, 2, 1)), "of the next epoch");
     }
 
     #[test]

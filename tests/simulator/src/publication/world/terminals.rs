@@ -155,7 +155,7 @@ impl World {
         let own = own.filter(|(until, fence, _)| (ignores || self.clock(server) < *until) && *fence == takeover.fence);
         let published = view.published.upto;
         let upto = own.map_or(published, |(_, _, upto)| upto.max(published));
-        Some((Limit { takeover, upto }, proof, upto > published))
+        Some((Limit { takeover, epoch: proof.epoch, upto }, proof, upto > published))
     }
 
     pub(super) fn send(&mut self, server: usize, terminal: usize, connection: u64, topic: usize, message: Message) {
@@ -176,10 +176,10 @@ impl World {
     ) -> Result<(), Violation> {
         let machine = &mut self.terminals[terminal].topics[topic];
         match message {
-            Message::Takeover(proof) if proof.takeover.fence <= machine.position().fence => Ok(()),
+            Message::Takeover(proof) if !machine.is_news(proof.takeover.fence, proof.epoch) => Ok(()),
             Message::Takeover(proof) => {
                 let proven = match self.switched {
-                    Some(Switched::Driver(Driver::TakeoverUnproven)) => Ok(Proven::without_proof(proof.takeover)),
+                    Some(Switched::Driver(Driver::TakeoverUnproven)) => Ok(Proven::without_proof(proof.takeover, proof.epoch)),
                     _ => proof.verify(&self.chain, &self.seats),
                 };
                 match proven.map(|proven| machine.takeover(&proven)) {

@@ -67,7 +67,7 @@ impl World {
         for topic in 0..self.topics.len() {
             let newest = |host: &super::Host| host.server.as_ref()?.view().get(self.topics[topic])?.takeover;
             let Some(takeover) = newest(&self.hosts[server]) else { continue };
-            if self.hosts[server].witnesses.has_proof(takeover.topic, takeover.fence) {
+            if self.hosts[server].witnesses.has_proof(takeover.topic, takeover.fence, Epoch(0)) {
                 continue;
             }
             self.word(server, takeover);
