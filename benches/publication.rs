@@ -1,8 +1,8 @@
 //! How many data a second go from a source to every terminal, end to end, beside Redis and NATS, which are started here where Debian's packages are installed.
 //! Interleaved, a round of each after the other; medians of the rounds, and the ratios of each round.
 //!
-//! Ours are durable at 2f+1 seats before they are published, and every terminal checks them; Redis PUBLISH and NATS keep nothing, and XADD with
-//! `appendfsync always` keeps them on one disk. All processes share this machine, the nodes of four seats as well: what each of them would do on a machine of its own
+//! Ours are durable at 2f+1 seats before they are published, and every terminal checks them; Redis PUBLISH and NATS keep nothing, JetStream syncs its files every other
+//! minute, and XADD with `appendfsync always` keeps them on one disk. All processes share this machine, the nodes of four seats as well: what each of them would do on a machine of its own
 //! it does here on a part of one.
 //!
 //! `cargo bench --bench publication -- 1` takes one round instead of five.
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use common::median;
 use common::network::Network;
 use common::peers::Peer;
+use standin::client::Client;
 use standin::publication::{Begin, Datum, Notice, Publisher, Sequence, SourceConfig, Terminal};
 use standin_foundation::SecretKey;
 use standin_ledger::ClientSignatures;
@@ -29,7 +30,8 @@ fn main() {
     let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(5);
     actix::System::new().block_on(async {
         let (mut one, mut four) = (network(1).await, network(4).await);
-        let (redis, durable, nats) = (Peer::redis(false), Peer::redis(true), Peer::nats());
+        let (redis, durable) = (Peer::redis(false), Peer::redis(true));
+        let (nats, jet_stream) = (Peer::nats(false), Peer::nats(true));
         let mut rows: Vec<(&str, Vec<f64>)> = Vec::new();
         let mut note = |name: &'static str, rate: Option<f64>| {
             let Some(rate) = rate else { return };
@@ -47,6 +49,10 @@ fn main() {
             );
             note("Redis PUBLISH, not durable, to 1", redis.as_ref().map(|peer| peer.redis_published(COUNT, BYTES, 1)));
             note("NATS, not durable, to 1", nats.as_ref().map(|peer| peer.nats_published(COUNT, BYTES, 1)));
+            let streamed = |number, consumers| {
+                jet_stream.as_ref().map(|peer| peer.jet_stream_published(number, (COUNT, BYTES), consumers))
+            };
+            note("JetStream, not durable, to 1", streamed(round * 2, 1));
             note("one seat, to 10", Some(published(&mut one, round * 4 + 1, MANY).await));
             note("four seats, to 10", Some(published(&mut four, round * 4 + 1, MANY).await));
             note(
@@ -54,6 +60,7 @@ fn main() {
                 redis.as_ref().map(|peer| peer.redis_published(COUNT, BYTES, MANY)),
             );
             note("NATS, not durable, to 10", nats.as_ref().map(|peer| peer.nats_published(COUNT, BYTES, MANY)));
+            note("JetStream, not durable, to 10", streamed(round * 2 + 1, MANY));
         }
         print(&rows);
     });
@@ -82,13 +89,26 @@ async fn published(network: &mut Network, number: usize, terminals: usize) -> f6
     source.acknowledged().await.unwrap();
     let mut following = Vec::new();
     for terminal in 0..terminals {
-        let node = clients[terminal % clients.len()].clone();
+        let node = &clients[terminal % clients.len()];
         while node.topic(topic).await.is_err() {
             tokio::time::sleep(common::network::POLL).await;
         }
-        let mut terminal = Terminal::begin(vec![node], network.genesis.clone(), topic, Begin::At(Sequence(1)));
-        wait_for(&mut terminal, 1).await;
-        following.push(terminal);
+        // Each has a thread of its own, as the peers' subscribers have.
+        let (url, genesis) = (node.base().to_owned(), network.genesis.clone());
+        let (connected, is_connected) = tokio::sync::oneshot::channel();
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            actix::System::new().block_on(async {
+                let node = Client::new(&url, Duration::from_secs(5));
+                let mut terminal = Terminal::begin(vec![node], genesis, topic, Begin::At(Sequence(1)));
+                wait_for(&mut terminal, 1).await;
+                connected.send(()).unwrap();
+                wait_for(&mut terminal, COUNT as u64 + 1).await;
+                done.send(()).unwrap();
+            });
+        });
+        is_connected.await.unwrap();
+        following.push(is_done);
     }
     let begun = Instant::now();
     (0..COUNT).for_each(|_| _ = source.push(datum()).unwrap());
@@ -97,8 +117,8 @@ async fn published(network: &mut Network, number: usize, terminals: usize) -> f6
             source.acknowledged().await.unwrap();
         }
     };
-    let all = following.iter_mut().map(|terminal| wait_for(terminal, COUNT as u64 + 1));
-    tokio::join!(pushed, futures_util::future::join_all(all));
+    let (_, all) = tokio::join!(pushed, futures_util::future::join_all(following));
+    all.into_iter().for_each(Result::unwrap);
     COUNT as f64 / begun.elapsed().as_secs_f64()
 }
 
@@ -125,10 +145,14 @@ fn print(rows: &[(&str, Vec<f64>)]) {
     for (ours, peer, goal) in [
         ("one seat, to 1", "Redis XADD, always synced, to nobody", "1.0"),
         ("four seats, to 1", "Redis XADD, always synced, to nobody", "-"),
+        ("one seat, to 1", "JetStream, not durable, to 1", "0.5"),
+        ("four seats, to 1", "JetStream, not durable, to 1", "-"),
         ("one seat, to 10", "Redis PUBLISH, not durable, to 10", "0.5"),
         ("one seat, to 10", "NATS, not durable, to 10", "0.5"),
         ("four seats, to 10", "Redis PUBLISH, not durable, to 10", "-"),
         ("four seats, to 10", "NATS, not durable, to 10", "-"),
+        ("one seat, to 10", "JetStream, not durable, to 10", "-"),
+        ("four seats, to 10", "JetStream, not durable, to 10", "-"),
     ] {
         if let (Some(ours_rates), Some(peers)) = (rates(ours), rates(peer)) {
             let ratio = median(ours_rates.iter().zip(peers).map(|(ours, peer)| ours / peer).collect());

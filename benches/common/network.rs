@@ -39,6 +39,20 @@ impl Node {
         std::fs::read_to_string(self.config.with_extension("log")).unwrap_or_default()
     }
 
+    /// The key that it signs with.
+    pub(crate) fn key(&self) -> SecretKey {
+        SecretKey::read(&self.config.with_file_name("node.key")).unwrap()
+    }
+
+    /// The folder that holds its files.
+    pub(crate) fn name(&self) -> &str {
+        self.config.parent().unwrap().file_name().unwrap().to_str().unwrap()
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     pub(crate) fn signal(&mut self, signal: Signal) {
         let process = self.process.as_mut().unwrap();
         kill_process(Pid::from_raw(process.id() as i32).unwrap(), signal).unwrap();

@@ -242,6 +242,12 @@ pub const KEYS: &[Key] = &[
         "The lease of a topic's lock: a publisher that is frozen or cut off loses it so long after its last renewal. One that is killed loses it at once.",
     ),
     key(
+        "publisher.competes",
+        FLAG,
+        Some("true"),
+        "Whether the node competes for locks of topics: one that does not serves terminals what others publish.",
+    ),
+    key(
         "publisher.lock_store",
         "\"chain\" or \"etcd\"",
         Some("\"chain\""),

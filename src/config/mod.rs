@@ -190,6 +190,8 @@ pub struct NodeConfig {
     pub keep_blocks: Option<u64>,
     /// Numbers of the publisher.
     pub publisher: standin_publisher::Config,
+    /// Whether the node competes for locks of topics.
+    pub competes: bool,
     /// The etcd in which the locks of topics stand whose operators have said so; none where there is none.
     pub lock_store: Option<EtcdConfig>,
     /// What is kept of topics, in bytes.

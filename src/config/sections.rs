@@ -63,6 +63,7 @@ impl Reader<'_> {
                 lease_ms: self.number("publisher", "lease_ms", 100..=60_000, Some(1_000)) as u32,
                 ..PublisherConfig::default()
             },
+            competes: self.flag("publisher", "competes", true),
             lock_store: self.in_etcd("publisher", "lock_store", "chain").then(|| self.etcd()),
             journal_bytes: self.number("publisher", "journal_bytes", 512 << 10..=1 << 40, Some(256 << 20)),
             verify_threads: self.number("limits", "verify_threads", 0..=256, Some(0)) as usize,

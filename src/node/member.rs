@@ -272,6 +272,7 @@ impl MemberNode {
             modes: modes.clone(),
             teller: teller.clone(),
             locks,
+            competes: config.competes,
         };
         if genesis.auth.is_some() {
             actix_rt::spawn(publisher::show_members(around.clone()));

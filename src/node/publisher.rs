@@ -104,6 +104,7 @@ pub(super) struct Around {
     pub(super) modes: Modes,
     pub(super) teller: Teller,
     pub(super) locks: Arc<dyn LockStore>,
+    pub(super) competes: bool,
 }
 
 impl Surroundings for Around {
@@ -154,7 +155,7 @@ impl Surroundings for Around {
     }
 
     fn serves(&self) -> bool {
-        !self.modes.draining() && !self.modes.read_only()
+        self.competes && !self.modes.draining() && !self.modes.read_only()
     }
 
     fn epoch(&self) -> Epoch {

@@ -15,10 +15,12 @@ use super::{Drill, Failure};
 pub(super) async fn active_killed(drill: &mut Drill) -> Result<(), Failure> {
     let lost = drill.primary().await?;
     let before = drill.view_changes().await;
+    let handed_in = drill.hand_in(&drill.mates_of(lost)).await?;
     let begun = Instant::now();
     drill.network.kill(lost.node).await?;
     drill.recovery_ms = drill.taken_over(lost, begun).await?;
     drill.progress("after the active died", 300, SOON).await;
+    drill.all_told(handed_in).await?;
     drill.check_no_view_change(&before).await;
     drill.step_by_step(lost).await?;
     drill.on_record(lost).await?;

@@ -7,6 +7,7 @@ mod disks;
 mod epochs;
 mod forger;
 mod grow;
+mod handed_in;
 mod publishers;
 mod replicas;
 mod seats;

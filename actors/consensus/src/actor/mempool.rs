@@ -17,6 +17,8 @@ use crate::messages::{BatchPayload, Forward};
 
 /// Transactions that may wait for a batch or an outcome.
 const WAITING_MAX: usize = 200_000;
+/// What was passed on to a member that does not speak for its seat is kept for so long: by then it does, or another one is asked.
+const EARLY_FOR: Duration = Duration::from_secs(1);
 /// A batch is made when this much waits.
 const BATCH_BYTES: usize = BATCH_BYTES_MAX / 4;
 /// Bytes of own batches without an order above which no new ones are made.
@@ -66,6 +68,8 @@ impl Awaited {
 pub(super) struct Mempool {
     queue: Vec<Transaction>,
     queue_bytes: usize,
+    /// Passed on by members that know sooner than this one that it is to speak for the seat; and when.
+    early: Vec<(Instant, Transaction)>,
     awaited: BTreeMap<TransactionId, Awaited>,
     /// Waiters of all transactions.
     waiter_count: usize,
@@ -74,7 +78,7 @@ pub(super) struct Mempool {
 
 impl Mempool {
     pub(super) fn waiting(&self) -> usize {
-        self.queue.len() + self.waiter_count
+        self.queue.len() + self.early.len() + self.waiter_count
     }
 
     fn add(&mut self, transaction: Transaction, waiter: Waiter, now: Instant) {
@@ -103,6 +107,22 @@ impl Mempool {
             let again: Vec<_> = batch.transactions().iter().filter(|t| lives(&t.id())).cloned().collect();
             again.into_iter().for_each(|transaction| self.enqueue(transaction));
         }
+    }
+
+    /// Keeps what was passed on to a holder that does not speak for its seat yet: who passed it on has done so once, for this holder.
+    fn keep_early(&mut self, transactions: Vec<Transaction>, now: Instant) {
+        self.forget_early(now);
+        self.early.extend(transactions.into_iter().map(|transaction| (now, transaction)));
+    }
+
+    /// This node speaks for its seat.
+    fn take_early(&mut self, now: Instant) {
+        self.forget_early(now);
+        std::mem::take(&mut self.early).into_iter().for_each(|(_, transaction)| self.enqueue(transaction));
+    }
+
+    fn forget_early(&mut self, now: Instant) {
+        self.early.retain(|(at, _)| now.duration_since(*at) < EARLY_FOR);
     }
 
     /// Another node speaks for the seat from now on, or this one does: whatever is still waited for goes its way anew.
@@ -140,6 +160,7 @@ impl Mempool {
 
     /// Forgets whom nobody waits for any more: expired, or given up by its client.
     fn forget_abandoned(&mut self) {
+        self.forget_early(Instant::now());
         let height = self.height;
         self.awaited.retain(|_, awaited| awaited.is_alive(height));
         self.waiter_count = self.awaited.values().map(|awaited| awaited.waiters.len()).sum();
@@ -213,6 +234,7 @@ impl Replica {
         if !self.speaks() {
             return self.forward();
         }
+        self.mempool.take_early(Instant::now());
         while !self.mempool.queue.is_empty() {
             let (count, _) = self.machine.pending();
             if self.machine.own_pending_bytes() > OWN_PENDING_BYTES_MAX || (count > 0 && !self.mempool.is_plenty()) {
@@ -239,12 +261,17 @@ impl Replica {
         }
     }
 
-    /// Transactions that another member passed on. One that does not speak any more lets them go: their clients ask again.
+    /// Transactions that another member passed on. It may know before this one does that this one is to speak; and to one that speaks no more they come
+    /// too late: whoever passed them on does so again when it hears of the next holder.
     pub(super) fn take_forwarded(&mut self, transactions: Vec<Transaction>, ctx: &mut Ctx<Self>) {
-        if self.speaks() && self.mempool.waiting() + transactions.len() <= WAITING_MAX {
-            transactions.into_iter().for_each(|transaction| self.mempool.enqueue(transaction));
-            self.flush_mempool(ctx);
+        if self.mempool.waiting() + transactions.len() > WAITING_MAX {
+            return;
         }
+        if !self.speaks() {
+            return self.mempool.keep_early(transactions, Instant::now());
+        }
+        transactions.into_iter().for_each(|transaction| self.mempool.enqueue(transaction));
+        self.flush_mempool(ctx);
     }
 
     fn set_flush_timer(&mut self, ctx: &mut Ctx<Self>) {
@@ -279,5 +306,32 @@ impl Replica {
             }
             Err(error) => tracing::error!(%error, "a batch cannot be made"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use standin_foundation::SecretKey;
+    use standin_ledger::transaction::TransactionBody;
+
+    use super::*;
+
+    fn transaction(nonce: u64) -> Transaction {
+        let body = TransactionBody { title: "t".parse().unwrap(), nonce, expires: Height(10), payload: vec![1] };
+        Transaction::unsigned(&SecretKey::from_bytes(&[1; 32]).unwrap().public(), &body).unwrap()
+    }
+
+    /// Who passes transactions on may know sooner than the next holder does that it is that: nothing is lost by it, and nothing is kept for ever.
+    #[test]
+    fn what_comes_before_a_holder_speaks_waits_until_it_does() {
+        let (mut mempool, begun) = (Mempool::default(), Instant::now());
+        mempool.keep_early(vec![transaction(1)], begun);
+        mempool.keep_early(vec![transaction(2), transaction(3)], begun + EARLY_FOR / 2);
+        assert_eq!((mempool.queue.len(), mempool.waiting()), (0, 3), "they count");
+        mempool.take_early(begun + EARLY_FOR);
+        let taken: Vec<_> = mempool.queue.iter().map(Transaction::id).collect();
+        assert_eq!(taken, [transaction(2).id(), transaction(3).id()], "and the first has waited for too long");
+        mempool.take_early(begun + EARLY_FOR);
+        assert_eq!((mempool.queue.len(), mempool.waiting()), (2, 2), "once");
     }
 }

@@ -375,7 +375,8 @@ mod tests {
         assert_eq!(terminal.takeover(&foreign), Err(Alarm::Takeover { fence: Fence(9) }));
         assert_eq!(terminal.position().fence, Fence(1));
         let topic = "another".parse().unwrap();
-        let elsewhere = Proven::without_proof(Takeover { topic, ..*takeover(9, 2, frames[0].0.chain).takeover() }, Epoch(0));
+        let elsewhere =
+            Proven::without_proof(Takeover { topic, ..*takeover(9, 2, frames[0].0.chain).takeover() }, Epoch(0));
         assert_eq!(terminal.takeover(&elsewhere), Err(Alarm::Topic { topic }));
         assert_eq!(terminal.position().fence, Fence(1));
     }

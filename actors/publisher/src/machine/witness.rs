@@ -344,7 +344,10 @@ mod tests {
         let made = witnesses.proof(&takeover(2), seats).unwrap();
         assert!(made.verify(&CHAIN, &Seats(4)).is_ok());
         assert!(witnesses.has_proof(made.takeover.topic, Fence(2), Epoch(1)));
-        assert!(!witnesses.has_proof(made.takeover.topic, Fence(2), Epoch(2)), "the next epoch's seats have not said so");
+        assert!(
+            !witnesses.has_proof(made.takeover.topic, Fence(2), Epoch(2)),
+            "the next epoch's seats have not said so"
+        );
         witnesses.note(word(1, 9, 1));
         assert!(witnesses.proof(&takeover(2), seats).is_some(), "what is proven stays so");
         assert_eq!(witnesses.proof(&takeover(9), seats), None, "one seat's word for a fence of the future");

@@ -179,7 +179,9 @@ impl World {
             Message::Takeover(proof) if !machine.is_news(proof.takeover.fence, proof.epoch) => Ok(()),
             Message::Takeover(proof) => {
                 let proven = match self.switched {
-                    Some(Switched::Driver(Driver::TakeoverUnproven)) => Ok(Proven::without_proof(proof.takeover, proof.epoch)),
+                    Some(Switched::Driver(Driver::TakeoverUnproven)) => {
+                        Ok(Proven::without_proof(proof.takeover, proof.epoch))
+                    }
                     _ => proof.verify(&self.chain, &self.seats),
                 };
                 match proven.map(|proven| machine.takeover(&proven)) {
