@@ -215,8 +215,8 @@ async fn fail_overs(rounds: usize, etcd: Option<&Peer>, redis: Option<&Peer>) {
     let mut figures = Figures::default();
     let (mut one, mut four) = (Streaming::begin(1).await, Streaming::begin(4).await);
     for round in 0..rounds {
-        figures.note("one seat", Some(one.lose_publisher().await));
-        figures.note("four seats", Some(four.lose_publisher().await));
+        figures.note("one seat", Some(one.lose_publisher(round).await));
+        figures.note("four seats", Some(four.lose_publisher(round).await));
         if let Some(etcd) = etcd {
             figures.note("etcd, lease of 2 s", Some(etcd_expired(etcd, round).await));
         }
@@ -230,12 +230,20 @@ async fn fail_overs(rounds: usize, etcd: Option<&Peer>, redis: Option<&Peer>) {
     ]);
 }
 
-/// A network whose nodes compete for the lock of a topic, a source and a terminal.
-struct Streaming {
-    network: Network,
+/// A network whose nodes compete for locks.
+struct Streaming(Network);
+
+/// Data on their way, under each fence since when the terminal has them.
+struct Stream {
     topic: Topic,
-    /// When the terminal had the first datum under each fence.
     firsts: Rc<RefCell<Vec<(Fence, Instant)>>>,
+    tasks: Vec<actix_rt::task::JoinHandle<()>>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(actix_rt::task::JoinHandle::abort);
+    }
 }
 
 impl Streaming {
@@ -243,11 +251,36 @@ impl Streaming {
         let mut network = clusters(seats);
         network.start(&[]).await;
         network.whole().await;
-        let (clients, topic) = (network.clients(), topic(&network, "stream").await);
+        Self(network)
+    }
+
+    /// Kills whoever publishes; in ms until the terminal has a datum of the next. Then it comes back.
+    async fn lose_publisher(&mut self, round: usize) -> f64 {
+        // Each time another topic: a lock that is lost more than twice a minute is let go later and later.
+        let stream = self.stream(round).await;
+        let (lost, fence) = self.publishing(&stream).await;
+        let begun = Instant::now();
+        self.0.nodes[lost].signal(Signal::KILL);
+        let first = loop {
+            let last = stream.firsts.borrow().last().copied();
+            if let Some((_, at)) = last.filter(|(now, _)| *now > fence) {
+                break at;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "nobody publishes");
+            tokio::time::sleep(POLL).await;
+        };
+        self.0.nodes[lost].reap();
+        self.0.nodes[lost].start(&[]);
+        self.0.whole().await;
+        first.duration_since(begun).as_secs_f64() * 1_000.0
+    }
+
+    async fn stream(&self, round: usize) -> Stream {
+        let (clients, topic) = (self.0.clients(), topic(&self.0, &format!("stream-{round}")).await);
         let firsts = Rc::new(RefCell::new(Vec::<(Fence, Instant)>::new()));
-        let mut terminal = Terminal::begin(clients.clone(), network.genesis.clone(), topic, Begin::At(Sequence(1)));
+        let mut terminal = Terminal::begin(clients.clone(), self.0.genesis.clone(), topic, Begin::At(Sequence(1)));
         let seen = Rc::clone(&firsts);
-        actix_rt::spawn(async move {
+        let followed = actix_rt::spawn(async move {
             loop {
                 match terminal.next().await.unwrap() {
                     Notice::Delivered(frame) => {
@@ -262,36 +295,16 @@ impl Streaming {
                 }
             }
         });
-        actix_rt::spawn(push(clients, topic));
-        Self { network, topic, firsts }
-    }
-
-    /// Kills whoever publishes; in ms until the terminal has a datum of the next. Then it comes back.
-    async fn lose_publisher(&mut self) -> f64 {
-        let (lost, fence) = self.publishing().await;
-        let begun = Instant::now();
-        self.network.nodes[lost].signal(Signal::KILL);
-        let first = loop {
-            let last = self.firsts.borrow().last().copied();
-            if let Some((_, at)) = last.filter(|(now, _)| *now > fence) {
-                break at;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(30), "nobody publishes");
-            tokio::time::sleep(POLL).await;
-        };
-        self.network.nodes[lost].reap();
-        self.network.nodes[lost].start(&[]);
-        self.network.whole().await;
-        first.duration_since(begun).as_secs_f64() * 1_000.0
+        Stream { topic, firsts, tasks: vec![followed, actix_rt::spawn(push(clients, topic))] }
     }
 
     /// Who publishes, once the terminal has a datum of it.
-    async fn publishing(&self) -> (usize, Fence) {
+    async fn publishing(&self, stream: &Stream) -> (usize, Fence) {
         loop {
-            for (index, node) in self.network.nodes.iter().enumerate() {
+            for (index, node) in self.0.nodes.iter().enumerate() {
                 let Some(client) = node.client.as_ref().filter(|_| node.is_running()) else { continue };
-                let Ok(view) = client.topic(self.topic).await else { continue };
-                let seen = self.firsts.borrow().last().is_some_and(|(fence, _)| *fence == view.fence);
+                let Ok(view) = client.topic(stream.topic).await else { continue };
+                let seen = stream.firsts.borrow().last().is_some_and(|(fence, _)| *fence == view.fence);
                 if view.owner == Some(node.key().public()) && seen {
                     return (index, view.fence);
                 }
