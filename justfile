@@ -22,9 +22,12 @@ full: verify
     cargo run --release -- drill run all --layout four-sites --json
     cargo run --release -- drill run all --layout four-sites-plus --json
     cargo run --release -- drill run all --layout four-sites-etcd --json
+    cargo run --release -- drill run all --layout publishers --json
     cargo run --release -- demo --layout four-seats --for 20 --rate 500 --json
     cargo run --release -- demo --for 20 --rate 500 --json
     cargo bench --bench failover
+    cargo bench --bench publication
+    cargo bench --bench locks
     if command -v cargo-fuzz; then just fuzz 300; else echo "cargo-fuzz is not installed: skipped"; fi
 
 # All decoders under libFuzzer for so many seconds; needs cargo-fuzz and a C++ compiler.

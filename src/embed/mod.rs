@@ -39,6 +39,8 @@ use running::Running;
 const SUBMIT_WITHIN: Duration = Duration::from_secs(30);
 /// A transaction without an outcome is handed in again after this time.
 const ASKED_AGAIN: Duration = Duration::from_secs(1);
+/// The replica may take so long to take what is handed in.
+const ENQUEUED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a node is started from. See [`Node::builder`].
 #[derive(Debug)]
@@ -275,18 +277,13 @@ impl<S: Application> Node<S> {
 
     async fn ordered(&self, transaction: &Transaction) -> Result<Finished, SubmitError> {
         let Inner { handle, submit_within, .. } = &*self.inner;
-        if handle.modes.draining() || handle.modes.read_only() {
-            return Err(SubmitError::NotServing(handle.name.clone()));
-        }
         let id = transaction.id();
-        let checked = api::check(handle, vec![transaction.clone()]).await.map_err(SubmitError::Busy)?;
-        let Some(Ok(transaction)) = checked.first() else {
-            let reason = checked.into_iter().find_map(|checked| checked.err()).map(|(_, why)| why).unwrap_or_default();
-            return Err(SubmitError::Rejected { reason, height: None });
-        };
+        let checked = self.checked(vec![transaction.clone()]).await?.pop();
+        let transaction = checked.ok_or(SubmitError::Stopped)??;
+        let enqueued = async || self.enqueued(vec![transaction.clone()]).await?.pop().ok_or(SubmitError::Stopped);
         let unknown = SubmitError::OutcomeUnknown { id };
         let deadline = tokio::time::Instant::now() + *submit_within;
-        let mut outcome = self.enqueued(transaction).await?;
+        let mut outcome = enqueued().await?;
         let finished = loop {
             let again = (tokio::time::Instant::now() + ASKED_AGAIN).min(deadline);
             match tokio::time::timeout_at(again, &mut outcome).await {
@@ -297,14 +294,14 @@ impl<S: Application> Node<S> {
             }
             // What is on its way to the seat's holder may be lost with it: handed in again, it takes effect once all the same. Where that
             // is refused, the first time still counts.
-            if let Ok(newer) = self.enqueued(transaction).await {
+            if let Ok(newer) = enqueued().await {
                 outcome = newer;
             }
         };
         let first =
             api::settle_duplicates(handle, &[id], vec![Some(finished)]).await.pop().flatten().ok_or(unknown.clone())?;
         // What has expired may have taken effect in a block that this node cannot look it up in.
-        match first.outcome == Outcome::Expired && !self.has_all_of(transaction).await {
+        match first.outcome == Outcome::Expired && !self.has_all_of(&transaction).await {
             true => Err(unknown),
             false => Ok(first),
         }
@@ -318,14 +315,28 @@ impl<S: Application> Node<S> {
         handle.indexes && has.is_ok_and(|has| has.is_ok_and(|has| has.0 <= first + 1))
     }
 
-    /// Hands a transaction in, or in again; gives where its outcome will come.
-    async fn enqueued(&self, transaction: &Transaction) -> Result<oneshot::Receiver<Finished>, SubmitError> {
-        let submit = Submit { transactions: vec![transaction.clone()] };
-        match self.inner.handle.replica.ask(submit, Duration::from_secs(5)).await {
-            Ok(Ok(mut outcomes)) => outcomes.pop().ok_or(SubmitError::Stopped),
+    /// Checks what is to be handed in, if this node takes anything.
+    async fn checked(
+        &self,
+        transactions: Vec<Transaction>,
+    ) -> Result<Vec<Result<Transaction, SubmitError>>, SubmitError> {
+        let handle = &self.inner.handle;
+        if handle.modes.draining() || handle.modes.read_only() {
+            return Err(SubmitError::NotServing(handle.name.clone()));
+        }
+        let checked = api::check(handle, transactions).await.map_err(SubmitError::Busy)?;
+        let refused = |(_, reason)| SubmitError::Rejected { reason, height: None };
+        Ok(checked.into_iter().map(|checked| checked.map_err(refused)).collect())
+    }
+
+    /// Hands transactions in, or in again; gives where the outcome of each will come.
+    async fn enqueued(&self, transactions: Vec<Transaction>) -> Result<Vec<oneshot::Receiver<Finished>>, SubmitError> {
+        let Some(id) = transactions.first().map(Transaction::id) else { return Ok(Vec::new()) };
+        match self.inner.handle.replica.ask(Submit { transactions }, ENQUEUED_WITHIN).await {
+            Ok(Ok(outcomes)) => Ok(outcomes),
             Ok(Err(error)) => Err(SubmitError::Busy(error.to_string())),
             Err(CallError::Stopped) => Err(SubmitError::Stopped),
-            Err(error) if error.maybe_executed() => Err(SubmitError::OutcomeUnknown { id: transaction.id() }),
+            Err(error) if error.maybe_executed() => Err(SubmitError::OutcomeUnknown { id }),
             Err(error) => Err(SubmitError::Busy(error.to_string())),
         }
     }

@@ -1,27 +1,21 @@
 //! Publication at the program's own node: a source that pushes through it, and a terminal that reads its journal.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use standin_consensus::actor::{Finished, Submit};
+use standin_consensus::actor::Finished;
 use standin_foundation::Digest;
 use standin_ledger::{GrantBook, Transaction};
 use standin_publisher::Topic;
 use standin_publisher::machine::source::{Outcome, Source, SourceConfig};
 use standin_publisher::machine::terminal::{Alarm, Counters, Position, Terminal, Verdict};
 use standin_publisher::terminal::ToTerminal;
-use standin_stage::CallError;
 
 use super::{Application, Node, SubmitError};
-use crate::api;
 use crate::node::{Begin, Feed, FeedError};
-use crate::publication::{Answer, Delivered, Door, Publisher, settled};
-
-/// How long the replica may take for what is handed in, and an outcome before the push is handed in again.
-const HANDED_IN_WITHIN: Duration = Duration::from_secs(5);
-const OUTCOME_WAIT: Duration = Duration::from_secs(5);
+use crate::publication::{Answer, Delivered, Door, Publisher, TOLD_WITHIN, settled};
 
 impl<S: Application> Door for Node<S> {
     type Answering = BoxFuture<'static, Answer>;
@@ -47,28 +41,21 @@ impl<S: Application> Node<S> {
     /// Has transactions ordered as they stand; what became of each.
     async fn ordered_all(&self, transactions: &[Transaction]) -> Vec<Result<Finished, SubmitError>> {
         let all = |error: SubmitError| vec![Err(error); transactions.len()];
-        let handle = &self.inner.handle;
-        if handle.modes.draining() || handle.modes.read_only() {
-            return all(SubmitError::NotServing(handle.name.clone()));
-        }
-        let checked = match api::check(handle, transactions.to_vec()).await {
+        let checked = match self.checked(transactions.to_vec()).await {
             Ok(checked) => checked,
-            Err(busy) => return all(SubmitError::Busy(busy)),
+            Err(error) => return all(error),
         };
         let sound: Vec<_> = checked.iter().filter_map(|checked| checked.as_ref().ok().cloned()).collect();
-        let submitted = self.inner.handle.replica.ask(Submit { transactions: sound }, HANDED_IN_WITHIN).await;
-        let mut outcomes = match submitted {
-            Ok(Ok(outcomes)) => outcomes.into_iter(),
-            Ok(Err(error)) => return all(SubmitError::Busy(error.to_string())),
-            Err(CallError::Stopped) => return all(SubmitError::Stopped),
-            Err(error) => return all(SubmitError::Busy(error.to_string())),
+        let mut outcomes = match self.enqueued(sound).await {
+            Ok(outcomes) => outcomes.into_iter(),
+            Err(error) => return all(error),
         };
-        let deadline = tokio::time::Instant::now() + OUTCOME_WAIT;
+        let deadline = tokio::time::Instant::now() + TOLD_WITHIN;
         let mut ordered = Vec::with_capacity(transactions.len());
         for (transaction, checked) in transactions.iter().zip(checked) {
             let unknown = SubmitError::OutcomeUnknown { id: transaction.id() };
-            if let Err((_, reason)) = checked {
-                ordered.push(Err(SubmitError::Rejected { reason, height: None }));
+            if let Err(refused) = checked {
+                ordered.push(Err(refused));
                 continue;
             }
             ordered.push(match outcomes.next() {
@@ -113,7 +100,11 @@ impl Following {
                 Some(ToTerminal::Takeover(proof)) => {
                     let fence = proof.takeover.fence;
                     let proven = proof.verify(&self.chain, &*self.book);
-                    self.machine.takeover(&proven.map_err(|why| Alarm::Unproven { fence, why })?)?;
+                    match self.machine.takeover(&proven.map_err(|why| Alarm::Unproven { fence, why })?) {
+                        // The newest epoch's seats will say so, too.
+                        Ok(()) | Err(Alarm::Retired { .. }) => {}
+                        Err(alarm) => return Err(alarm.into()),
+                    }
                 }
                 Some(ToTerminal::Frame(published)) => match self.machine.frame(published) {
                     Verdict::Deliver { entry, content, position } => {

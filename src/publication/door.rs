@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::api::Submitted;
 use crate::client::{Client, ClientError};
 
-/// An outcome is waited for so long before the push is handed in again.
-const OUTCOME_WAIT: Duration = Duration::from_secs(5);
+/// A node that does not say within this time what became of pushes is left for the next one: they are handed in again, and queued once.
+pub(crate) const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
 /// What became of pushes, in their order, and a height that the chain has come to, if that was told.
 pub type Answer = (Vec<Outcome>, Option<Height>);
@@ -32,7 +32,7 @@ impl Door for Client {
     fn hand_in(&self, transactions: Vec<Transaction>) -> Self::Answering {
         let client = self.clone();
         async move {
-            let submitted = match client.submit(&transactions, OUTCOME_WAIT).await {
+            let submitted = match client.submit(&transactions, TOLD_WITHIN).await {
                 Ok(submitted) => submitted,
                 Err(ClientError::Refused(why) | ClientError::NotAllowed(why)) => {
                     return (vec![Outcome::Refused(why); transactions.len()], None);

@@ -13,4 +13,4 @@ pub use standin_publisher::machine::source::SourceConfig;
 pub use standin_publisher::machine::terminal::{Alarm, Counters, Position};
 pub use standin_publisher::{Datum, Entry, Fence, Sequence, Topic};
 
-pub(crate) use door::settled;
+pub(crate) use door::{TOLD_WITHIN, settled};

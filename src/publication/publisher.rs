@@ -12,7 +12,7 @@ use standin_publisher::frame::{Datum, Push};
 use standin_publisher::machine::source::{Effect, Outcome, Source, SourceConfig, SourceRefused};
 use standin_publisher::{Sequence, Topic};
 
-use super::door::{Answer, Door};
+use super::door::{Answer, Door, TOLD_WITHIN};
 use crate::client::{Client, ClientError};
 
 /// What is safe.
@@ -39,8 +39,6 @@ pub enum PublishError {
     Client(#[from] ClientError),
 }
 
-/// A node that does not say within this time what became of pushes is left for the next one: they are handed in again, and queued once.
-const TOLD_WITHIN: Duration = Duration::from_secs(3);
 /// Bytes of the pushes that are handed in at once.
 const AT_ONCE_BYTES: usize = 768 * 1024;
 

@@ -123,14 +123,10 @@ impl Session {
         found: impl FnOnce(Sequence) -> Found,
     ) -> Result<Option<Next>, SessionRefused> {
         let (fence, epoch) = (limit.takeover.fence, limit.epoch);
-        if fence > self.told.0 {
+        if (fence, epoch) > self.told {
             self.told = (fence, epoch);
             // What went under the fence before may have been refused as stale: it goes once more, unless the terminal has said that it has it.
             self.next = Sequence(self.acknowledged.0.saturating_add(1));
-            return Ok(Some(Next::Takeover(limit.takeover)));
-        }
-        if fence == self.told.0 && epoch > self.told.1 {
-            self.told.1 = epoch;
             return Ok(Some(Next::Takeover(limit.takeover)));
         }
         if self.next > limit.upto || self.under_way() >= self.window {
