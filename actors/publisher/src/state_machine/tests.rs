@@ -192,6 +192,28 @@ fn f_plus_one_seats_release_a_lock_and_members_of_one_seat_are_one() {
     assert!(net.acquire(50, 1).unwrap_err().contains("a member of no cluster"), "no client gets it");
 }
 
+/// H4: what is pushed while a lock is lost and free is queued at once; whoever is next begins behind what was published, and has all of it.
+#[test]
+fn h4_what_is_pushed_while_a_lock_changes_hands_is_queued_for_whoever_is_next() {
+    let mut net = Net::new();
+    let queued = |event: Result<Event, String>| match event {
+        Ok(Event::Queued { entry, .. }) => entry.first,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(queued(net.push(77, 0, content(&["a"]))), Sequence(1), "nobody has held it yet");
+    assert_eq!(net.acquire(1, 0).unwrap().from, Sequence(1));
+    net.hold(1, 1, None, Some(1));
+    assert_eq!(queued(net.push(77, 1, content(&["b"]))), Sequence(2));
+    net.attest(2, 1, Ground::Lost { renewals: 0 }).unwrap();
+    net.attest(3, 1, Ground::Lost { renewals: 0 }).unwrap();
+    assert_eq!(queued(net.push(77, 2, content(&["c"]))), Sequence(3), "while it is free");
+    let next = net.acquire(2, 1).unwrap();
+    assert_eq!((next.fence, next.from), (Fence(2), Sequence(2)));
+    let view = View::of(net.chain.state());
+    let waiting: Vec<_> = view.get(Net::topic()).unwrap().waiting.keys().copied().collect();
+    assert_eq!(waiting, [Sequence(2), Sequence(3)]);
+}
+
 /// H16: nothing stalls where nothing waits.
 #[test]
 fn h16_an_owner_stalls_only_while_something_waits() {

@@ -5,7 +5,7 @@ use standin_foundation::{Digest, SecretKey};
 use super::*;
 use crate::frame::Entry;
 use crate::frame::tests::content;
-use crate::machine::lock::{Ground, Reason};
+use crate::machine::lock::{Ground, LEASE_MS_MAX, LEASE_MS_MIN, Reason};
 use crate::messages::Checkpoint;
 
 fn key(n: u8) -> PublicKey {
@@ -208,6 +208,24 @@ fn h9_an_owner_whose_renewals_are_not_final_stops_by_itself_and_goes_on_when_the
     let lost = step(&mut server, 1_100, released(1, 1, Reason::Expired));
     assert!(lost.contains(&Effect::End { topic: topic(), fence: Fence(1) }));
     assert_eq!(server.publishes(topic()), None);
+}
+
+/// H8: the owner of a lease has stopped before any seat takes the lease for ended, whatever the rates of their clocks within what is allowed; and one that was suspended
+/// finds its lease over before it publishes anything. The wall clock has no part in it.
+#[test]
+fn h8_no_clock_that_drifts_or_jumps_lets_an_owner_outlast_its_lease() {
+    let config = Config::default();
+    for lease_ms in [LEASE_MS_MIN, LEASE_MS_MIN + 1, 999, 1_000, LEASE_MS_MAX] {
+        // Local ms in a thousand true ones.
+        let (slow, fast) = (1_000 - config.drift_per_mille, 1_000 + config.drift_per_mille);
+        let owner_stops = (config.lease_of_owner(lease_ms) * 1_000).div_ceil(slow);
+        let seat_sees_end = config.lease_of_watcher(lease_ms) * 1_000 / fast;
+        assert!(owner_stops < seat_sees_end, "a lease of {lease_ms} ms: {owner_stops} and {seat_sees_end}");
+    }
+    let mut server = owner();
+    let woken = step(&mut server, 60_000, queued().1);
+    assert!(!woken.iter().any(|effect| matches!(effect, Effect::Publish { .. })), "{woken:?}");
+    assert!(server.publishes(topic()).is_some_and(|(until, ..)| until < Millis(60_000)));
 }
 
 #[test]
