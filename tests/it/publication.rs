@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use actix_web::web::{Payload, get};
-use actix_web::{App, HttpRequest, HttpServer};
+use actix_web::web::{Payload, get, to};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use standin::client::Client;
 use standin::publication::{Begin, Notice, Terminal};
 use standin_foundation::{Digest, Epoch, Seat, SecretKey, Term};
@@ -337,4 +338,83 @@ async fn a_server_that_makes_up_a_takeover_is_found_out() {
     assert!(matches!(alarm, Some(Alarm::Unproven { fence: Fence(99), .. })), "{alarm:?}");
     assert!((Fence(1)..Fence(99)).contains(&fence));
     handle.stop(false).await;
+}
+
+/// What a false etcd was asked besides its version; and the version that it says it has.
+#[derive(Clone, Default)]
+struct FalseEtcd(Arc<Mutex<(String, Vec<String>)>>);
+
+impl FalseEtcd {
+    /// Answers on a free port: at once with its version, and never with anything else.
+    fn start(&self) -> String {
+        let told = self.clone();
+        let answer = move |request: HttpRequest| {
+            let told = told.clone();
+            async move {
+                let path = request.path().to_owned();
+                if path.ends_with("/maintenance/status") {
+                    let version = told.0.lock().unwrap().0.clone();
+                    return HttpResponse::Ok().json(serde_json::json!({ "version": version }));
+                }
+                told.0.lock().unwrap().1.push(path);
+                std::future::pending().await
+            }
+        };
+        let app = move || App::new().default_service(to(answer.clone()));
+        let server = HttpServer::new(app).workers(1).bind(("127.0.0.1", 0)).unwrap();
+        let url = format!("http://{}", server.addrs()[0]);
+        actix_web::rt::spawn(server.run());
+        url
+    }
+
+    fn is(&self, version: &str) {
+        self.0.lock().unwrap().0 = version.to_owned();
+    }
+
+    fn asked(&self) -> usize {
+        self.0.lock().unwrap().1.len()
+    }
+}
+
+/// A lock in an etcd that is too old, or does not answer, is nobody's: what is pushed is queued all the same, and all other topics go on.
+#[actix_web::test]
+async fn an_etcd_that_is_too_old_or_silent_holds_up_its_own_topics_and_nothing_else() {
+    let etcd = FalseEtcd::default();
+    etcd.is("3.3.27");
+    let url = etcd.start();
+    let mut network = TestNetwork::files();
+    for seat in 1..=4 {
+        let mut config = std::fs::read_to_string(network.config(seat)).unwrap();
+        config.push_str(&format!("\n[publisher]\nlock_store = \"etcd\"\n\n[etcd]\nendpoints = \"{url}\"\n"));
+        std::fs::write(network.config(seat), config).unwrap();
+        network.start_node(seat);
+    }
+    let all_of_it = move || {
+        network.wait_all_ready();
+        let (node, key, operator) = (network.url(0), network.key(), network.path("operator.key"));
+        let (key, operator) = (key.to_str().unwrap(), operator.to_str().unwrap());
+        sound(&["topic", "set", "outside", "--outside", "--node", node, "--key", operator]);
+        let data = network.write("data", "1\n2\n3\n");
+        let goes_on = |from: &str| {
+            for topic in ["outside", "inside"] {
+                sound(&["publish", topic, "--node", node, "--key", key, "--file", data.to_str().unwrap()]);
+            }
+            sound(&["follow", "inside", "--node", node, "--from", from, "--count", "3"]);
+            let shown = sound(&["lock", "show", "outside", "--node", node, "-o", "json"]);
+            let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+            assert!(shown["topic"]["owner"].is_null(), "{shown}");
+        };
+        goes_on("1");
+        (1..=4).for_each(|seat| network.wait_for_log(seat, "3.3.27"));
+        assert_eq!(etcd.asked(), 0, "nothing is asked of one that is too old");
+        etcd.is("3.5.23");
+        let begun = Instant::now();
+        while etcd.asked() == 0 {
+            assert!(begun.elapsed() < WITHIN, "it is not asked once it is new enough");
+            std::thread::park_timeout(LOOK_AGAIN);
+        }
+        goes_on("4");
+    };
+    // The false etcd answers here meanwhile.
+    actix_web::web::block(all_of_it).await.unwrap();
 }

@@ -164,6 +164,7 @@ impl Store {
     }
 
     async fn acquire(&self, topic: Topic, above: u64, lease_ms: u32) -> Result<Said, Error> {
+        self.check_version().await?;
         let known = self.held.borrow().get(&topic).copied();
         if let Some(Taken { lease, number, lease_ms }) = known {
             // What the chain has ended is taken anew, under another number.
@@ -190,6 +191,15 @@ impl Store {
                 Err(error)
             }
         }
+    }
+
+    /// An etcd that is too old is asked for nothing else, until it has been upgraded.
+    async fn check_version(&self) -> Result<(), Error> {
+        if !self.is_checked.get() {
+            self.client.check_version("Locks of topics rely on their fences, which are right there").await?;
+            self.is_checked.set(true);
+        }
+        Ok(())
     }
 
     /// Makes the key, if it is not there; gives its number.
@@ -233,9 +243,7 @@ impl Store {
         while !self.publisher.has_ended() {
             match self.watch_once(&mut again).await {
                 Ok(()) => continue,
-                Err(error @ Error::TooOld { .. }) => {
-                    return tracing::error!(%error, "locks that stand in etcd cannot be had");
-                }
+                Err(error @ Error::TooOld { .. }) => tracing::error!(%error, "locks that stand in etcd cannot be had"),
                 Err(error) => tracing::warn!(%error, "locks that stand in etcd cannot be followed now"),
             }
             tokio::time::sleep(again).await;
@@ -244,10 +252,7 @@ impl Store {
     }
 
     async fn watch_once(&self, again: &mut Duration) -> Result<(), Error> {
-        if !self.is_checked.get() {
-            self.client.check_version("Locks of topics rely on their fences, which are right there").await?;
-            self.is_checked.set(true);
-        }
+        self.check_version().await?;
         // All keys that begin with the prefix.
         let (from, to) = (encoded(&self.prefix), encoded(format!("{}0", self.prefix.trim_end_matches('/'))));
         let mut watch = self.client.watch(&from, &to).await?;
