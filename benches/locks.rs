@@ -291,7 +291,7 @@ impl Streaming {
                         }
                     }
                     Notice::Alarm { alarm, .. } => panic!("{alarm}"),
-                    Notice::Takeover(_) => {}
+                    Notice::Takeover { .. } | Notice::Renewed { .. } => {}
                 }
             }
         });

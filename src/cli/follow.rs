@@ -75,12 +75,20 @@ pub(super) async fn follow(arguments: FollowArguments) -> Result<(), Failure> {
                     write_position(path, &delivered.position)?;
                 }
             }
-            Notice::Takeover(takeover) => {
+            Notice::Takeover { takeover, position } => {
+                if let Some(path) = &arguments.position {
+                    write_position(path, &position)?;
+                }
                 let owner = takeover.owner.node_id().short();
                 eprintln!(
                     "{}: node {owner} publishes from {} on, under fence {}",
                     takeover.topic, takeover.from, takeover.fence
                 );
+            }
+            Notice::Renewed { position } => {
+                if let Some(path) = &arguments.position {
+                    write_position(path, &position)?;
+                }
             }
             Notice::Alarm { node, alarm } => eprintln!("ALARM: {node}: {alarm}: it is not listened to any more"),
         }

@@ -245,7 +245,7 @@ pub const KEYS: &[Key] = &[
         "publisher.competes",
         FLAG,
         Some("true"),
-        "Whether the node competes for locks of topics: one that does not serves terminals what others publish.",
+        "Whether the node competes for locks of topics: one that does not serves terminals what others publish. Others do not know that, and give it 5 ms each time to be faster.",
     ),
     key(
         "publisher.lock_store",

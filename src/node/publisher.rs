@@ -168,12 +168,19 @@ impl Surroundings for Around {
 
     fn word(&self, takeover: &Takeover, known: Option<&Word>) -> Option<Word> {
         let (book, seat) = (&self.directory.book, self.directory.seat);
-        let epoch = book.epoch();
-        let first = book.newest_table().seats.get(&seat).map(|seat| Term::first_of(seat.since));
-        // Where nobody grants seats, the term is the one that the chain's order has begun.
-        let mut terms = [Some(book.term(seat)), first].into_iter().flatten();
-        let term = terms.find(|term| book.speaker(epoch, seat, *term) == Some(self.key.public()))?;
-        if known.is_some_and(|known| known.epoch == epoch && known.witness.term == term) {
+        let (epoch, newest) = (book.epoch(), book.term(seat));
+        let is_of = |known: &Word, term| known.epoch == epoch && known.witness.term == term;
+        if known.is_some_and(|known| is_of(known, newest)) {
+            return None;
+        }
+        let speaks = |term: &Term| book.speaker(epoch, seat, *term) == Some(self.key.public());
+        let term = Some(newest).filter(speaks).or_else(|| {
+            // Where nobody grants seats, the term is the one that the chain's order has begun.
+            let table = book.newest_table();
+            let first = table.seats.get(&seat).map(|seat| Term::first_of(seat.since));
+            first.filter(|_| table.auth.is_none()).filter(speaks)
+        })?;
+        if known.is_some_and(|known| is_of(known, term)) {
             return None;
         }
         Some(Word::sign(&self.genesis.digest(), &self.key, *takeover, (epoch, seat, term)))

@@ -39,6 +39,8 @@ pub enum PublishError {
     Client(#[from] ClientError),
 }
 
+/// A node answers so long after that at the latest, if it answers at all.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
 /// Bytes of the pushes that are handed in at once.
 const AT_ONCE_BYTES: usize = 768 * 1024;
 
@@ -228,7 +230,8 @@ impl<D: Door> Publisher<D> {
             nonces.push(push.nonce);
             self.ready.pop_front();
         }
-        let (answering, until) = (Box::pin(door.hand_in(transactions)), tokio::time::Instant::now() + TOLD_WITHIN);
+        let (answering, until) =
+            (Box::pin(door.hand_in(transactions)), tokio::time::Instant::now() + TOLD_WITHIN + ANSWERED_WITHIN);
         self.under_way = Some(UnderWay { nonces, node, answering, until });
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use standin_foundation::Digest;
+use standin_foundation::{Digest, Epoch};
 use standin_ledger::{Genesis, GrantTable};
 use standin_publisher::frame::{Datum, Entry};
 use standin_publisher::machine::terminal::{Alarm, Counters, Position, Terminal as Machine, Verdict};
@@ -47,7 +47,17 @@ pub enum Notice {
     /// A frame.
     Delivered(Delivered),
     /// Another server publishes from now on.
-    Takeover(Takeover),
+    Takeover {
+        /// Which, from where on, under which fence.
+        takeover: Takeover,
+        /// Where the terminal stands with that: to be stored, too.
+        position: Position,
+    },
+    /// The seats of a newer epoch say that the same server publishes.
+    Renewed {
+        /// Where the terminal stands with that: to be stored, too.
+        position: Position,
+    },
     /// A server said something false: it is not listened to any more.
     Alarm {
         /// The node's address.
@@ -105,11 +115,21 @@ struct Followed {
     anew: watch::Sender<u64>,
     /// The connection that is listened to.
     connection: u64,
+    /// The newest one of which anything was heard while it was not to be judged yet, and up to which they are given up.
+    heard: u64,
+    given_up: u64,
     is_silenced: bool,
 }
 
 /// What a node that showed a takeover, on a connection, says of who may speak for seats.
-type Looked = (usize, u64, TakeoverProof, Result<GrantTable, ClientError>);
+struct Looked {
+    node: usize,
+    connection: u64,
+    proof: TakeoverProof,
+    /// Nothing of the node is judged meanwhile.
+    is_awaited: bool,
+    known: Result<GrantTable, ClientError>,
+}
 
 /// Who may speak for seats, from the genesis on: what a takeover is judged by.
 struct Trust {
@@ -126,6 +146,8 @@ pub struct Terminal {
     /// Takeovers whose witnesses are not known yet: at most one of each node, and the epochs and grants by which they are judged, on their way.
     unproven: FuturesUnordered<LocalBoxFuture<'static, Looked>>,
     looks: BTreeSet<usize>,
+    /// The newest epoch for which somebody is being looked at although what it proves is known from an older one.
+    renewing: Option<Epoch>,
     /// What those nodes have said since.
     held_back: VecDeque<(usize, u64, Option<Position>, Box<ToTerminal>)>,
     begin: Begin,
@@ -169,7 +191,7 @@ impl Terminal {
                 late,
             };
             actix_rt::spawn(connection.run());
-            Followed { client: own, anew, connection: 0, is_silenced: false }
+            Followed { client: own, anew, connection: 0, heard: 0, given_up: 0, is_silenced: false }
         };
         let nodes = nodes.into_iter().enumerate().map(follow).collect();
         Self {
@@ -178,6 +200,7 @@ impl Terminal {
             trust,
             unproven: FuturesUnordered::new(),
             looks: BTreeSet::new(),
+            renewing: None,
             held_back: VecDeque::new(),
             begin,
             nodes,
@@ -227,6 +250,11 @@ impl Terminal {
                     self.check_hope()?;
                 }
                 FromNode::Said { connection, asked, message } if self.looks.contains(&node) => {
+                    let Some(followed) = self.nodes.get_mut(node) else { continue };
+                    followed.heard = followed.heard.max(connection);
+                    if connection <= followed.given_up {
+                        continue;
+                    }
                     if self.held_back.len() < AHEAD {
                         self.held_back.push_back((node, connection, asked, message));
                     } else {
@@ -304,10 +332,20 @@ impl Terminal {
             ToTerminal::Takeover(proof) => match proof.verify(&self.trust.chain, &self.trust.table) {
                 Ok(proven) => self.take_over(node, &proven),
                 Err(why) if why.may_be_proven() => {
-                    if self.looks.insert(node) {
+                    // What is published under a fence that is proven waits for nothing; and then one look will do for all nodes.
+                    let is_awaited = proof.takeover.fence > machine.position().fence;
+                    let is_wanted = match is_awaited {
+                        true => self.looks.insert(node),
+                        false => self.renewing.is_none_or(|epoch| epoch < proof.epoch),
+                    };
+                    if is_wanted {
+                        self.renewing = if is_awaited { self.renewing } else { Some(proof.epoch) };
                         // Whoever shows a takeover can show the epochs and grants that prove it, which prove themselves from the genesis on.
                         let (client, genesis) = (followed.client.clone(), self.trust.genesis.clone());
-                        let look = async move { (node, connection, proof, client.grant_table(&genesis).await) };
+                        let look = async move {
+                            let known = client.grant_table(&genesis).await;
+                            Looked { node, connection, proof, is_awaited, known }
+                        };
                         self.unproven.push(look.boxed_local());
                     }
                     Ok(None)
@@ -340,13 +378,21 @@ impl Terminal {
 
     fn take_over(&mut self, node: usize, proven: &Proven) -> Result<Option<Notice>, FollowError> {
         let Some(machine) = &mut self.machine else { return Ok(None) };
-        let before = machine.position().fence;
-        match machine.takeover(proven) {
-            Ok(()) if proven.takeover().fence > before => {
+        let before = machine.position();
+        let taken = machine.takeover(proven);
+        let position = machine.position();
+        match taken {
+            Ok(()) if position == before => Ok(None),
+            Ok(()) => {
                 self.share();
-                Ok(Some(Notice::Takeover(*proven.takeover())))
+                let takeover = *proven.takeover();
+                let is_renewed = position.fence == before.fence;
+                Ok(Some(if is_renewed {
+                    Notice::Renewed { position }
+                } else {
+                    Notice::Takeover { takeover, position }
+                }))
             }
-            Ok(()) => Ok(None),
             // It may not know the newest epoch yet.
             Err(Alarm::Retired { .. }) => {
                 self.connect_anew(node);
@@ -359,27 +405,41 @@ impl Terminal {
     }
 
     /// A takeover that could not be judged before is judged by what its node knows; no other node is waited for meanwhile.
-    fn looked(&mut self, (node, connection, proof, known): Looked) -> Result<Option<Notice>, FollowError> {
-        self.looks.remove(&node);
+    fn looked(&mut self, looked: Looked) -> Result<Option<Notice>, FollowError> {
+        let Looked { node, connection, proof, is_awaited, known } = looked;
+        if is_awaited {
+            self.looks.remove(&node);
+        } else if self.renewing == Some(proof.epoch) {
+            self.renewing = None;
+        }
         let judged = match known {
             Ok(table) => proof.verify(&self.trust.chain, &table).map(|proven| (proven, table)),
             Err(error) => {
                 tracing::debug!(%error, "a takeover cannot be judged now");
-                self.connect_if_current(node, connection);
+                self.connect_if_awaited(is_awaited, node, connection);
                 return Ok(None);
             }
         };
         match judged {
             Ok((proven, table)) => {
-                self.trust.table = table;
+                if table.epoch() >= self.trust.table.epoch() {
+                    self.trust.table = table;
+                }
                 self.take_over(node, &proven)
             }
             // It may not know that itself yet.
             Err(why) if why.may_be_proven() => {
-                self.connect_if_current(node, connection);
+                self.connect_if_awaited(is_awaited, node, connection);
                 Ok(None)
             }
             Err(why) => self.silence(node, Alarm::Unproven { fence: proof.takeover.fence, why }).map(Some),
+        }
+    }
+
+    /// What is awaited is shown again on another connection; all else comes with the next takeover.
+    fn connect_if_awaited(&mut self, is_awaited: bool, node: usize, connection: u64) {
+        if is_awaited {
+            self.connect_if_current(node, connection);
         }
     }
 
@@ -398,6 +458,7 @@ impl Terminal {
     fn connect_anew(&mut self, node: usize) {
         if let Some(followed) = self.nodes.get_mut(node) {
             // Nothing more of this connection counts.
+            followed.given_up = followed.heard.max(followed.connection);
             followed.connection = 0;
             followed.anew.send_modify(|count| *count += 1);
         }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
-use standin_foundation::{Decoder, Encoder, MalformedBytes};
+use standin_foundation::{Decoder, Digest, Encoder, MalformedBytes};
 
 use crate::frame::{Content, Entry, FrameError};
 use crate::ids::{Fence, Sequence};
@@ -63,7 +63,21 @@ impl Wire for Refusal {
     const BYTES_MAX: usize = 1_024;
 }
 
-impl Wire for Position {
+/// Where a server goes on. It says nothing of epochs: what proves them comes with takeovers.
+#[derive(Debug, Serialize, Deserialize)]
+struct Place {
+    fence: Fence,
+    last: Sequence,
+    chain: Digest,
+}
+
+impl Place {
+    fn of(&Position { fence, last, chain, .. }: &Position) -> Self {
+        Self { fence, last, chain }
+    }
+}
+
+impl Wire for Place {
     const NAME: &'static str = "position";
     const BYTES_MAX: usize = 128;
 }
@@ -74,7 +88,7 @@ impl ToTerminal {
         let mut out = Encoder::default();
         // None of these can be over its limit but a reason, which is cut.
         match self {
-            Self::Start(position) => out.u8(0).bytes(&position.to_wire().unwrap_or_default()),
+            Self::Start(position) => out.u8(0).bytes(&Place::of(position).to_wire().unwrap_or_default()),
             Self::Takeover(proof) => out.u8(1).bytes(&proof.to_wire().unwrap_or_default()),
             Self::Frame(Published { fence, entry, content }) => {
                 out.u8(2).u64(fence.0).bytes(&entry.to_wire().unwrap_or_default()).raw(content.bytes())
@@ -101,7 +115,10 @@ impl ToTerminal {
             return Ok(Self::Frame(Published { fence, entry, content }));
         }
         let message = match kind {
-            0 => Self::Start(Position::from_wire(input.bytes(256)?)?),
+            0 => {
+                let Place { fence, last, chain } = Place::from_wire(input.bytes(256)?)?;
+                Self::Start(Position { fence, last, chain, ..Position::default() })
+            }
             1 => Self::Takeover(TakeoverProof::from_wire(input.bytes(TakeoverProof::BYTES_MAX)?)?),
             3 => {
                 let Refusal { why, first } = Refusal::from_wire(input.bytes(1_024)?)?;
@@ -122,7 +139,7 @@ impl ToTerminal {
             Err(_) => json!({ "hex": hex::encode(bytes) }),
         };
         let value = match self {
-            Self::Start(position) => json!({ "start": position }),
+            Self::Start(position) => json!({ "start": Place::of(position) }),
             Self::Takeover(TakeoverProof { takeover, epoch, witnesses }) => {
                 json!({ "takeover": takeover, "proof": { "epoch": epoch, "witnesses": witnesses } })
             }

@@ -371,7 +371,7 @@ pub(super) async fn terminal_behind_retention(drill: &mut Drill) -> Result<(), F
     let mut late = follow(Begin::Behind(position));
     let refused = loop {
         match tokio::time::timeout(SOON, late.next()).await {
-            Ok(Ok(Notice::Takeover(_))) => {}
+            Ok(Ok(Notice::Takeover { .. } | Notice::Renewed { .. })) => {}
             Ok(Err(error)) => break Some(error),
             _ => break None,
         }

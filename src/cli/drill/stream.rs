@@ -232,7 +232,6 @@ fn note(told: &RefCell<Told>, number: usize, notice: Notice, failed: &impl Fn(St
             let at = Instant::now();
             let fence = delivered.position.fence;
             let mut told = told.borrow_mut();
-            told.epochs.iter_mut().skip(number).take(1).for_each(|epoch| *epoch = delivered.position.epoch);
             let Some(seen) = told.seen.get_mut(number) else { return };
             for (sequence, datum) in (delivered.entry.first.0..).map(Sequence).zip(&delivered.data) {
                 let parsed = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse::<u64>().ok();
@@ -241,7 +240,9 @@ fn note(told: &RefCell<Told>, number: usize, notice: Notice, failed: &impl Fn(St
                 seen.extend(name.map(seen_now));
             }
         }
-        Notice::Takeover(_) => {}
+        Notice::Takeover { position, .. } | Notice::Renewed { position } => {
+            told.borrow_mut().epochs.iter_mut().skip(number).take(1).for_each(|epoch| *epoch = position.epoch);
+        }
         Notice::Alarm { node, alarm } => failed(format!("ALARM: {node}: {alarm}")),
     }
 }

@@ -17,7 +17,7 @@ use crate::messages::{BatchPayload, Forward};
 
 /// Transactions that may wait for a batch or an outcome.
 const WAITING_MAX: usize = 200_000;
-/// What was passed on to a member that does not speak for its seat is kept for so long: by then it does, or another one is asked.
+/// What was passed on to a member that, as far as it knows, is not the seat's holder is kept for so long: by then it hears that it is, or it never was.
 const EARLY_FOR: Duration = Duration::from_secs(1);
 /// A batch is made when this much waits.
 const BATCH_BYTES: usize = BATCH_BYTES_MAX / 4;
@@ -111,13 +111,11 @@ impl Mempool {
 
     /// Keeps what was passed on to a holder that does not speak for its seat yet: who passed it on has done so once, for this holder.
     fn keep_early(&mut self, transactions: Vec<Transaction>, now: Instant) {
-        self.forget_early(now);
         self.early.extend(transactions.into_iter().map(|transaction| (now, transaction)));
     }
 
     /// This node speaks for its seat.
-    fn take_early(&mut self, now: Instant) {
-        self.forget_early(now);
+    fn take_early(&mut self) {
         std::mem::take(&mut self.early).into_iter().for_each(|(_, transaction)| self.enqueue(transaction));
     }
 
@@ -160,7 +158,6 @@ impl Mempool {
 
     /// Forgets whom nobody waits for any more: expired, or given up by its client.
     fn forget_abandoned(&mut self) {
-        self.forget_early(Instant::now());
         let height = self.height;
         self.awaited.retain(|_, awaited| awaited.is_alive(height));
         self.waiter_count = self.awaited.values().map(|awaited| awaited.waiters.len()).sum();
@@ -232,9 +229,10 @@ impl Replica {
     /// replica that does not speak for its seat makes none: it passes on what waits to the one that does.
     pub(super) fn flush_mempool(&mut self, ctx: &mut Ctx<Self>) {
         if !self.speaks() {
+            self.forget_early();
             return self.forward();
         }
-        self.mempool.take_early(Instant::now());
+        self.mempool.take_early();
         while !self.mempool.queue.is_empty() {
             let (count, _) = self.machine.pending();
             if self.machine.own_pending_bytes() > OWN_PENDING_BYTES_MAX || (count > 0 && !self.mempool.is_plenty()) {
@@ -264,6 +262,7 @@ impl Replica {
     /// Transactions that another member passed on. It may know before this one does that this one is to speak; and to one that speaks no more they come
     /// too late: whoever passed them on does so again when it hears of the next holder.
     pub(super) fn take_forwarded(&mut self, transactions: Vec<Transaction>, ctx: &mut Ctx<Self>) {
+        self.forget_early();
         if self.mempool.waiting() + transactions.len() > WAITING_MAX {
             return;
         }
@@ -272,6 +271,14 @@ impl Replica {
         }
         transactions.into_iter().for_each(|transaction| self.mempool.enqueue(transaction));
         self.flush_mempool(ctx);
+    }
+
+    /// A seat that is this node's by its grant is waited for, however long it takes until it may speak.
+    fn forget_early(&mut self) {
+        let directory = &self.config.directory;
+        if directory.book.holder(directory.seat) != Some(directory.own) {
+            self.mempool.forget_early(Instant::now());
+        }
     }
 
     fn set_flush_timer(&mut self, ctx: &mut Ctx<Self>) {
@@ -328,10 +335,11 @@ mod tests {
         mempool.keep_early(vec![transaction(1)], begun);
         mempool.keep_early(vec![transaction(2), transaction(3)], begun + EARLY_FOR / 2);
         assert_eq!((mempool.queue.len(), mempool.waiting()), (0, 3), "they count");
-        mempool.take_early(begun + EARLY_FOR);
+        mempool.forget_early(begun + EARLY_FOR);
+        mempool.take_early();
         let taken: Vec<_> = mempool.queue.iter().map(Transaction::id).collect();
         assert_eq!(taken, [transaction(2).id(), transaction(3).id()], "and the first has waited for too long");
-        mempool.take_early(begun + EARLY_FOR);
+        mempool.take_early();
         assert_eq!((mempool.queue.len(), mempool.waiting()), (2, 2), "once");
     }
 }

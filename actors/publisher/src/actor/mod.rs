@@ -385,20 +385,26 @@ impl Handle<SaidWords> for Publisher {
     fn handle(&mut self, SaidWords { by, words: Words(words) }: SaidWords, _: Reply<()>, _: &mut Ctx<Self>) {
         // Nobody speaks for another seat, and who says something false is not listened to any further: a signature costs more to check than to invent.
         let Some(seat) = self.surroundings.seat_of(&by) else { return };
+        let Some((server, _)) = &self.server else { return };
+        let exists = |topic| server.view().get(topic).is_some();
+        let mut heard = BTreeSet::new();
         for word in words.into_iter().take(AT_ONCE_MAX) {
             let topic = word.takeover.topic;
             if word.witness.seat != seat {
-                return;
+                break;
             }
-            if !self.witnesses.is_news(&word) {
+            // Of what is proven or is no topic no more is wanted; and of one that this server does not know yet it asks.
+            let is_proven = self.witnesses.has_proof(topic, word.takeover.fence, word.epoch);
+            if is_proven || !exists(topic) || !self.witnesses.is_news(&word) {
                 continue;
             }
             if !self.surroundings.is_sound(&word) {
-                return;
+                break;
             }
             self.witnesses.note(word);
-            self.show(topic);
+            heard.insert(topic);
         }
+        heard.into_iter().for_each(|topic| self.show(topic));
     }
 }
 

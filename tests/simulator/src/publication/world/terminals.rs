@@ -6,7 +6,7 @@ use bytes::Bytes;
 use standin_foundation::{Digest, Seat, Term};
 use standin_publisher::frame::{Content, Datum, Entry};
 use standin_publisher::machine::session::{Found, Limit, Next, Session};
-use standin_publisher::machine::terminal::{Published, Verdict};
+use standin_publisher::machine::terminal::{Alarm, Published, Verdict};
 use standin_publisher::machine::witness::{Proven, TakeoverProof, Word};
 use standin_publisher::messages::Takeover;
 use standin_publisher::mutation::Mutation;
@@ -191,6 +191,7 @@ impl World {
                         self.terminals[terminal].connections[server] = 0;
                         Ok(())
                     }
+                    Ok(Err(Alarm::Retired { .. })) => Ok(()),
                     Ok(Err(alarm)) => Err(Violation { invariant: "no_alarm", what: alarm.to_string() }),
                     Err(why) => Err(Violation { invariant: "no_alarm", what: why.to_string() }),
                 }
