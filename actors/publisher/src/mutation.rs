@@ -11,6 +11,8 @@ pub enum Mutation {
     DeadlineIgnored,
     /// A source takes a push for done when it is handed in.
     AcknowledgedEarly,
+    /// A terminal takes a fence from the seats of any epoch.
+    RetiredBelieved,
     /// A terminal does not compare the chain.
     ChainUnchecked,
     /// The chain queues whatever comes, with whatever nonce.

@@ -220,7 +220,10 @@ impl Terminal {
             return Ok(());
         }
         let newest = self.position.epoch;
-        if epoch < newest {
+        let is_retired = epoch < newest;
+        #[cfg(feature = "mutations")]
+        let is_retired = is_retired && !self.lacks(Mutation::RetiredBelieved);
+        if is_retired {
             self.counters.stale += 1;
             return Err(Alarm::Retired { fence, epoch, newest });
         }

@@ -41,7 +41,7 @@ pub enum Driver {
 }
 
 /// The rules whose lack the campaign must notice, by name.
-pub const RULES: [(&str, Switched); 10] = [
+pub const RULES: [(&str, Switched); 11] = [
     ("fence-unchecked", Switched::Machine(Mutation::FenceUnchecked)),
     ("sequence-at-publishing", Switched::Driver(Driver::SequenceAtPublishing)),
     ("acknowledged-early", Switched::Machine(Mutation::AcknowledgedEarly)),
@@ -51,6 +51,7 @@ pub const RULES: [(&str, Switched); 10] = [
     ("nonce-unchecked", Switched::Machine(Mutation::NonceUnchecked)),
     ("stale-checkpoint", Switched::Machine(Mutation::StaleCheckpoint)),
     ("takeover-unproven", Switched::Driver(Driver::TakeoverUnproven)),
+    ("retired-believed", Switched::Machine(Mutation::RetiredBelieved)),
     ("gap-ignored", Switched::Machine(Mutation::GapIgnored)),
 ];
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use standin_foundation::{Digest, Millis, PublicKey, SecretKey};
+use standin_foundation::{Digest, Epoch, Millis, PublicKey, SecretKey};
 use standin_ledger::builtin::Builtin;
 use standin_ledger::trie::Trie;
 use standin_ledger::{Genesis, Operators, Parameters, SeatDescriptor, Transaction};
@@ -71,6 +71,13 @@ enum Happening {
     Word {
         server: usize,
         word: Word,
+    },
+    /// Another epoch begins.
+    Epoch,
+    /// A server has come so far that it knows of an epoch.
+    EpochKnown {
+        server: usize,
+        epoch: Epoch,
     },
     /// A server asks for words that it lacks.
     WantWords {
@@ -171,6 +178,8 @@ struct Host {
     key: PublicKey,
     server: Option<Server>,
     witnesses: Witnesses,
+    /// The newest epoch that it knows.
+    epoch: Epoch,
     /// Events of the chain that it has.
     at: usize,
     /// When the last ones come that are on their way.
@@ -244,14 +253,10 @@ impl std::fmt::Debug for World {
     }
 }
 
-fn secret(n: usize) -> SecretKey {
+fn key(n: usize) -> PublicKey {
     let mut bytes = [7; 32];
     bytes[0] = u8::try_from(n).unwrap_or(u8::MAX);
-    SecretKey::from_bytes(&bytes).unwrap_or_else(|| panic!("a fixed key is valid"))
-}
-
-fn key(n: usize) -> PublicKey {
-    secret(n).public()
+    SecretKey::from_bytes(&bytes).unwrap_or_else(|| panic!("a fixed key is valid")).public()
 }
 
 impl World {
@@ -285,7 +290,7 @@ impl World {
             queue: BinaryHeap::new(),
             happenings: BTreeMap::new(),
             switched,
-            seats: Seats((0..seats).map(key).collect()),
+            seats: Seats::new(seats),
             chain: genesis.digest(),
             state: genesis.state(),
             machine: {
@@ -319,6 +324,7 @@ impl World {
             rng,
         };
         world.move_some_outside();
+        world.begin_epoch_later();
         for server in 0..servers {
             world.at(1_000, Happening::OutsideListed { server });
             world.start(server)?;
@@ -438,6 +444,7 @@ impl World {
             | Happening::Wake { server }
             | Happening::Word { server, .. }
             | Happening::WantWords { server }
+            | Happening::EpochKnown { server, .. }
             | Happening::OutsideSaid { server, .. }
             | Happening::OutsideListed { server }
             | Happening::Link { server, .. }
@@ -473,6 +480,11 @@ impl World {
             }
             Happening::Word { server, word } => self.heard(server, word)?,
             Happening::WantWords { server } => self.want_words(server)?,
+            Happening::Epoch => self.begin_epoch(),
+            Happening::EpochKnown { server, epoch } => {
+                let known = &mut self.hosts[server].epoch;
+                *known = epoch.max(*known);
+            }
             Happening::OutsideAsk { server, topic, ask } => self.outside_asked(server, topic, ask),
             Happening::OutsideSaid { server, topic, said } => self.step(server, Input::Outside { topic, said })?,
             Happening::OutsideListed { server } => self.outside_listed(server)?,
@@ -630,6 +642,7 @@ impl Host {
             key,
             server: None,
             witnesses: Witnesses::default(),
+            epoch: Epoch(0),
             at: 0,
             chain_arrives: 0,
             paused_until: 0,

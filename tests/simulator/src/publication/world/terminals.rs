@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use standin_foundation::{Digest, Seat, Term};
+use standin_foundation::{Digest, Epoch, Seat, Term};
 use standin_publisher::frame::{Content, Datum, Entry};
 use standin_publisher::machine::session::{Found, Limit, Next, Session};
 use standin_publisher::machine::terminal::{Alarm, Published, Verdict};
@@ -12,7 +12,8 @@ use standin_publisher::messages::Takeover;
 use standin_publisher::mutation::Mutation;
 use standin_publisher::{Fence, Sequence};
 
-use super::{Happening, Message, RECONNECT_MS, SESSION_WINDOW, World, key, name_of, secret};
+use super::witnesses::signer;
+use super::{Happening, Message, RECONNECT_MS, SESSION_WINDOW, World, key, name_of};
 use crate::invariants::Violation;
 use crate::publication::{Driver, Switched};
 
@@ -88,7 +89,7 @@ impl World {
             for message in sent {
                 let message = match message {
                     Message::Frame(published) => Message::Frame(self.as_sent(server, topic, published)),
-                    Message::Takeover(proof) => Message::Takeover(self.shown(server, proof)),
+                    Message::Takeover(proof) => Message::Takeover(self.shown(server, (terminal, topic), proof)),
                 };
                 self.send(server, terminal, connection, topic, message);
             }
@@ -96,14 +97,30 @@ impl World {
         Ok(())
     }
 
-    /// What a server makes of a takeover that it shows: one that lies gives itself the topic, with its own word for it.
-    pub(super) fn shown(&mut self, server: usize, proof: Arc<TakeoverProof>) -> Arc<TakeoverProof> {
+    /// What a server makes of a takeover that it shows to a terminal: one that lies gives itself the topic, with its own word for it, or with those of all
+    /// seats of an epoch that is over, whose keys it has.
+    pub(super) fn shown(
+        &mut self,
+        server: usize,
+        (terminal, topic): (usize, usize),
+        proof: Arc<TakeoverProof>,
+    ) -> Arc<TakeoverProof> {
         if !self.hosts[server].forges || self.rng.bool() {
             return proof;
         }
         let takeover = Takeover { fence: Fence(proof.takeover.fence.0 + 1), owner: key(server), ..proof.takeover };
-        let seat = Seat(u16::try_from(server % self.seats.0.len()).unwrap_or_default());
-        let Word { witness, .. } = Word::sign(&self.chain, &secret(server), takeover, (proof.epoch, seat, Term(1)));
+        let said = |epoch, seat: usize| {
+            let speaks = (epoch, Seat(u16::try_from(seat).unwrap_or_default()), Term(1));
+            Word::sign(&self.chain, &signer(seat, epoch), takeover, speaks).witness
+        };
+        // What a terminal has not seen to be over it cannot know to be.
+        let seen = self.terminals[terminal].topics[topic].position().epoch;
+        if let Some(over) = seen.0.checked_sub(1).map(Epoch).filter(|_| self.rng.bool()) {
+            let witnesses = (0..self.seats.len()).map(|seat| said(over, seat)).collect();
+            return Arc::new(TakeoverProof { takeover, epoch: over, witnesses });
+        }
+        let witness = said(proof.epoch, server % self.seats.len());
+        let seat = witness.seat;
         // With those that others have given for the takeover before.
         let others = proof.witnesses.iter().filter(|other| other.seat != seat).cloned();
         let witnesses = [witness].into_iter().chain(others).collect();
@@ -145,8 +162,8 @@ impl World {
     /// Up to where a server may serve terminals: as far as the chain says was published, or farther, as it publishes itself.
     pub(super) fn limit(&mut self, server: usize, topic: usize) -> Option<(Limit, Arc<TakeoverProof>, bool)> {
         let newest = self.hosts[server].server.as_ref()?.view().get(self.topics[topic])?.takeover?;
-        let seats = self.seats.0.len();
-        let proof = self.hosts[server].witnesses.proof(&newest, |_| Some(seats))?;
+        let (seats, known) = (self.seats.len(), self.hosts[server].epoch);
+        let proof = self.hosts[server].witnesses.proof(&newest, |epoch| (epoch <= known).then_some(seats))?;
         let machine = self.hosts[server].server.as_ref()?;
         let view = machine.view().get(self.topics[topic])?;
         let takeover = view.takeover?;
@@ -191,7 +208,12 @@ impl World {
                         self.terminals[terminal].connections[server] = 0;
                         Ok(())
                     }
-                    Ok(Err(Alarm::Retired { .. })) => Ok(()),
+                    // Whoever shows it may not know the newest epoch yet.
+                    Ok(Err(Alarm::Retired { .. })) => {
+                        self.terminals[terminal].connections[server] = 0;
+                        self.at(self.now + RECONNECT_MS, Happening::Connect { terminal, server });
+                        Ok(())
+                    }
                     Ok(Err(alarm)) => Err(Violation { invariant: "no_alarm", what: alarm.to_string() }),
                     Err(why) => Err(Violation { invariant: "no_alarm", what: why.to_string() }),
                 }

@@ -1,30 +1,84 @@
-//! What seats say of takeovers: the first server of each seat speaks for it.
+//! What seats say of takeovers: the first server of each seat speaks for it, in each epoch with another key.
 
-use standin_foundation::{Epoch, PublicKey, Seat, Term};
+use standin_foundation::{Epoch, PublicKey, Seat, SecretKey, Term};
 use standin_publisher::machine::witness::{Speakers, Word};
 use standin_publisher::messages::Takeover;
 
-use super::{Happening, World, secret};
+use super::{Happening, World};
 use crate::invariants::Violation;
 
 /// A server asks for words that it lacks so often.
 pub(super) const WANTED_EVERY_MS: u64 = 200;
 
-/// Who speaks for the seats.
+/// Epochs that there are at the most.
+const EPOCHS_MAX: u64 = 4;
+
+/// Who speaks for the seats, in each epoch.
 #[derive(Debug)]
-pub(super) struct Seats(pub(super) Vec<PublicKey>);
+pub(super) struct Seats {
+    count: usize,
+    epochs: Vec<Vec<PublicKey>>,
+}
+
+impl Seats {
+    pub(super) fn new(count: usize) -> Self {
+        let mut seats = Self { count, epochs: Vec::new() };
+        seats.begin();
+        seats
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The newest epoch.
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.epochs.len().saturating_sub(1) as u64)
+    }
+
+    fn begin(&mut self) {
+        let epoch = Epoch(self.epochs.len() as u64);
+        self.epochs.push((0..self.count).map(|seat| signer(seat, epoch).public()).collect());
+    }
+}
+
+/// What a seat signs with in an epoch.
+pub(super) fn signer(seat: usize, epoch: Epoch) -> SecretKey {
+    let mut bytes = [9; 32];
+    (bytes[0], bytes[1]) = (u8::try_from(seat).unwrap_or(u8::MAX), epoch.0 as u8);
+    SecretKey::from_bytes(&bytes).unwrap_or_else(|| panic!("a fixed key is valid"))
+}
 
 impl Speakers for Seats {
-    fn count(&self, _: Epoch) -> Option<usize> {
-        Some(self.0.len())
+    fn count(&self, epoch: Epoch) -> Option<usize> {
+        (epoch <= self.epoch()).then_some(self.count)
     }
 
     fn speaker(&self, epoch: Epoch, seat: Seat, term: Term) -> Option<PublicKey> {
-        self.0.get(seat.index()).copied().filter(|_| (epoch, term) == (Epoch(0), Term(1)))
+        self.epochs.get(usize::try_from(epoch.0).ok()?)?.get(seat.index()).copied().filter(|_| term == Term(1))
     }
 }
 
 impl World {
+    pub(super) fn begin_epoch_later(&mut self) {
+        if self.seats.epoch().next().0 < EPOCHS_MAX {
+            let after = self.rng.u64(1_500..8_000);
+            self.at(self.now + after, Happening::Epoch);
+        }
+    }
+
+    /// Servers learn of it one after the other, as they execute the block in which it begins.
+    pub(super) fn begin_epoch(&mut self) {
+        self.seats.begin();
+        let epoch = self.seats.epoch();
+        for server in 0..self.hosts.len() {
+            let after = self.rng.u64(1..300);
+            self.at(self.now + after, Happening::EpochKnown { server, epoch });
+        }
+        self.begin_epoch_later();
+    }
+
     /// A server has learned that the chain has granted a lock.
     pub(super) fn witness(&mut self, server: usize, takeover: Takeover) {
         let Some(word) = self.word(server, takeover) else { return };
@@ -34,12 +88,14 @@ impl World {
     }
 
     fn word(&mut self, server: usize, takeover: Takeover) -> Option<Word> {
-        let seat = u16::try_from(server).ok().filter(|_| server < self.seats.0.len()).map(Seat)?;
+        let seat = u16::try_from(server).ok().filter(|_| server < self.seats.len()).map(Seat)?;
+        let epoch = self.hosts[server].epoch;
         let witnesses = &mut self.hosts[server].witnesses;
-        if let Some(known) = witnesses.word(seat, takeover.topic).filter(|known| known.takeover == takeover) {
+        let is_of_now = |known: &&Word| known.takeover == takeover && known.epoch == epoch;
+        if let Some(known) = witnesses.word(seat, takeover.topic).filter(is_of_now) {
             return Some(known.clone());
         }
-        let word = Word::sign(&self.chain, &secret(server), takeover, (Epoch(0), seat, Term(1)));
+        let word = Word::sign(&self.chain, &signer(server, epoch), takeover, (epoch, seat, Term(1)));
         witnesses.note(word.clone());
         Some(word)
     }
@@ -53,7 +109,8 @@ impl World {
     }
 
     pub(super) fn heard(&mut self, server: usize, word: Word) -> Result<(), Violation> {
-        if self.hosts[server].server.is_none() {
+        // Whose word it is cannot be known before its epoch is: it is asked for again.
+        if self.hosts[server].server.is_none() || word.epoch > self.hosts[server].epoch {
             return Ok(());
         }
         let topic = self.topics.iter().position(|known| *known == word.takeover.topic);
@@ -67,11 +124,11 @@ impl World {
         for topic in 0..self.topics.len() {
             let newest = |host: &super::Host| host.server.as_ref()?.view().get(self.topics[topic])?.takeover;
             let Some(takeover) = newest(&self.hosts[server]) else { continue };
-            if self.hosts[server].witnesses.has_proof(takeover.topic, takeover.fence, Epoch(0)) {
+            if self.hosts[server].witnesses.has_proof(takeover.topic, takeover.fence, self.hosts[server].epoch) {
                 continue;
             }
             self.word(server, takeover);
-            for other in 0..self.seats.0.len() {
+            for other in 0..self.seats.len() {
                 let newest = |host: &super::Host| host.server.as_ref()?.view().get(self.topics[topic])?.takeover;
                 let stands = self.hosts[other].paused_until > self.now;
                 if !stands
