@@ -1,6 +1,7 @@
 //! Data on their way from a source to terminals through real nodes, while the one that publishes dies, stands still, and comes back.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -418,4 +419,51 @@ async fn an_etcd_that_is_too_old_or_silent_holds_up_its_own_topics_and_nothing_e
     };
     // The false etcd answers here meanwhile.
     actix_web::web::block(all_of_it).await.unwrap();
+}
+
+/// H14: a terminal that takes nothing is cut; another one at the same node has everything long before.
+#[test]
+fn a_terminal_that_takes_nothing_is_cut_and_holds_up_nobody() {
+    const COUNT: usize = 3_000;
+    let network = TestNetwork::start();
+    let (node, key) = (network.url(0), network.key());
+    let publish = |file: &Path| {
+        let (key, file) = (key.to_str().unwrap(), file.to_str().unwrap());
+        sound(&["publish", "large", "--node", node, "--key", key, "--file", file]);
+    };
+    publish(&network.write("first", "0\n"));
+    let address = node.strip_prefix("http://").unwrap();
+    let mut idle = TcpStream::connect(address).unwrap();
+    let head = [
+        "GET /api/v1/topics/large/follow?from=1 HTTP/1.1",
+        &format!("Host: {address}"),
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        &format!("Sec-WebSocket-Protocol: {SUBPROTOCOL}"),
+    ];
+    idle.write_all(format!("{}\r\n\r\n", head.join("\r\n")).as_bytes()).unwrap();
+    let mut status = [0; 12];
+    idle.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 101");
+
+    // Far more than the system keeps for a connection.
+    let lines: String = (1..COUNT).map(|number| format!("{number} {}\n", "x".repeat(10_000))).collect();
+    publish(&network.write("large", &lines));
+    let all = COUNT.to_string();
+    let seen = sound(&["follow", "large", "--node", node, "--from", "1", "--count", &all]);
+    assert_eq!(seen.lines().count(), COUNT);
+    let begun = Instant::now();
+    let metrics = || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut told = String::new();
+        stream.read_to_string(&mut told).unwrap();
+        told
+    };
+    while !metrics().contains("\nstandin_terminals 0\n") {
+        assert!(begun.elapsed() < WITHIN, "it is still served");
+        std::thread::park_timeout(LOOK_AGAIN);
+    }
 }
