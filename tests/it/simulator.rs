@@ -1,11 +1,13 @@
 //! Seeds that once showed a violation, and a first look at each run.
 
-use standin_simulator::{Protocol, Scenario, rules, run, stories};
+use standin_simulator::{Protocol, Scenario, publication, rules, run, stories};
 
 /// What each of these found is in the history of the consensus machine; none may find it again.
 const FOUND: [u64; 13] = [12, 58, 80, 90, 175, 886, 1886, 2876, 3571, 6, 4, 6281, 8335];
 /// The same for seats that are held by clusters.
 const FOUND_CLUSTERS: [u64; 5] = [34, 166, 335, 366, 9667];
+/// And for publication: a lock service of the simulator's own gave a lease without beginning it anew.
+const FOUND_PUBLICATION: [u64; 1] = [3577];
 
 fn scenario(protocol: Protocol, seed: u64) -> Scenario {
     Scenario { protocol, seed, rule: None }
@@ -21,6 +23,14 @@ fn seeds_that_once_failed_pass() {
             panic!(
                 "seed {seed}: {violation}\n\
                  cargo run --release -p standin-simulator --bin seeds -- --protocol {name} --replay {seed}"
+            );
+        }
+    }
+    for seed in FOUND_PUBLICATION {
+        if let Err(violation) = publication::run(seed, None) {
+            panic!(
+                "seed {seed}: {violation}\n\
+                 cargo run --release -p standin-simulator --bin seeds -- --protocol publication --replay {seed}"
             );
         }
     }

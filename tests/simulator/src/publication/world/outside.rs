@@ -64,8 +64,9 @@ impl World {
         let said = match ask {
             Ask::Acquire { above, lease_ms } => match known {
                 Some(key) if key.server != server && key.number > above => Said::Refused { at: self.outside.revision },
-                // Its own: the answer was lost.
-                Some(Key { number, lease_ms, server: of, .. }) if of == server && number > above => {
+                // Its own, since an answer was lost: its lease begins anew.
+                Some(key) if key.server == server && key.number > above => {
+                    let Key { number, lease_ms, .. } = self.renew_outside(topic, key);
                     Said::Won { number, lease_ms }
                 }
                 Some(_) | None => {
@@ -78,12 +79,7 @@ impl World {
                 }
             },
             Ask::Renew { renewal } => match own {
-                Some(key) => {
-                    let until = self.now + u64::from(key.lease_ms);
-                    self.outside.keys.insert(topic, Key { until, ..key });
-                    self.at(until, Happening::OutsideExpires { topic, number: key.number });
-                    Said::Renewed { number: key.number, renewal }
-                }
+                Some(key) => Said::Renewed { number: self.renew_outside(topic, key).number, renewal },
                 None => match self.newest_outside(topic) {
                     0 => return,
                     number => Said::Lost { number },
@@ -100,6 +96,13 @@ impl World {
             let after = self.rng.u64(1..15);
             self.at(self.now + after, Happening::OutsideSaid { server, topic, said });
         }
+    }
+
+    fn renew_outside(&mut self, topic: Topic, key: Key) -> Key {
+        let until = self.now + u64::from(key.lease_ms);
+        self.outside.keys.insert(topic, Key { until, ..key });
+        self.at(until, Happening::OutsideExpires { topic, number: key.number });
+        key
     }
 
     /// A lease has run out, unless it was renewed.
