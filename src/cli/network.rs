@@ -226,6 +226,11 @@ impl Network {
         child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// Whether the process was started, and has ended by itself.
+    pub(super) fn has_ended(&mut self, index: usize) -> bool {
+        self.nodes.get(index).is_some_and(Option::is_some) && !self.is_running(index)
+    }
+
     /// SIGKILL, and waits until the process is gone.
     pub(super) async fn kill(&mut self, index: usize) -> Result<(), Failure> {
         if let Some(mut child) = self.nodes.get_mut(index).and_then(Option::take) {

@@ -104,19 +104,19 @@ struct Drill {
 enum Ended {
     /// Something that it needs is missing.
     Skipped(String),
-    /// Something went wrong with the drill itself.
-    Failed(Failure),
+    /// Something went wrong with the drill itself; what was looked at before.
+    Failed(Failure, Vec<Check>),
 }
 
 impl From<Failure> for Ended {
     fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
+        Self::Failed(failure, Vec::new())
     }
 }
 
 impl From<std::io::Error> for Ended {
     fn from(error: std::io::Error) -> Self {
-        Self::Failed(error.into())
+        Self::Failed(error.into(), Vec::new())
     }
 }
 
@@ -209,7 +209,8 @@ async fn run_one(kind: &Kind, layout: &Layout) -> Report {
             report.passed = report.checks.iter().all(|check| check.passed);
         }
         Err(Ended::Skipped(why)) => report.skipped = Some(why),
-        Err(Ended::Failed(failure)) => {
+        Err(Ended::Failed(failure, checks)) => {
+            report.checks = checks;
             report.checks.push(Check { name: "drill".to_owned(), passed: false, detail: failure.text });
         }
     }
@@ -237,7 +238,9 @@ async fn carry_out(kind: &Kind, layout: &Layout) -> Result<(Finished, Judgement)
     }
     network.launch().await?;
     let mut drill = Drill { etcd, ..Drill::start(network, layout).await? };
-    (kind.steps)(&mut drill).await?;
+    if let Err(failure) = (kind.steps)(&mut drill).await {
+        return Err(Ended::Failed(failure, drill.broken_off()));
+    }
     let finished = drill.finish().await;
     // Not before its node is gone.
     drop(disk);
@@ -317,6 +320,17 @@ impl Drill {
             detail,
         );
         Ok(())
+    }
+
+    /// What was looked at before a drill broke off, and the last words of each process that has ended by itself.
+    fn broken_off(mut self) -> Vec<Check> {
+        for node in 0..self.network.processes() {
+            if self.network.has_ended(node) {
+                let (name, last_words) = (self.network.name(node), self.network.last_words(node));
+                self.check(&format!("{name} runs"), false, last_words);
+            }
+        }
+        self.checks
     }
 
     /// The judgement that every drill ends with: nothing lost, nothing doubled, no fork, and every store sound.

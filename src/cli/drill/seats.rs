@@ -7,9 +7,9 @@ use standin::api::{ClusterView, RoleView};
 use standin::client::{Client, ClientError};
 use standin_console::actions::Order;
 use standin_foundation::{ClusterId, Height, NodeId, Seat, SecretKey, Term};
+use standin_ledger::SeatVote;
 use standin_ledger::certificate::faulty_max;
-use standin_ledger::grant::Cause;
-use standin_ledger::{SeatVote, SignedGrant};
+use standin_ledger::grant::{Cause, Grant};
 
 use super::{Drill, Failure};
 use crate::cli::act;
@@ -259,7 +259,6 @@ impl Drill {
         Err(Failure::new(5, "the auth node does not hear every cluster"))
     }
 
-    /// The key of an operator.
     /// Moves the seat that a node holds, by an operator's order.
     pub(super) async fn switch(&self, holder: usize, to: Option<NodeId>) -> Result<(), Failure> {
         let args = to.map(|to| ("to".to_owned(), to.to_string())).into_iter().collect();
@@ -268,6 +267,7 @@ impl Drill {
         Ok(())
     }
 
+    /// The key of the only operator.
     pub(super) fn operator_key(&self) -> Result<SecretKey, Failure> {
         SecretKey::read(&self.network.files().operator_key).map_err(|error| Failure::new(78, error.to_string()))
     }
@@ -317,20 +317,27 @@ impl Drill {
         }
     }
 
+    /// Moves the seat to a node that has just started, as soon as it may take it. Where the machine stood still for a moment it may have
+    /// it already, or have had it.
+    pub(super) async fn give(&mut self, before: Holder, wanted: NodeId) -> Result<(), Failure> {
+        let begun = Instant::now();
+        while !self.grants_after(before).await?.iter().any(|grant| grant.holder_id() == wanted) {
+            let holder = self.holder_of(before.seat).await?;
+            if let Err(refused) = self.switch(holder.node, Some(wanted)).await
+                && begun.elapsed() > SOON
+            {
+                return Err(refused);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
     /// Waits until `wanted` has held the seat after `before`, and was replaced: the last term of its own, and why the next was granted.
     pub(super) async fn replaced(&mut self, before: Holder, wanted: NodeId) -> Result<(Term, Option<Cause>), Failure> {
-        let cluster = self.mates_of(before);
-        let is_outside = |node: &usize| *node != before.node && !cluster.contains(node);
-        let witness = (0..self.network.size()).find(|node| is_outside(node) && self.network.answers(*node));
-        let genesis = self.network.files().genesis.clone();
-        let client = self.network.client(witness.unwrap_or_default())?.clone();
         let begun = Instant::now();
         loop {
-            let table = client.grant_table(&genesis).await?;
-            let is_later = |signed: &&SignedGrant| {
-                table.seat_of_cluster(&signed.grant.cluster) == Some(before.seat) && signed.grant.term > before.term
-            };
-            let later: Vec<_> = table.all().filter(is_later).map(|signed| &signed.grant).collect();
+            let later = self.grants_after(before).await?;
             let held = later.iter().skip_while(|grant| grant.holder_id() != wanted);
             let own = held.clone().take_while(|grant| grant.holder_id() == wanted).last().map(|grant| grant.term);
             let next = held.clone().find(|grant| grant.holder_id() != wanted).map(|grant| grant.cause);
@@ -340,6 +347,19 @@ impl Drill {
                 _ => tokio::time::sleep(POLL).await,
             }
         }
+    }
+
+    /// The grants of the seat after this holder's, as a node of another cluster knows them.
+    async fn grants_after(&mut self, before: Holder) -> Result<Vec<Grant>, Failure> {
+        let cluster = self.mates_of(before);
+        let is_outside = |node: &usize| *node != before.node && !cluster.contains(node);
+        let witness = (0..self.network.size()).find(|node| is_outside(node) && self.network.answers(*node));
+        let genesis = &self.network.files().genesis;
+        let table = self.network.client(witness.unwrap_or_default())?.grant_table(genesis).await?;
+        let grants = table.all().map(|signed| &signed.grant);
+        let later = grants
+            .filter(|grant| table.seat_of_cluster(&grant.cluster) == Some(before.seat) && grant.term > before.term);
+        Ok(later.cloned().collect())
     }
 
     /// The auth node that heard the holder last: the one that its cluster asks.
