@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_codec::Framed;
@@ -16,7 +17,7 @@ use standin_auth::messages::MemberOrder;
 use standin_console::actions::{Ask, Order};
 use standin_console::actor::unix_ms;
 use standin_foundation::limits::HTTP_BODY_BYTES_MAX;
-use standin_foundation::{ClusterId, Digest, Encoder, Height, NodeId, SecretKey};
+use standin_foundation::{ClusterId, Digest, Encoder, Height, NodeId, PublicKey, SecretKey};
 use standin_ledger::{
     Approved, Clients, EpochProof, EpochTable, Genesis, GrantTable, Membership, SignedGrant, Title, Transaction,
     TransactionId,
@@ -27,8 +28,10 @@ use standin_publisher::{Sequence, Topic};
 
 use crate::api::{
     AnswerView, BlockView, CandidateView, ClusterView, DoneView, ErrorView, HeldView, HoldingView, OfferedView,
-    PreviewView, Reading, StatusView, Submitted, TitleView, TopicView, TopicsView, TransactionView, authorization,
+    PreviewView, Reading, SourceView, StatusView, Submitted, TitleView, TopicView, TopicsView, TransactionView,
+    authorization,
 };
+use crate::https;
 use crate::publication::Begin;
 
 /// Connections that one client may have open.
@@ -66,6 +69,9 @@ pub enum ClientError {
         /// The first block that it has.
         first: Height,
     },
+    /// A terminal is ahead of the node.
+    #[error("{0}")]
+    Ahead(String),
     /// The node refuses the request.
     #[error("{0}")]
     Refused(String),
@@ -109,10 +115,16 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client of the node at `base`, such as `http://127.0.0.1:8001`.
+    /// A client of the node at `base`, such as `http://127.0.0.1:8001`, or `https://…` where a proxy stands in front of it: its certificate is
+    /// checked against the authorities that the system trusts, or that `SSL_CERT_FILE` names.
     pub fn new(base: &str, timeout: Duration) -> Self {
         // Requests that wait for outcomes hold a connection each; others must not queue behind them.
-        let connector = awc::Connector::new().limit(CONNECTIONS_MAX);
+        let mut connector = awc::Connector::new().limit(CONNECTIONS_MAX);
+        if base.starts_with("https:")
+            && let Ok(tls) = https::config()
+        {
+            connector = connector.rustls_0_23(Arc::new(tls));
+        }
         let http = awc::Client::builder().connector(connector).timeout(timeout).disable_redirects().finish();
         Self { base: base.trim_end_matches('/').to_owned(), http, timeout, reader: None }
     }
@@ -304,6 +316,11 @@ impl Client {
         self.get(&format!("/api/v1/topics/{topic}")).await
     }
 
+    /// How far a source has come at a topic.
+    pub async fn source(&self, topic: Topic, key: &PublicKey) -> Result<SourceView, ClientError> {
+        self.get(&format!("/api/v1/topics/{topic}/sources/{key}")).await
+    }
+
     /// Who published a topic under which fences: the newest holdings, or the one of a datum.
     pub async fn holdings(&self, topic: Topic, of: Option<Sequence>) -> Result<Vec<HoldingView>, ClientError> {
         let of = of.map(|sequence| format!("?sequence={sequence}")).unwrap_or_default();
@@ -420,6 +437,7 @@ impl Client {
             (410, Some(first)) => ClientError::Gone { what: error, first },
             (401 | 403, _) => ClientError::NotAllowed(error),
             (409, _) => ClientError::Conflict(error),
+            (416, _) => ClientError::Ahead(error),
             (429 | 502..=504, _) => ClientError::Busy(error),
             _ => ClientError::Refused(error),
         })
@@ -461,7 +479,8 @@ impl Following {
 }
 
 fn unreachable(url: &str, error: impl std::fmt::Display) -> ClientError {
-    ClientError::Unreachable { url: url.to_owned(), what: error.to_string() }
+    let what = error.to_string();
+    ClientError::Unreachable { url: url.to_owned(), what: format!("{what}{}", https::hint(&what)) }
 }
 
 /// Text as it may stand in a path or a query.

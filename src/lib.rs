@@ -13,6 +13,7 @@ pub mod api;
 pub mod client;
 pub mod config;
 mod embed;
+mod https;
 pub mod metrics;
 pub mod node;
 pub mod ports;

@@ -166,7 +166,7 @@ impl<S: Application> TestNetwork<S> {
         self.nodes.iter().flatten()
     }
 
-    /// Stops a node, as when its process is told to.
+    /// Stops a node, as when its process is told to: it hands its seat over first.
     pub async fn stop_node(&mut self, index: usize) {
         if let Some(node) = self.nodes.get_mut(index).and_then(Option::take) {
             node.shutdown().await;
@@ -201,9 +201,9 @@ impl<S: Application> TestNetwork<S> {
 
     /// Stops all nodes, and removes their files.
     pub async fn shutdown(mut self) {
-        for index in 0..self.nodes.len() {
-            self.stop_node(index).await;
-        }
+        // At one time: nobody waits for a successor that is about to stop, too.
+        futures_util::future::join_all(self.running().map(Node::shutdown)).await;
+        self.nodes.clear();
         if let Some(auth) = self.auth.take() {
             auth.shutdown().await;
         }

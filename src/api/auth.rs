@@ -2,7 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 
-use standin_auth::messages::MemberOrder;
+use standin_auth::messages::{Action, MemberOrder};
 use standin_ledger::Approved;
 
 use super::{ErrorView, unavailable};
@@ -44,8 +44,19 @@ async fn genesis(auth: web::Data<AuthHandle>) -> HttpResponse {
 
 /// An order of operators, with their approvals.
 async fn order(auth: web::Data<AuthHandle>, order: web::Json<Approved<MemberOrder>>) -> HttpResponse {
-    match auth.order(order.into_inner()).await {
-        Ok(Ok(membership)) => HttpResponse::Ok().json(membership),
+    let order = order.into_inner();
+    let (action, node) = match &order.order.action {
+        Action::Admit(member) => ("member-add", member.key.node_id()),
+        Action::Remove(node) => ("member-remove", *node),
+    };
+    let on = format!("{} {node}", order.order.cluster);
+    let operators = order.approvals.iter().map(|approval| format!("key {}", approval.operator));
+    let operators = operators.collect::<Vec<_>>().join(", ");
+    match auth.order(order).await {
+        Ok(Ok(membership)) => {
+            auth.console.record_order(operators, action, on);
+            HttpResponse::Ok().json(membership)
+        }
         Ok(Err(why)) => HttpResponse::Conflict().json(ErrorView::from(why.to_string())),
         Err(error) => unavailable(error.to_string()),
     }

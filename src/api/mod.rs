@@ -43,7 +43,7 @@ use standin_ledger::{
 use tokio::sync::oneshot;
 
 use self::reading::MayRead;
-use crate::node::NodeHandle;
+use crate::node::{NodeHandle, blocks_from};
 
 /// Longest time that a request may wait for outcomes.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -522,20 +522,13 @@ fn default_limit() -> u64 {
     100
 }
 
-/// Lists blocks with receipts, by rising height, as far as there are. A list never begins later than it was asked to.
+/// Lists blocks with receipts, by rising height, as far as there are, and fewer than were asked for where they are large. A list never begins
+/// later than it was asked to.
 async fn blocks(_: MayRead, node: web::Data<NodeHandle>, query: web::Query<ListQuery>) -> HttpResponse {
     let (from, limit) = (query.from.max(1), query.limit.min(LIST_MAX));
     let list = move |ledger: &Ledger| {
-        let first = ledger.store.first()?;
-        if first > Height(from) {
-            return Err(gone(first));
-        }
-        let mut blocks = Vec::new();
-        for height in (from..from.saturating_add(limit)).map(Height) {
-            let Some(block) = ledger.store.block(height)? else { break };
-            blocks.push(BlockView::from(block));
-        }
-        Ok(blocks)
+        let blocks = blocks_from(ledger, Height(from), limit)?.map_err(gone)?;
+        Ok(blocks.into_iter().map(BlockView::from).collect::<Vec<_>>())
     };
     respond(read(&node, list).await)
 }

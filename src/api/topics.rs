@@ -216,6 +216,7 @@ fn refused(error: &FeedError) -> HttpResponse {
         FeedError::Refused(SessionRefused::Forgotten { first, .. }) => {
             HttpResponse::Gone().json(ErrorView { first: Some(Height(first.0)), ..what.into() })
         }
+        FeedError::Ahead { .. } => HttpResponse::RangeNotSatisfiable().json(ErrorView::from(what)),
         FeedError::Refused(_) => HttpResponse::Conflict().json(ErrorView::from(what)),
         _ => unavailable(what),
     }

@@ -16,6 +16,10 @@ pub(super) struct OperatorArguments {
     /// Key file of an operator that the node's configuration lists (`console.operators`).
     #[arg(long, env = "STANDIN_KEY")]
     key: Option<PathBuf>,
+    /// The name of the node that is to do it, as an operator knows it: it is signed, and a node of another name refuses. Without it whatever
+    /// answers at the address says which node it is.
+    #[arg(long)]
+    name: Option<String>,
     /// Why: stands in the node's audit log.
     #[arg(long, default_value = "by command")]
     reason: String,
@@ -34,7 +38,8 @@ impl OperatorArguments {
         let missing = "--key FILE is needed, or STANDIN_KEY: an operator's key that the node's configuration lists";
         let path = self.key.as_ref().ok_or_else(|| Failure::new(2, missing))?;
         let key = SecretKey::read(path).map_err(|error| Failure::new(78, error.to_string()))?;
-        println!("{}", client.act(action, ask(order, &self.reason), &key).await?);
+        let node = self.name.clone().unwrap_or_default();
+        println!("{}", client.act(action, Ask { node, ..ask(order, &self.reason) }, &key).await?);
         Ok(true)
     }
 }
@@ -42,16 +47,13 @@ impl OperatorArguments {
 /// An order of its own.
 pub(super) fn ask(order: Order, reason: &str) -> Ask {
     let (id, reason) = (format!("{:032x}", fastrand::u128(..)), reason.to_owned());
-    Ask { id, order, reason, confirm: String::new(), seen: String::new(), signed: None }
+    let (node, confirm, seen) = Default::default();
+    Ask { id, node, order, reason, confirm, seen, signed: None }
 }
 
 /// An action that is done to the node that is asked.
 #[derive(Debug, Args)]
 pub(super) struct NodeArguments {
-    /// The node's name, as an operator knows it: it is signed, and a node of another name refuses. Without it whatever answers at the
-    /// address says which node it is.
-    #[arg(long)]
-    name: Option<String>,
     #[command(flatten)]
     client: ClientArguments,
     #[command(flatten)]
@@ -99,7 +101,7 @@ pub(super) struct RestartActorArguments {
 }
 
 async fn order(node: &NodeArguments, action: &str, args: &[(&str, &str)]) -> Result<(), Failure> {
-    order_on(node, action, node.name.clone().unwrap_or_default(), args).await
+    order_on(node, action, node.operator.name.clone().unwrap_or_default(), args).await
 }
 
 async fn order_on(node: &NodeArguments, action: &str, on: String, args: &[(&str, &str)]) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ use standin_ledger::backup::{BackupError, Restored};
 
 use super::Failure;
 use super::chain_of;
+use super::files::at;
 use super::read::ReadingArguments;
 
 #[derive(Debug, Args)]
@@ -65,13 +66,13 @@ pub(super) async fn backup(arguments: BackupArguments) -> Result<(), Failure> {
         let bar = progress("received");
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| Failure::new(69, format!("the node stopped sending: {error}")))?;
-            file.write_all(&piece)?;
+            file.write_all(&piece).map_err(at(&part))?;
             bar.inc(piece.len() as u64);
         }
-        file.sync_all()?;
+        file.sync_all().map_err(at(&part))?;
         bar.finish_and_clear();
         let restored = check(&part, &genesis)?;
-        fs::rename(&part, &out)?;
+        fs::rename(&part, &out).map_err(at(&out))?;
         Ok(restored.snapshot.header.height())
     };
     let height = received.await.inspect_err(|_: &Failure| {

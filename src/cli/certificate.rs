@@ -1,7 +1,6 @@
 //! `certificate`: when a node's certificate expires, and a new one.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use standin::config::NodeConfig;
@@ -10,7 +9,7 @@ use standin_stage::bridge::TlsIdentity;
 use standin_stage::bridge::tls::{CERTIFICATE_DAYS, make_certificate};
 
 use super::Failure;
-use super::identity::write_private;
+use super::files::replace_private;
 
 #[derive(Debug, Args)]
 pub(super) struct CertificateArguments {
@@ -44,22 +43,12 @@ pub(super) fn certificate(arguments: &CertificateArguments) -> Result<(), Failur
             let config = NodeConfig::read(config)?;
             let made = make_certificate("standin", *days).map_err(|error| Failure::new(1, error.to_string()))?;
             // Whoever reads between the two finds a key that is not the certificate's, and keeps what it has.
-            replace(&config.certificate_key_file, &made.1)?;
-            replace(&config.certificate_file, &made.0)?;
+            replace_private(&config.certificate_key_file, made.1.as_bytes())?;
+            replace_private(&config.certificate_file, made.0.as_bytes())?;
             eprintln!("a node that runs takes it on SIGHUP (systemctl reload)");
             show(&config)
         }
     }
-}
-
-fn replace(path: &Path, text: &str) -> Result<(), Failure> {
-    let new = path.with_extension("new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    write_private(&new, text)?;
-    Ok(fs::rename(new, path)?)
 }
 
 fn show(config: &NodeConfig) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use standin_console::audit::{self, AuditError, Head};
 use standin_console::login::{Login, LoginError, Tokens};
 use standin_console::protocol::{Role, UserView};
 
+use super::files::at;
 use super::{Failure, chain_of};
 
 #[derive(Debug, Args)]
@@ -76,7 +77,7 @@ pub(super) fn audit(arguments: &AuditArguments) -> Result<(), Failure> {
             // What the node is just adding is not finished.
             let mut left = (entries + 1).saturating_sub(*from.max(&1)) as usize;
             for path in audit::files(&config.data_dir)? {
-                let text = std::fs::read_to_string(path)?;
+                let text = std::fs::read_to_string(&path).map_err(at(&path))?;
                 let lines: Vec<_> = text.split_inclusive('\n').take(left).collect();
                 lines.iter().for_each(|line| print!("{line}"));
                 left -= lines.len();

@@ -10,6 +10,7 @@ use standin::config::NodeConfig;
 use standin_console::actor::unix_ms;
 use standin_console::audit;
 
+use super::files::at;
 use super::read::json as pretty;
 use super::{ClientArguments, Failure, chain_of};
 
@@ -52,6 +53,8 @@ enum DebugCommand {
 
 pub(super) async fn debug(arguments: DebugArguments) -> Result<(), Failure> {
     let DebugCommand::Bundle { client, config, out } = arguments.command;
+    // Before anybody is asked: nothing is overwritten.
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(&out).map_err(at(&out))?;
     let mut nodes = Map::new();
     for client in client.clients() {
         nodes.insert(client.base().to_owned(), pages_of(&client).await);
@@ -59,8 +62,7 @@ pub(super) async fn debug(arguments: DebugArguments) -> Result<(), Failure> {
     let configs: Map<_, _> = config.iter().map(|path| (path.display().to_string(), configured(path))).collect();
     let (at_ms, version) = (unix_ms(), env!("CARGO_PKG_VERSION"));
     let bundle = json!({ "at_ms": at_ms, "version": version, "nodes": nodes, "configurations": configs });
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(&out)?;
-    writeln!(file, "{}", pretty(&bundle))?;
+    writeln!(file, "{}", pretty(&bundle)).map_err(at(&out))?;
     println!("{}: {} nodes, {} configurations", out.display(), nodes.len(), configs.len());
     Ok(())
 }

@@ -22,7 +22,7 @@ use super::read::json;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArguments {
-    /// The layout: `four-sites`, `two-sites`, `four-sites-plus`, `four-sites-etcd` or `four-seats`.
+    /// The layout: `four-sites`, `two-sites`, `four-sites-plus`, `four-sites-etcd`, `four-seats` or `publishers`.
     #[arg(long, default_value = "four-sites")]
     layout: String,
     /// End by itself after so many seconds.

@@ -4,33 +4,32 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::json;
 use standin::client::ClientError;
 use standin::publication::{Begin, Delivered, FollowError, Notice, Terminal};
 use standin_publisher::machine::terminal::Position;
 use standin_publisher::{Sequence, Topic};
 
+use super::files::replace;
+use super::read::{ReadingArguments, json};
 use super::trust::TrustArguments;
-use super::{ClientArguments, Failure, Output};
+use super::{Failure, Output};
 
 #[derive(Debug, Args)]
 pub(super) struct FollowArguments {
     #[command(flatten)]
-    client: ClientArguments,
+    client: ReadingArguments,
     /// The topic.
     topic: Topic,
     /// Begin with this datum; without it with the next that is published.
     #[arg(long, value_name = "SEQ", conflicts_with = "position")]
     from: Option<u64>,
-    /// Keep in this file how far it has come, and go on from there: each datum is printed once, whatever dies.
+    /// Keep in this file how far it has come, and go on from there. Nothing is left out, whatever dies; if this process does, the last frame
+    /// (at most 128 data) is printed again.
     #[arg(long, value_name = "FILE")]
     position: Option<PathBuf>,
     /// End after so many data.
     #[arg(long, value_name = "COUNT")]
     count: Option<u64>,
-    /// Sign as this client, where the chain lists who may read.
-    #[arg(long = "as", value_name = "FILE")]
-    reader: Option<PathBuf>,
     #[command(flatten)]
     trust: TrustArguments,
     /// How to print: values, or a JSON object a datum.
@@ -39,13 +38,7 @@ pub(super) struct FollowArguments {
 }
 
 pub(super) async fn follow(arguments: FollowArguments) -> Result<(), Failure> {
-    let mut nodes = arguments.client.clients();
-    if let Some(path) = &arguments.reader {
-        nodes = nodes
-            .into_iter()
-            .map(|node| Ok(node.reading_as(super::orders::read_key(path)?)))
-            .collect::<Result<_, Failure>>()?;
-    }
+    let nodes = arguments.client.clients()?;
     let stored = arguments.position.as_deref().map(read_position).transpose()?.flatten();
     let begin = match (stored, arguments.from) {
         (Some(position), _) => Begin::Behind(position),
@@ -129,8 +122,7 @@ fn print(arguments: &FollowArguments, delivered: &Delivered, left: Option<u64>) 
             Output::Json | Output::Jsonl => {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 let fence = delivered.position.fence;
-                let line =
-                    json!({ "sequence": sequence, "fence": fence, "id": text(&datum.id), "value": text(&datum.value) });
+                let line = serde_json::json!({ "sequence": sequence, "fence": fence, "id": text(&datum.id), "value": text(&datum.value) });
                 writeln!(out, "{line}")?;
             }
         }
@@ -149,9 +141,6 @@ fn read_position(path: &Path) -> Result<Option<Position>, Failure> {
     }
 }
 
-/// Whole or not at all.
 fn write_position(path: &Path, position: &Position) -> Result<(), Failure> {
-    let new = path.with_extension("new");
-    std::fs::write(&new, format!("{}\n", super::read::json(position)))?;
-    Ok(std::fs::rename(new, path)?)
+    replace(path, format!("{}\n", json(position)).as_bytes())
 }

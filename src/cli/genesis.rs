@@ -15,6 +15,7 @@ use standin_ledger::{Genesis, MemberDescriptor, Operators, Parameters, SeatDescr
 
 use super::Failure;
 use super::commented::{Place, head, log, peer, quoted, section};
+use super::files::{make_folder, write};
 use super::identity::{new_key, write_identity};
 use super::orders::read_key;
 
@@ -156,15 +157,15 @@ fn build(arguments: BuildArguments) -> Result<(), Failure> {
     };
     genesis.check().map_err(|error| wrong(error.to_string()))?;
     genesis.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
-    fs::create_dir_all(&out)?;
+    make_folder(&out)?;
     let (genesis_file, peers_file) = (out.join("genesis.toml"), out.join("peers.toml"));
     if let Some(existing) = [&genesis_file, &peers_file].into_iter().find(|path| path.exists()) {
         return Err(Failure::new(6, format!("{} exists: nothing is overwritten", existing.display())));
     }
     let text = toml::to_string(&genesis).map_err(|error| Failure::new(1, error.to_string()))?;
-    fs::write(&genesis_file, text)?;
+    write(&genesis_file, text)?;
     let peers: String = nodes.iter().map(|node| peer(node.role, &node.key, &node.address)).collect();
-    fs::write(&peers_file, format!("# Where the nodes of the chain `{}` are reached.\n{peers}", genesis.chain))?;
+    write(&peers_file, format!("# Where the nodes of the chain `{}` are reached.\n{peers}", genesis.chain))?;
     eprintln!("{} and {}: the same two files for every node", genesis_file.display(), peers_file.display());
     eprintln!(
         "compare the digest with the others on a way of its own, and check your part with `standin genesis check`"
@@ -313,7 +314,7 @@ impl Founder<'_> {
             }
         };
         let text = [head(place, "genesis.toml", &node), own, section("console", &[]), log("info")].concat();
-        fs::write(folder.join("node.toml"), text)?;
+        write(&folder.join("node.toml"), text)?;
         let descriptor = Descriptor {
             role: *role,
             name: (*name).to_owned(),
@@ -330,7 +331,7 @@ impl Founder<'_> {
         // It is read as others will read it: what they would refuse is refused here.
         let checked = Descriptor::parse(&descriptor.to_toml());
         let checked = checked.map_err(|error| Failure::new(2, error.to_string()))?;
-        fs::write(folder.join("descriptor.toml"), checked.to_toml())?;
+        write(&folder.join("descriptor.toml"), checked.to_toml())?;
         Ok(checked)
     }
 }

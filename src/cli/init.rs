@@ -14,6 +14,7 @@ use standin_ledger::{ClientSignatures, Genesis, MemberDescriptor, Operators, Par
 
 use super::Failure;
 use super::commented::{Place, head, log, peer, quoted, section};
+use super::files::{at, make_folder, write};
 use super::genesis::Founder;
 use super::identity::{new_key, write_identity};
 use super::layout::{Layout, RegisterPlace};
@@ -25,12 +26,12 @@ use super::ports::{Ports, ports};
 pub(super) struct InitArguments {
     /// The folder; it must not exist, or be empty.
     folder: PathBuf,
-    /// The layout: `four-seats`, `two-sites`, `four-sites`, `four-sites-plus` or `four-sites-etcd`.
+    /// The layout: `four-seats`, `two-sites`, `four-sites`, `four-sites-plus`, `four-sites-etcd` or `publishers`.
     #[arg(long, default_value = "four-seats")]
     layout: String,
-    /// The chain's name.
-    #[arg(long, default_value = "four-seats")]
-    chain: String,
+    /// The chain's name; that of the layout without it.
+    #[arg(long)]
+    chain: Option<String>,
     /// Write a systemd unit for each node, too.
     #[arg(long)]
     systemd: bool,
@@ -210,7 +211,7 @@ fn init_founder(arguments: &InitArguments, role: InitRole) -> Result<(), Failure
 fn init_network(arguments: &InitArguments) -> Result<(), Failure> {
     let plan = Plan {
         layout: Layout::named(&arguments.layout)?,
-        chain: arguments.chain.clone(),
+        chain: arguments.chain.as_ref().unwrap_or(&arguments.layout).clone(),
         port: arguments.port,
         signatures: ClientSignatures::Required,
         store: Vec::new(),
@@ -231,7 +232,7 @@ fn init_network(arguments: &InitArguments) -> Result<(), Failure> {
     }
     if arguments.compose {
         let path = arguments.folder.join("compose.yml");
-        fs::write(&path, compose_file(&network))?;
+        write(&path, compose_file(&network))?;
         eprintln!("compose: {}", path.display());
     }
     eprintln!("clients: --node {} --key {}", network.node_urls(), network.client_key.display());
@@ -243,7 +244,7 @@ pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Failure::new(6, format!("{} is not empty: nothing is overwritten", folder.display())));
     }
-    fs::create_dir_all(folder)?;
+    make_folder(folder)?;
     let names: Vec<_> = plan.layout.names().collect();
     let ports = ports(plan.port, names.len())?;
     let mut keys = Vec::new();
@@ -260,12 +261,12 @@ pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork
         eprintln!("warning: {warning}");
     }
     let text = toml::to_string(&genesis).map_err(|error| Failure::new(1, error.to_string()))?;
-    fs::write(folder.join("genesis.toml"), text)?;
+    write(&folder.join("genesis.toml"), text)?;
     let links = if plan.relayed { links(&ports)? } else { Vec::new() };
     let mut configs = Vec::new();
     for (index, name) in names.iter().enumerate() {
         let path = folder.join(name).join("node.toml");
-        fs::write(&path, node_config(index, &keys, &ports, &links, operator, plan))?;
+        write(&path, node_config(index, &keys, &ports, &links, operator, plan))?;
         configs.push(path);
     }
     let urls = ports.iter().map(|(_, http)| format!("http://{http}")).collect();
@@ -275,16 +276,18 @@ pub(super) fn write_network(folder: &Path, plan: &Plan) -> Result<WrittenNetwork
 
 /// Writes a systemd unit beside a node's configuration.
 fn write_unit(config: &Path) -> Result<PathBuf, Failure> {
-    let config = config.canonicalize()?;
+    let config = config.canonicalize().map_err(at(config))?;
     let folder = config.parent().unwrap_or(Path::new("/"));
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let (program, path) = (std::env::current_exe()?, folder.join(format!("standin-{name}.service")));
     let unit = UNIT
         .replace("@NAME@", &name)
+        .replace("@USER@", &rustix::process::getuid().as_raw().to_string())
+        .replace("@GROUP@", &rustix::process::getgid().as_raw().to_string())
         .replace("@PROGRAM@", &program.display().to_string())
         .replace("@CONFIG@", &config.display().to_string())
         .replace("@FOLDER@", &folder.display().to_string());
-    fs::write(&path, unit)?;
+    write(&path, unit)?;
     Ok(path)
 }
 

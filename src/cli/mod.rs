@@ -14,6 +14,7 @@ mod debug;
 mod demo;
 mod drill;
 mod etcd;
+mod files;
 mod follow;
 mod genesis;
 mod identity;
@@ -344,7 +345,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Man { folder: Some(folder) } => {
-            std::fs::create_dir_all(&folder)?;
+            files::make_folder(&folder)?;
             Ok(clap_mangen::generate_to(Arguments::command(), folder)?)
         }
         Command::Man { folder: None } => {

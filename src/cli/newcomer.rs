@@ -10,6 +10,7 @@ use standin_ledger::Genesis;
 
 use super::Failure;
 use super::commented::{Place, Set, head, log, peer, quoted, section};
+use super::files::{at, write};
 use super::genesis::bridge_of;
 use super::identity::{new_key, write_identity};
 use super::ports::ports;
@@ -115,7 +116,7 @@ impl Like {
         }
         let Where { bridge, http, address } = listens;
         let key = write_identity(folder)?;
-        let genesis_file = network.genesis_file.canonicalize()?;
+        let genesis_file = network.genesis_file.canonicalize().map_err(at(&network.genesis_file))?;
         let place = Place { name, site: "", bridge, http };
         let head = head(place, &genesis_file.display().to_string(), node);
         let mut text = [&head, sections, &section("console", &[]), &log("info")].concat();
@@ -131,7 +132,7 @@ impl Like {
             text += &peer(known.role, &known.key, &known.address);
         }
         let config = folder.join("node.toml");
-        fs::write(&config, text)?;
+        write(&config, text)?;
         Ok(Newcomer { config, key, joins: false, address, http })
     }
 }

@@ -17,6 +17,7 @@ use standin_ledger::{LedgerError, Member, Operators, Outcome, Reconfiguration, S
 use standin_publisher::Instruction;
 use standin_publisher::messages::{Settings, TopicChange, TopicOrder};
 
+use super::files::replace;
 use super::read::json;
 use super::reconfigure::wait_for_epoch;
 use super::submit::unique_nonce;
@@ -107,10 +108,8 @@ impl Draft {
     }
 
     fn write(&self, path: &Path) -> Result<(), Failure> {
-        // Whole or not at all: the others' approvals stand in it.
-        let new = path.with_extension("new");
-        fs::write(&new, format!("{}\n", json(self)))?;
-        Ok(fs::rename(new, path)?)
+        // The others' approvals stand in it.
+        replace(path, format!("{}\n", json(self)).as_bytes())
     }
 
     pub(super) fn by(self, key: &SecretKey) -> Self {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use standin_publisher::machine::source::SourceConfig;
 use standin_publisher::{Sequence, Topic};
 use tokio::sync::mpsc;
 
+use super::files::at;
 use super::{ClientArguments, Failure};
 
 /// Lines that wait to be pushed.
@@ -65,10 +67,13 @@ pub(super) async fn publish(arguments: PublishArguments) -> Result<(), Failure> 
             },
             line = lines.recv(), if reads => match line {
                 Some(Ok(line)) => {
-                    let nonce = publisher.push(datum(&arguments, line));
+                    let nonce = publisher.push(datum(&arguments, &line));
                     pushed = nonce.map_err(|error| unfinished(error, pushed, safe))? + 1;
                 }
-                Some(Err(error)) => return Err(Failure::new(1, error.to_string())),
+                Some(Err(error)) => {
+                    let text = format!("{error}; of {pushed} data {safe} are queued for certain");
+                    return Err(Failure::new(1, text));
+                }
                 None => is_over = true,
             },
             told = publisher.acknowledged() => {
@@ -98,62 +103,90 @@ fn unfinished(error: PublishError, pushed: u64, safe: u64) -> Failure {
     Failure::new(code, format!("{text}; of {pushed} data {safe} are queued for certain"))
 }
 
-fn datum(arguments: &PublishArguments, line: String) -> Datum {
-    match arguments.id_before.as_ref().and_then(|before| line.split_once(before.as_str())) {
-        Some((id, value)) => Datum { id: id.to_owned().into(), value: value.to_owned().into() },
-        None => Datum { id: Default::default(), value: line.into() },
-    }
+fn datum(arguments: &PublishArguments, line: &[u8]) -> Datum {
+    let parts = arguments.id_before.as_ref().filter(|before| !before.is_empty()).and_then(|before| {
+        let before = before.as_bytes();
+        let place = line.windows(before.len()).position(|part| part == before)?;
+        Some((line.get(..place)?, line.get(place + before.len()..)?))
+    });
+    let (id, value) = parts.unwrap_or((&[], line));
+    Datum { id: id.to_vec().into(), value: value.to_vec().into() }
 }
 
+type Lines = mpsc::Sender<std::io::Result<Vec<u8>>>;
+
 /// Lines as they come, read by a thread of its own.
-fn read_lines(arguments: &PublishArguments) -> Result<mpsc::Receiver<std::io::Result<String>>, Failure> {
+fn read_lines(arguments: &PublishArguments) -> Result<mpsc::Receiver<std::io::Result<Vec<u8>>>, Failure> {
     let (sender, receiver) = mpsc::channel(LINES_AHEAD);
-    let named = |path: &Path, error: std::io::Error| Failure::new(1, format!("{}: {error}", path.display()));
     let source: Box<dyn FnOnce() + Send> = match &arguments.file {
-        None => Box::new(move || {
-            for line in std::io::stdin().lock().lines() {
-                if sender.blocking_send(line).is_err() {
-                    return;
-                }
-            }
-        }),
+        None => Box::new(move || read_stdin(&sender)),
         Some(path) => {
-            let file = File::open(path).map_err(|error| named(path, error))?;
-            let follow = arguments.follow;
-            Box::new(move || read_file(file, follow, &sender))
+            let file = File::open(path).map_err(at(path))?;
+            let (path, follow) = (path.clone(), arguments.follow);
+            Box::new(move || {
+                if let Err(error) = read_file(file, follow.then_some(path.as_path()), &sender) {
+                    let named = std::io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+                    drop(sender.blocking_send(Err(named)));
+                }
+            })
         }
     };
     std::thread::Builder::new().name("lines".to_owned()).spawn(source)?;
     Ok(receiver)
 }
 
-/// Whole lines alone: what has no end yet is read again when it has.
-fn read_file(file: File, follow: bool, sender: &mpsc::Sender<std::io::Result<String>>) {
-    let mut reader = BufReader::new(file);
-    let mut position = 0;
+fn without_end(mut line: Vec<u8>) -> Vec<u8> {
+    while line.pop_if(|byte| *byte == b'\n' || *byte == b'\r').is_some() {}
+    line
+}
+
+fn read_stdin(sender: &Lines) {
+    let mut stdin = std::io::stdin().lock();
     loop {
-        let mut line = String::new();
-        match reader.read_line(&mut line) {
-            Ok(0) if !follow => return,
-            Ok(read) if read > 0 && (line.ends_with('\n') || !follow) => {
-                position += read as u64;
-                let line = line.trim_end_matches(['\n', '\r']).to_owned();
-                if sender.blocking_send(Ok(line)).is_err() {
-                    return;
-                }
-            }
-            Ok(_) => {
-                if sender.is_closed() || reader.seek(SeekFrom::Start(position)).is_err() {
-                    return;
-                }
-                // Nobody tells when something is appended.
-                std::thread::park_timeout(LOOK_AGAIN);
-            }
-            Err(error) => {
-                drop(sender.blocking_send(Err(error)));
-                return;
-            }
+        let mut line = Vec::new();
+        let said = match stdin.read_until(b'\n', &mut line) {
+            Ok(0) => return,
+            Ok(_) => Ok(without_end(line)),
+            Err(error) => Err(error),
+        };
+        let is_over = said.is_err();
+        if sender.blocking_send(said).is_err() || is_over {
+            return;
         }
+    }
+}
+
+/// Whole lines alone: what has no end yet is read again when it has. A file that is followed may be cut, or another may take its place under
+/// its name: it is read from its beginning then, once the one before has no more.
+fn read_file(mut file: File, followed: Option<&Path>, sender: &Lines) -> std::io::Result<()> {
+    let (mut reader, mut position) = (BufReader::new(file.try_clone()?), 0);
+    loop {
+        let mut line = Vec::new();
+        let read = reader.read_until(b'\n', &mut line)?;
+        if read > 0 && (line.ends_with(b"\n") || followed.is_none()) {
+            position += read as u64;
+            if sender.blocking_send(Ok(without_end(line))).is_err() {
+                return Ok(());
+            }
+            continue;
+        }
+        let Some(path) = followed.filter(|_| !sender.is_closed()) else { return Ok(()) };
+        let own = file.metadata()?;
+        // Between two files of a name there may be none for a moment.
+        let other = std::fs::metadata(path).is_ok_and(|named| (named.dev(), named.ino()) != (own.dev(), own.ino()));
+        if other && let Ok(next) = File::open(path) {
+            // Its last line will never have an end.
+            if !line.is_empty() && sender.blocking_send(Ok(without_end(line))).is_err() {
+                return Ok(());
+            }
+            file = next;
+            (reader, position) = (BufReader::new(file.try_clone()?), 0);
+            continue;
+        }
+        position = if own.len() < position { 0 } else { position };
+        reader.seek(SeekFrom::Start(position))?;
+        // Nobody tells when something is appended.
+        std::thread::park_timeout(LOOK_AGAIN);
     }
 }
 

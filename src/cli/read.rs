@@ -35,7 +35,7 @@ pub(super) struct ReadingArguments {
 }
 
 impl ReadingArguments {
-    fn clients(&self) -> Result<Vec<Client>, Failure> {
+    pub(super) fn clients(&self) -> Result<Vec<Client>, Failure> {
         let clients = self.client.clients();
         match &self.reader {
             None => Ok(clients),

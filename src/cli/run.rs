@@ -69,14 +69,14 @@ pub(super) async fn run(arguments: RunArguments) -> Result<(), Failure> {
             let _ = certificate.set(handle.certificate.clone());
             let console = handle.console.clone();
             logging.show_at(&console, &config.name);
-            let served = Served::Member(Box::new(handle.clone()));
+            let leaving = handle.clone();
             let (seat, cluster) = (handle.seat.0, handle.cluster.as_str());
             tracing::info!(name = config.name, seat, cluster, http = %config.http_listen, "node runs");
             service::tell_of(Served::Member(Box::new(handle.clone())));
             let http = serve(&config, listener, move || api::routes(handle.clone()))?;
             let failed = until_stopped(node.failed()).await?;
             if failed.is_none() {
-                served.hand_over().await;
+                leaving.hand_over().await;
             }
             console.stop();
             http.stop().await;

@@ -3,25 +3,20 @@
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use standin::config::NodeConfig;
 use standin::node::actions::LevelControl;
 use standin::node::{AuthHandle, Certificate, NodeHandle};
 use standin_auth::actor::AskClusters;
-use standin_cluster::actor::{Drain, MemberStatus};
 use standin_stage::CallError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 
-/// A seat is handed over within this time, or the node stops without.
-const HAND_OVER_WITHIN: Duration = Duration::from_millis(500);
 /// An auth node has heard by then whether its register can be reached.
 const REGISTER_WITHIN: Duration = Duration::from_secs(10);
-/// How often it is looked at.
-const POLL: Duration = Duration::from_millis(5);
 /// How often the service manager is told how the node stands.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
@@ -50,35 +45,6 @@ impl Served {
                 Err(CallError::Disconnected { .. }) => Some("the register cannot be reached".to_owned()),
                 Err(_) => None,
             },
-        }
-    }
-
-    /// Gives the seat up before the node goes, as long as somebody can take it.
-    pub(super) async fn hand_over(&self) {
-        let Self::Member(node) = self else { return };
-        // Clients go elsewhere while this one still answers.
-        node.modes.leave();
-        let begun = Instant::now();
-        let handed_over = tokio::time::timeout(HAND_OVER_WITHIN, async {
-            let can = |status: MemberStatus| status.view.active && status.view.in_sync.len() > 1;
-            if node.genesis.auth.is_none() || !node.cluster().await.is_ok_and(can) {
-                return false;
-            }
-            if node.member.ask(Drain(true), HAND_OVER_WITHIN).await.is_err() {
-                return false;
-            }
-            while node.cluster().await.is_ok_and(|status| status.view.active) {
-                tokio::time::sleep(POLL).await;
-            }
-            true
-        });
-        let ms = || begun.elapsed().as_millis() as u64;
-        match handed_over.await {
-            Ok(true) => tracing::info!(ms = ms(), "the seat is handed over"),
-            Ok(false) => {}
-            Err(_) => {
-                tracing::warn!(ms = ms(), "nobody has taken the seat over: the others will when the node is gone");
-            }
         }
     }
 }

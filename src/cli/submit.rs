@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use standin::client::{Client, ClientError};
 use standin_foundation::SecretKey;
-use standin_ledger::{Genesis, Transaction};
+use standin_ledger::{Genesis, Outcome, Transaction};
 
 use super::inputs::{Line, parse_line};
 use super::read::json;
@@ -17,6 +17,12 @@ use super::{ClientArguments, Failure};
 
 /// Transactions in one request.
 const CHUNK: usize = 500;
+/// A node waits so long for their outcomes.
+const OUTCOMES_WITHIN: Duration = Duration::from_secs(30);
+/// They are handed in again for so long, where no node takes them or answers.
+const TRIED_FOR: Duration = Duration::from_secs(120);
+/// And after this time.
+const AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct SubmitArguments {
@@ -38,16 +44,16 @@ pub(super) struct SubmitArguments {
 
 pub(super) async fn submit(arguments: SubmitArguments) -> Result<(), Failure> {
     let key = SecretKey::read(&arguments.key).map_err(|error| Failure::new(78, error.to_string()))?;
-    let client = arguments.client.first()?;
-    let genesis = client.genesis().await?;
+    let clients = arguments.client.clients();
+    let genesis = first_answer(&clients, async |client| client.genesis().await).await?;
     let (lines, bad) = read_lines(&arguments)?;
     let bar = progress(lines.len() as u64);
     let mut totals = Totals::default();
     let base = unique_nonce();
     for (number, chunk) in lines.chunks(CHUNK).enumerate() {
         let first = base.wrapping_add((number * CHUNK) as u64);
-        let transactions = sign_chunk(&client, &genesis, &key, chunk, first).await?;
-        submit_chunk(&client, &transactions, &mut totals).await?;
+        let transactions = sign_chunk(&clients, &genesis, &key, chunk, first).await?;
+        submit_chunk(&clients, &transactions, &mut totals).await?;
         bar.inc(chunk.len() as u64);
     }
     bar.finish_and_clear();
@@ -103,13 +109,13 @@ fn read_lines(arguments: &SubmitArguments) -> Result<(Vec<Line>, u64), Failure> 
 }
 
 async fn sign_chunk(
-    client: &Client,
+    clients: &[Client],
     genesis: &Genesis,
     key: &SecretKey,
     chunk: &[Line],
     first_nonce: u64,
 ) -> Result<Vec<Transaction>, Failure> {
-    let height = client.status().await?.height;
+    let height = first_answer(clients, async |client| client.status().await).await?.height;
     let sign = |(index, line): (usize, &Line)| {
         line.clone()
             .sign(genesis, key, first_nonce.wrapping_add(index as u64), height)
@@ -118,16 +124,53 @@ async fn sign_chunk(
     chunk.iter().enumerate().map(sign).collect()
 }
 
-async fn submit_chunk(client: &Client, transactions: &[Transaction], totals: &mut Totals) -> Result<(), Failure> {
-    let results = loop {
-        match client.submit(transactions, Duration::from_secs(30)).await {
-            Err(ClientError::Busy(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
-            other => break other?,
+/// What the first node says that answers.
+async fn first_answer<T>(
+    clients: &[Client],
+    ask: impl AsyncFn(&Client) -> Result<T, ClientError>,
+) -> Result<T, Failure> {
+    let mut last = Failure::new(2, "--node needs an address");
+    for client in clients {
+        match ask(client).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => last = error.into(),
         }
+    }
+    Err(last)
+}
+
+/// A node may die with what it was handed: the same transactions go to the next one, and take effect once.
+async fn submit_chunk(clients: &[Client], transactions: &[Transaction], totals: &mut Totals) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let (mut nodes, mut told) = (clients.iter().cycle(), false);
+    let Some(mut node) = nodes.next() else { return Err(Failure::new(2, "--node needs an address")) };
+    let results = loop {
+        let error = match node.submit(transactions, OUTCOMES_WITHIN).await {
+            Ok(results) => break results,
+            Err(error @ ClientError::Busy(_)) => error,
+            Err(error @ ClientError::Unreachable { .. }) => {
+                node = nodes.next().unwrap_or(node);
+                error
+            }
+            Err(other) => return Err(other.into()),
+        };
+        if begun.elapsed() > TRIED_FOR {
+            eprintln!("standin: {error}; whether these have taken effect is not known:");
+            transactions.iter().for_each(|transaction| eprintln!("{}", transaction.id()));
+            totals.unknown += transactions.len() as u64;
+            return Ok(());
+        }
+        if !told {
+            eprintln!("standin: {error}; they are handed in again for {} s", TRIED_FOR.as_secs());
+            told = true;
+        }
+        tokio::time::sleep(AGAIN).await;
     };
     for result in results {
         match &result.outcome {
             Some(outcome) if outcome.is_applied() => totals.applied += 1,
+            // It was handed in twice, and has an outcome of its own.
+            Some(Outcome::Duplicate) => totals.unknown += 1,
             None if result.refused.is_none() => totals.unknown += 1,
             _ => totals.rejected += 1,
         }

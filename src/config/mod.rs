@@ -302,7 +302,8 @@ mod tests {
             let of = |key: &&keys::Key| sections.contains(&key.name.split_once('.').unwrap().0);
             keys::KEYS.iter().filter(of).filter_map(|key| Some((key.name, key.default?))).collect::<BTreeMap<_, _>>()
         };
-        let member = ["node", "bridge", "http", "console", "consensus", "cluster", "store", "limits", "log"];
+        let member =
+            ["node", "bridge", "http", "console", "consensus", "cluster", "store", "publisher", "limits", "log"];
         assert_eq!(parsed(&text_with(&BTreeMap::new())), parsed(&text_with(&defaults(&member))));
         let mut auth = defaults(&["auth", "etcd"]);
         auth.extend(AUTH);
@@ -406,5 +407,11 @@ view_timeout_ms = 500
     fn plain_http_stays_on_loopback() {
         let error = parse(&SOUND.replace("127.0.0.1:8001", "0.0.0.0:8001"), &[]).unwrap_err().to_string();
         assert!(error.contains("loopback"), "{error}");
+    }
+
+    #[test]
+    fn a_form_of_logs_that_there_is_not_is_told_of() {
+        let error = parse(&format!("{SOUND}[log]\nformat = \"jsno\"\n"), &[]).unwrap_err().to_string();
+        assert!(error.contains("`log.format`: found \"jsno\", \"text\" or \"json\""), "{error}");
     }
 }

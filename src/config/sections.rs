@@ -68,7 +68,7 @@ impl Reader<'_> {
             journal_bytes: self.number("publisher", "journal_bytes", 512 << 10..=1 << 40, Some(256 << 20)),
             verify_threads: self.number("limits", "verify_threads", 0..=256, Some(0)) as usize,
             log_level: self.text("log", "level", Some("info")),
-            log_json: self.text("log", "format", Some("text")) == "json",
+            log_json: self.log_json(),
         }
     }
 
@@ -113,6 +113,17 @@ impl Reader<'_> {
     }
 
     /// Whether a key says `"etcd"`, and not what it says by itself.
+    fn log_json(&mut self) -> bool {
+        match self.value("log", "format") {
+            None => false,
+            Some((Value::Text(text), _)) if text == "text" || text == "json" => text == "json",
+            Some((found, place)) => {
+                self.fault(place, "log", "format", format!("found {found}, \"text\" or \"json\" is needed"));
+                false
+            }
+        }
+    }
+
     fn in_etcd(&mut self, section: &'static str, key: &'static str, by_itself: &str) -> bool {
         match self.value(section, key) {
             None => false,

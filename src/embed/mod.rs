@@ -438,7 +438,19 @@ impl<S: Application> Node<S> {
         move |config: &mut ServiceConfig| console.page_routes()(config)
     }
 
-    /// Adds the node's metrics, as they are now, to a registry of one's own.
+    /// Adds the node's metrics, as they are now, to a registry of one's own. They do not change there: make the registry anew for each scrape, with
+    /// the prefix `standin` that alerts and dashboard expect, and a label for each node where there are several. Fails if the node has stopped.
+    ///
+    /// ```
+    /// # use prometheus_client::{encoding::text::encode, registry::Registry};
+    /// # async fn scrape(node: &standin::Node<impl standin::Application>) -> Result<String, Box<dyn std::error::Error>> {
+    /// let mut registry = Registry::with_prefix("standin");
+    /// node.metrics(&mut registry).await?;
+    /// let mut text = String::new();
+    /// encode(&mut text, &registry)?;
+    /// # Ok(text)
+    /// # }
+    /// ```
     pub async fn metrics(&self, registry: &mut Registry) -> Result<(), CallError> {
         crate::metrics::register(&self.inner.handle, registry).await
     }
@@ -448,8 +460,10 @@ impl<S: Application> Node<S> {
         self.inner.running.stopped().await
     }
 
-    /// Stops the node in order, whoever else has a handle: what it has said is durable when this returns.
+    /// Stops the node in order, whoever else has a handle: it hands its seat over, as long as somebody can take it (500 ms at the latest), and
+    /// what it has said is durable when this returns.
     pub async fn shutdown(&self) {
+        self.inner.handle.hand_over().await;
         self.inner.handle.console.stop();
         self.inner.running.stop().await;
     }

@@ -8,10 +8,10 @@ use futures_util::future::BoxFuture;
 use standin_consensus::actor::Finished;
 use standin_foundation::Digest;
 use standin_ledger::{GrantBook, Transaction};
-use standin_publisher::Topic;
 use standin_publisher::machine::source::{Outcome, Source, SourceConfig};
 use standin_publisher::machine::terminal::{Alarm, Counters, Position, Terminal, Verdict};
 use standin_publisher::terminal::ToTerminal;
+use standin_publisher::{Topic, record};
 
 use super::{Application, Node, SubmitError};
 use crate::node::{Begin, Feed, FeedError};
@@ -31,7 +31,7 @@ impl<S: Application> Door for Node<S> {
                 // It is handed in again.
                 Err(_) => Outcome::Unknown,
             });
-            (outcomes.collect(), node.height().await.ok())
+            Answer { outcomes: outcomes.collect(), height: node.height().await.ok(), refused: None }
         }
         .boxed()
     }
@@ -138,8 +138,11 @@ impl<S: Application> Node<S> {
     /// source of the same key and topic shuts this one out.
     pub async fn publish(&self, topic: Topic) -> Result<Publisher<Self>, SubmitError> {
         let micros = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
-        let source = Source::new(SourceConfig::default(), micros, 0);
         let (height, key) = (self.height().await?, Arc::clone(&self.inner.key));
+        // The clock may stand before where it stood.
+        let own = key.public();
+        let known = self.read(move |ledger| record::source(ledger.chain.state(), topic, &own).session).await?;
+        let source = Source::new(SourceConfig::default(), micros.max(known.saturating_add(1)), 0);
         Ok(Publisher::at(vec![self.clone()], 0, (&self.inner.handle.genesis, height), topic, key, source))
     }
 

@@ -12,7 +12,7 @@ use super::NodeHandle;
 
 /// Where too many reads wait, the next one is tried after this time.
 const BUSY_WAIT: Duration = Duration::from_millis(20);
-/// Blocks that are read at one time, and bytes of their payloads, unless one alone has more.
+/// Blocks that are read at one time, and bytes of their payloads and outputs, unless one alone has more.
 const READ_MAX: u64 = 64;
 const READ_BYTES_MAX: usize = 2 * 1024 * 1024;
 
@@ -74,7 +74,7 @@ impl Follower {
         let blocks = loop {
             let (sender, receiver) = oneshot::channel();
             // Whoever follows may have gone.
-            match self.node.reader.try_read(move |ledger| drop(sender.send(blocks_from(ledger, from)))) {
+            match self.node.reader.try_read(move |ledger| drop(sender.send(blocks_from(ledger, from, READ_MAX)))) {
                 Ok(()) => break receiver.await.map_err(|_| BlocksError::Stopped)?,
                 // Many read at one time: there is room again in a moment.
                 Err(ReadRefused::Busy) => tokio::time::sleep(BUSY_WAIT).await,
@@ -92,17 +92,18 @@ impl Follower {
 
 type Blocks = Result<Vec<StoredBlock>, Height>;
 
-/// Blocks from a height on, or else the first one that there is.
-fn blocks_from(ledger: &Ledger, from: Height) -> Result<Blocks, StoreError> {
+/// At most so many blocks from a height on, fewer where they are large; or else the first one that there is.
+pub(crate) fn blocks_from(ledger: &Ledger, from: Height, count: u64) -> Result<Blocks, StoreError> {
     let first = ledger.store.first()?;
     if first > from {
         return Ok(Err(first));
     }
-    let up_to = ledger.chain.height().0.min(from.0.saturating_add(READ_MAX - 1));
+    let up_to = ledger.chain.height().0.min(from.0.saturating_add(count).saturating_sub(1));
     let (mut blocks, mut bytes) = (Vec::new(), 0);
     for height in (from.0..=up_to).map(Height) {
         let Some(block) = ledger.store.block(height)? else { break };
-        bytes += block.payloads.iter().map(bytes::Bytes::len).sum::<usize>();
+        let outputs = block.receipts.iter().map(|receipt| receipt.outcome.bytes());
+        bytes += block.payloads.iter().map(bytes::Bytes::len).chain(outputs).sum::<usize>();
         if bytes > READ_BYTES_MAX && !blocks.is_empty() {
             break;
         }

@@ -10,7 +10,7 @@ use standin_publisher::machine::session::{Found, Next, Session, SessionRefused};
 use standin_publisher::machine::terminal::{Position, Published};
 use standin_publisher::machine::witness::TakeoverProof;
 use standin_publisher::terminal::ToTerminal;
-use standin_publisher::{Sequence, Topic};
+use standin_publisher::{Fence, Sequence, Topic};
 use tokio::sync::watch;
 
 use super::Publication;
@@ -41,9 +41,16 @@ pub enum FeedError {
     /// The chain has no such topic.
     #[error("there is no topic `{0}`")]
     Unknown(Topic),
-    /// The node is behind the terminal.
-    #[error("this node has come to datum {0} itself: ask another one, or again")]
-    Behind(Sequence),
+    /// The terminal is ahead of the node: of its queue, or of the takeovers that it knows. Another node may be further, or this one in a moment.
+    #[error("the terminal stands at datum {} under fence {}, and this node has come to datum {queued} and fence {fence} itself", .position.last, .position.fence)]
+    Ahead {
+        /// Where the terminal stands.
+        position: Position,
+        /// The last datum that is queued, as far as the node knows.
+        queued: Sequence,
+        /// The newest grant of the topic's lock, as far as the node knows.
+        fence: Fence,
+    },
     /// What it needs is forgotten, or its position is of another history.
     #[error(transparent)]
     Refused(#[from] SessionRefused),
@@ -87,8 +94,9 @@ impl Feed {
         let standing = publication.board.follow(topic).ok_or(FeedError::Unknown(topic))?;
         let stands = standing.borrow().clone();
         let position = position_of(&publication, topic, begin, &stands)?;
-        if position.last > stands.queued {
-            return Err(FeedError::Behind(stands.queued));
+        let (queued, fence) = (stands.queued, stands.takeover.map_or(Fence(0), |takeover| takeover.fence));
+        if position.last > queued || position.fence > fence {
+            return Err(FeedError::Ahead { position, queued, fence });
         }
         let session = resume(&publication, topic, &position, &stands)?;
         let kept_back = late.then(|| KeptBack { upto: stands.published.upto, waiting: VecDeque::new() });

@@ -32,6 +32,8 @@ use crate::config::NodeConfig;
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// How long the replica may take for what is handed in.
 const HANDED_IN_WITHIN: Duration = Duration::from_secs(5);
+/// And the chain for an outcome.
+const OUTCOME_WITHIN: Duration = Duration::from_secs(5);
 /// An instruction that is said again within so many blocks is the same transaction.
 const SAME_FOR_BLOCKS: u64 = 64;
 /// After something went wrong it is tried again after this time.
@@ -128,8 +130,9 @@ impl Surroundings for Around {
             let submitted = around.replica.ask(Submit { transactions: vec![transaction] }, HANDED_IN_WITHIN).await;
             match submitted {
                 Ok(Ok(mut outcomes)) => {
+                    // What has no outcome for so long is said again, and must not be waited for as well.
                     if let Some(outcome) = outcomes.pop()
-                        && let Ok(finished) = outcome.await
+                        && let Ok(Ok(finished)) = tokio::time::timeout(OUTCOME_WITHIN, outcome).await
                         && let Outcome::Rejected(why) = finished.outcome
                     {
                         tracing::debug!(why, "the chain refuses an instruction");

@@ -14,8 +14,23 @@ use crate::client::{Client, ClientError};
 /// A node that does not say within this time what became of pushes is left for the next one: they are handed in again, and queued once.
 pub(crate) const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
-/// What became of pushes, in their order, and a height that the chain has come to, if that was told.
-pub type Answer = (Vec<Outcome>, Option<Height>);
+/// What became of pushes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// In their order.
+    pub outcomes: Vec<Outcome>,
+    /// A height that the chain has come to, if that was told.
+    pub height: Option<Height>,
+    /// Why the node takes some of them not at all: another one may.
+    pub refused: Option<String>,
+}
+
+impl Answer {
+    /// Nothing is known of so many.
+    pub(crate) fn unknown(count: usize) -> Self {
+        Self { outcomes: vec![Outcome::Unknown; count], height: None, refused: None }
+    }
+}
 
 /// Takes transactions to be ordered.
 pub trait Door {
@@ -35,11 +50,14 @@ impl Door for Client {
             let submitted = match client.submit(&transactions, TOLD_WITHIN).await {
                 Ok(submitted) => submitted,
                 Err(ClientError::Refused(why) | ClientError::NotAllowed(why)) => {
-                    return (vec![Outcome::Refused(why); transactions.len()], None);
+                    return Answer { refused: Some(why), ..Answer::unknown(transactions.len()) };
                 }
                 // A node that is being taken out of service, too: another one takes them.
-                Err(_) => return (vec![Outcome::Unknown; transactions.len()], None),
+                Err(_) => return Answer::unknown(transactions.len()),
             };
+            // A rate that is used up is no reason to give up.
+            let is_refusal = |why: &&String| !why.ends_with("try again in a moment");
+            let refused = submitted.iter().filter_map(|told| told.refused.as_ref()).find(is_refusal).cloned();
             let is_expired = |told: &Submitted| told.outcome == Some(LedgerOutcome::Expired);
             let height = match submitted.iter().any(is_expired) {
                 // The head may be far beyond what the source knows of it.
@@ -48,7 +66,7 @@ impl Door for Client {
             };
             let told = submitted.into_iter().map(Some).chain(std::iter::repeat(None));
             let outcomes = transactions.iter().zip(told).map(|(transaction, told)| outcome_of(transaction, told));
-            (outcomes.collect(), height)
+            Answer { outcomes: outcomes.collect(), height, refused }
         }
         .boxed_local()
     }
@@ -57,8 +75,6 @@ impl Door for Client {
 fn outcome_of(transaction: &Transaction, submitted: Option<Submitted>) -> Outcome {
     match submitted {
         Some(Submitted { outcome: Some(outcome), .. }) => settled(transaction, outcome),
-        // A rate that is used up is no reason to give up.
-        Some(Submitted { refused: Some(why), .. }) if !why.ends_with("try again in a moment") => Outcome::Refused(why),
         _ => Outcome::Unknown,
     }
 }

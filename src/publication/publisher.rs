@@ -1,6 +1,6 @@
 //! A source: it pushes data to a topic through any of several nodes, and says what is safe.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,6 +69,8 @@ pub struct Publisher<D: Door = Client> {
     /// one request at a time, with all that is ready.
     ready: VecDeque<Push>,
     under_way: Option<UnderWay<D>>,
+    /// Nodes that took nothing since one did, and why: one may not know what the chain has decided, or be wrong. When all have refused it, it is refused.
+    refusals: BTreeMap<usize, String>,
     /// What is safe and was not told yet: each word stands for all before it.
     told: Option<Acknowledged>,
 }
@@ -80,7 +82,8 @@ impl<D: Door> std::fmt::Debug for Publisher<D> {
 }
 
 impl Publisher {
-    /// Begins a session, which must be higher than those of the key before: the time in µs is.
+    /// Begins a session, which must be higher than those of the key before: the time in µs is, and where the chain knows of a higher one, one above
+    /// that is taken. An older process that pushes with the same key is shut out.
     pub async fn begin(
         nodes: Vec<Client>,
         topic: Topic,
@@ -90,9 +93,18 @@ impl Publisher {
     ) -> Result<Self, PublishError> {
         let mut error = ClientError::NotFound("no node is given".to_owned());
         for (at, node) in nodes.iter().enumerate() {
-            let told = async { Ok::<_, ClientError>((node.genesis().await?, node.status().await?.height)) };
+            let told = async {
+                let known = match node.source(topic, &key.public()).await {
+                    Ok(source) => source.session,
+                    // The topic begins with its first datum; or whoever pushes may not read, and its clock has to do.
+                    Err(ClientError::NotFound(_) | ClientError::NotAllowed(_)) => 0,
+                    Err(error) => return Err(error),
+                };
+                Ok::<_, ClientError>((node.genesis().await?, node.status().await?.height, known))
+            };
             match told.await {
-                Ok((genesis, height)) => {
+                Ok((genesis, height, known)) => {
+                    let session = session.max(known.saturating_add(1));
                     return Ok(Self::at(
                         nodes,
                         at,
@@ -135,6 +147,7 @@ impl<D: Door> Publisher<D> {
             began,
             ready,
             under_way: None,
+            refusals: BTreeMap::new(),
             told: None,
         }
     }
@@ -153,15 +166,19 @@ impl<D: Door> Publisher<D> {
         Ok(self.source.push(self.now(), datum)?)
     }
 
-    /// Pushes, and waits until more is safe. It may be waited for again whenever the wait was given up.
+    /// Pushes, and waits until more is safe: for ever, where nothing is without an acknowledgement ([`Publisher::waiting`]). It may be waited for again
+    /// whenever the wait was given up. Fails, from then on each time, once the chain or every node has refused a push.
     pub async fn acknowledged(&mut self) -> Result<Acknowledged, PublishError> {
         loop {
             let (effects, next) = self.source.due(self.now());
-            self.carry_out(effects)?;
-            self.hand_in()?;
+            self.carry_out(effects);
             if let Some(told) = self.told.take() {
                 return Ok(told);
             }
+            if let Some(why) = self.source.stopped() {
+                return Err(PublishError::Rejected(why.to_owned()));
+            }
+            self.hand_in()?;
             let wait = next.map(|next| Duration::from_millis((next - self.now()).max(1)));
             let timer = async {
                 match wait {
@@ -177,16 +194,26 @@ impl<D: Door> Publisher<D> {
             };
             tokio::select! {
                 biased;
-                answer = answer => self.answered(answer)?,
+                answer = answer => self.answered(answer),
                 () = timer => {}
             }
         }
     }
 
     /// None: it was not answered in time.
-    fn answered(&mut self, answer: Option<Answer>) -> Result<(), PublishError> {
-        let Some(UnderWay { nonces, node, .. }) = self.under_way.take() else { return Ok(()) };
-        let (outcomes, height) = answer.unwrap_or_else(|| (vec![Outcome::Unknown; nonces.len()], None));
+    fn answered(&mut self, answer: Option<Answer>) {
+        let Some(UnderWay { nonces, node, .. }) = self.under_way.take() else { return };
+        let Answer { mut outcomes, height, refused } = answer.unwrap_or_else(|| Answer::unknown(nonces.len()));
+        match refused {
+            Some(why) => drop(self.refusals.insert(node, why)),
+            None => self.refusals.clear(),
+        }
+        if self.refusals.len() >= self.nodes.len()
+            && let Some(why) = self.refusals.get(&node)
+        {
+            let unknown = outcomes.iter_mut().find(|outcome| matches!(outcome, Outcome::Unknown));
+            unknown.into_iter().for_each(|outcome| *outcome = Outcome::Refused(why.clone()));
+        }
         self.height = height.map_or(self.height, |height| height.max(self.height));
         if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Unknown)) && node == self.at {
             // Another node may know more.
@@ -194,12 +221,11 @@ impl<D: Door> Publisher<D> {
         }
         for (nonce, outcome) in nonces.into_iter().zip(outcomes) {
             let effects = self.source.outcome(self.now(), nonce, outcome);
-            self.carry_out(effects)?;
+            self.carry_out(effects);
         }
-        Ok(())
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>) -> Result<(), PublishError> {
+    fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Push(push) => {
@@ -209,10 +235,10 @@ impl<D: Door> Publisher<D> {
                     self.ready.insert(place, push);
                 }
                 Effect::Acknowledged { nonce, sequence } => self.told = Some(Acknowledged { nonce, sequence }),
-                Effect::Stopped { why } => return Err(PublishError::Rejected(why)),
+                // Whoever waits is told, now and whenever it waits again.
+                Effect::Stopped { .. } => self.ready.clear(),
             }
         }
-        Ok(())
     }
 
     /// Hands in what is ready, unless something is under way.

@@ -7,6 +7,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use standin_foundation::{Digest, Epoch};
+use standin_ledger::certificate::faulty_max;
 use standin_ledger::{Genesis, GrantTable};
 use standin_publisher::frame::{Datum, Entry};
 use standin_publisher::machine::terminal::{Alarm, Counters, Position, Terminal as Machine, Verdict};
@@ -29,6 +30,8 @@ const AGAIN_MAX: Duration = Duration::from_secs(1);
 const SHORT_LIVED: Duration = Duration::from_millis(100);
 /// A node that could not be reached for so long is not waited for, if all others refuse.
 const ABSENT_MAX: Duration = Duration::from_secs(30);
+/// Nor one that was behind the terminal for so long.
+const BEHIND_MAX: Duration = Duration::from_secs(10);
 
 /// A frame that is delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,9 +85,13 @@ pub enum FollowError {
     /// All nodes refuse it.
     #[error("every node refuses the terminal: {0}")]
     Refused(ClientError),
-    /// What the terminal has is not the chain's history: a server has deceived it before.
+    /// What the terminal has is not the chain's history: a server has deceived it before. Seats have proven so, or so many nodes contradict what
+    /// it was given (f+1, or all but one where it follows fewer) that they cannot all be false.
     #[error("what this terminal has is not the chain's history: {0}")]
     History(Alarm),
+    /// Its position is ahead of every node: of another chain, made up, or of a chain that was brought back from an older copy.
+    #[error("no node is as far as the terminal: {0}")]
+    Ahead(String),
     /// All servers said something false.
     #[error("no server is left that has not contradicted itself or the others")]
     NobodyLeft,
@@ -98,6 +105,8 @@ enum FromNode {
         message: Box<ToTerminal>,
     },
     Refused(ClientError),
+    /// The terminal is ahead of it.
+    Behind(String),
     /// It cannot be reached, or has too much to do.
     Absent,
 }
@@ -146,8 +155,8 @@ pub struct Terminal {
     /// Takeovers whose witnesses are not known yet: at most one of each node, and the epochs and grants by which they are judged, on their way.
     unproven: FuturesUnordered<LocalBoxFuture<'static, Looked>>,
     looks: BTreeSet<usize>,
-    /// The newest epoch for which somebody is being looked at although what it proves is known from an older one.
-    renewing: Option<Epoch>,
+    /// The newest epoch for which a node is being looked at although what it proves is known from an older one.
+    renewing: BTreeMap<usize, Epoch>,
     /// What those nodes have said since.
     held_back: VecDeque<(usize, u64, Option<Position>, Box<ToTerminal>)>,
     begin: Begin,
@@ -158,6 +167,10 @@ pub struct Terminal {
     refused: BTreeMap<usize, ClientError>,
     /// Nodes that cannot be reached, since when.
     absent: BTreeMap<usize, Instant>,
+    /// Nodes that the terminal is ahead of, since when, and what they say.
+    behind: BTreeMap<usize, (Instant, String)>,
+    /// Nodes that contradict what was delivered.
+    contradicted: BTreeSet<usize>,
     counters: Counters,
 }
 
@@ -200,7 +213,7 @@ impl Terminal {
             trust,
             unproven: FuturesUnordered::new(),
             looks: BTreeSet::new(),
-            renewing: None,
+            renewing: BTreeMap::new(),
             held_back: VecDeque::new(),
             begin,
             nodes,
@@ -208,6 +221,8 @@ impl Terminal {
             said,
             refused: BTreeMap::new(),
             absent: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            contradicted: BTreeSet::new(),
             counters: Counters::default(),
         }
     }
@@ -240,7 +255,21 @@ impl Terminal {
             match from {
                 FromNode::Refused(error) => {
                     self.absent.remove(&node);
+                    self.behind.remove(&node);
+                    // It knows another history than the one that was delivered.
+                    if matches!(error, ClientError::Conflict(_))
+                        && self.counters().delivered > 0
+                        && self.is_contradicted(node)
+                    {
+                        return Err(FollowError::Refused(error));
+                    }
                     self.refused.insert(node, error);
+                    self.check_hope()?;
+                }
+                FromNode::Behind(why) => {
+                    self.absent.remove(&node);
+                    self.refused.remove(&node);
+                    self.behind.entry(node).or_insert_with(|| (Instant::now(), why));
                     self.check_hope()?;
                 }
                 FromNode::Absent => {
@@ -274,9 +303,11 @@ impl Terminal {
     fn check_hope(&self) -> Result<(), FollowError> {
         let is_hopeless = |(node, followed): (usize, &Followed)| {
             let is_gone = self.absent.get(&node).is_some_and(|since| since.elapsed() > ABSENT_MAX);
-            followed.is_silenced || self.refused.contains_key(&node) || is_gone
+            let is_behind = self.behind.get(&node).is_some_and(|(since, _)| since.elapsed() > BEHIND_MAX);
+            followed.is_silenced || self.refused.contains_key(&node) || is_gone || is_behind
         };
-        let is_told = !self.refused.is_empty() || self.nodes.iter().any(|followed| followed.is_silenced);
+        let is_silenced = self.nodes.iter().any(|followed| followed.is_silenced);
+        let is_told = is_silenced || !self.refused.is_empty() || !self.behind.is_empty();
         // Nodes that cannot be reached alone are waited for, for ever.
         if !is_told || !self.nodes.iter().enumerate().all(is_hopeless) {
             return Ok(());
@@ -290,10 +321,11 @@ impl Terminal {
             ClientError::Gone { first, .. } => Some(Sequence(first.0)),
             _ => None,
         });
-        match (firsts.min(), self.refused.values().next()) {
-            (Some(first), _) => Err(FollowError::Forgotten { next, first }),
-            (None, Some(error)) => Err(FollowError::Refused(error.clone())),
-            (None, None) => Err(FollowError::NobodyLeft),
+        match (firsts.min(), self.refused.values().next(), self.behind.values().next()) {
+            (Some(first), ..) => Err(FollowError::Forgotten { next, first }),
+            (None, Some(error), _) => Err(FollowError::Refused(error.clone())),
+            (None, None, Some((_, why))) => Err(FollowError::Ahead(why.clone())),
+            (None, None, None) => Err(FollowError::NobodyLeft),
         }
     }
 
@@ -308,7 +340,15 @@ impl Terminal {
         if let ToTerminal::Start(position) = message {
             self.refused.remove(&node);
             self.absent.remove(&node);
+            self.behind.remove(&node);
             followed.connection = connection;
+            // What it leaves out would be missed by nobody.
+            if let (None, Begin::At(wanted)) = (&self.machine, self.begin) {
+                let (wanted, found) = (Sequence(wanted.0.max(1)), position.last);
+                if found >= wanted || (found == Sequence(0) && position.chain != Digest::ZERO) {
+                    return self.silence(node, Alarm::Start { wanted, found }).map(Some);
+                }
+            }
             match &self.machine {
                 None => {
                     // Fences and epochs are nobody's word.
@@ -336,10 +376,12 @@ impl Terminal {
                     let is_awaited = proof.takeover.fence > machine.position().fence;
                     let is_wanted = match is_awaited {
                         true => self.looks.insert(node),
-                        false => self.renewing.is_none_or(|epoch| epoch < proof.epoch),
+                        false => self.renewing.get(&node).is_none_or(|epoch| *epoch < proof.epoch),
                     };
                     if is_wanted {
-                        self.renewing = if is_awaited { self.renewing } else { Some(proof.epoch) };
+                        if !is_awaited {
+                            self.renewing.insert(node, proof.epoch);
+                        }
                         // Whoever shows a takeover can show the epochs and grants that prove it, which prove themselves from the genesis on.
                         let (client, genesis) = (followed.client.clone(), self.trust.genesis.clone());
                         let look = async move {
@@ -364,6 +406,11 @@ impl Terminal {
                 Verdict::Unproven { .. } | Verdict::Gap { .. } => {
                     self.connect_anew(node);
                     Ok(None)
+                }
+                Verdict::Alarm(alarm @ (Alarm::Equivocation { .. } | Alarm::Chain { .. }))
+                    if self.is_contradicted(node) =>
+                {
+                    Err(FollowError::History(alarm))
                 }
                 Verdict::Alarm(alarm) => self.silence(node, alarm).map(Some),
             },
@@ -409,8 +456,8 @@ impl Terminal {
         let Looked { node, connection, proof, is_awaited, known } = looked;
         if is_awaited {
             self.looks.remove(&node);
-        } else if self.renewing == Some(proof.epoch) {
-            self.renewing = None;
+        } else if self.renewing.get(&node) == Some(&proof.epoch) {
+            self.renewing.remove(&node);
         }
         let judged = match known {
             Ok(table) => proof.verify(&self.trust.chain, &table).map(|proven| (proven, table)),
@@ -464,6 +511,14 @@ impl Terminal {
         }
     }
 
+    /// A node contradicts what was delivered: either is false. True once so many do that one of them is honest, and it is what was delivered.
+    fn is_contradicted(&mut self, node: usize) -> bool {
+        self.contradicted.insert(node);
+        let enough = faulty_max(self.trust.genesis.seats.len()) + 1;
+        let others = self.nodes.len().saturating_sub(1);
+        others > 0 && self.contradicted.len() >= enough.min(others)
+    }
+
     fn silence(&mut self, node: usize, alarm: Alarm) -> Result<Notice, FollowError> {
         let Some(followed) = self.nodes.get_mut(node) else { return Err(FollowError::NobodyLeft) };
         followed.is_silenced = true;
@@ -503,6 +558,11 @@ impl Connection {
                 Err(error @ (ClientError::Unreachable { .. } | ClientError::Busy(_))) => {
                     tracing::debug!(%error, "a node cannot be followed now");
                     if self.sender.send((self.number, FromNode::Absent)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(ClientError::Ahead(why)) => {
+                    if self.sender.send((self.number, FromNode::Behind(why))).await.is_err() {
                         return;
                     }
                 }

@@ -65,6 +65,9 @@ fn drills_of_clusters_pass() {
         "publishers-reconfigured",
         "lock-in-etcd",
         "many-topics",
+        "two-standbys-race",
+        "holder-and-active-killed",
+        "disk-full-at-holder",
     ];
     pass(&published, published.len());
     pass(&["auth-front-killed", "--layout", "four-sites-etcd"], 1);

@@ -15,6 +15,7 @@ mod founding;
 mod network;
 mod openapi;
 mod ops;
+mod proxies;
 mod publication;
 mod real_input;
 mod reconfigure;

@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 use standin::testing::{Shape, TestNetwork};
 use standin::{Application, Call, Reject, Store, StoreView};
+use standin_publisher::frame::Datum;
 
 use crate::network::{data, run};
 
@@ -44,6 +45,9 @@ async fn alerts_and_dashboard_use_metrics_that_nodes_have() {
     let network = TestNetwork::start_as(Shape { seats: 1, members: 2 }, || Nothing).await.unwrap();
     let mut registry = Registry::with_prefix("standin");
     network.node(0).unwrap().submit(&()).await.unwrap();
+    let mut source = network.node(0).unwrap().publish("rates".parse().unwrap()).await.unwrap();
+    source.push(Datum { id: Default::default(), value: "1".into() }).unwrap();
+    source.acknowledged().await.unwrap();
     network.node(0).unwrap().metrics(&mut registry).await.unwrap();
     let mut told = String::new();
     encode(&mut told, &registry).unwrap();

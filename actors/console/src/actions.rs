@@ -148,6 +148,10 @@ impl std::fmt::Debug for Actions {
 pub struct Ask {
     /// Names the order: one that comes again is not carried out again.
     pub id: String,
+    /// The name of the node that is to do it; empty: whichever is asked. Whoever signs should name it: another node refuses it then, also
+    /// one in wrong hands that answers in its name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node: String,
     /// What it is done to.
     pub order: Order,
     /// Why.
@@ -207,7 +211,7 @@ impl Ask {
     pub(crate) fn content(&self, place: &Place, action: &str, expires_unix_ms: u64) -> Vec<u8> {
         let mut out = Encoder::default();
         out.digest(&place.chain).raw(place.node.as_bytes()).u64(place.life);
-        out.bytes(action.as_bytes()).bytes(self.id.as_bytes());
+        out.bytes(self.node.as_bytes()).bytes(action.as_bytes()).bytes(self.id.as_bytes());
         out.bytes(self.order.on.as_bytes()).bytes(self.reason.as_bytes()).u64(expires_unix_ms);
         out.u64(self.order.args.len() as u64);
         self.order.args.iter().for_each(|(name, value)| _ = out.bytes(name.as_bytes()).bytes(value.as_bytes()));
@@ -222,7 +226,7 @@ mod tests {
     fn ask() -> Ask {
         let order = Order { on: "a".into(), args: [("to".to_owned(), "b".to_owned())].into() };
         let (id, reason) = ("1".to_owned(), "patching".to_owned());
-        Ask { id, order, reason, confirm: String::new(), seen: String::new(), signed: None }
+        Ask { id, node: "n".into(), order, reason, confirm: String::new(), seen: String::new(), signed: None }
     }
 
     #[test]
@@ -240,8 +244,9 @@ mod tests {
             Place { life: 2, ..place.clone() },
         ];
         assert!(others.iter().all(|other| !signed.is_signed(other, "switch")));
-        let changes: [fn(&mut Ask); 5] = [
+        let changes: [fn(&mut Ask); 6] = [
             |ask| ask.id = "2".into(),
+            |ask| ask.node.clear(),
             |ask| ask.order.on = "b".into(),
             |ask| drop(ask.order.args.insert("to".into(), "c".into())),
             |ask| ask.reason = "for fun".into(),

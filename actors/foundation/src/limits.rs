@@ -26,6 +26,14 @@ pub const PROPOSAL_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const SEATS_MAX: usize = 64;
 /// Largest key of the built-in key-value state, in bytes.
 pub const STATE_KEY_BYTES_MAX: usize = 1_024;
+/// Largest entry of a state, key and value, in bytes: a chunk of a snapshot holds it.
+pub const STATE_ENTRY_BYTES_MAX: usize = 256 * 1024;
+/// Largest output of a transaction, in bytes.
+pub const OUTPUT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of all outputs of a block.
+pub const BLOCK_OUTPUT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest reason of a rejection, in bytes: what is longer is cut.
+pub const REASON_BYTES_MAX: usize = 256;
 /// Largest record of the durable log, in bytes.
 pub const LOG_RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Largest chunk of a snapshot, in bytes.

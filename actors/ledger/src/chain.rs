@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use standin_foundation::limits::{BLOCK_OUTPUT_BYTES_MAX, OUTPUT_BYTES_MAX, REASON_BYTES_MAX, STATE_ENTRY_BYTES_MAX};
 use standin_foundation::{ClusterId, Digest, Encoder, Epoch, Height};
 
 use crate::batch::Batch;
@@ -213,8 +215,12 @@ impl Chain {
         self.recent.forget(height, self.rules.parameters.replay_window);
         let is_listed = |state: &Trie| clients::policy(state).admission == Admission::Listed;
         let mut listed = is_listed(&self.state);
+        let mut room = BLOCK_OUTPUT_BYTES_MAX;
         for transaction in batches.iter().flat_map(|batch| batch.transactions()) {
-            let outcome = self.apply((&context, listed), transaction, &mut writes, &mut replaced);
+            let outcome = self.apply((&context, listed, room), transaction, &mut writes, &mut replaced);
+            if let Outcome::Applied(output) = &outcome {
+                room -= output.len();
+            }
             if is_system(transaction) {
                 listed = is_listed(&self.state);
             }
@@ -281,7 +287,7 @@ impl Chain {
 
     fn apply(
         &mut self,
-        (context, listed): (&Context, bool),
+        (context, listed, room): (&Context, bool, usize),
         transaction: &Transaction,
         writes: &mut Vec<Write>,
         replaced: &mut Vec<Write>,
@@ -302,20 +308,35 @@ impl Chain {
             }
         };
         match applied {
+            Ok((output, _)) if output.len() > room => Outcome::Expired,
             Ok((output, new)) => {
                 self.write(new, writes, replaced);
                 Outcome::Applied(output)
             }
-            Err(Reject(reason)) => Outcome::Rejected(reason),
+            Err(Reject(mut reason)) => {
+                reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+                Outcome::Rejected(reason)
+            }
         }
     }
 
+    /// What the state machine answers and writes, within the bounds of what a block and a snapshot can hold.
     fn apply_user(&self, context: &Context, transaction: &Transaction) -> Result<(Vec<u8>, Vec<Write>), Reject> {
         let mut state = State::new(&self.state);
         let output = self.machine.apply(context, transaction, &mut state)?;
         let writes = state.into_writes();
-        match writes.iter().any(|(key, _)| key.first() == Some(&SYSTEM_PREFIX)) {
-            true => Err(Reject::new("keys that begin with the byte 0xff are the chain's own")),
+        if writes.iter().any(|(key, _)| key.first() == Some(&SYSTEM_PREFIX)) {
+            return Err(Reject::new("keys that begin with the byte 0xff are the chain's own"));
+        }
+        let size = |(key, value): &Write| key.len() + value.as_ref().map_or(0, Bytes::len);
+        let (largest, answered) = (writes.iter().map(size).max().unwrap_or(0), output.len());
+        if largest > STATE_ENTRY_BYTES_MAX {
+            return Err(Reject::new(format!(
+                "a key and its value have {largest} bytes: at most {STATE_ENTRY_BYTES_MAX} are allowed"
+            )));
+        }
+        match answered > OUTPUT_BYTES_MAX {
+            true => Err(Reject::new(format!("an output of {answered} bytes: at most {OUTPUT_BYTES_MAX} are allowed"))),
             false => Ok((output, writes)),
         }
     }
@@ -511,7 +532,7 @@ pub(crate) mod tests {
     use crate::genesis::{Account, SeatDescriptor};
     use crate::transaction::TransactionBody;
     use crate::transaction::tests::key;
-    use standin_foundation::{Seat, View};
+    use standin_foundation::{Decoder, Seat, View};
 
     pub(crate) fn genesis(replay_window: u64) -> Genesis {
         let seat = |n: u8| SeatDescriptor::of_one(format!("c{n}").parse().unwrap(), key(n).public());
@@ -562,6 +583,55 @@ pub(crate) mod tests {
         }
         assert_eq!(times[1..5], [hour, 9 * hour, 9 * hour + 1, 9 * hour + 2]);
         assert!(times.is_sorted(), "{times:?}");
+    }
+
+    /// Whatever a state machine answers, writes and gives for a reason: the block can be stored, and the state be sent.
+    #[test]
+    fn what_a_state_machine_makes_is_bounded() {
+        struct Talker;
+        impl StateMachine for Talker {
+            fn apply(&self, _: &Context, transaction: &Transaction, state: &mut State<'_>) -> Result<Vec<u8>, Reject> {
+                let mut input = Decoder::new(transaction.payload());
+                let mut number = || input.u64().map_err(|error| Reject::new(error.to_string()));
+                let (value, output, reason) = (number()? as usize, number()? as usize, number()? as usize);
+                state.put(vec![1], vec![7; value]);
+                match reason {
+                    0 => Ok(vec![8; output]),
+                    length => Err(Reject::new("ä".repeat(length))),
+                }
+            }
+            fn query(&self, _: &Trie, _: &[u8]) -> Result<Vec<u8>, Reject> {
+                Ok(vec![])
+            }
+        }
+        let nonce = std::cell::Cell::new(0);
+        let ask = |value: usize, output: usize, reason: usize| {
+            nonce.set(nonce.get() + 1);
+            let mut payload = Encoder::default();
+            [value, output, reason].into_iter().for_each(|number| _ = payload.u64(number as u64));
+            let (title, payload) = ("t".parse().unwrap(), payload.into_bytes());
+            let body = TransactionBody { title, nonce: nonce.get(), expires: Height(50), payload };
+            Transaction::unsigned(&key(1).public(), &body).unwrap()
+        };
+        let mut chain = Chain::new(&genesis(100), Arc::new(Talker));
+        let (entry, output) = (STATE_ENTRY_BYTES_MAX - 1, OUTPUT_BYTES_MAX);
+        let at =
+            step(&mut chain, vec![ask(entry, output, 0), ask(entry + 1, 0, 0), ask(0, output + 1, 0), ask(0, 0, 999)]);
+        let outcomes: Vec<_> = at.receipts.iter().map(|receipt| receipt.outcome.clone()).collect();
+        assert!(outcomes[0].is_applied());
+        let why = |index: usize| match &outcomes[index] {
+            Outcome::Rejected(why) => why.as_str(),
+            other => panic!("{other:?}"),
+        };
+        assert!(why(1).contains("a key and its value") && why(2).contains("an output"), "{outcomes:?}");
+        assert_eq!(why(3).len(), REASON_BYTES_MAX);
+        // As many as a block can name, and more than it has room for: it is stored whole, and comes back.
+        let count = BLOCK_OUTPUT_BYTES_MAX / output;
+        let all: Vec<_> = (0..=count).map(|_| ask(1, output, 0)).collect();
+        let full = step(&mut chain, all.clone());
+        assert!(full.receipts[..count].iter().all(|receipt| receipt.outcome.is_applied()));
+        assert_eq!(full.receipts[count].outcome, Outcome::Expired);
+        assert!(step(&mut chain, vec![all[count].clone()]).receipts[0].outcome.is_applied(), "it may come again");
     }
 
     #[test]

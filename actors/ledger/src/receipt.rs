@@ -17,7 +17,8 @@ pub enum Outcome {
     Rejected(String),
     /// The same transaction took effect before: nothing changed.
     Duplicate,
-    /// It came after its last height, or with one too far ahead: nothing changed.
+    /// It came after its last height, or with one too far ahead, or its block had no room for its output: nothing changed, and it may be
+    /// submitted anew.
     Expired,
 }
 
@@ -25,6 +26,15 @@ impl Outcome {
     /// Whether it took effect.
     pub fn is_applied(&self) -> bool {
         matches!(self, Self::Applied(_))
+    }
+
+    /// Bytes of the state machine's answer, or of its reason.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Applied(output) => output.len(),
+            Self::Rejected(reason) => reason.len(),
+            Self::Duplicate | Self::Expired => 0,
+        }
     }
 }
 

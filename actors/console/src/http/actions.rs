@@ -198,6 +198,11 @@ impl Ordered {
     }
 
     async fn carry_out(&self, action: &dyn crate::actions::Action) -> Carried {
+        let (named, name) = (&self.ask.node, &self.console.name);
+        if !named.is_empty() && named != name {
+            let what = format!("this is {name}, and the order is for `{named}`");
+            return Carried::Not(Refusal::new("other_node", what, "order it there"));
+        }
         if let Err(refusal) = known_arguments(&action.about(), &self.ask.order) {
             return Carried::Not(refusal);
         }
@@ -263,7 +268,7 @@ fn answer(outcome: &Outcome) -> HttpResponse {
 
 fn refused(refusal: &Refusal) -> HttpResponse {
     let status = match refusal.code {
-        "unknown_action" | "unknown" => StatusCode::NOT_FOUND,
+        "unknown_action" | "unknown" | "other_node" => StatusCode::NOT_FOUND,
         "role_too_low" | "actions_off" | "not_an_operator" | "bad_signature" | "expired" => StatusCode::FORBIDDEN,
         "no_id" | "no_reason" | "malformed" => StatusCode::BAD_REQUEST,
         "unavailable" => StatusCode::SERVICE_UNAVAILABLE,

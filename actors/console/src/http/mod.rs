@@ -154,6 +154,25 @@ impl Console {
         self.write_down(Act { at_ms: unix_ms(), user, role: Some(role), action, on, reason, outcome })
     }
 
+    /// Tells of what was carried out at the node by another way than an action: `user` did it, by an order of which the node has seen the proof.
+    pub fn record_order(&self, user: String, action: &str, on: String) {
+        let (action, outcome, reason) = (action.to_owned(), "done".to_owned(), String::new());
+        // It is done: that it cannot be written down must not hide that.
+        if let Err(error) = self.write_down(Act { at_ms: unix_ms(), user, role: None, action, on, reason, outcome }) {
+            tracing::error!(%error, "an order that was carried out is not in the audit log");
+        }
+    }
+
+    /// Somebody has come with a link that opens nothing: as many are told of as are worth a sync.
+    fn record_failure(&self, error: &LoginError) {
+        if let Some(suppressed) = self.refusals.pass() {
+            tracing::warn!(%error, suppressed, "a login at the console failed");
+            let (action, outcome) = ("log in".to_owned(), format!("refused: {error}"));
+            let (user, on, reason) = Default::default();
+            drop(self.write_down(Act { at_ms: unix_ms(), user, role: None, action, on, reason, outcome }));
+        }
+    }
+
     fn write_down(&self, act: Act) -> Result<(), AuditError> {
         self.audit.record(act.clone())?;
         // It is in the file: a page that does not show it at once is told when it opens again.
@@ -251,8 +270,13 @@ async fn log_in(console: web::Data<Console>, request: HttpRequest, token: web::J
                 .finish();
             HttpResponse::Ok().cookie(cookie).json(login.user)
         }
-        Err(error @ LoginError::TooMany) => refused(HttpResponse::TooManyRequests(), error.to_string()),
-        Err(error) => refused(HttpResponse::Unauthorized(), error.to_string()),
+        Err(error) => {
+            console.record_failure(&error);
+            match error {
+                LoginError::TooMany => refused(HttpResponse::TooManyRequests(), error.to_string()),
+                _ => refused(HttpResponse::Unauthorized(), error.to_string()),
+            }
+        }
     }
 }
 

@@ -124,7 +124,7 @@ impl Store {
             }
             Ask::Renew { renewal } => {
                 let Some(Taken { lease, number, .. }) = self.held.borrow().get(&topic).copied() else { return };
-                match self.client.keep_alive(lease).await {
+                match self.renew(topic, lease, number).await {
                     Ok(true) => self.say(topic, Said::Renewed { number, renewal }),
                     Ok(false) => {
                         self.forget(topic, number);
@@ -161,6 +161,20 @@ impl Store {
         if let Err(error) = self.client.revoke(lease).await {
             tracing::debug!(%error, "a lease in etcd was not given back");
         }
+    }
+
+    /// True if the lease lives, and the lock is still held by it: the next server removes the key of one that the chain has ended, and not its lease.
+    async fn renew(&self, topic: Topic, lease: LeaseId, number: u64) -> Result<bool, Error> {
+        if !self.client.keep_alive(lease).await? {
+            return Ok(false);
+        }
+        let key = encoded(format!("{}{topic}", self.prefix));
+        let told = self.client.transact(&json!({ "success": [{ "request_range": { "key": key } }] })).await?;
+        if told.found(&key).is_some_and(|found| found.create_revision == number) {
+            return Ok(true);
+        }
+        self.revoke(lease).await;
+        Ok(false)
     }
 
     async fn acquire(&self, topic: Topic, above: u64, lease_ms: u32) -> Result<Said, Error> {

@@ -91,9 +91,13 @@ impl Session {
         if next < first {
             return Err(SessionRefused::Forgotten { next, first });
         }
-        // Right at the edge the frame before is forgotten, and nothing can be compared: the first frame will tell.
-        let is_known = next > first || last == Sequence(0);
-        if is_known && chain_at != Some(position.chain) {
+        // Right at the edge the frame before is forgotten, and there may be nothing to compare: the first frame will tell.
+        let is_at_edge = next == first && last != Sequence(0);
+        let is_refused = match chain_at {
+            Some(chain) => chain != position.chain,
+            None => !is_at_edge,
+        };
+        if is_refused {
             return Err(SessionRefused::Position { last });
         }
         Ok(Self { next, told: (Fence(0), Epoch(0)), acknowledged: last, window })
@@ -226,6 +230,8 @@ mod tests {
         assert!(kept(&at(7, entries[6].chain), None).is_err(), "no frame ends there");
         assert!(kept(&at(7, entries[6].chain), Some(entries[6].chain)).is_ok());
         assert!(kept(&at(4, entries[3].chain), None).is_ok(), "right at the edge: its next frame will tell");
+        let forged = at(4, Digest::sha256(b"forged"));
+        assert!(kept(&forged, Some(entries[3].chain)).is_err(), "not where it is known what went before");
         let forgotten = SessionRefused::Forgotten { next: Sequence(4), first: Sequence(5) };
         assert_eq!(kept(&at(3, entries[2].chain), None).unwrap_err(), forgotten);
         let mut session = resume(0, &entries, 9);

@@ -142,6 +142,11 @@ impl Source {
         self.mutation == Some(mutation)
     }
 
+    /// Why it pushes no more, if it does not.
+    pub fn stopped(&self) -> Option<&str> {
+        self.stopped.as_deref()
+    }
+
     /// Data that are not acknowledged.
     pub fn waiting(&self) -> usize {
         self.queue.len() + self.flights.iter().map(|flight| flight.content.count()).sum::<usize>()

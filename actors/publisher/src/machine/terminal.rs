@@ -106,6 +106,14 @@ pub enum Alarm {
         /// The frame.
         first: Sequence,
     },
+    /// Its server would begin behind the datum that was asked for: what lies between would never come.
+    #[error("it begins behind datum {found}, and datum {wanted} was asked for")]
+    Start {
+        /// The first datum that was asked for.
+        wanted: Sequence,
+        /// Where it begins.
+        found: Sequence,
+    },
     /// A takeover of another topic.
     #[error("a takeover of topic {topic}")]
     Topic {

@@ -148,9 +148,16 @@ fn push_of(transaction: &Transaction) -> Result<Push, Reject> {
 fn instruction(transaction: &Transaction) -> Result<Instruction, Reject> {
     let read =
         Instruction::from_wire(transaction.payload()).map_err(|error| Reject::new(format!("payload: {error}")))?;
+    // A topic that is named twice would only cost twice.
+    let distinct = |topics: std::collections::BTreeSet<Topic>, count: usize| match topics.len() == count {
+        true => Ok(count),
+        false => Err(Reject::new("payload: a topic is named twice")),
+    };
     let count = match &read {
-        Instruction::Hold(holds) => holds.len(),
-        Instruction::Attest(attestations) => attestations.len(),
+        Instruction::Hold(holds) => distinct(holds.iter().map(|hold| hold.topic).collect(), holds.len())?,
+        Instruction::Attest(attestations) => {
+            distinct(attestations.iter().map(|attestation| attestation.topic).collect(), attestations.len())?
+        }
         Instruction::Order(approved) => {
             approved.check_approvals()?;
             return Ok(read);
@@ -194,9 +201,10 @@ fn create(state: &mut State<'_>, topic: Topic, settings: Settings) -> Result<Top
 fn push(topic: Topic, transaction: &Transaction, state: &mut State<'_>) -> Result<Event, Reject> {
     let push = push_of(transaction)?;
     let found: Option<TopicRecord> = read(state, &topic_key(topic));
+    let is_new = found.is_none();
     let mut record = match found {
         Some(record) => record,
-        None if clients::admission(state.before()) == Admission::Open => create(state, topic, Settings::default())?,
+        None if clients::admission(state.before()) == Admission::Open => TopicRecord::default(),
         None => return Err(Reject::new(format!("there is no topic `{topic}`: operators make topics on this chain"))),
     };
     let allows = |sources: &std::collections::BTreeSet<PublicKey>| {
@@ -219,6 +227,9 @@ fn push(topic: Topic, transaction: &Transaction, state: &mut State<'_>) -> Resul
         Pushed::Gap => Ok(Event::Gap { topic, next_nonce }),
         Pushed::Full => Ok(Event::Full { topic }),
         Pushed::Queued(entry) => {
+            if is_new {
+                create(state, topic, Settings::default())?;
+            }
             write(state, key, &source)?;
             write(state, entry_key(topic, entry.first), &entry)?;
             write(state, topic_key(topic), &record)?;

@@ -333,6 +333,8 @@ fn malformed_instructions_are_refused_before_and_when_they_are_ordered() {
     assert_eq!(net.chain.state().root(), root);
     assert!(net.carry_out(1, PUBLISHER_TITLE, vec![250, 1, 2]).unwrap_err().starts_with("payload: "));
     assert!(net.tell(1, Instruction::Hold(Vec::new())).unwrap_err().contains("1 to 256"));
+    let word = Attestation { topic: Net::topic(), fence: Fence(1), ground: Ground::Lost { renewals: 0 } };
+    assert!(net.tell(1, Instruction::Attest(vec![word; 2])).unwrap_err().contains("named twice"));
     assert!(net.carry_out(1, "topic.rates", vec![1; 20]).unwrap_err().starts_with("payload: "));
     let nowhere =
         Instruction::Acquire { topic: "other".parse().unwrap(), after: Fence(0), lease_ms: 1_000, outside: None };
