@@ -29,7 +29,7 @@ pub(super) fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(at(path))
 }
 
-/// Puts a file in the place of another, whole or not at all: it is durable when this returns.
+/// Puts a file in the place of another, whole or not at all, also through a loss of power.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     put(path, &mut OpenOptions::new(), bytes)
 }

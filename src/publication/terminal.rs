@@ -30,7 +30,7 @@ const AGAIN_MAX: Duration = Duration::from_secs(1);
 const SHORT_LIVED: Duration = Duration::from_millis(100);
 /// A node that could not be reached for so long is not waited for, if all others refuse.
 const ABSENT_MAX: Duration = Duration::from_secs(30);
-/// Nor one that was behind the terminal for so long.
+/// Nor one that was behind the terminal for so long, and has not come any further meanwhile.
 const BEHIND_MAX: Duration = Duration::from_secs(10);
 
 /// A frame that is delivered.
@@ -85,8 +85,8 @@ pub enum FollowError {
     /// All nodes refuse it.
     #[error("every node refuses the terminal: {0}")]
     Refused(ClientError),
-    /// What the terminal has is not the chain's history: a server has deceived it before. Seats have proven so, or so many nodes contradict what
-    /// it was given (f+1, or all but one where it follows fewer) that they cannot all be false.
+    /// What the terminal has is not the chain's history: a server has deceived it before. Seats have proven so, or f+1 nodes contradict what it
+    /// was given. Where it follows no more than that, all but one do, and the false one may be among them: it stops all the same.
     #[error("what this terminal has is not the chain's history: {0}")]
     History(Alarm),
     /// Its position is ahead of every node: of another chain, made up, or of a chain that was brought back from an older copy.
@@ -167,7 +167,7 @@ pub struct Terminal {
     refused: BTreeMap<usize, ClientError>,
     /// Nodes that cannot be reached, since when.
     absent: BTreeMap<usize, Instant>,
-    /// Nodes that the terminal is ahead of, since when, and what they say.
+    /// Nodes that the terminal is ahead of, since when they have been where they say that they are.
     behind: BTreeMap<usize, (Instant, String)>,
     /// Nodes that contradict what was delivered.
     contradicted: BTreeSet<usize>,
@@ -269,7 +269,10 @@ impl Terminal {
                 FromNode::Behind(why) => {
                     self.absent.remove(&node);
                     self.refused.remove(&node);
-                    self.behind.entry(node).or_insert_with(|| (Instant::now(), why));
+                    // It says how far it is: one that catches up is waited for.
+                    if self.behind.get(&node).is_none_or(|(_, before)| *before != why) {
+                        self.behind.insert(node, (Instant::now(), why));
+                    }
                     self.check_hope()?;
                 }
                 FromNode::Absent => {
@@ -511,7 +514,7 @@ impl Terminal {
         }
     }
 
-    /// A node contradicts what was delivered: either is false. True once so many do that one of them is honest, and it is what was delivered.
+    /// A node contradicts what was delivered: either is false. True once so many do that nobody can go on with what was delivered.
     fn is_contradicted(&mut self, node: usize) -> bool {
         self.contradicted.insert(node);
         let enough = faulty_max(self.trust.genesis.seats.len()) + 1;
