@@ -24,12 +24,12 @@ use standin_ledger::{
 };
 use standin_publisher::machine::terminal::Position;
 use standin_publisher::terminal::{MESSAGE_BYTES_MAX, SUBPROTOCOL, ToTerminal};
-use standin_publisher::{Sequence, Topic};
+use standin_publisher::{Sequence, Topic, WhichFrame};
 
 use crate::api::{
-    AnswerView, BlockView, CandidateView, ClusterView, DoneView, ErrorView, HeldView, HoldingView, OfferedView,
-    PreviewView, Reading, SourceView, StatusView, Submitted, TitleView, TopicView, TopicsView, TransactionView,
-    authorization,
+    AnswerView, BlockView, CandidateView, ClusterView, DoneView, ErrorView, FrameView, HeldView, HoldingView,
+    OfferedView, PreviewView, Reading, SourceView, StatusView, Submitted, TitleView, TopicView, TopicsView,
+    TransactionView, authorization,
 };
 use crate::https;
 use crate::publication::Begin;
@@ -325,6 +325,21 @@ impl Client {
     pub async fn holdings(&self, topic: Topic, of: Option<Sequence>) -> Result<Vec<HoldingView>, ClientError> {
         let of = of.map(|sequence| format!("?sequence={sequence}")).unwrap_or_default();
         self.get(&format!("/api/v1/topics/{topic}/holdings{of}")).await
+    }
+
+    /// A frame that the node keeps of a topic. Its data are those of its hash, and of the one that is asked for.
+    pub async fn frame(&self, topic: Topic, which: WhichFrame) -> Result<FrameView, ClientError> {
+        let path = format!("/api/v1/topics/{topic}/frames/{which}");
+        let frame: FrameView = self.get(&path).await?;
+        let is_asked = match which {
+            WhichFrame::Of(sequence) => sequence >= frame.first && sequence.0 - frame.first.0 < u64::from(frame.count),
+            WhichFrame::Hash(hash) => frame.content == hash,
+        };
+        if is_asked && frame.is_sound() {
+            return Ok(frame);
+        }
+        let what = "the frame is not the one that was asked for, or its data are not those of its hash".to_owned();
+        Err(ClientError::BadAnswer { url: format!("{}{path}", self.base), what })
     }
 
     /// Follows a topic at the node: behind a position, or from where a terminal begins.

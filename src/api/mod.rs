@@ -18,9 +18,9 @@ pub use holder::{HeldView, ProvenRecord};
 pub use limit::RequestLimit;
 pub use reading::{Reading, authorization};
 pub use views::{
-    ActionView, AnswerView, BlockView, DoneView, ErrorView, HoldingView, MachineAnswerView, OfferedView, PeerView,
-    PreviewView, SourceView, StatusView, Submitted, TitleBatch, TitleView, TopicView, TopicsView, TransactionView,
-    VersionsView,
+    ActionView, AnswerView, BlockView, DoneView, ErrorView, FrameView, HoldingView, MachineAnswerView, OfferedView,
+    PeerView, PreviewView, SourceView, StatusView, Submitted, TitleBatch, TitleView, TopicView, TopicsView,
+    TransactionView, VersionsView,
 };
 
 use std::collections::BTreeMap;
@@ -84,6 +84,7 @@ pub fn api_routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/api/v1/topics", web::get().to(topics::topics))
             .route("/api/v1/topics/{topic}", web::get().to(topics::topic))
             .route("/api/v1/topics/{topic}/holdings", web::get().to(topics::holdings))
+            .route("/api/v1/topics/{topic}/frames/{which}", web::get().to(topics::frame))
             .route("/api/v1/topics/{topic}/sources/{key}", web::get().to(topics::source))
             .route("/api/v1/topics/{topic}/follow", web::get().to(topics::follow))
             .route("/api/v1/backup", web::get().to(backup::backup))

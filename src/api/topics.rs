@@ -12,11 +12,11 @@ use standin_publisher::machine::session::SessionRefused;
 use standin_publisher::machine::terminal::{Position, Published};
 use standin_publisher::record;
 use standin_publisher::terminal::{SUBPROTOCOL, ToTerminal};
-use standin_publisher::{Fence, Sequence, Topic};
+use standin_publisher::{Fence, Sequence, Topic, WhichFrame};
 use tokio::time::MissedTickBehavior;
 
 use super::reading::MayRead;
-use super::views::{HoldingView, SourceView, TopicView, TopicsView};
+use super::views::{FrameView, HoldingView, SourceView, TopicView, TopicsView};
 use super::{ErrorView, HttpFault, bad, read, respond, unavailable};
 use crate::node::{Begin, Feed, FeedError, NodeHandle, Publication};
 
@@ -126,6 +126,53 @@ pub(super) async fn holdings(
         })
         .await,
     )
+}
+
+/// A frame: the one that a datum is in, or the newest with a content of this hash. Asked for `application/octet-stream`, the content itself, of
+/// which the hash is BLAKE3.
+pub(super) async fn frame(
+    _: MayRead,
+    node: web::Data<NodeHandle>,
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+) -> HttpResponse {
+    let (name, which) = path.into_inner();
+    let topic = match topic_of(&name) {
+        Ok(topic) => topic,
+        Err(answer) => return *answer,
+    };
+    let which = match which.parse() {
+        Ok(which) => which,
+        Err(error) => return bad(format!("{error}")),
+    };
+    let journal = node.publication.journal.clone();
+    // Files are read.
+    let found = web::block(move || {
+        let found = match which {
+            WhichFrame::Of(sequence) => journal.frame_of(topic, sequence),
+            WhichFrame::Hash(hash) => journal.content(topic, &hash),
+        };
+        (found, journal.range(topic))
+    });
+    let Ok((found, kept)) = found.await else {
+        return unavailable("too many reads wait; try again in a moment".to_owned());
+    };
+    let (entry, content) = match found {
+        Ok(Some(found)) => found,
+        Ok(None) => {
+            let kept = kept.map_or_else(|| "nothing".to_owned(), |(first, last)| format!("data {first} to {last}"));
+            let what = format!("this node keeps {kept} of topic `{topic}`, and {which} is not there: ask another node");
+            return respond::<()>(Err(HttpFault::NotFound(what)));
+        }
+        Err(error) => return refused(&FeedError::from(error)),
+    };
+    let accepts = request.headers().get(actix_web::http::header::ACCEPT).and_then(|accepts| accepts.to_str().ok());
+    match accepts {
+        Some("application/octet-stream") => {
+            HttpResponse::Ok().content_type("application/octet-stream").body(content.bytes().clone())
+        }
+        _ => respond(Ok(FrameView::of(topic, &entry, &content))),
+    }
 }
 
 /// How far a source has come.

@@ -1,5 +1,6 @@
 //! What `/api/v1` answers with, read by [`crate::client`]; and the checks of what claims to be proven.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use standin_console::actions::Place;
 use standin_foundation::{Digest, Height, NodeId, PublicKey};
@@ -9,6 +10,7 @@ use standin_ledger::namespaced::{CompletenessStep, NamespacedNode};
 use standin_ledger::store::StoredBlock;
 use standin_ledger::trie::StateProof;
 use standin_ledger::{Header, Outcome, Receipt, ReceiptProof, Title, Transaction, TransactionId};
+use standin_publisher::frame::{Content, Datum, Entry};
 use standin_publisher::machine::lock::Reason;
 use standin_publisher::{Fence, Sequence, Topic};
 
@@ -78,6 +80,91 @@ pub struct HoldingView {
     pub ended: Option<Reason>,
     /// In which block.
     pub ended_at: Option<Height>,
+}
+
+/// A frame of a topic, as a node keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameView {
+    /// The topic.
+    pub topic: Topic,
+    /// The first datum's sequence.
+    pub first: Sequence,
+    /// How many data.
+    pub count: u16,
+    /// The hash of the content: BLAKE3 of its one encoding ([`Content::bytes`]). The chain has it, too.
+    pub content: Digest,
+    /// The topic's chain before the frame.
+    pub before: Digest,
+    /// And with it.
+    pub chain: Digest,
+    /// The data, in order.
+    pub data: Vec<DatumView>,
+}
+
+/// A datum.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatumView {
+    /// What it is about.
+    pub id: BytesView,
+    /// What is said.
+    pub value: BytesView,
+}
+
+/// Bytes, as text where they are UTF-8.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum BytesView {
+    /// They are.
+    Text(String),
+    /// They are not.
+    Hex {
+        /// In hexadecimal.
+        hex: String,
+    },
+}
+
+impl From<&Bytes> for BytesView {
+    fn from(bytes: &Bytes) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Hex { hex: hex::encode(bytes) },
+        }
+    }
+}
+
+impl BytesView {
+    /// The bytes; none if they are no hexadecimal.
+    pub fn bytes(&self) -> Option<Bytes> {
+        match self {
+            Self::Text(text) => Some(text.clone().into()),
+            Self::Hex { hex } => hex::decode(hex).ok().map(Bytes::from),
+        }
+    }
+}
+
+impl std::fmt::Display for BytesView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Hex { hex } => write!(f, "0x{hex}"),
+        }
+    }
+}
+
+impl FrameView {
+    pub(crate) fn of(topic: Topic, entry: &Entry, content: &Content) -> Self {
+        let Entry { first, count, content: hash, before, chain } = *entry;
+        let data = content.data();
+        let view = |datum: &Datum| DatumView { id: (&datum.id).into(), value: (&datum.value).into() };
+        Self { topic, first, count, content: hash, before, chain, data: data.iter().map(view).collect() }
+    }
+
+    /// Whether the data are those of the hash.
+    pub fn is_sound(&self) -> bool {
+        let datum = |view: &DatumView| Some(Datum { id: view.id.bytes()?, value: view.value.bytes()? });
+        let data: Option<Vec<_>> = self.data.iter().map(datum).collect();
+        data.and_then(|data| Content::new(&data).ok()).is_some_and(|content| content.hash() == self.content)
+    }
 }
 
 /// How far a source has come in a topic.

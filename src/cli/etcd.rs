@@ -96,6 +96,7 @@ mod tests {
     use standin_foundation::{ClusterId, Digest, Epoch, Incarnation, SecretKey};
 
     use super::*;
+    use crate::cli::skips;
 
     fn cluster() -> ClusterId {
         "a".parse().unwrap()
@@ -119,7 +120,7 @@ mod tests {
         if Etcd::is_installed() {
             return Some(Etcd::start().await.unwrap());
         }
-        println!("{test}: skipped, {NOT_INSTALLED}");
+        skips::skipped("etcd", test, NOT_INSTALLED);
         None
     }
 

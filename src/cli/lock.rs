@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use clap::{Args, Subcommand};
-use standin::api::{HoldingView, TopicView};
+use standin::api::{FrameView, HoldingView, TopicView};
 use standin::client::Client;
 use standin_foundation::PublicKey;
 use standin_ledger::approval::Approved;
 use standin_publisher::messages::{Settings, TopicChange, TopicOrder};
-use standin_publisher::{Sequence, Topic};
+use standin_publisher::{Sequence, Topic, WhichFrame};
 
 use super::orders::{Approving, Draft};
 use super::read::json;
@@ -80,13 +80,56 @@ enum TopicCommand {
         #[arg(long)]
         outside: bool,
     },
+    /// Show the data of a frame: from the first of the nodes that keeps it, checked against its hash.
+    Frame {
+        #[command(flatten)]
+        client: ClientArguments,
+        /// The topic.
+        topic: Topic,
+        /// The number of a datum in it, or the hash of its content.
+        which: WhichFrame,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
 }
 
 pub(super) async fn topic(arguments: TopicArguments) -> Result<(), Failure> {
-    let TopicCommand::Set { client, approving, topic, sources, text, outside } = arguments.command;
-    let sources = (!sources.is_empty()).then(|| sources.into_iter().collect::<BTreeSet<_>>());
-    let change = TopicChange::Set(topic, Settings { sources, text, outside });
-    order(&client.first()?, &approving, change).await
+    match arguments.command {
+        TopicCommand::Set { client, approving, topic, sources, text, outside } => {
+            let sources = (!sources.is_empty()).then(|| sources.into_iter().collect::<BTreeSet<_>>());
+            let change = TopicChange::Set(topic, Settings { sources, text, outside });
+            order(&client.first()?, &approving, change).await
+        }
+        TopicCommand::Frame { client, topic, which, output } => frame(&client, topic, which, output).await,
+    }
+}
+
+async fn frame(nodes: &ClientArguments, topic: Topic, which: WhichFrame, output: Output) -> Result<(), Failure> {
+    let mut last = Failure::new(2, "--node needs an address");
+    for client in nodes.clients() {
+        match client.frame(topic, which).await {
+            Ok(frame) => {
+                print_frame(&frame, output);
+                return Ok(());
+            }
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
+fn print_frame(frame: &FrameView, output: Output) {
+    match output {
+        Output::Json => println!("{}", json(frame)),
+        Output::Jsonl => frame.data.iter().for_each(|datum| println!("{}", json(datum))),
+        Output::Table => {
+            println!("content  {}\nchain    {}\n\nsequence     id           value", frame.content, frame.chain);
+            for (sequence, datum) in (frame.first.0..).zip(&frame.data) {
+                println!("{sequence:<12} {:<12} {}", datum.id, datum.value);
+            }
+        }
+    }
 }
 
 pub(super) async fn lock(arguments: LockArguments) -> Result<(), Failure> {

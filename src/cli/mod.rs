@@ -35,6 +35,9 @@ mod read;
 mod reconfigure;
 mod run;
 mod service;
+#[cfg(all(test, feature = "etcd"))]
+#[path = "../../tests/it/skips.rs"]
+mod skips;
 mod submit;
 mod trust;
 mod verify;

@@ -16,7 +16,7 @@ use standin_publisher::actor::{
 };
 use standin_publisher::machine::view::View;
 use standin_publisher::machine::witness::{Speakers as _, Word};
-use standin_publisher::messages::{Takeover, WantWords, Words};
+use standin_publisher::messages::{Frames, Takeover, WantFrames, WantWords, Words};
 use standin_publisher::state_machine::{content_of, events_of};
 use standin_publisher::{Config, Event, Instruction, Topic, record};
 use standin_stage::{Address, CallError, Cell, MailboxLimits, Supervision};
@@ -208,6 +208,15 @@ impl Surroundings for Around {
 
     fn want(&self, words: &WantWords) {
         self.directory.nodes().iter().for_each(|other| drop(other.tell(words)));
+    }
+
+    fn want_frames(&self, from: NodeId, wanted: &WantFrames) {
+        // Another one is asked if nothing comes of it.
+        self.directory.node(&from).into_iter().for_each(|other| drop(other.tell(wanted)));
+    }
+
+    fn give_frames(&self, to: NodeId, given: &Frames) {
+        self.directory.node(&to).into_iter().for_each(|other| drop(other.tell(given)));
     }
 
     fn tell(&self, happened: Happened) {

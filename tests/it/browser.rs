@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::skips::skipped;
+
 /// Why the browser tests cannot run here; nothing if they can.
 fn lacking(folder: &Path, chromium: &str) -> Option<&'static str> {
     if Command::new("node").arg("--version").output().is_err() {
@@ -21,7 +23,7 @@ fn the_page_in_a_browser() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned());
     if let Some(why) = lacking(&folder, &chromium) {
-        eprintln!("skipped: the console's page was not tried in a browser: {why}");
+        skipped("browser", "the console's page in a browser", why);
         return;
     }
     let _machine = crate::network::whole_machine();

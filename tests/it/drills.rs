@@ -2,7 +2,6 @@
 
 use crate::network::{data, run, told, whole_machine};
 
-#[allow(clippy::print_stderr, reason = "what was skipped must be seen")]
 fn pass(arguments: &[&str], count: usize) {
     let output = run(&[&["drill", "run", "--json"], arguments].concat());
     let reports: Vec<serde_json::Value> =
@@ -10,7 +9,8 @@ fn pass(arguments: &[&str], count: usize) {
     for report in &reports {
         let skipped = report["skipped"].as_str();
         if let Some(why) = skipped {
-            eprintln!("{} was skipped: {why}", report["drill"]);
+            let need = if why.contains("etcd") { "etcd" } else { "root" };
+            crate::skips::skipped(need, &format!("drill {}", report["drill"]), why);
         }
         assert!(report["passed"] == true || skipped.is_some(), "{report:#}");
         for name in ["lost", "doubled", "forks"] {

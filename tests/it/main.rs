@@ -21,4 +21,5 @@ mod real_input;
 mod reconfigure;
 mod service;
 mod simulator;
+mod skips;
 mod upgrade;

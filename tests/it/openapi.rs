@@ -115,6 +115,7 @@ async fn answers_of_a_node_have_the_fields_that_are_told() {
         ("get", "/api/v1/topics", "/api/v1/topics", Value::Null),
         ("get", "/api/v1/topics/{topic}", "/api/v1/topics/rates", Value::Null),
         ("get", "/api/v1/topics/{topic}/holdings", "/api/v1/topics/rates/holdings", Value::Null),
+        ("get", "/api/v1/topics/{topic}/frames/{which}", "/api/v1/topics/rates/frames/1", Value::Null),
         ("get", "/api/v1/topics/{topic}/sources/{key}", &source, Value::Null),
         (
             "post",

@@ -296,6 +296,25 @@ fn what_cannot_be_published_or_followed_is_refused_with_the_reason() {
     let seen = sound(&["follow", "rates", "--node", node, "--from", "2", "--count", "1", "-o", "jsonl"]);
     let seen: serde_json::Value = serde_json::from_str(seen.trim()).unwrap();
     assert_eq!((&seen["id"], &seen["value"], &seen["sequence"]), (&"USDJPY".into(), &"151.2".into(), &2.into()));
+    // The payload is had by the hash that the chain has of it, from any node.
+    for url in (0..4).map(|seat| network.url(seat)) {
+        let frame = |which: &str| {
+            let shown = sound(&["topic", "frame", "rates", which, "--node", url, "-o", "json"]);
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap()
+        };
+        // A node that is a little behind has it in a moment.
+        let deadline = Instant::now() + WITHIN;
+        while told(&run(&["topic", "frame", "rates", "2", "--node", url])).0 == 4 {
+            assert!(Instant::now() < deadline, "{url} does not have the frame");
+            std::thread::park_timeout(LOOK_AGAIN);
+        }
+        let by_datum = frame("2");
+        assert_eq!((&by_datum["first"], &by_datum["data"][1]["value"]), (&1.into(), &"151.2".into()));
+        assert_eq!(frame(by_datum["content"].as_str().unwrap()), by_datum);
+        refused(&["topic", "frame", "rates", "3", "--node", url], 4, "this node keeps data 1 to 2");
+        refused(&["topic", "frame", "rates", &"7".repeat(64), "--node", url], 4, "ask another node");
+    }
+    refused(&["topic", "frame", "rates", "0", "--node", node], 2, "the number of a datum, from 1 on");
     let release = |key| ["lock", "release", "rates", "--node", node, "--key", key];
     refused(&release(key), 6, "approved by 0 operators, 1 are needed");
     sound(&release(network.path("operator.key").to_str().unwrap()));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::network::{TestNetwork, data, ended_within, run, standin, told};
+use crate::skips::skipped;
 
 /// Longer than anything here takes.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -114,6 +115,6 @@ fn a_compose_file_is_written_that_compose_takes() {
             let checked = ended_within(Command::new("docker").args(compose), WITHIN);
             assert!(checked.status.success(), "{checked:?}");
         }
-        _ => eprintln!("skipped: there is no docker compose that could read it"),
+        _ => skipped("docker", "the compose file", "there is no docker compose that could read it"),
     }
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::network::{TestNetwork, data, ended_within, run, told};
+use crate::skips::skipped;
 
 /// A build of everything takes a third of this on two cores.
 const BUILT_WITHIN: Duration = Duration::from_secs(20 * 60);
@@ -76,7 +77,7 @@ fn a_live_network_is_upgraded_from_the_newest_tag_node_by_node() {
     let tag = match newest_tag() {
         Ok(tag) => tag,
         Err(why) => {
-            eprintln!("skipped: {why}, so there is no version to upgrade from");
+            skipped("tag", "the upgrade of a live network", &format!("{why}, so there is no version to upgrade from"));
             return;
         }
     };

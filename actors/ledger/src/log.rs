@@ -276,7 +276,7 @@ impl Log {
         self.buffer.extend_from_slice(&sequence.to_le_bytes());
         pieces.iter().for_each(|piece| self.buffer.extend_from_slice(piece));
         let end = self.offset + self.buffer.len() as u64;
-        let segment = self.segments.back().map_or(1, |(first, _)| *first);
+        let segment = self.last_segment();
         Ok((sequence, Place { segment, offset: end - length as u64, length: length as u32 }))
     }
 
@@ -301,6 +301,11 @@ impl Log {
     /// Number of the first record of the second segment, if there is one: what [`Log::cut_before`] needs to drop the first.
     pub fn second_segment(&self) -> Option<u64> {
         self.segments.get(1).map(|(first, _)| *first)
+    }
+
+    /// Number of the first record of the segment that is written now.
+    pub fn last_segment(&self) -> u64 {
+        self.segments.back().map_or(1, |(first, _)| *first)
     }
 
     /// Drops the segments in which every record is below `keep_from`.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use standin_foundation::InvalidId;
+use standin_foundation::{Digest, InvalidId};
 use standin_ledger::Title;
 
 /// What the title of a push begins with; the topic's name follows.
@@ -109,6 +109,38 @@ impl Sequence {
     /// So many further on, if there is such a place.
     pub fn plus(self, count: u64) -> Option<Self> {
         self.0.checked_add(count).map(Self)
+    }
+}
+
+/// Which frame of a topic is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhichFrame {
+    /// The one that a datum is in.
+    Of(Sequence),
+    /// The newest whose content has a hash.
+    Hash(Digest),
+}
+
+impl FromStr for WhichFrame {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let sequence = text.parse().ok().filter(|sequence| *sequence > 0 && text.len() < 64);
+        let which = sequence.map(|sequence| Self::Of(Sequence(sequence)));
+        which.or_else(|| text.parse().ok().map(Self::Hash)).ok_or_else(|| InvalidId {
+            what: "frame",
+            found: text.chars().take(80).collect(),
+            expected: "the number of a datum, from 1 on, or a hash of 64 hexadecimal digits".to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for WhichFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Of(sequence) => write!(f, "{sequence}"),
+            Self::Hash(hash) => write!(f, "{hash}"),
+        }
     }
 }
 

@@ -15,6 +15,6 @@ pub mod terminal;
 
 pub use config::Config;
 pub use frame::{Content, Datum, Entry, FrameError, Push};
-pub use ids::{Fence, Sequence, Topic};
+pub use ids::{Fence, Sequence, Topic, WhichFrame};
 pub use messages::{Event, Instruction};
 pub use state_machine::Topics;

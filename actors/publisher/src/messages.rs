@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use standin_foundation::wire::Wire;
 use standin_foundation::{Canonical, Digest, Domain, Encoder, Height, PublicKey, Seat, SecretKey};
@@ -20,6 +21,10 @@ use crate::machine::witness::Word;
 pub const AT_ONCE_MAX: usize = 256;
 /// Changes in one order about topics.
 pub const TOPIC_CHANGES_MAX: usize = 64;
+/// Frames that a server asks another one for at one time.
+pub const FRAMES_AT_ONCE_MAX: usize = 32;
+/// And bytes of their contents that the other one gives.
+pub const FRAMES_BYTES_MAX: usize = 256 * 1024;
 /// Sources that a topic may list.
 pub const SOURCES_MAX: usize = 64;
 
@@ -310,11 +315,39 @@ impl Wire for WantWords {
     const BYTES_MAX: usize = AT_ONCE_MAX * 64;
 }
 
+/// The sender wants frames of a topic's queue, by their first data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantFrames {
+    /// The topic.
+    pub topic: Topic,
+    /// At most [`FRAMES_AT_ONCE_MAX`].
+    pub frames: Vec<Sequence>,
+}
+
+impl Wire for WantFrames {
+    const NAME: &'static str = "publisher.want-frames";
+    const BYTES_MAX: usize = 128 + FRAMES_AT_ONCE_MAX * 16;
+}
+
+/// Frames of a topic's queue: the first datum of each, and its content as [`crate::frame::Content::bytes`] gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frames {
+    /// The topic.
+    pub topic: Topic,
+    /// At most [`FRAMES_AT_ONCE_MAX`] and [`FRAMES_BYTES_MAX`], in the order that they were asked for.
+    pub frames: Vec<(Sequence, Bytes)>,
+}
+
+impl Wire for Frames {
+    const NAME: &'static str = "publisher.frames";
+    const BYTES_MAX: usize = 128 + FRAMES_AT_ONCE_MAX * 32 + FRAMES_BYTES_MAX;
+}
+
 #[cfg(feature = "actor")]
 mod remote {
     use standin_stage::{Lane, Message, RemoteMessage};
 
-    use super::{WantWords, Words};
+    use super::{Frames, WantFrames, WantWords, Words};
 
     impl Message for Words {
         type Reply = ();
@@ -337,4 +370,27 @@ mod remote {
     }
 
     impl RemoteMessage for WantWords {}
+
+    impl Message for WantFrames {
+        type Reply = ();
+        const LANE: Lane = Lane::Bulk;
+
+        fn bytes(&self) -> usize {
+            size_of::<Self>() + self.frames.len() * size_of::<super::Sequence>()
+        }
+    }
+
+    impl RemoteMessage for WantFrames {}
+
+    impl Message for Frames {
+        type Reply = ();
+        const LANE: Lane = Lane::Bulk;
+
+        fn bytes(&self) -> usize {
+            let each = self.frames.iter().map(|(_, bytes)| size_of::<(super::Sequence, super::Bytes)>() + bytes.len());
+            size_of::<Self>() + each.sum::<usize>()
+        }
+    }
+
+    impl RemoteMessage for Frames {}
 }

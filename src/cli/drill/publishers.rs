@@ -55,22 +55,22 @@ impl Drill {
         self.check(&format!("data come {when}"), come >= count, detail);
     }
 
-    /// The node that publishes a topic, and under which fence.
+    /// The node that publishes a topic, and under which fence: of what all nodes say the newest, since one that came back just now tells the past.
     async fn publishing(&mut self, topic: Topic) -> Result<(usize, Fence), Failure> {
         let nodes: BTreeMap<NodeId, usize> = self.node_ids().await?;
         let begun = Instant::now();
         while begun.elapsed() < SOON {
+            let mut newest = None;
             for index in 0..self.network.size() {
-                if !self.network.answers(index) {
-                    continue;
-                }
-                let view = self.network.client(index)?.topic(topic).await;
-                if let Ok(view) = view
-                    && let Some(owner) = view.owner
-                    && let Some(node) = nodes.get(&owner.node_id())
+                if self.network.answers(index)
+                    && let Ok(view) = self.network.client(index)?.topic(topic).await
                 {
-                    return Ok((*node, view.fence));
+                    let holder = view.owner.and_then(|owner| nodes.get(&owner.node_id()).copied());
+                    newest = newest.max(Some((view.fence, holder)));
                 }
+            }
+            if let Some((fence, Some(holder))) = newest {
+                return Ok((holder, fence));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

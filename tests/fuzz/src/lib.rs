@@ -18,7 +18,7 @@ use standin_ledger::builtin::Operation;
 use standin_ledger::snapshot::{Chunk, Manifest};
 use standin_ledger::store::{StoredBlock, StoredCheckpoint};
 use standin_ledger::{Batch, EpochTable, SignedGrant, SystemTransaction, Transaction};
-use standin_publisher::messages::{Events, WantWords, Words};
+use standin_publisher::messages::{Events, Frames, WantFrames, WantWords, Words};
 use standin_publisher::record::TopicRecord;
 use standin_publisher::terminal::ToTerminal;
 use standin_publisher::{Instruction, Push};
@@ -28,7 +28,7 @@ use standin_stage::bridge::frame::Frame;
 pub type Target = fn(&[u8]);
 
 /// All targets with their names, which are their folders in the corpus.
-pub const TARGETS: [(&str, Target); 33] = [
+pub const TARGETS: [(&str, Target); 35] = [
     ("frame", frame),
     ("transaction", transaction),
     ("batch", batch),
@@ -60,6 +60,8 @@ pub const TARGETS: [(&str, Target); 33] = [
     ("publisher_events", wire::<Events>),
     ("publisher_words", wire::<Words>),
     ("publisher_want_words", wire::<WantWords>),
+    ("publisher_frames", wire::<Frames>),
+    ("publisher_want_frames", wire::<WantFrames>),
     ("topic_record", wire::<TopicRecord>),
     ("to_terminal", to_terminal),
 ];

@@ -2,11 +2,14 @@
 //!
 //! It is made of the node's blocks and can be made of them again, so nothing waits for its disk: what a crash takes from its end comes again
 //! from the blocks behind the last height that it has. A file that is damaged is no loss either: the journal begins anew.
+//!
+//! The oldest file goes when there is more than is to be kept. Frames in it that still wait to be published are copied to the end first, and that
+//! is waited for, since their blocks are behind that height: so a topic that nobody publishes keeps its own frames, and not those of all others.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::{fs, io};
 
 use bytes::Bytes;
 use standin_foundation::wire::Wire;
@@ -35,6 +38,8 @@ pub struct Journal {
 struct Inner {
     log: Log,
     retention_bytes: u64,
+    /// The file that was the newest when it was last looked at what is to be forgotten.
+    looked: u64,
     /// The last block that it has seen.
     height: Height,
     /// The last that stands in a file.
@@ -48,6 +53,8 @@ struct Inner {
 struct Indexed {
     first: Sequence,
     count: u16,
+    /// The beginning of the content's hash.
+    hash: u64,
     place: Place,
 }
 
@@ -65,14 +72,15 @@ impl Journal {
     }
 
     fn open_sound(folder: &Path, options: LogOptions, retention_bytes: u64) -> Result<Self, LogError> {
-        let (mut height, mut index) = (Height(0), BTreeMap::<Topic, VecDeque<Indexed>>::new());
+        let (mut height, mut found) = (Height(0), BTreeMap::<Topic, BTreeMap<Sequence, Indexed>>::new());
         let mut unreadable = false;
         let (log, _) = Log::open_visiting(folder, options, |_, place, payload| match read_record(&payload) {
             Some(Record { height: at, frame: None }) => height = at,
             Some(Record { height: at, frame: Some((topic, entry, _)) }) => {
                 // Others of its block may have been lost: it is looked at once more.
                 height = height.max(at.previous());
-                note(index.entry(topic).or_default(), &entry, place);
+                // One that was copied stands behind later ones, and perhaps twice.
+                found.entry(topic).or_default().insert(entry.first, Indexed::of(&entry, place));
             }
             None => unreadable = true,
         })?;
@@ -83,7 +91,13 @@ impl Journal {
                 what: "a record is not the journal's",
             });
         }
-        let inner = Inner { log, retention_bytes, height, marked: height, index, recent: Recent::default() };
+        let index = found.into_iter().map(|(topic, frames)| {
+            let mut connected = VecDeque::with_capacity(frames.len());
+            frames.into_values().for_each(|indexed| note(&mut connected, indexed));
+            (topic, connected)
+        });
+        let (index, looked, recent) = (index.collect(), log.first(), Recent::default());
+        let inner = Inner { log, retention_bytes, looked, height, marked: height, index, recent };
         Ok(Self { folder: folder.to_owned(), shared: Arc::new(RwLock::new(inner)) })
     }
 
@@ -123,7 +137,21 @@ impl Journal {
                 true if height.0 >= inner.marked.0 + MARK_EVERY => inner.mark()?,
                 true => {}
             }
-            inner.forget(published)
+            inner.forget(&self.folder, published)
+        })
+    }
+
+    /// Takes in a frame that stands directly before what is kept of its topic; whether it did.
+    pub(super) fn put_before(&self, topic: Topic, entry: &Entry, content: &Content) -> Result<bool, LogError> {
+        self.write_lock(|inner| {
+            let front = inner.index.get(&topic).and_then(VecDeque::front);
+            if front.is_some_and(|front| entry.next() != front.first) {
+                return Ok(false);
+            }
+            let place = inner.write(inner.height, topic, entry, content)?;
+            inner.log.write_out()?;
+            inner.index.entry(topic).or_default().push_front(Indexed::of(entry, place));
+            Ok(true)
         })
     }
 
@@ -137,45 +165,58 @@ impl Journal {
 
     /// What there is at a place of a topic.
     pub fn find(&self, topic: Topic, first: Sequence) -> Result<Found, LogError> {
-        let found = self.read_lock(|inner| {
-            let frames = inner.index.get(&topic)?;
-            let place = frames.binary_search_by_key(&first, |indexed| indexed.first);
-            Some(match place {
-                Ok(place) => Ok(frames.get(place).copied()),
-                Err(0) => {
-                    Err(frames.front().map_or(Found::Beyond, |indexed| Found::Forgotten { first: indexed.first }))
+        loop {
+            let other = self.read_lock(|inner| {
+                let frames = inner.index.get(&topic).filter(|frames| !frames.is_empty());
+                let Some(frames) = frames else { return Some(Found::Beyond) };
+                match frames.binary_search_by_key(&first, |indexed| indexed.first) {
+                    Ok(_) => None,
+                    Err(0) => {
+                        Some(frames.front().map_or(Found::Beyond, |indexed| Found::Forgotten { first: indexed.first }))
+                    }
+                    Err(place) if place == frames.len() => Some(Found::Beyond),
+                    Err(_) => Some(Found::Within),
                 }
-                Err(place) if place == frames.len() => Err(Found::Beyond),
-                Err(_) => Err(Found::Within),
-            })
-        });
-        match found {
-            None | Some(Ok(None)) => Ok(Found::Beyond),
-            Some(Err(found)) => Ok(found),
-            Some(Ok(Some(indexed))) => Ok(Found::Frame(self.read(topic, &indexed)?.0)),
+            });
+            if let Some(other) = other {
+                return Ok(other);
+            }
+            // None if it was forgotten in this moment: then that is what there is.
+            if let Some((entry, _)) = self.frame(topic, first)? {
+                return Ok(Found::Frame(entry));
+            }
         }
     }
 
     /// The frame that begins at a sequence.
     pub fn frame(&self, topic: Topic, first: Sequence) -> Result<Option<(Entry, Content)>, LogError> {
-        let indexed = self.read_lock(|inner| {
-            let frames = inner.index.get(&topic)?;
+        self.read(topic, |frames| {
             let place = frames.binary_search_by_key(&first, |indexed| indexed.first).ok()?;
             frames.get(place).copied()
-        });
-        indexed.map(|indexed| self.read(topic, &indexed)).transpose()
+        })
     }
 
     /// The frame that a datum is in.
     pub fn frame_of(&self, topic: Topic, sequence: Sequence) -> Result<Option<(Entry, Content)>, LogError> {
-        let indexed = self.read_lock(|inner| {
-            let frames = inner.index.get(&topic)?;
+        self.read(topic, |frames| {
             let behind = frames.partition_point(|indexed| indexed.first <= sequence);
-            frames.get(behind.checked_sub(1)?).copied()
+            frames.get(behind.checked_sub(1)?).filter(|indexed| sequence < indexed.next()).copied()
+        })
+    }
+
+    /// The newest frame of a topic whose content has a hash.
+    pub fn content(&self, topic: Topic, hash: &Digest) -> Result<Option<(Entry, Content)>, LogError> {
+        let begins = beginning(hash);
+        let firsts: Vec<_> = self.read_lock(|inner| {
+            let frames = inner.index.get(&topic).into_iter().flatten().rev();
+            frames.filter(|indexed| indexed.hash == begins).map(|indexed| indexed.first).collect()
         });
-        let holds = |indexed: &Indexed| sequence.0 < indexed.first.0.saturating_add(u64::from(indexed.count));
-        let indexed = indexed.filter(holds);
-        indexed.map(|indexed| self.read(topic, &indexed)).transpose()
+        for first in firsts {
+            if let Some(found) = self.frame(topic, first)?.filter(|(entry, _)| entry.content == *hash) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     /// The chain behind the frame that ends at a datum; none if nothing is kept of it, or no frame ends there.
@@ -197,17 +238,41 @@ impl Journal {
         })
     }
 
-    fn read(&self, topic: Topic, indexed: &Indexed) -> Result<(Entry, Content), LogError> {
-        if let Some(recent) = self.read_lock(|inner| inner.recent.get(topic, indexed.first).cloned()) {
-            return Ok(recent);
+    /// The frame that is looked up in the index. Between that and the reading its file may be cut: then it is looked up again.
+    fn read(
+        &self,
+        topic: Topic,
+        look: impl Fn(&VecDeque<Indexed>) -> Option<Indexed>,
+    ) -> Result<Option<(Entry, Content)>, LogError> {
+        let mut missing = None;
+        loop {
+            let found = self.read_lock(|inner| {
+                let indexed = look(inner.index.get(&topic)?)?;
+                Some((indexed.place, inner.recent.get(topic, indexed.first).cloned()))
+            });
+            let place = match found {
+                None => return Ok(None),
+                Some((_, Some(recent))) => return Ok(Some(recent)),
+                Some((place, None)) => place,
+            };
+            let payload = match place.read(&self.folder) {
+                Err(LogError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && missing != Some(place) =>
+                {
+                    missing = Some(place);
+                    continue;
+                }
+                read => Bytes::from(read?),
+            };
+            let record = read_record(&payload).and_then(|record| record.frame);
+            let sound = record.filter(|(_, entry, content)| content.hash() == entry.content);
+            let damaged = || LogError::Damaged {
+                path: self.folder.clone(),
+                offset: place.offset,
+                what: "a record is not the frame that it was",
+            };
+            return sound.map(|(_, entry, content)| Some((entry, content))).ok_or_else(damaged);
         }
-        let damaged = |what| LogError::Damaged { path: self.folder.clone(), offset: indexed.place.offset, what };
-        let payload = Bytes::from(indexed.place.read(&self.folder)?);
-        let record = read_record(&payload).and_then(|record| record.frame);
-        let sound = record.filter(|(_, entry, content)| content.hash() == entry.content);
-        sound
-            .map(|(_, entry, content)| (entry, content))
-            .ok_or_else(|| damaged("a record is not the frame that it was"))
     }
 
     fn read_lock<T>(&self, read: impl FnOnce(&Inner) -> T) -> T {
@@ -225,14 +290,18 @@ impl Inner {
         if frames.back().is_some_and(|last| entry.first < last.next()) {
             return Ok(());
         }
+        let place = self.write(height, topic, entry, content)?;
+        self.marked = height;
+        note(self.index.entry(topic).or_default(), Indexed::of(entry, place));
+        self.recent.put(topic, *entry, content.clone());
+        Ok(())
+    }
+
+    fn write(&mut self, height: Height, topic: Topic, entry: &Entry, content: &Content) -> Result<Place, LogError> {
         let mut head = Encoder::with_capacity(160);
         head.u8(FRAME).u64(height.0).bytes(topic.as_str().as_bytes());
         head.bytes(&entry.to_wire().unwrap_or_default());
-        let (_, place) = self.log.append_placed(&[&head.into_bytes(), content.bytes()])?;
-        self.marked = height;
-        note(self.index.entry(topic).or_default(), entry, place);
-        self.recent.put(topic, *entry, content.clone());
-        Ok(())
+        self.log.append_placed(&[&head.into_bytes(), content.bytes()]).map(|(_, place)| place)
     }
 
     fn mark(&mut self) -> Result<(), LogError> {
@@ -243,31 +312,71 @@ impl Inner {
         self.log.write_out()
     }
 
-    /// Drops the oldest files beyond what is to be kept.
-    fn forget(&mut self, published: impl Fn(Topic) -> Sequence) -> Result<(), LogError> {
-        while self.log.bytes() > self.retention_bytes
-            && let Some(second) = self.log.second_segment()
+    /// Drops the oldest files beyond what is to be kept; what waits in them is copied to the end. Each time that a file was begun.
+    ///
+    /// Twice the waiting bytes may stay beyond what is to be kept, so that of what is gone through less is copied than dropped.
+    fn forget(&mut self, folder: &Path, published: impl Fn(Topic) -> Sequence) -> Result<(), LogError> {
+        let newest = self.log.last_segment();
+        if self.looked == newest || self.log.bytes() <= self.retention_bytes {
+            return Ok(());
+        }
+        self.looked = newest;
+        let waiting: u64 = self.waiting(&published).map(|(_, indexed)| u64::from(indexed.place.length)).sum();
+        let most = self.retention_bytes.saturating_add(waiting.saturating_mul(2));
+        while self.log.bytes() > most
+            && let Some(second) = self.log.second_segment().filter(|second| *second <= newest)
         {
-            let waits = |(topic, frames): (&Topic, &VecDeque<Indexed>)| {
-                let behind = frames.partition_point(|indexed| indexed.place.segment < second);
-                let last = behind.checked_sub(1).and_then(|last| frames.get(last));
-                last.is_some_and(|last| last.next().0.saturating_sub(1) > published(*topic).0)
-            };
-            if self.index.iter().any(waits) {
-                break;
-            }
+            self.copy_ahead(folder, second, &published)?;
             self.log.cut_before(second)?;
-            let first = self.log.first();
             for frames in self.index.values_mut() {
-                let gone = frames.partition_point(|indexed| indexed.place.segment < first);
-                frames.drain(..gone);
+                // Behind a frame that is gone a topic begins anew, also where earlier ones had been copied while they waited.
+                let gone = frames.iter().rposition(|indexed| indexed.place.segment < second);
+                frames.drain(..gone.map_or(0, |gone| gone + 1));
             }
+        }
+        Ok(())
+    }
+
+    /// The frames that wait to be published.
+    fn waiting(&self, published: &impl Fn(Topic) -> Sequence) -> impl Iterator<Item = (Topic, Indexed)> {
+        self.index.iter().flat_map(|(topic, frames)| {
+            let published = published(*topic);
+            let first = frames.partition_point(|indexed| indexed.next().0 <= published.0.saturating_add(1));
+            frames.range(first..).map(|indexed| (*topic, *indexed))
+        })
+    }
+
+    /// Copies what waits in files before `second` to the end, durably.
+    fn copy_ahead(
+        &mut self,
+        folder: &Path,
+        second: u64,
+        published: &impl Fn(Topic) -> Sequence,
+    ) -> Result<(), LogError> {
+        let in_front = |(_, indexed): &(Topic, Indexed)| indexed.place.segment < second;
+        let waiting: Vec<_> = self.waiting(published).filter(in_front).collect();
+        for (topic, indexed) in &waiting {
+            let record = indexed.place.read(folder)?;
+            let (_, place) = self.log.append_placed(&[&record])?;
+            let frames = self.index.get_mut(topic);
+            let copied = frames.and_then(|frames| {
+                let at = frames.binary_search_by_key(&indexed.first, |indexed| indexed.first).ok()?;
+                frames.get_mut(at)
+            });
+            copied.into_iter().for_each(|copied| copied.place = place);
+        }
+        if !waiting.is_empty() {
+            self.log.sync()?;
         }
         Ok(())
     }
 }
 
 impl Indexed {
+    fn of(entry: &Entry, place: Place) -> Self {
+        Self { first: entry.first, count: entry.count, hash: beginning(&entry.content), place }
+    }
+
     /// The sequence behind it.
     fn next(&self) -> Sequence {
         Sequence(self.first.0.saturating_add(u64::from(self.count)))
@@ -275,13 +384,17 @@ impl Indexed {
 }
 
 /// Adds a frame to those of its topic.
-fn note(frames: &mut VecDeque<Indexed>, entry: &Entry, place: Place) {
-    let next = frames.back().map_or(entry.first, Indexed::next);
-    if entry.first != next {
+fn note(frames: &mut VecDeque<Indexed>, indexed: Indexed) {
+    let next = frames.back().map_or(indexed.first, Indexed::next);
+    if indexed.first != next {
         // Blocks are missing between: from what was before nobody could go on.
         frames.clear();
     }
-    frames.push_back(Indexed { first: entry.first, count: entry.count, place });
+    frames.push_back(indexed);
+}
+
+fn beginning(hash: &Digest) -> u64 {
+    hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
 struct Record {
@@ -428,7 +541,90 @@ mod tests {
             let published = Sequence(if n < 300 { 0 } else { n - 1 });
             journal.append(Height(n), &[(topic("a"), entry, content)], |_| published).unwrap();
             let first = journal.range(topic("a")).unwrap().0;
-            assert!(if n < 300 { first == Sequence(1) } else { first > Sequence(1) || n < 305 }, "{n}: {first}");
+            assert!(n > 300 || first == Sequence(1), "{n}: {first}");
         }
+        assert!(journal.range(topic("a")).unwrap().0 > Sequence(1));
+    }
+
+    /// A topic that nobody publishes keeps its own frames, in order and over openings, and does not make the journal grow with those of others.
+    #[test]
+    fn h18_a_topic_that_waits_does_not_hold_the_files_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        let waits = fill(&journal, "waits", 1, 30);
+        let published = |name: Topic| Sequence(if name == topic("waits") { 10 } else { u64::MAX });
+        let mut before = Digest::ZERO;
+        for n in 1..=2_000 {
+            let content = content(&[&format!("{n}-{}", "x".repeat(60))]);
+            let entry = Entry::following(&before, Sequence(n), &content).unwrap();
+            before = entry.chain;
+            journal.append(Height(n), &[(topic("others"), entry, content)], published).unwrap();
+            if n % 300 == 0 {
+                journal.close().unwrap();
+                journal = open(folder.path());
+            }
+            if n % 50 == 0 {
+                let (first, last) = journal.range(topic("waits")).unwrap();
+                assert!(first <= Sequence(11) && last == Sequence(30), "{n}: {first} to {last}");
+                for entry in waits.iter().skip(10) {
+                    assert_eq!(journal.find(topic("waits"), entry.first).unwrap(), Found::Frame(*entry), "after {n}");
+                }
+            }
+        }
+        let (first, last) = journal.range(topic("others")).unwrap();
+        assert!(first > Sequence(1_700) && last == Sequence(2_000), "{first}");
+        let files = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
+        let bytes: u64 = files.sum();
+        // What is kept, twice what waits, and the file that is written.
+        assert!(bytes <= 16_384 + 2 * 20 * 400 + 2 * 4_096, "{bytes}");
+        // Once they are published they go like all others.
+        let mut first = Some(Sequence(1));
+        for n in 2_001..=2_600 {
+            let content = content(&[&format!("{n}-{}", "x".repeat(60))]);
+            let entry = Entry::following(&before, Sequence(n), &content).unwrap();
+            before = entry.chain;
+            journal.append(Height(n), &[(topic("others"), entry, content)], |_| Sequence(u64::MAX)).unwrap();
+            first = journal.range(topic("waits")).map(|(first, _)| first);
+        }
+        assert_eq!(first, None);
+        assert_eq!(journal.find(topic("waits"), Sequence(11)).unwrap(), Found::Beyond);
+    }
+
+    /// A payload is had by the hash that the chain has of it.
+    #[test]
+    fn a_content_is_found_by_its_hash_in_memory_and_on_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let entries = fill(&open(folder.path()), "a", 1, 20);
+        let journal = open(folder.path());
+        for expected in &entries {
+            let (entry, content) = journal.content(topic("a"), &expected.content).unwrap().unwrap();
+            assert_eq!((entry, content.hash()), (*expected, expected.content));
+        }
+        assert!(journal.content(topic("a"), &Digest::sha256(b"another")).unwrap().is_none());
+        assert!(journal.content(topic("b"), &entries[0].content).unwrap().is_none());
+    }
+
+    /// Frames are read while files are cut behind their back: what is read is the frame, or that it is forgotten, and never an error.
+    #[test]
+    fn frames_are_read_while_files_are_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = open(folder.path());
+        fill(&journal, "a", 1, 100);
+        let reader = journal.clone();
+        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let seen = Arc::clone(&done);
+        let reads = std::thread::spawn(move || {
+            let mut count = 0u64;
+            while !seen.load(std::sync::atomic::Ordering::Relaxed) {
+                let (first, _) = reader.range(topic("a")).unwrap();
+                reader.shared.write().unwrap().recent.clear();
+                assert!(matches!(reader.find(topic("a"), first).unwrap(), Found::Frame(_) | Found::Forgotten { .. }));
+                count += 1;
+            }
+            count
+        });
+        fill(&journal, "a", 101, 5_000);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(reads.join().unwrap() > 0);
     }
 }

@@ -4,6 +4,7 @@ mod board;
 mod clock;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+mod fetch;
 mod journal;
 mod locks;
 mod recent;
@@ -18,6 +19,7 @@ use standin_stage::bridge::Router;
 use standin_stage::{Address, Alarm, Ctx, Handle, Lane, Message, Reply, Role};
 
 pub use board::{Board, Counted, Seated, Standing};
+pub use fetch::{FramesGiven, FramesWanted};
 pub use journal::Journal;
 pub use locks::{LockStore, NoLockStore, OutsideListed, OutsideSaid};
 
@@ -28,7 +30,8 @@ use crate::machine::lock::Reason;
 use crate::machine::server::{Effect, Input, Server};
 use crate::machine::view::{TopicView, View};
 use crate::machine::witness::{Witnesses, Word};
-use crate::messages::{AT_ONCE_MAX, Event, Instruction, Takeover, WantWords, Words};
+use crate::messages::{AT_ONCE_MAX, Event, Frames, Instruction, Takeover, WantFrames, WantWords, Words};
+use fetch::Fetch;
 
 /// How often the other servers, and this node's own part, are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -62,6 +65,10 @@ pub trait Surroundings: 'static {
     fn say(&self, to: Option<NodeId>, words: &Words);
     /// Asks all other servers for their seats' words.
     fn want(&self, words: &WantWords);
+    /// Asks another server for frames.
+    fn want_frames(&self, from: NodeId, wanted: &WantFrames);
+    /// Gives frames to another server.
+    fn give_frames(&self, to: NodeId, given: &Frames);
     /// Something happened that people want to see.
     fn tell(&self, happened: Happened);
 }
@@ -102,6 +109,8 @@ pub struct Publisher {
     own: Option<Seat>,
     /// When missing words were asked for last.
     wanted: Option<Millis>,
+    /// How frames that it lacks are asked for.
+    fetch: Fetch,
     /// It publishes nothing any more: it cannot keep frames, or the node stops.
     leaves: bool,
     alarm: Alarm,
@@ -136,6 +145,7 @@ impl Publisher {
             released: BTreeMap::new(),
             own: None,
             wanted: None,
+            fetch: Fetch::default(),
             leaves,
             alarm,
         }
@@ -245,6 +255,7 @@ impl Publisher {
         }
         self.others = others;
         let lacks = self.lacks();
+        self.want_frames(&lacks);
         let stays = !self.leaves;
         let part = (self.surroundings.speaks() && stays, self.surroundings.serves() && stays, lacks);
         if part != self.part {
@@ -443,9 +454,12 @@ impl Handle<Wanted> for Publisher {
 /// Takes what other servers say.
 pub fn routes(router: Router, publisher: &Address<Publisher>) -> Router {
     let (said, wanted) = (publisher.clone(), publisher.clone());
+    let (frames_wanted, frames_given) = (publisher.clone(), publisher.clone());
     router
         .tell::<Words>(move |by, words| said.tell(SaidWords { by, words }))
         .tell::<WantWords>(move |by, words| wanted.tell(Wanted { by, words }))
+        .tell::<WantFrames>(move |by, frames| frames_wanted.tell(FramesWanted { by, frames }))
+        .tell::<Frames>(move |_, frames| frames_given.tell(FramesGiven { frames }))
 }
 
 /// The connection to another server has come or gone: there is something to look at.

@@ -33,7 +33,9 @@ use standin_ledger::{
 use standin_publisher::machine::lock::{Ground, Reason};
 use standin_publisher::machine::terminal::Published;
 use standin_publisher::machine::witness::{TakeoverProof, Word};
-use standin_publisher::messages::{Attestation, Checkpoint, Events, Hold, Takeover, WantWords, Words};
+use standin_publisher::messages::{
+    Attestation, Checkpoint, Events, Frames, Hold, Takeover, WantFrames, WantWords, Words,
+};
 use standin_publisher::record::TopicRecord;
 use standin_publisher::terminal::ToTerminal;
 use standin_publisher::{Content, Datum, Event, Fence, Instruction, Push, Sequence, Topic};
@@ -233,12 +235,15 @@ fn publication(owner: PublicKey) {
     let mut record = TopicRecord::default();
     drop(record.lock.acquire(owner, Fence(0), 1_000, 5));
     wire("topic_record", "held", &record);
+    let bytes = content.bytes().clone();
     let frame = ToTerminal::Frame(Published { fence, entry, content });
     let speaks = (Epoch(0), Seat(1), Term(2));
     let word =
         Word::sign(&Digest::ZERO, &SecretKey::from_bytes(&[5; 32]).expect("a small number is a key"), takeover, speaks);
     wire("publisher_words", "one", &Words(vec![word.clone()]));
     wire("publisher_want_words", "one", &WantWords(vec![(topic, fence)]));
+    wire("publisher_frames", "one", &Frames { topic, frames: vec![(from, bytes)] });
+    wire("publisher_want_frames", "one", &WantFrames { topic, frames: vec![from] });
     let proof = TakeoverProof { takeover, epoch: Epoch(0), witnesses: vec![word.witness] };
     let refused = ToTerminal::Refused { why: "why".to_owned(), first: Some(from) };
     for (name, message) in [("frame", frame), ("takeover", ToTerminal::Takeover(proof)), ("refused", refused)] {
