@@ -18,9 +18,9 @@ pub use holder::{HeldView, ProvenRecord};
 pub use limit::RequestLimit;
 pub use reading::{Reading, authorization};
 pub use views::{
-    ActionView, AnswerView, BlockView, DoneView, ErrorView, FrameView, HoldingView, MachineAnswerView, OfferedView,
-    PeerView, PreviewView, SourceView, StatusView, Submitted, TitleBatch, TitleView, TopicView, TopicsView,
-    TransactionView, VersionsView,
+    ActionView, AnswerView, BlockView, BytesView, DatumView, DoneView, ErrorView, FrameView, HoldingView,
+    MachineAnswerView, OfferedView, PeerView, PreviewView, SourceView, StatusView, Submitted, TitleBatch, TitleView,
+    TopicView, TopicsView, TransactionView, VersionsView,
 };
 
 use std::collections::BTreeMap;

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use serde_json::json;
 use standin::client::Client;
 use standin_console::actions::{Ask, Order};
 use standin_foundation::SecretKey;
 
+use super::output::OutputArguments;
 use super::{ClientArguments, Failure};
 
 /// As whom, and why.
@@ -26,20 +28,24 @@ pub(super) struct OperatorArguments {
     /// Show the effect, and do nothing.
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    pub(super) output: OutputArguments,
 }
 
 impl OperatorArguments {
     /// Has a node carry an action out, or shows its effect. True if it was carried out.
     pub(super) async fn order(&self, client: &Client, action: &str, order: Order) -> Result<bool, Failure> {
         if self.dry_run {
-            client.preview(action, &order).await?.effect.iter().for_each(|line| println!("{line}"));
+            let effect = client.preview(action, &order).await?.effect;
+            self.output.one(&json!({ "effect": effect }), |_| effect.iter().for_each(|line| println!("{line}")));
             return Ok(false);
         }
         let missing = "--key FILE is needed, or STANDIN_KEY: an operator's key that the node's configuration lists";
         let path = self.key.as_ref().ok_or_else(|| Failure::new(2, missing))?;
         let key = SecretKey::read(path).map_err(|error| Failure::new(78, error.to_string()))?;
         let node = self.name.clone().unwrap_or_default();
-        println!("{}", client.act(action, Ask { node, ..ask(order, &self.reason) }, &key).await?);
+        let done = client.act(action, Ask { node, ..ask(order, &self.reason) }, &key).await?;
+        self.output.one(&json!({ "done": done }), |_| println!("{done}"));
         Ok(true)
     }
 }

@@ -6,11 +6,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use standin::client::Client as Node;
 use standin_foundation::PublicKey;
 use standin_ledger::approval::Approved;
-use standin_ledger::clients::{Admission, Client, ClientChange, ClientOrder, Role};
+use standin_ledger::clients::{Admission, Client, ClientChange, ClientOrder, Clients, Role};
 
 use super::orders::{Approving, Draft};
-use super::read::json;
-use super::{ClientArguments, Failure, Output};
+use super::output::OutputArguments;
+use super::{ClientArguments, Failure};
 
 #[derive(Debug, Args)]
 pub(super) struct ClientsArguments {
@@ -24,9 +24,8 @@ enum ClientsCommand {
     List {
         #[command(flatten)]
         node: ClientArguments,
-        /// How to print.
-        #[arg(short, long, value_enum, default_value = "table")]
-        output: Output,
+        #[command(flatten)]
+        output: OutputArguments,
     },
     /// List a client, or say something else of one that is listed.
     Set {
@@ -103,12 +102,12 @@ async fn order(node: &Node, approving: &Approving, change: ClientChange) -> Resu
     Ok(())
 }
 
-async fn list(node: &Node, output: Output) -> Result<(), Failure> {
-    let clients = node.chain_clients().await?;
-    if !matches!(output, Output::Table) {
-        println!("{}", json(&clients));
-        return Ok(());
-    }
+async fn list(node: &Node, output: OutputArguments) -> Result<(), Failure> {
+    output.one(&node.chain_clients().await?, print_clients);
+    Ok(())
+}
+
+fn print_clients(clients: &Clients) {
     match clients.admission {
         Admission::Open => println!("everybody may submit and read; of those that are listed"),
         Admission::Listed => println!("nobody but these may submit and read"),
@@ -118,5 +117,4 @@ async fn list(node: &Node, output: Output) -> Result<(), Failure> {
         let rate = if *per_second == 0 { "any rate".to_owned() } else { format!("{per_second}/s at each node") };
         println!("  {key}  {roles:<20} {rate}");
     }
-    Ok(())
 }

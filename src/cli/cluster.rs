@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 use standin::api::{ClusterView, RoleView};
 use standin::client::Client;
 use standin::config::NodeConfig;
@@ -12,8 +13,8 @@ use standin_console::actions::Order;
 use standin_foundation::NodeId;
 
 use super::act::OperatorArguments;
-use super::read::json;
-use super::{ClientArguments, Failure, Output};
+use super::output::OutputArguments;
+use super::{ClientArguments, Failure};
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(10);
@@ -44,9 +45,8 @@ enum AuthCommand {
         /// The auth node's address.
         #[arg(long)]
         node: String,
-        /// How to print.
-        #[arg(short, long, value_enum, default_value = "table")]
-        output: Output,
+        #[command(flatten)]
+        output: OutputArguments,
     },
     /// Write down that grants are to be signed with another key, for an auth node that is lost, or whose key may be known to others. Every
     /// cluster begins anew with the node that holds its seat now, or with one that has all of its log: those must live until others follow
@@ -88,16 +88,12 @@ pub(super) async fn views(clients: &[Client], wanted: &str) -> Result<Vec<(Clien
     }
 }
 
-pub(super) async fn status(clients: &ClientArguments, wanted: &str, output: Output) -> Result<(), Failure> {
+pub(super) async fn status(clients: &ClientArguments, wanted: &str, output: OutputArguments) -> Result<(), Failure> {
     let mut views: Vec<_> = views(&clients.clients(), wanted).await?.into_iter().map(|(_, view)| view).collect();
     views.sort_by_key(|view| {
         (view.seat, view.role != RoleView::Active, view.role != RoleView::Standby, view.name.clone())
     });
-    match output {
-        Output::Json => println!("{}", json(&views)),
-        Output::Jsonl => views.iter().for_each(|view| println!("{}", json(view))),
-        Output::Table => print_table(&views),
-    }
+    output.all(&views, print_table);
     Ok(())
 }
 
@@ -156,7 +152,13 @@ pub(super) async fn switch(arguments: SwitchArguments) -> Result<(), Failure> {
                 && view.node != before
             {
                 let ms = begun.elapsed().as_millis();
-                println!("cluster {}: {} holds the seat, term {}, after {ms} ms", view.cluster, view.name, view.term);
+                let told = json!({ "cluster": view.cluster, "node": view.node, "name": view.name, "term": view.term, "ms": ms as u64 });
+                arguments.operator.output.one(&told, |_| {
+                    println!(
+                        "cluster {}: {} holds the seat, term {}, after {ms} ms",
+                        view.cluster, view.name, view.term
+                    );
+                });
                 return Ok(());
             }
         }
@@ -185,25 +187,20 @@ pub(super) async fn auth(arguments: AuthArguments) -> Result<(), Failure> {
     }
 }
 
-async fn auth_status(node: &str, output: Output) -> Result<(), Failure> {
-    let clusters = Client::new(node, Duration::from_secs(5)).auth().await?;
-    match output {
-        Output::Json => println!("{}", json(&clusters)),
-        Output::Jsonl => clusters.iter().for_each(|cluster| println!("{}", json(cluster))),
-        Output::Table => {
-            println!("{:<8} {:>5} {:<10} {:<28} {:>8} state", "cluster", "term", "holder", "in sync", "age ms");
-            for cluster in &clusters {
-                let holder = cluster.holder.map_or_else(|| "-".to_owned(), |holder| holder.short());
-                let in_sync = cluster.in_sync.iter().map(|node| node.short()).collect::<Vec<_>>().join(" ");
-                let age = cluster.age_ms.map_or_else(|| "-".to_owned(), |age| age.to_string());
-                let state = match (cluster.recalling, cluster.vacant) {
-                    (Some(missing), _) => format!("recalling, {missing} nodes have not answered"),
-                    (None, true) => "vacant".to_owned(),
-                    (None, false) => "held".to_owned(),
-                };
-                println!("{:<8} {:>5} {holder:<10} {in_sync:<28} {age:>8} {state}", cluster.cluster, cluster.term);
-            }
+async fn auth_status(node: &str, output: OutputArguments) -> Result<(), Failure> {
+    output.all(&Client::new(node, Duration::from_secs(5)).auth().await?, |clusters| {
+        println!("{:<8} {:>5} {:<10} {:<28} {:>8} state", "cluster", "term", "holder", "in sync", "age ms");
+        for cluster in clusters {
+            let holder = cluster.holder.map_or_else(|| "-".to_owned(), |holder| holder.short());
+            let in_sync = cluster.in_sync.iter().map(|node| node.short()).collect::<Vec<_>>().join(" ");
+            let age = cluster.age_ms.map_or_else(|| "-".to_owned(), |age| age.to_string());
+            let state = match (cluster.recalling, cluster.vacant) {
+                (Some(missing), _) => format!("recalling, {missing} nodes have not answered"),
+                (None, true) => "vacant".to_owned(),
+                (None, false) => "held".to_owned(),
+            };
+            println!("{:<8} {:>5} {holder:<10} {in_sync:<28} {age:>8} {state}", cluster.cluster, cluster.term);
         }
-    }
+    });
     Ok(())
 }

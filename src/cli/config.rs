@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use standin::config::{NodeConfig, keys};
+use serde_json::json;
+use standin::config::{NodeConfig, NodeRole, PeerEntry, Setting, keys};
 use standin_foundation::SecretKey;
 use standin_ledger::Genesis;
 
 use super::Failure;
+use super::output::OutputArguments;
 
 #[derive(Debug, Args)]
 pub(super) struct ConfigArguments {
@@ -22,6 +24,8 @@ enum ConfigCommand {
         /// The file.
         #[arg(short, long)]
         config: PathBuf,
+        #[command(flatten)]
+        output: OutputArguments,
     },
     /// Tell what a key means, what it takes, and what it is without being set; all keys without one.
     Explain {
@@ -31,18 +35,22 @@ enum ConfigCommand {
         /// Print `docs/configuration.md`.
         #[arg(long, hide = true)]
         markdown: bool,
+        #[command(flatten)]
+        output: OutputArguments,
     },
-    /// Show the configuration as it is understood, defaults included.
+    /// Show the configuration as it is understood, defaults included, and where each key is set: as TOML, which a node would read.
     Show {
         /// The file.
         #[arg(short, long)]
         config: PathBuf,
+        #[command(flatten)]
+        output: OutputArguments,
     },
 }
 
 pub(super) fn config(arguments: &ConfigArguments) -> Result<(), Failure> {
     match &arguments.command {
-        ConfigCommand::Check { config } => {
+        ConfigCommand::Check { config, output } => {
             let read = NodeConfig::read(config)?;
             let genesis = read.genesis()?;
             let key = SecretKey::read(&read.key_file).map_err(|error| Failure::new(78, error.to_string()))?;
@@ -53,28 +61,55 @@ pub(super) fn config(arguments: &ConfigArguments) -> Result<(), Failure> {
                 eprintln!("warning: {warning}");
             }
             let (path, chain, digest) = (config.display(), &genesis.chain, genesis.digest());
-            println!("{path}: sound; {place} of chain `{chain}`, genesis {digest}");
+            let told = json!({ "chain": chain, "genesis": digest, "node": place, "warnings": genesis.warnings() });
+            output.one(&told, |_| println!("{path}: sound; {place} of chain `{chain}`, genesis {digest}"));
         }
         ConfigCommand::Explain { markdown: true, .. } => print!("{}", keys::as_markdown()),
-        ConfigCommand::Explain { key: None, .. } => {
-            for key in keys::KEYS {
+        ConfigCommand::Explain { key: None, output, .. } => output.all(keys::KEYS, |keys| {
+            for key in keys {
                 println!("{:<32} {}", key.name, key.about);
             }
-        }
-        ConfigCommand::Explain { key: Some(name), .. } => {
+        }),
+        ConfigCommand::Explain { key: Some(name), output, .. } => {
             let unknown = |near: &str| Failure::new(4, format!("there is no key `{name}`; did you mean `{near}`?"));
             let key = keys::find(name).map_err(unknown)?;
             let default =
                 key.default.map_or_else(|| "nothing: it must be set, or is not needed".to_owned(), str::to_owned);
             let variable = key.name.to_uppercase().replace('.', "__");
-            println!(
-                "{}\n  {}\n  takes:      {}\n  without it: {default}\n  environment: STANDIN__{variable}",
-                key.name, key.about, key.takes
-            );
+            output.one(key, |key| {
+                println!(
+                    "{}\n  {}\n  takes:      {}\n  without it: {default}\n  environment: STANDIN__{variable}",
+                    key.name, key.about, key.takes
+                );
+            });
         }
-        ConfigCommand::Show { config } => println!("{:#?}", NodeConfig::read(config)?),
+        ConfigCommand::Show { config, output } => {
+            let (read, settings) = NodeConfig::read_with_settings(config)?;
+            let told = json!({ "settings": settings, "peers": read.peers });
+            output.one(&told, |_| print!("{}", as_toml(&settings, &read.peers)));
+        }
     }
     Ok(())
+}
+
+/// A configuration that says the same, with the place of what is set.
+pub(super) fn as_toml(settings: &[Setting], peers: &[PeerEntry]) -> String {
+    let (mut text, mut begun) = (String::new(), "");
+    for Setting { key, value, place } in settings {
+        let (section, key) = key.split_once('.').unwrap_or(("", key));
+        if section != begun {
+            let gap = if begun.is_empty() { "" } else { "\n" };
+            text += &format!("{gap}[{section}]\n");
+            begun = section;
+        }
+        let line = format!("{key} = {value}");
+        text += &format!("{line:<52} # {}\n", place.as_deref().unwrap_or("by default"));
+    }
+    for PeerEntry { role, key, address } in peers {
+        let role = if *role == NodeRole::Auth { "role = \"auth\"\n" } else { "" };
+        text += &format!("\n[[peer]]\n{role}key = \"{key}\"\naddress = \"{address}\"\n");
+    }
+    text
 }
 
 fn place_in(genesis: &Genesis, config: &NodeConfig, key: &SecretKey) -> Result<String, Failure> {

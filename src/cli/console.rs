@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
 use standin::config::NodeConfig;
 use standin_console::actor::unix_ms;
 use standin_console::audit::{self, AuditError, Head};
@@ -10,6 +11,7 @@ use standin_console::login::{Login, LoginError, Tokens};
 use standin_console::protocol::{Role, UserView};
 
 use super::files::at;
+use super::output::OutputArguments;
 use super::{Failure, chain_of};
 
 #[derive(Debug, Args)]
@@ -54,6 +56,8 @@ enum AuditCommand {
         /// The first line that is to be there, where sealed files were put away.
         #[arg(long, default_value_t = 1)]
         from: u64,
+        #[command(flatten)]
+        output: OutputArguments,
     },
     /// Check a node's audit log, and print it: JSON lines.
     Export {
@@ -67,12 +71,14 @@ enum AuditCommand {
 }
 
 pub(super) fn audit(arguments: &AuditArguments) -> Result<(), Failure> {
-    let (AuditCommand::Verify { config, from } | AuditCommand::Export { config, from }) = &arguments.command;
+    let (AuditCommand::Verify { config, from, .. } | AuditCommand::Export { config, from }) = &arguments.command;
     let config = NodeConfig::read(config)?;
     let Head { entries, hash } = audit::verify(&config.data_dir, *from)?;
     let sound = format!("{entries} entries are sound; the last has the hash {hash}");
     match arguments.command {
-        AuditCommand::Verify { .. } => println!("{sound}"),
+        AuditCommand::Verify { output, .. } => {
+            output.one(&json!({ "entries": entries, "hash": hash }), |_| println!("{sound}"));
+        }
         AuditCommand::Export { .. } => {
             // What the node is just adding is not finished.
             let mut left = (entries + 1).saturating_sub(*from.max(&1)) as usize;

@@ -11,7 +11,7 @@ use standin_console::actor::unix_ms;
 use standin_console::audit;
 
 use super::files::at;
-use super::read::json as pretty;
+use super::output::json as pretty;
 use super::{ClientArguments, Failure, chain_of};
 
 /// What is asked of every node.

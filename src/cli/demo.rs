@@ -18,7 +18,7 @@ use super::init::Plan;
 use super::layout::{Layout, LayoutNode};
 use super::load::{Judgement, Load};
 use super::network::Network;
-use super::read::json;
+use super::output::json;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArguments {

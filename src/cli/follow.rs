@@ -9,10 +9,11 @@ use standin::publication::{Begin, Delivered, FollowError, Notice, Terminal};
 use standin_publisher::machine::terminal::Position;
 use standin_publisher::{Sequence, Topic};
 
+use super::Failure;
 use super::files::replace;
-use super::read::{ReadingArguments, json};
+use super::output::{Output, json};
+use super::read::ReadingArguments;
 use super::trust::TrustArguments;
-use super::{Failure, Output};
 
 #[derive(Debug, Args)]
 pub(super) struct FollowArguments {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 use standin::config::{Descriptor, NodeRole, PeerEntry, read_genesis, read_peers};
 use standin_console::actor::unix_ms;
 use standin_foundation::{ClusterId, PublicKey, SecretKey, Signature};
@@ -18,6 +19,7 @@ use super::commented::{Place, head, log, peer, quoted, section};
 use super::files::{make_folder, write};
 use super::identity::{new_key, write_identity};
 use super::orders::read_key;
+use super::output::OutputArguments;
 
 #[derive(Debug, Args)]
 pub(super) struct GenesisArguments {
@@ -43,6 +45,8 @@ enum GenesisCommand {
         /// The digest that the others have told you, on a way of its own.
         #[arg(long)]
         digest: Option<String>,
+        #[command(flatten)]
+        output: OutputArguments,
     },
 }
 
@@ -113,8 +117,8 @@ impl std::str::FromStr for AccountArgument {
 pub(super) fn genesis(arguments: GenesisArguments) -> Result<(), Failure> {
     match arguments.command {
         GenesisCommand::Build(arguments) => build(*arguments),
-        GenesisCommand::Check { file, descriptor, peers, digest } => {
-            check(&file, &descriptor, peers.as_deref(), digest.as_deref())
+        GenesisCommand::Check { file, descriptor, peers, digest, output } => {
+            check(&file, &descriptor, peers.as_deref(), digest.as_deref(), output)
         }
     }
 }
@@ -174,7 +178,13 @@ fn build(arguments: BuildArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check(file: &Path, descriptors: &[PathBuf], peers: Option<&Path>, digest: Option<&str>) -> Result<(), Failure> {
+fn check(
+    file: &Path,
+    descriptors: &[PathBuf],
+    peers: Option<&Path>,
+    digest: Option<&str>,
+    output: OutputArguments,
+) -> Result<(), Failure> {
     let genesis = read_genesis(file)?;
     let found = genesis.digest().to_string();
     let mut faults = Vec::new();
@@ -211,7 +221,9 @@ fn check(file: &Path, descriptors: &[PathBuf], peers: Option<&Path>, digest: Opt
             }
         }
     }
-    show(&genesis);
+    let told =
+        json!({ "digest": genesis.digest(), "genesis": genesis, "warnings": genesis.warnings(), "faults": faults });
+    output.one(&told, |_| show(&genesis));
     match faults.is_empty() {
         true => Ok(()),
         false => Err(Failure::new(3, faults.join("; "))),

@@ -11,8 +11,8 @@ use standin_publisher::messages::{Settings, TopicChange, TopicOrder};
 use standin_publisher::{Sequence, Topic, WhichFrame};
 
 use super::orders::{Approving, Draft};
-use super::read::json;
-use super::{ClientArguments, Failure, Output};
+use super::output::{Output, OutputArguments, json};
+use super::{ClientArguments, Failure};
 
 #[derive(Debug, Args)]
 pub(super) struct LockArguments {
@@ -26,9 +26,8 @@ enum LockCommand {
     List {
         #[command(flatten)]
         client: ClientArguments,
-        /// How to print.
-        #[arg(short, long, value_enum, default_value = "table")]
-        output: Output,
+        #[command(flatten)]
+        output: OutputArguments,
     },
     /// Show a topic's lock, and who published what under which fence.
     Show {
@@ -39,9 +38,8 @@ enum LockCommand {
         /// Show who published this datum.
         #[arg(long, value_name = "SEQ")]
         sequence: Option<u64>,
-        /// How to print.
-        #[arg(short, long, value_enum, default_value = "table")]
-        output: Output,
+        #[command(flatten)]
+        output: OutputArguments,
     },
     /// Take a topic's lock from whoever holds it: the others compete. Operators order it.
     Release {
@@ -88,9 +86,8 @@ enum TopicCommand {
         topic: Topic,
         /// The number of a datum in it, or the hash of its content.
         which: WhichFrame,
-        /// How to print.
-        #[arg(short, long, value_enum, default_value = "table")]
-        output: Output,
+        #[command(flatten)]
+        output: OutputArguments,
     },
 }
 
@@ -105,7 +102,12 @@ pub(super) async fn topic(arguments: TopicArguments) -> Result<(), Failure> {
     }
 }
 
-async fn frame(nodes: &ClientArguments, topic: Topic, which: WhichFrame, output: Output) -> Result<(), Failure> {
+async fn frame(
+    nodes: &ClientArguments,
+    topic: Topic,
+    which: WhichFrame,
+    output: OutputArguments,
+) -> Result<(), Failure> {
     let mut last = Failure::new(2, "--node needs an address");
     for client in nodes.clients() {
         match client.frame(topic, which).await {
@@ -119,8 +121,8 @@ async fn frame(nodes: &ClientArguments, topic: Topic, which: WhichFrame, output:
     Err(last)
 }
 
-fn print_frame(frame: &FrameView, output: Output) {
-    match output {
+fn print_frame(frame: &FrameView, output: OutputArguments) {
+    match output.output {
         Output::Json => println!("{}", json(frame)),
         Output::Jsonl => frame.data.iter().for_each(|datum| println!("{}", json(datum))),
         Output::Table => {
@@ -169,9 +171,9 @@ fn line(view: &TopicView) -> String {
 
 const HEAD: &str = "topic                       fence held by          queued    published  waiting";
 
-async fn list(client: &Client, output: Output) -> Result<(), Failure> {
+async fn list(client: &Client, output: OutputArguments) -> Result<(), Failure> {
     let all = client.topics().await?;
-    match output {
+    match output.output {
         Output::Json => println!("{}", json(&all)),
         Output::Jsonl => all.topics.iter().for_each(|view| println!("{}", json(view))),
         Output::Table => {
@@ -182,13 +184,15 @@ async fn list(client: &Client, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn show(client: &Client, topic: Topic, of: Option<Sequence>, output: Output) -> Result<(), Failure> {
+async fn show(client: &Client, topic: Topic, of: Option<Sequence>, output: OutputArguments) -> Result<(), Failure> {
     let (view, holdings) = (client.topic(topic).await?, client.holdings(topic, of).await?);
-    if !matches!(output, Output::Table) {
-        println!("{}", json(&serde_json::json!({ "topic": view, "holdings": holdings })));
-        return Ok(());
-    }
-    println!("{HEAD}\n{}\n", line(&view));
+    let shown = serde_json::json!({ "topic": view, "holdings": holdings });
+    output.one(&shown, |_| print_lock(&view, holdings, of));
+    Ok(())
+}
+
+fn print_lock(view: &TopicView, holdings: Vec<HoldingView>, of: Option<Sequence>) {
+    println!("{HEAD}\n{}\n", line(view));
     match (of, holdings.is_empty()) {
         (Some(sequence), true) => println!("no checkpoint says who published datum {sequence}"),
         _ => println!("fence  published by  from         up to        ended"),
@@ -201,5 +205,4 @@ async fn show(client: &Client, topic: Topic, of: Option<Sequence>, output: Outpu
         };
         println!("{fence:<6} {:<13} {from:<12} {upto:<12} {ended}", owner.node_id().short());
     }
-    Ok(())
 }

@@ -9,9 +9,9 @@ use standin_auth::messages::{Action, MemberOrder};
 use standin_foundation::{ClusterId, NodeId, PublicKey, SecretKey};
 use standin_ledger::{Approved, Member};
 
+use super::Failure;
 use super::orders::{Approving, Draft};
-use super::read::json;
-use super::{Failure, Output};
+use super::output::OutputArguments;
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);
@@ -57,9 +57,8 @@ enum MemberCommand {
         /// Address of an auth node.
         #[arg(long, env = "STANDIN_AUTH")]
         auth: String,
-        /// How to print.
-        #[arg(short, long, value_enum, default_value = "table")]
-        output: Output,
+        #[command(flatten)]
+        output: OutputArguments,
     },
     /// Admit a node to a cluster, or change what is said of one that is admitted. One whose results were wrong may be elected again.
     Admit {
@@ -168,13 +167,8 @@ async fn in_sync(auth: &str, node: NodeId, within: Duration) -> Result<(), Failu
     }
 }
 
-async fn list(auth: &str, output: Output) -> Result<(), Failure> {
-    let clusters = client(auth).auth().await?;
-    match output {
-        Output::Json => println!("{}", json(&clusters)),
-        Output::Jsonl => clusters.iter().for_each(|cluster| println!("{}", json(cluster))),
-        Output::Table => clusters.iter().for_each(print_members),
-    }
+async fn list(auth: &str, output: OutputArguments) -> Result<(), Failure> {
+    output.all(&client(auth).auth().await?, |clusters| clusters.iter().for_each(print_members));
     Ok(())
 }
 

@@ -29,6 +29,7 @@ mod member;
 mod network;
 mod newcomer;
 mod orders;
+mod output;
 mod ports;
 mod publish;
 mod read;
@@ -45,7 +46,7 @@ mod verify;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use standin::client::{Client, ClientError};
 use standin::{ConfigError, NodeError};
 
@@ -89,7 +90,7 @@ enum Command {
     /// Show where nodes stand.
     Status(read::StatusArguments),
     /// Say whether a node is ready; ends with 3 if it is not.
-    Health(ClientArguments),
+    Health(read::HealthArguments),
     /// Move a cluster's seat to another member on purpose.
     Switch(cluster::SwitchArguments),
     /// Take a node out of service: it gives its seat up, takes no transactions, and is not ready.
@@ -182,17 +183,6 @@ impl ClientArguments {
     fn first(&self) -> Result<Client, Failure> {
         self.clients().into_iter().next().ok_or_else(|| Failure::new(2, "--node needs an address"))
     }
-}
-
-/// How data is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people.
-    Table,
-    /// One JSON document.
-    Json,
-    /// A JSON document a line.
-    Jsonl,
 }
 
 /// Why a command failed, and the code that it ends with.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use standin::client::Client;
 use standin_auth::messages::{Action, MemberOrder};
 use standin_foundation::{PublicKey, SecretKey};
@@ -18,7 +19,7 @@ use standin_publisher::Instruction;
 use standin_publisher::messages::{Settings, TopicChange, TopicOrder};
 
 use super::files::replace;
-use super::read::json;
+use super::output::{OutputArguments, json as as_json};
 use super::reconfigure::wait_for_epoch;
 use super::submit::unique_nonce;
 use super::{ClientArguments, Failure};
@@ -38,6 +39,8 @@ enum OrderCommand {
     Show {
         /// The file.
         file: PathBuf,
+        #[command(flatten)]
+        output: OutputArguments,
     },
     /// Show what a file orders, and add an operator's approval to it.
     Approve {
@@ -109,7 +112,7 @@ impl Draft {
 
     fn write(&self, path: &Path) -> Result<(), Failure> {
         // The others' approvals stand in it.
-        replace(path, format!("{}\n", json(self)).as_bytes())
+        replace(path, format!("{}\n", as_json(self)).as_bytes())
     }
 
     pub(super) fn by(self, key: &SecretKey) -> Self {
@@ -212,10 +215,12 @@ impl Approving {
 
 pub(super) async fn order(arguments: OrderArguments) -> Result<(), Failure> {
     match arguments.command {
-        OrderCommand::Show { file } => {
+        OrderCommand::Show { file, output } => {
             let draft = Draft::read(&file)?;
-            draft.show();
-            draft.show_signers();
+            output.one(&json!({ "order": draft, "signers": draft.signers() }), |_| {
+                draft.show();
+                draft.show_signers();
+            });
             Ok(())
         }
         OrderCommand::Approve { file, key } => {

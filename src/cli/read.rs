@@ -2,26 +2,38 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+use standin::api::{BlockView, BytesView};
 use standin::client::{Client, percent_encoded};
 use standin_foundation::{ClusterId, Height};
 use standin_ledger::builtin::Question;
-use standin_ledger::{SignedGrant, Title, TransactionId};
+use standin_ledger::{Outcome, SignedGrant, Title, Transaction, TransactionId};
 
 use super::orders::read_key;
+use super::output::OutputArguments;
 use super::trust::TrustArguments;
-use super::{ClientArguments, Failure, Output};
+use super::{ClientArguments, Failure};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArguments {
     #[command(flatten)]
     client: ClientArguments,
-    /// How to print.
-    #[arg(short, long, value_enum, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArguments,
     /// Show who holds the seats, who follows, and how far: of this cluster, or of `all`.
     #[arg(long, value_name = "CLUSTER")]
     cluster: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HealthArguments {
+    #[command(flatten)]
+    client: ClientArguments,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 /// Which nodes to ask, and as whom.
@@ -70,6 +82,8 @@ pub(super) struct QueryArguments {
     at: Option<u64>,
     #[command(flatten)]
     trust: TrustArguments,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +97,8 @@ pub(super) struct TransactionArguments {
     verify: bool,
     #[command(flatten)]
     trust: TrustArguments,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Debug, Args)]
@@ -97,6 +113,8 @@ pub(super) struct BlockArguments {
     title: Option<String>,
     #[command(flatten)]
     trust: TrustArguments,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 pub(super) async fn status(arguments: StatusArguments) -> Result<(), Failure> {
@@ -114,36 +132,34 @@ pub(super) async fn status(arguments: StatusArguments) -> Result<(), Failure> {
             }
         }
     }
-    match arguments.output {
-        Output::Table => {
+    let (bases, views): (Vec<_>, Vec<_>) = views.into_iter().unzip();
+    arguments.output.all(&views, |views| {
+        println!(
+            "{:<28} {:>4} {:>5} {:>7} {:>9} {:>9} {:>7} {:>5}",
+            "node", "seat", "view", "primary", "height", "stable", "pending", "peers"
+        );
+        for (base, view) in bases.iter().zip(views) {
+            let peers = view.peers.iter().filter(|peer| peer.connected).count();
             println!(
-                "{:<28} {:>4} {:>5} {:>7} {:>9} {:>9} {:>7} {:>5}",
-                "node", "seat", "view", "primary", "height", "stable", "pending", "peers"
+                "{base:<28} {:>4} {:>5} {:>7} {:>9} {:>9} {:>7} {peers:>5}",
+                view.seat, view.view, view.primary, view.height, view.stable, view.pending_batches
             );
-            for (base, view) in &views {
-                let peers = view.peers.iter().filter(|peer| peer.connected).count();
-                println!(
-                    "{base:<28} {:>4} {:>5} {:>7} {:>9} {:>9} {:>7} {peers:>5}",
-                    view.seat, view.view, view.primary, view.height, view.stable, view.pending_batches
-                );
-            }
         }
-        Output::Json => println!("{}", json(&views.iter().map(|(_, view)| view).collect::<Vec<_>>())),
-        Output::Jsonl => views.iter().for_each(|(_, view)| println!("{}", json(view))),
-    }
+    });
     match last {
         Some(error) if views.is_empty() => Err(error.into()),
         _ => Ok(()),
     }
 }
 
-pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
-}
-
-pub(super) async fn health(arguments: ClientArguments) -> Result<(), Failure> {
-    let (ready, text) = arguments.first()?.ready().await?;
-    print!("{text}");
+pub(super) async fn health(arguments: HealthArguments) -> Result<(), Failure> {
+    let (ready, text) = arguments.client.first()?.ready().await?;
+    let line = |line: &str| {
+        let sound = line.starts_with("[+]");
+        json!({ "passed": sound, "what": line.trim_start_matches("[+]").trim_start_matches("[-]") })
+    };
+    let told = json!({ "ready": ready, "checks": text.lines().map(line).collect::<Vec<_>>() });
+    arguments.output.one(&told, |_| print!("{text}"));
     if ready { Ok(()) } else { Err(Failure::new(3, "")) }
 }
 
@@ -170,9 +186,14 @@ pub(super) async fn query(arguments: QueryArguments) -> Result<(), Failure> {
     match (proven, &question) {
         (None, _) => return Err(Failure::new(4, format!("nothing stands there as of height {}", answer.height))),
         (Some(value), Question::Balance { .. }) => {
-            println!("{}", value.try_into().map_or(0, u64::from_be_bytes));
+            let balance = value.try_into().map_or(0, u64::from_be_bytes);
+            let told = json!({ "height": answer.height, "balance": balance });
+            arguments.output.one(&told, |_| println!("{balance}"));
         }
-        (Some(value), Question::Record { .. }) => println!("{}", String::from_utf8_lossy(value)),
+        (Some(value), Question::Record { .. }) => {
+            let told = json!({ "height": answer.height, "value": BytesView::from(&Bytes::copy_from_slice(value)) });
+            arguments.output.one(&told, |_| println!("{}", String::from_utf8_lossy(value)));
+        }
     }
     eprintln!("as of height {}", answer.height);
     Ok(())
@@ -195,38 +216,58 @@ async fn held(client: &Client, cluster: &str, arguments: &QueryArguments) -> Res
         None => "named by the chain's own order".to_owned(),
     };
     let in_sync: Vec<_> = grant.in_sync.iter().map(standin_foundation::NodeId::short).collect();
-    println!(
-        "node {} with key {}: term {} ({}), in sync {}, {since}",
-        grant.holder_id().short(),
-        grant.holder,
-        grant.term,
-        format!("{:?}", grant.cause).to_lowercase(),
-        in_sync.join(" ")
-    );
+    let recorded = view.record.as_ref().map(|proven| proven.record.height);
+    let told = json!({ "at": view.at, "height": view.height, "grant": grant, "recorded": recorded });
+    arguments.output.one(&told, |_| {
+        println!(
+            "node {} with key {}: term {} ({}), in sync {}, {since}",
+            grant.holder_id().short(),
+            grant.holder,
+            grant.term,
+            format!("{:?}", grant.cause).to_lowercase(),
+            in_sync.join(" ")
+        );
+    });
     eprintln!("at block {} as of height {}", view.at, view.height);
     Ok(())
+}
+
+/// A node that has shown a transaction's proofs.
+#[derive(Debug, Serialize)]
+struct Proven {
+    node: String,
+    height: Height,
+    outcome: Outcome,
 }
 
 pub(super) async fn transaction(arguments: TransactionArguments) -> Result<(), Failure> {
     let id: TransactionId = arguments.id.parse().map_err(|error| Failure::new(2, format!("{error}")))?;
     if !arguments.verify {
-        println!("{}", json(&arguments.client.first()?.transaction(&id).await?));
+        arguments.output.one(&arguments.client.first()?.transaction(&id).await?, |view| {
+            let proven = if view.checkpoint.is_some() { "yes" } else { "not yet: no checkpoint covers the block" };
+            println!("transaction {id}");
+            println!("block       {}", view.header.height());
+            println!("place       {} in batch {}", view.index_in_batch, view.batch);
+            println!("outcome     {:?}", view.receipt.outcome);
+            println!("provable    {proven}");
+        });
         return Ok(());
     }
+    let mut proven = Vec::new();
     let clients = arguments.client.clients()?;
     let genesis = arguments.trust.genesis(&clients).await?;
     for client in clients {
         let view = client.transaction(&id).await?;
-        match view.verify(&id, &client.grant_table(&genesis).await?) {
-            Ok(()) => println!(
-                "{}: in block {}, receipt {:?}: proven",
-                client.base(),
-                view.header.height(),
-                view.receipt.outcome
-            ),
-            Err(what) => return Err(Failure::new(3, format!("{}: {what}", client.base()))),
-        }
+        let verified = view.verify(&id, &client.grant_table(&genesis).await?);
+        verified.map_err(|what| Failure::new(3, format!("{}: {what}", client.base())))?;
+        let (node, height, outcome) = (client.base().to_owned(), view.header.height(), view.receipt.outcome);
+        proven.push(Proven { node, height, outcome });
     }
+    arguments.output.all(&proven, |proven| {
+        for Proven { node, height, outcome } in proven {
+            println!("{node}: in block {height}, receipt {outcome:?}: proven");
+        }
+    });
     Ok(())
 }
 
@@ -236,7 +277,15 @@ pub(super) async fn block(arguments: BlockArguments) -> Result<(), Failure> {
         return title_of_block(&arguments, Height(height), title).await;
     }
     let block = arguments.client.first()?.block(arguments.height.map(Height)).await?;
-    println!("{}", json(&block));
+    arguments.output.one(&block, |block| {
+        let BlockView { height, hash, header, certificate, receipts, .. } = block;
+        println!("block        {height}");
+        println!("hash         {hash}");
+        println!("parent       {}", header.parent);
+        println!("view         {}", certificate.view);
+        println!("transactions {}", receipts.len());
+        receipts.iter().for_each(|receipt| println!("  {}  {:?}", receipt.transaction, receipt.outcome));
+    });
     Ok(())
 }
 
@@ -246,9 +295,8 @@ async fn title_of_block(arguments: &BlockArguments, height: Height, title: Title
     let view = client.title(height, title).await?;
     let transactions =
         view.verify(title, height, &client.grant_table(&genesis).await?).map_err(|what| Failure::new(3, what))?;
-    for transaction in &transactions {
-        println!("{}", transaction.id());
-    }
+    let ids: Vec<_> = transactions.iter().map(Transaction::id).collect();
+    arguments.output.all(&ids, |ids| ids.iter().for_each(|id| println!("{id}")));
     eprintln!("{} transactions of `{title}` in block {height}: proven to be all there are", transactions.len());
     Ok(())
 }

@@ -12,8 +12,8 @@ use standin_ledger::reconfiguration::Change;
 use standin_ledger::{Approved, ApprovedReconfiguration, Operators, Reconfiguration, SystemTransaction};
 
 use super::orders::{Draft, carry_out};
-use super::read::json;
-use super::{ClientArguments, Failure, Output};
+use super::output::OutputArguments;
+use super::{ClientArguments, Failure};
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);
@@ -32,9 +32,8 @@ enum ReconfigureCommand {
     Show {
         #[command(flatten)]
         client: ClientArguments,
-        /// How to print.
-        #[arg(short, long, value_enum, default_value = "table")]
-        output: Output,
+        #[command(flatten)]
+        output: OutputArguments,
     },
     /// Write down that others are to approve reconfigurations; nobody is asked yet.
     Operators {
@@ -169,12 +168,13 @@ pub(super) async fn wait_for_epoch(client: &Client, epoch: Epoch, within: Durati
     }
 }
 
-async fn show(client: &Client, output: Output) -> Result<(), Failure> {
+async fn show(client: &Client, output: OutputArguments) -> Result<(), Failure> {
     let (status, table) = (client.status().await?, client.epoch_table().await?);
-    if !matches!(output, Output::Table) {
-        println!("{}", json(&table));
-        return Ok(());
-    }
+    output.one(&table, |table| print_epoch(&status, table));
+    Ok(())
+}
+
+fn print_epoch(status: &StatusView, table: &EpochTable) {
     let EpochTable { epoch, after, auth, auth_nodes, operators, version, seats } = table;
     println!("epoch {epoch} since block {}", after.next());
     if let Some(after) = status.epoch_ends {
@@ -191,10 +191,9 @@ async fn show(client: &Client, output: Output) -> Result<(), Failure> {
     }
     println!("{} of these operators must approve what changes:", operators.needed);
     operators.keys.iter().for_each(|key| println!("  {key}"));
-    for (number, seat) in &seats {
+    for (number, seat) in seats {
         let base = seat.base.filter(|_| auth.is_some());
         let base = base.map(|base| format!(", begun by node {}", base.holder.node_id().short())).unwrap_or_default();
         println!("seat {number}: cluster {}, since epoch {}{base}", seat.cluster, seat.since);
     }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use standin_foundation::SecretKey;
 use standin_ledger::{Genesis, Outcome, Transaction};
 
 use super::inputs::{Line, parse_line};
-use super::read::json;
+use super::output::json;
 use super::{ClientArguments, Failure};
 
 /// Transactions in one request.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use serde::Serialize;
 use standin::config::NodeConfig;
 use standin_foundation::Height;
 use standin_ledger::builtin::Builtin;
@@ -13,16 +14,19 @@ use standin_ledger::{Batch, Chain, Genesis, GrantBook};
 use standin_publisher::Topics;
 
 use super::Failure;
+use super::output::OutputArguments;
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArguments {
     /// The node's configuration.
     #[arg(short, long)]
     config: PathBuf,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 /// What was found.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(super) struct Verified {
     /// The head.
     pub(super) height: Height,
@@ -36,11 +40,10 @@ pub(super) struct Verified {
 
 pub(super) fn verify(arguments: &VerifyArguments) -> Result<(), Failure> {
     let config = NodeConfig::read(&arguments.config)?;
-    let found = verify_node(&config)?;
-    println!(
-        "height {}: {} blocks, {} checkpoints and {} log records are sound",
-        found.height, found.blocks, found.checkpoints, found.records
-    );
+    arguments.output.one(&verify_node(&config)?, |found| {
+        let Verified { height, blocks, records, checkpoints } = found;
+        println!("height {height}: {blocks} blocks, {checkpoints} checkpoints and {records} log records are sound");
+    });
     Ok(())
 }
 

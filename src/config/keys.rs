@@ -2,7 +2,7 @@
 //! and `docs/configuration.md` say the same, and tests compare them.
 
 /// A key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Key {
     /// Section and key, with a dot.
     pub name: &'static str,

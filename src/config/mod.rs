@@ -131,7 +131,7 @@ pub struct ConsoleSection {
 }
 
 /// Another node of the chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PeerEntry {
     /// What it is.
     pub role: NodeRole,
@@ -204,15 +204,35 @@ pub struct NodeConfig {
     pub log_json: bool,
 }
 
+/// A key of a configuration, as it is understood.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Setting {
+    /// Section and key, with a dot.
+    pub key: String,
+    /// What it is.
+    pub value: toml::Value,
+    /// Where it is set: file, line and column, or a variable of the environment. None where it is not, and the value is its default.
+    pub place: Option<String>,
+}
+
 impl NodeConfig {
     /// Reads and checks a file, with the environment on top.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::read_with_settings(path).map(|(config, _)| config)
+    }
+
+    /// As [`NodeConfig::read`], and tells what each key is and where that is said, defaults included.
+    pub fn read_with_settings(path: &Path) -> Result<(Self, Vec<Setting>), ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
         let environment = std::env::vars().filter(|(name, _)| name.starts_with("STANDIN__")).collect();
         Self::parse(path, &text, environment)
     }
 
-    fn parse(path: &Path, text: &str, environment: BTreeMap<String, String>) -> Result<Self, ConfigError> {
+    fn parse(
+        path: &Path,
+        text: &str,
+        environment: BTreeMap<String, String>,
+    ) -> Result<(Self, Vec<Setting>), ConfigError> {
         let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
             place: place_of(path, text, error.span()),
             what: error.message().to_owned(),
@@ -220,7 +240,8 @@ impl NodeConfig {
         let mut reader = Reader::new(path, text, table.get_ref(), environment);
         let config = reader.node_config();
         reader.find_unknown();
-        if reader.faults.is_empty() { Ok(config) } else { Err(ConfigError::Faults(reader.faults)) }
+        let settings = reader.settings();
+        if reader.faults.is_empty() { Ok((config, settings)) } else { Err(ConfigError::Faults(reader.faults)) }
     }
 
     /// Reads the genesis that this configuration names.
@@ -277,7 +298,7 @@ mod tests {
     ];
 
     fn parsed(text: &str) -> String {
-        format!("{:#?}", NodeConfig::parse(Path::new("/n/node.toml"), text, BTreeMap::new()).unwrap())
+        format!("{:#?}", NodeConfig::parse(Path::new("/n/node.toml"), text, BTreeMap::new()).unwrap().0)
     }
 
     #[test]
@@ -289,7 +310,7 @@ mod tests {
             let mut reader = Reader::new(Path::new("/n/node.toml"), &text, table.get_ref(), BTreeMap::new());
             reader.node_config();
             assert!(reader.faults.is_empty(), "{:?}", reader.faults);
-            known.extend(reader.known().iter().map(|(section, key)| format!("{section}.{key}")));
+            known.extend(reader.known());
         }
         let told: BTreeSet<_> = keys::KEYS.iter().map(|key| key.name.to_owned()).collect();
         assert_eq!(told.len(), keys::KEYS.len(), "each once");
@@ -338,7 +359,36 @@ view_timeout_ms = 500
 
     fn parse(text: &str, environment: &[(&str, &str)]) -> Result<NodeConfig, ConfigError> {
         let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        NodeConfig::parse(Path::new("/etc/standin/node.toml"), text, environment)
+        NodeConfig::parse(Path::new("/etc/standin/node.toml"), text, environment).map(|(config, _)| config)
+    }
+
+    #[test]
+    fn what_is_shown_is_what_is_understood_and_says_where_it_is_set() {
+        let of = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let environment = [of("STANDIN__NODE__CLUSTER", "a"), of("STANDIN__CONSENSUS__VIEW_TIMEOUT_MS", "700")];
+        let path = Path::new("/etc/standin/node.toml");
+        let (config, settings) = NodeConfig::parse(path, SOUND, environment.into_iter().collect()).unwrap();
+        assert_eq!(config.cluster_name, Some("a".parse().unwrap()));
+        let shown = |key: &str| {
+            let setting = settings.iter().find(|setting| setting.key == key).unwrap();
+            (setting.value.to_string(), setting.place.clone().unwrap_or_default())
+        };
+        assert_eq!(shown("node.name"), of("\"s1\"", "/etc/standin/node.toml:3:8"));
+        assert_eq!(shown("node.cluster"), of("\"a\"", "STANDIN__NODE__CLUSTER"));
+        assert_eq!(shown("consensus.view_timeout_ms"), of("700", "STANDIN__CONSENSUS__VIEW_TIMEOUT_MS"));
+        assert_eq!(shown("consensus.status_interval_ms"), of("175", ""), "a default that follows another key");
+        assert_eq!(shown("log.format"), of("\"text\"", ""));
+        assert!(settings.iter().all(|setting| !setting.key.starts_with("etcd")), "what is not needed is not shown");
+        // Shown, written and read again it is the same.
+        let mut text = String::new();
+        let mut sections = std::collections::BTreeSet::new();
+        for Setting { key, value, .. } in &settings {
+            let (section, key) = key.split_once('.').unwrap();
+            let head = if sections.insert(section) { format!("[{section}]\n") } else { String::new() };
+            text += &format!("{head}{key} = {value}\n");
+        }
+        let (again, _) = NodeConfig::parse(path, &text, BTreeMap::new()).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{config:?}"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use standin_foundation::PublicKey;
 use toml::de::{DeTable, DeValue};
 
-use super::Fault;
+use super::{Fault, Setting, keys};
 
 /// A file that is being read, with the environment on top, and what was found wrong so far.
 pub(super) struct Reader<'a> {
@@ -19,7 +19,17 @@ pub(super) struct Reader<'a> {
     pub(super) root: &'a DeTable<'a>,
     environment: BTreeMap<String, String>,
     pub(super) faults: Vec<Fault>,
-    known: Vec<(&'static str, &'static str)>,
+    known: Vec<Known>,
+}
+
+/// A key that was asked for.
+struct Known {
+    section: &'static str,
+    key: &'static str,
+    /// What it is.
+    value: Option<Value>,
+    /// Where it is set; none where it is not.
+    place: Option<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -32,18 +42,47 @@ impl<'a> Reader<'a> {
         Self { path, text, root, environment, faults: Vec::new(), known: Vec::new() }
     }
 
-    /// The keys that were asked for.
-    #[cfg(test)]
-    pub(super) fn known(&self) -> &[(&'static str, &'static str)] {
-        &self.known
+    /// The keys that were asked for, and what they are, by section and in the order in which they were asked for.
+    pub(super) fn settings(&self) -> Vec<Setting> {
+        let mut settings: Vec<Setting> = Vec::new();
+        for Known { section, key, value, place } in &self.known {
+            let name = format!("{section}.{key}");
+            let value = value.as_ref().and_then(Value::as_toml);
+            if let Some(value) = value.filter(|_| settings.iter().all(|setting| setting.key != name)) {
+                settings.push(Setting { key: name, value, place: place.clone() });
+            }
+        }
+        let order = |setting: &Setting| keys::KEYS.iter().position(|key| key.name == setting.key);
+        settings.sort_by_key(order);
+        settings
     }
 
-    /// The value as text for the parser, and where it stands.
-    pub(super) fn value(&mut self, section: &'static str, key: &'static str) -> Option<(Value, String)> {
-        self.known.push((section, key));
-        let variable = format!("STANDIN__{}__{}", section.to_uppercase(), key.to_uppercase());
-        if let Some(value) = self.environment.remove(&variable) {
-            return Some((Value::of_text(&value), variable));
+    /// The names of the keys that were asked for.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> impl Iterator<Item = String> {
+        self.known.iter().map(|known| format!("{}.{}", known.section, known.key))
+    }
+
+    /// The value, and where it stands; none where it is not set, and is `default`.
+    pub(super) fn value(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        default: Option<Value>,
+    ) -> Option<(Value, String)> {
+        let found = self.find(section, key);
+        let (value, place) = match found.clone() {
+            Some((value, place)) => (Some(value), Some(place)),
+            None => (default, None),
+        };
+        self.known.push(Known { section, key, value, place });
+        found
+    }
+
+    fn find(&self, section: &str, key: &str) -> Option<(Value, String)> {
+        let variable = variable(section, key);
+        if let Some(value) = self.environment.get(&variable) {
+            return Some((Value::of_text(value), variable));
         }
         let table = self.root.get(section)?;
         let DeValue::Table(table) = table.get_ref() else { return None };
@@ -61,7 +100,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn text(&mut self, section: &'static str, key: &'static str, default: Option<&str>) -> String {
-        match self.value(section, key) {
+        match self.value(section, key, default.map(|default| Value::Text(default.to_owned()))) {
             Some((Value::Text(text), _)) => text,
             Some((other, place)) => {
                 self.fault(place, section, key, format!("found {other}, a text in quotes is needed"));
@@ -92,7 +131,7 @@ impl<'a> Reader<'a> {
         key: &'static str,
         needed: &str,
     ) -> Option<T> {
-        let Some((value, place)) = self.value(section, key) else {
+        let Some((value, place)) = self.value(section, key, None) else {
             self.missing(section, key);
             return None;
         };
@@ -143,7 +182,7 @@ impl<'a> Reader<'a> {
         allowed: std::ops::RangeInclusive<u64>,
         default: Option<u64>,
     ) -> u64 {
-        let (value, place) = match self.value(section, key) {
+        let (value, place) = match self.value(section, key, default.map(Value::Number)) {
             Some(found) => found,
             None => return default.unwrap_or_default(),
         };
@@ -158,7 +197,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn flag(&mut self, section: &'static str, key: &'static str, default: bool) -> bool {
-        match self.value(section, key) {
+        match self.value(section, key, Some(Value::Flag(default))) {
             Some((Value::Flag(flag), _)) => flag,
             None => default,
             Some((other, place)) => {
@@ -174,17 +213,17 @@ impl<'a> Reader<'a> {
             let name: &str = section.get_ref();
             match table.get_ref() {
                 _ if name == "peer" => {}
-                DeValue::Table(table) if self.known.iter().any(|(known, _)| *known == name) => {
+                DeValue::Table(table) if self.known.iter().any(|known| known.section == name) => {
                     for (key, _) in table.iter() {
                         let key_name: &str = key.get_ref();
-                        let keys = self.known.iter().filter(|(known, _)| *known == name).map(|(_, key)| *key);
+                        let keys = self.known.iter().filter(|known| known.section == name).map(|known| known.key);
                         if !keys.clone().any(|known| known == key_name) {
                             unknown.push((key.span(), format!("{name}.{key_name}"), suggestion(key_name, keys)));
                         }
                     }
                 }
                 _ => {
-                    let sections = self.known.iter().map(|(known, _)| *known).chain(["peer"]);
+                    let sections = self.known.iter().map(|known| known.section).chain(["peer"]);
                     unknown.push((section.span(), name.to_owned(), suggestion(name, sections)));
                 }
             }
@@ -192,10 +231,17 @@ impl<'a> Reader<'a> {
         for (span, key, what) in unknown {
             self.faults.push(Fault { place: place_of(self.path, self.text, Some(span)), key, what });
         }
-        for variable in std::mem::take(&mut self.environment).into_keys() {
+        let mut environment = std::mem::take(&mut self.environment);
+        environment.retain(|name, _| !self.known.iter().any(|known| variable(known.section, known.key) == *name));
+        for variable in environment.into_keys() {
             self.faults.push(Fault { place: variable.clone(), key: variable, what: "names no known key".to_owned() });
         }
     }
+}
+
+/// The environment's name of a key.
+fn variable(section: &str, key: &str) -> String {
+    format!("STANDIN__{}__{}", section.to_uppercase(), key.to_uppercase())
 }
 
 /// File, line and column.
@@ -215,7 +261,7 @@ fn suggestion<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// A value, as far as the configuration knows kinds of them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Value {
     Text(String),
     Number(u64),
@@ -234,6 +280,15 @@ impl Value {
             DeValue::Array(_) => Self::Other("a list"),
             DeValue::Table(_) => Self::Other("a table"),
             DeValue::Datetime(_) => Self::Other("a date"),
+        }
+    }
+
+    fn as_toml(&self) -> Option<toml::Value> {
+        match self {
+            Self::Text(text) => Some(text.clone().into()),
+            Self::Number(number) => i64::try_from(*number).ok().map(toml::Value::from),
+            Self::Flag(flag) => Some((*flag).into()),
+            Self::Other(_) => None,
         }
     }
 

@@ -73,7 +73,7 @@ impl Reader<'_> {
     }
 
     fn role(&mut self) -> NodeRole {
-        match self.value("node", "role") {
+        match self.value("node", "role", Some(Value::Text("member".to_owned()))) {
             None => NodeRole::Member,
             Some((Value::Text(text), place)) => text.parse().unwrap_or_else(|_| {
                 self.fault(place, "node", "role", format!("found \"{text}\", \"member\" or \"auth\" is needed"));
@@ -87,7 +87,7 @@ impl Reader<'_> {
     }
 
     fn cluster_name(&mut self) -> Option<ClusterId> {
-        self.value("node", "cluster")?;
+        self.value("node", "cluster", None)?;
         self.parsed("node", "cluster", "the name of a cluster of the genesis")
     }
 
@@ -112,9 +112,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether a key says `"etcd"`, and not what it says by itself.
     fn log_json(&mut self) -> bool {
-        match self.value("log", "format") {
+        match self.value("log", "format", Some(Value::Text("text".to_owned()))) {
             None => false,
             Some((Value::Text(text), _)) if text == "text" || text == "json" => text == "json",
             Some((found, place)) => {
@@ -124,8 +123,9 @@ impl Reader<'_> {
         }
     }
 
+    /// Whether a key says `"etcd"`, and not what it says by itself.
     fn in_etcd(&mut self, section: &'static str, key: &'static str, by_itself: &str) -> bool {
-        match self.value(section, key) {
+        match self.value(section, key, Some(Value::Text(by_itself.to_owned()))) {
             None => false,
             Some((Value::Text(text), _)) if text == by_itself => false,
             Some((Value::Text(text), _)) if text == "etcd" && cfg!(feature = "etcd") => true,

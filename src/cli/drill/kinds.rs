@@ -1,5 +1,7 @@
 //! All drills: their names, what happens in each, and the layouts on which they run.
 
+use serde::Serialize;
+
 use futures_util::future::LocalBoxFuture;
 
 use super::super::Failure;
@@ -9,10 +11,12 @@ use super::{Drill, clusters, consortium, disks, epochs, grow, publishers, replic
 pub(super) type Steps = for<'a> fn(&'a mut Drill) -> LocalBoxFuture<'a, Result<(), Failure>>;
 
 /// A drill: what it does, and the layouts that support it; the first is its default.
+#[derive(Serialize)]
 pub(super) struct Kind {
     pub(super) name: &'static str,
     pub(super) what: &'static str,
     pub(super) layouts: &'static [&'static str],
+    #[serde(skip)]
     pub(super) steps: Steps,
     /// Links can be cut: all that is said passes through relays.
     pub(super) relayed: bool,

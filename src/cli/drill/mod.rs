@@ -28,7 +28,7 @@ use super::init::Plan;
 use super::layout::{Layout, RegisterPlace};
 use super::load::{Judgement, Load};
 use super::network::Network;
-use super::read::json;
+use super::output::{OutputArguments, json};
 use super::verify::verify_node;
 use disks::SmallDisk;
 use kinds::{DRILLS, Kind};
@@ -43,7 +43,10 @@ pub(super) struct DrillArguments {
 #[derive(Debug, Subcommand)]
 enum DrillCommand {
     /// List all drills with their default layout.
-    List,
+    List {
+        #[command(flatten)]
+        output: OutputArguments,
+    },
     /// Run drills by name, or `all`.
     Run {
         /// Names, or `all`.
@@ -122,10 +125,12 @@ impl From<std::io::Error> for Ended {
 
 pub(super) async fn drill(arguments: DrillArguments) -> Result<(), Failure> {
     match arguments.command {
-        DrillCommand::List => {
-            for Kind { name, what, layouts, .. } in DRILLS.iter() {
-                println!("{name:<28} {:<12} {what}", layouts.first().copied().unwrap_or_default());
-            }
+        DrillCommand::List { output } => {
+            output.all(DRILLS, |drills| {
+                for Kind { name, what, layouts, .. } in drills {
+                    println!("{name:<28} {:<12} {what}", layouts.first().copied().unwrap_or_default());
+                }
+            });
             Ok(())
         }
         DrillCommand::Run { names, layout, json } => run(&names, layout.as_deref(), json).await,
