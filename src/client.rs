@@ -13,6 +13,7 @@ use awc::ws::{Codec, Frame, Message};
 use bytes::Bytes;
 use futures_util::{SinkExt as _, Stream, StreamExt as _};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use standin_auth::messages::MemberOrder;
 use standin_console::actions::{Ask, Order};
 use standin_console::actor::unix_ms;
@@ -29,7 +30,7 @@ use standin_publisher::{Sequence, Topic, WhichFrame};
 use crate::api::{
     AnswerView, BlockView, CandidateView, ClusterView, DoneView, ErrorView, FrameView, HeldView, HoldingView,
     OfferedView, PreviewView, Reading, SourceView, StatusView, Submitted, TitleView, TopicView, TopicsView,
-    TransactionView, authorization,
+    TransactionView, WhichBlock, authorization,
 };
 use crate::https;
 use crate::publication::Begin;
@@ -151,6 +152,36 @@ impl Client {
         self.get("/api/v1/cluster").await
     }
 
+    /// What streams of the node's console hold: `events`, `logs`, `audit`. `link` is the token of a link that was made for this: it is used up, and
+    /// the login ends again.
+    pub async fn console_streams(
+        &self,
+        link: &str,
+        topics: &[&str],
+    ) -> Result<serde_json::Map<String, Value>, ClientError> {
+        let url = format!("{}/console/login", self.base);
+        let request = self.http.post(&url).insert_header(("origin", self.base.as_str()));
+        let response = request.send_json(&serde_json::json!({ "token": link })).await;
+        let set = response.as_ref().ok().and_then(|response| response.headers().get("set-cookie")?.to_str().ok());
+        let cookie = set.and_then(|set| set.split(';').next()).unwrap_or_default().to_owned();
+        let _: Value = self.answer(&url, response).await?;
+        let with = |request: awc::ClientRequest| {
+            request.insert_header(("origin", self.base.as_str())).insert_header(("cookie", cookie.as_str()))
+        };
+        let mut streams = serde_json::Map::new();
+        let mut failed = None;
+        for topic in topics {
+            let url = format!("{}/api/v1/console/{topic}", self.base);
+            match self.answer::<Value, _>(&url, with(self.http.get(&url)).send().await).await {
+                Ok(stream) => _ = streams.insert((*topic).to_owned(), stream),
+                Err(error) => failed = Some(error),
+            }
+        }
+        // It would end by itself.
+        drop(with(self.http.post(format!("{}/console/logout", self.base))).send().await);
+        failed.map_or(Ok(streams), Err)
+    }
+
     /// Who held a cluster's seat at a block; at the newest without one. The answer is not checked.
     pub async fn held(&self, cluster: &ClusterId, at: Option<Height>) -> Result<HeldView, ClientError> {
         let at = at.map(|height| format!("?at={height}")).unwrap_or_default();
@@ -244,9 +275,8 @@ impl Client {
     }
 
     /// A block; none for the newest.
-    pub async fn block(&self, height: Option<Height>) -> Result<BlockView, ClientError> {
-        let height = height.map_or_else(|| "latest".to_owned(), |height| height.to_string());
-        self.get(&format!("/api/v1/blocks/{height}")).await
+    pub async fn block(&self, which: WhichBlock) -> Result<BlockView, ClientError> {
+        self.get(&format!("/api/v1/blocks/{which}")).await
     }
 
     /// Blocks from a height on, as far as there are; [`ClientError::Gone`] if the node does not have the first of them.

@@ -20,7 +20,7 @@ pub use reading::{Reading, authorization};
 pub use views::{
     ActionView, AnswerView, BlockView, BytesView, DatumView, DoneView, ErrorView, FrameView, HoldingView,
     MachineAnswerView, OfferedView, PeerView, PreviewView, SourceView, StatusView, Submitted, TitleBatch, TitleView,
-    TopicView, TopicsView, TransactionView, VersionsView,
+    TopicView, TopicsView, TransactionView, VersionsView, WhichBlock,
 };
 
 use std::collections::BTreeMap;
@@ -46,6 +46,8 @@ use self::reading::MayRead;
 use crate::node::{NodeHandle, blocks_from};
 
 /// Longest time that a request may wait for outcomes.
+/// A read that is to see a block waits so long for it.
+const REACHED_WITHIN: Duration = Duration::from_secs(10);
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Blocks in one listing.
 const LIST_MAX: u64 = 1_000;
@@ -463,17 +465,20 @@ fn prove_receipt(
     Ok((proof, Some(certificate)))
 }
 
-async fn block(_: MayRead, node: web::Data<NodeHandle>, height: web::Path<String>) -> HttpResponse {
-    let height = height.into_inner();
-    let wanted = match height.as_str() {
-        "latest" => None,
-        text => match text.parse() {
-            Ok(number) => Some(Height(number)),
-            Err(_) => return bad(format!("`{text}` is no height: a number or `latest` is needed")),
-        },
+async fn block(_: MayRead, node: web::Data<NodeHandle>, which: web::Path<String>) -> HttpResponse {
+    let which: WhichBlock = match which.parse() {
+        Ok(which) => which,
+        Err(error) => return bad(error),
     };
     let view = move |ledger: &Ledger| {
-        let height = wanted.unwrap_or_else(|| ledger.chain.height());
+        let height = match which {
+            WhichBlock::Latest => ledger.chain.height(),
+            WhichBlock::At(height) => height,
+            WhichBlock::Hash(hash) => {
+                let height = ledger.store.height_of(&hash)?;
+                height.ok_or_else(|| HttpFault::NotFound(format!("no block with the hash {hash} is here")))?
+            }
+        };
         Ok(BlockView::from(stored_block(ledger, height)?))
     };
     respond(read(&node, view).await)
@@ -539,6 +544,45 @@ struct QueryQuery {
     title: Option<String>,
     key: Option<String>,
     account: Option<String>,
+    #[serde(flatten)]
+    fresh: Fresh,
+}
+
+/// How fresh an answer has to be.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Fresh {
+    /// The node has executed this block at least: what a transaction has changed is seen by whoever gives the height that it was answered with.
+    #[serde(default, deserialize_with = "number_of_text")]
+    at_least: Option<u64>,
+}
+
+/// A flattened query has texts alone.
+fn number_of_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(|_| serde::de::Error::custom(format!("`at_least`: `{text}` is no height")))
+}
+
+impl Fresh {
+    /// Waits until the node is so far.
+    async fn reached(self, node: &web::Data<NodeHandle>) -> Result<(), HttpResponse> {
+        let Some(wanted) = self.at_least.map(Height) else { return Ok(()) };
+        let mut executed = node.executed.clone();
+        // What was executed before the start is in the store alone.
+        let at = read(node, |ledger| Ok(ledger.chain.height())).await.map_err(|fault| respond::<()>(Err(fault)))?;
+        if at >= wanted {
+            return Ok(());
+        }
+        match tokio::time::timeout(REACHED_WITHIN, executed.wait_for(|height| *height >= wanted)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(unavailable("the node stops".to_owned())),
+            Err(_) => {
+                let at = (*node.executed.borrow()).max(at);
+                Err(unavailable(format!(
+                    "this node has come to block {at}, and not to {wanted}: ask again, or another one"
+                )))
+            }
+        }
+    }
 }
 
 async fn query(_: MayRead, node: web::Data<NodeHandle>, query: web::Query<QueryQuery>) -> HttpResponse {
@@ -546,6 +590,9 @@ async fn query(_: MayRead, node: web::Data<NodeHandle>, query: web::Query<QueryQ
         Ok(question) => question,
         Err(error) => return bad(error),
     };
+    if let Err(answer) = query.fresh.reached(&node).await {
+        return answer;
+    }
     let answer = move |ledger: &Ledger| {
         let key = question.state_key();
         let state = ledger.chain.state();
@@ -560,12 +607,20 @@ async fn query(_: MayRead, node: web::Data<NodeHandle>, query: web::Query<QueryQ
 }
 
 /// Asks the node's own state machine: the body is the question, as the state machine reads it.
-async fn ask(node: web::Data<NodeHandle>, request: HttpRequest, question: Bytes) -> HttpResponse {
+async fn ask(
+    node: web::Data<NodeHandle>,
+    request: HttpRequest,
+    fresh: web::Query<Fresh>,
+    question: Bytes,
+) -> HttpResponse {
     if let Err(refused) = reading::may_read(&request, &node, &question) {
         return *refused;
     }
     if question.len() > QUERY_BYTES_MAX {
         return bad(format!("the question has {} bytes, at most {QUERY_BYTES_MAX} are allowed", question.len()));
+    }
+    if let Err(answer) = fresh.reached(&node).await {
+        return answer;
     }
     let machine = Arc::clone(&node.state_machine);
     let answer = move |ledger: &Ledger| {

@@ -278,6 +278,38 @@ pub struct BlockView {
     pub receipts: Vec<Receipt>,
 }
 
+/// Which block is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhichBlock {
+    /// The newest.
+    Latest,
+    /// The one at this height.
+    At(Height),
+    /// The one with this hash.
+    Hash(Digest),
+}
+
+impl std::str::FromStr for WhichBlock {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let height = text.parse().ok().filter(|_| text.len() < 64).map(|height| Self::At(Height(height)));
+        let is_latest = (text == "latest").then_some(Self::Latest);
+        let which = is_latest.or(height).or_else(|| text.parse().ok().map(Self::Hash));
+        which.ok_or_else(|| format!("`{text}` names no block: a height, a hash or `latest` is needed"))
+    }
+}
+
+impl std::fmt::Display for WhichBlock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Latest => f.write_str("latest"),
+            Self::At(height) => write!(f, "{height}"),
+            Self::Hash(hash) => write!(f, "{hash}"),
+        }
+    }
+}
+
 impl From<StoredBlock> for BlockView {
     fn from(block: StoredBlock) -> Self {
         Self {

@@ -119,7 +119,8 @@ pub(super) fn token(arguments: &TokenArguments) -> Result<(), Failure> {
         RoleArgument::Admin => Role::Admin,
     };
     let token = make(&config.data_dir, &arguments.user, role, arguments.minutes)?;
-    println!("http://{}/console/#t={token}", config.http_listen);
+    let base = config.console.url.unwrap_or_else(|| format!("http://{}", config.http_listen));
+    println!("{base}/console/#t={token}");
     Ok(())
 }
 

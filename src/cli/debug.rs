@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -9,6 +10,7 @@ use standin::client::Client;
 use standin::config::NodeConfig;
 use standin_console::actor::unix_ms;
 use standin_console::audit;
+use standin_console::protocol::Role;
 
 use super::files::at;
 use super::output::json as pretty;
@@ -26,6 +28,10 @@ const PAGES: [&str; 9] = [
     "/api/v1/actions",
     "/api/v1/blocks/latest",
 ];
+/// For how many minutes the link to the console can be opened that is made for this.
+const LINK_MINUTES: u64 = 1;
+/// How long its node may take for an answer.
+const ASK_TIME: Duration = Duration::from_secs(10);
 /// Entries of an audit log.
 const ACTS: usize = 200;
 
@@ -59,7 +65,10 @@ pub(super) async fn debug(arguments: DebugArguments) -> Result<(), Failure> {
     for client in client.clients() {
         nodes.insert(client.base().to_owned(), pages_of(&client).await);
     }
-    let configs: Map<_, _> = config.iter().map(|path| (path.display().to_string(), configured(path))).collect();
+    let mut configs = Map::new();
+    for path in &config {
+        configs.insert(path.display().to_string(), configured(path).await);
+    }
     let (at_ms, version) = (unix_ms(), env!("CARGO_PKG_VERSION"));
     let bundle = json!({ "at_ms": at_ms, "version": version, "nodes": nodes, "configurations": configs });
     writeln!(file, "{}", pretty(&bundle)).map_err(at(&out))?;
@@ -84,16 +93,35 @@ async fn pages_of(client: &Client) -> Value {
     Value::Object(pages)
 }
 
-/// A configuration names files, and holds no secret.
-fn configured(path: &std::path::Path) -> Value {
-    match NodeConfig::read(path) {
+/// A configuration names files, and holds no secret. Whoever has it at hand may read the node's console: what it logged, and what happened.
+async fn configured(path: &std::path::Path) -> Value {
+    match NodeConfig::read_with_settings(path) {
         Err(error) => json!({ "error": chain_of(&error) }),
-        Ok(config) => json!({
-            "configuration": format!("{config:#?}"),
+        Ok((config, settings)) => json!({
+            "settings": settings,
+            "peers": config.peers,
+            "console": console_of(&config).await,
             "audit": match audit::newest(&config.data_dir, ACTS) {
                 Ok(acts) => json!(acts),
                 Err(error) => json!({ "error": chain_of(&error) }),
             },
         }),
+    }
+}
+
+/// What the node's console holds of its log and of what happened; why not, where the node does not run.
+async fn console_of(config: &NodeConfig) -> Value {
+    let client = Client::new(&format!("http://{}", config.http_listen), ASK_TIME);
+    // Before a link is made that nobody opens.
+    if let Err(error) = client.text("/livez").await {
+        return json!({ "error": chain_of(&error) });
+    }
+    let link = super::console::make(&config.data_dir, "debug bundle", Role::Viewer, LINK_MINUTES);
+    match link {
+        Err(error) => json!({ "error": chain_of(&error) }),
+        Ok(link) => match client.console_streams(&link, &["events", "logs"]).await {
+            Ok(streams) => Value::Object(streams),
+            Err(error) => json!({ "error": chain_of(&error) }),
+        },
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
-use standin::api::{BlockView, BytesView};
+use standin::api::{BlockView, BytesView, WhichBlock};
 use standin::client::{Client, percent_encoded};
 use standin_foundation::{ClusterId, Height};
 use standin_ledger::builtin::Question;
@@ -73,6 +73,9 @@ pub(super) struct QueryArguments {
     /// An account's public key: asks for its balance.
     #[arg(long, conflicts_with = "title")]
     account: Option<String>,
+    /// Wait until the node has executed this block, such as the one that a transaction was answered with; at most 10 s.
+    #[arg(long, value_name = "HEIGHT", conflicts_with = "cluster")]
+    at_least: Option<u64>,
     /// A cluster: asks who held its seat, by the newest grant that was on the chain's record by then, and checks it; ends with 3 if it does
     /// not hold. A grant is on record about a second after it was made; a block's certificate names the terms of its votes.
     #[arg(long, conflicts_with_all = ["title", "account"])]
@@ -105,11 +108,12 @@ pub(super) struct TransactionArguments {
 pub(super) struct BlockArguments {
     #[command(flatten)]
     client: ReadingArguments,
-    /// The height; the newest without it.
-    height: Option<u64>,
+    /// The block's height, or its hash; the newest without it.
+    #[arg(value_name = "HEIGHT|HASH")]
+    which: Option<WhichBlock>,
     /// Show all transactions of this title in the block, and check the proof that there are no others; ends with 3 if it
     /// does not hold.
-    #[arg(long, requires = "height")]
+    #[arg(long, requires = "which")]
     title: Option<String>,
     #[command(flatten)]
     trust: TrustArguments,
@@ -180,7 +184,8 @@ pub(super) async fn query(arguments: QueryArguments) -> Result<(), Failure> {
         }
         _ => return Err(Failure::new(2, "--title and --key, or --account, or --cluster is needed")),
     };
-    let answer = client.query(&query).await?;
+    let fresh = arguments.at_least.map(|height| format!("&at_least={height}")).unwrap_or_default();
+    let answer = client.query(&format!("{query}{fresh}")).await?;
     let proven = answer.proof.verify(&answer.root, &question.state_key());
     let proven = proven.ok_or_else(|| Failure::new(3, "the node's proof does not hold"))?;
     match (proven, &question) {
@@ -272,11 +277,14 @@ pub(super) async fn transaction(arguments: TransactionArguments) -> Result<(), F
 }
 
 pub(super) async fn block(arguments: BlockArguments) -> Result<(), Failure> {
-    if let (Some(title), Some(height)) = (&arguments.title, arguments.height) {
+    if let Some(title) = &arguments.title {
+        let Some(WhichBlock::At(height)) = arguments.which else {
+            return Err(Failure::new(2, "--title needs the block's height"));
+        };
         let title: Title = title.parse().map_err(|error| Failure::new(2, format!("{error}")))?;
-        return title_of_block(&arguments, Height(height), title).await;
+        return title_of_block(&arguments, height, title).await;
     }
-    let block = arguments.client.first()?.block(arguments.height.map(Height)).await?;
+    let block = arguments.client.first()?.block(arguments.which.unwrap_or(WhichBlock::Latest)).await?;
     arguments.output.one(&block, |block| {
         let BlockView { height, hash, header, certificate, receipts, .. } = block;
         println!("block        {height}");

@@ -86,6 +86,13 @@ pub const KEYS: &[Key] = &[
         Some("false"),
         "Whether the node carries out what operators order: at the page by a login, by command with a key.",
     ),
+    key(
+        "console.url",
+        "an address that begins with https:// or http://, or \"\"",
+        Some("\"\""),
+        "Where people open the console: that of the proxy with TLS. `standin console-token` makes links to it; without it they go to `http.listen`. A login \
+         over https has a cookie that goes nowhere else.",
+    ),
     key("console.operators", KEYS_WITH_COMMAS, Some("\"\""), "Whoever has one of these keys may order by command."),
     key(
         "consensus.view_timeout_ms",

@@ -128,6 +128,8 @@ pub struct ConsoleSection {
     pub actions: bool,
     /// Whoever has one of these keys may order them by command.
     pub operators: BTreeSet<PublicKey>,
+    /// Where people open the page; none where that is where HTTP listens.
+    pub url: Option<String>,
 }
 
 /// Another node of the chain.

@@ -51,6 +51,7 @@ impl Reader<'_> {
             console: ConsoleSection {
                 actions: self.flag("console", "actions", false),
                 operators: self.keys("console", "operators"),
+                url: self.page_url(),
             },
             peers: self.all_peers(),
             consensus,
@@ -110,6 +111,18 @@ impl Reader<'_> {
             },
             etcd: self.in_etcd("auth", "register", "log").then(|| self.etcd()),
         }
+    }
+
+    /// Where the console's page is opened, without a slash at the end.
+    fn page_url(&mut self) -> Option<String> {
+        let url = self.text("console", "url", Some(""));
+        let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+        if !url.is_empty() && host.is_none_or(|host| host.is_empty() || host.contains(['#', '?', ' '])) {
+            let place = self.path.display().to_string();
+            let what = format!("found \"{url}\", an address such as \"https://ledger.example\" is needed");
+            self.fault(place, "console", "url", what);
+        }
+        Some(url.trim_end_matches('/').to_owned()).filter(|url| !url.is_empty())
     }
 
     fn log_json(&mut self) -> bool {

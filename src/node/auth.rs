@@ -17,7 +17,7 @@ use standin_stage::bridge::{Bridge, OnDown, Roster, Router};
 use standin_stage::{Address, CallError, Cell, Registry};
 use tokio::sync::watch;
 
-use super::actions::{MemberChange, Restart};
+use super::actions::{MemberChange, Restart, Step};
 use super::certificate::Certificate;
 use super::console::{self, Listed, Teller};
 use super::members::admit;
@@ -121,9 +121,9 @@ impl AuthNode {
         };
         views.set(vec![Box::new(view), Box::new(ActorsView(actors.clone()))]);
         let (name, auth_address) = (config.name.clone(), auth.address().clone());
-        for removes in [false, true] {
+        for step in [Step::Add, Step::Admit, Step::Remove] {
             let (auth, http) = (auth_address.clone(), config.http_listen.to_string());
-            page.actions().add(MemberChange { auth, http, removes });
+            page.actions().add(MemberChange { auth, http, step });
         }
         page.actions().add(Restart(actors.clone()));
         let handle = AuthHandle { name, node, genesis, auth: auth_address, actors, console: page, certificate };

@@ -37,7 +37,9 @@ use super::members::Members;
 use super::misbehaviour::Misbehaviour;
 use super::publisher::{self, Around, Publication};
 use super::recorder::Recorder;
-use super::views::{ActorsView, BlocksView, ConsensusView, MemberView, TerminalsView, TopicsView};
+use super::views::{
+    ActorsView, BlocksView, ConsensusView, MemberView, Newest, TerminalsView, TopicsView, TransactionsView,
+};
 use super::{NodeError, bridge_of, cell_for_one, told};
 use crate::config::{NodeConfig, NodeRole};
 
@@ -317,7 +319,8 @@ impl MemberNode {
         let _ = actors.register(member.address());
         let _ = actors.register(console_cell.address());
         let _ = actors.register(publisher.address());
-        let blocks = BlocksView { reader: reader.clone(), newest: Arc::default() };
+        let newest = Newest { reader: reader.clone(), blocks: Arc::default() };
+        let (blocks, transactions) = (BlocksView(newest.clone()), TransactionsView(newest));
         let (own_replica, own_member) = (replica.address().clone(), member.address().clone());
         let consensus = ConsensusView { replica: own_replica, member: own_member, windows: Arc::default() };
         let actors_view = ActorsView(actors.clone());
@@ -326,6 +329,7 @@ impl MemberNode {
             Box::new(view),
             Box::new(actors_view),
             Box::new(blocks),
+            Box::new(transactions),
             Box::new(consensus),
             Box::new(topics),
             Box::new(terminals),

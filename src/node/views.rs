@@ -12,9 +12,9 @@ use standin_cluster::actor::{AskMember, MemberActor, MemberStatus};
 use standin_consensus::actor::{AskStatus, LedgerReader, Replica};
 use standin_console::actor::{NODES, Row, Rows, View};
 use standin_foundation::{Height, NodeId, Seat};
-use standin_ledger::Genesis;
 use standin_ledger::certificate::quorum;
 use standin_ledger::store::StoredBlock;
+use standin_ledger::{Batch, Genesis, Outcome};
 use standin_publisher::actor::{Board, Standing};
 use standin_stage::bridge::Peers;
 use standin_stage::{Address, Distribution, Registry, Remote, Window};
@@ -27,6 +27,9 @@ use super::console::{Listed, row};
 const ASK_TIME: Duration = Duration::from_millis(400);
 /// Blocks that a page shows.
 const BLOCKS_SHOWN: u64 = 50;
+/// Transactions that a page shows, and of one block.
+const TRANSACTIONS_SHOWN: usize = 100;
+const TRANSACTIONS_OF_BLOCK: usize = 10;
 
 /// A member's own row.
 pub(super) struct MemberView {
@@ -113,12 +116,50 @@ fn rounded(us: u64) -> u64 {
     us / step * step
 }
 
-/// The newest blocks that the node has executed.
-pub(super) struct BlocksView {
+/// The newest blocks that the node has executed, as they are shown. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Newest {
     pub(super) reader: LedgerReader,
     /// Those that were read last.
-    pub(super) newest: Arc<Mutex<BTreeMap<Height, Row>>>,
+    pub(super) blocks: Arc<Mutex<BTreeMap<Height, Shown>>>,
 }
+
+/// A block, and the first of its transactions by their places.
+#[derive(Clone)]
+pub(super) struct Shown {
+    block: Row,
+    transactions: Vec<Row>,
+}
+
+impl Newest {
+    /// Reads what was executed since the last time.
+    async fn read(&self) -> BTreeMap<Height, Shown> {
+        let (sender, read) = oneshot::channel();
+        let lock = || self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().keys().next_back().copied();
+        let asked = self.reader.read(move |ledger| {
+            let head = ledger.chain.height();
+            let from = head.0.saturating_sub(BLOCKS_SHOWN - 1).max(known.map_or(1, |known| known.0 + 1));
+            let blocks = (from..=head.0).filter_map(|height| ledger.store.block(Height(height)).ok().flatten());
+            let shown = |block: StoredBlock| {
+                let shown = Shown { block: block_row(&block), transactions: transaction_rows(&block) };
+                (block.header.height(), shown)
+            };
+            // Nobody may look any more.
+            drop(sender.send(blocks.map(shown).collect::<Vec<_>>()));
+        });
+        let read = if asked { read.await.unwrap_or_default() } else { Vec::new() };
+        let mut blocks = lock();
+        blocks.extend(read);
+        while blocks.len() as u64 > BLOCKS_SHOWN {
+            blocks.pop_first();
+        }
+        blocks.clone()
+    }
+}
+
+/// The newest blocks.
+pub(super) struct BlocksView(pub(super) Newest);
 
 impl View for BlocksView {
     fn table(&self) -> &'static str {
@@ -130,26 +171,67 @@ impl View for BlocksView {
     }
 
     fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
-        let (reader, newest) = (self.reader.clone(), Arc::clone(&self.newest));
+        let newest = self.0.clone();
         Box::pin(async move {
-            let (sender, read) = oneshot::channel();
-            let known = newest.lock().unwrap_or_else(PoisonError::into_inner).keys().next_back().copied();
-            let asked = reader.read(move |ledger| {
-                let head = ledger.chain.height();
-                let from = head.0.saturating_sub(BLOCKS_SHOWN - 1).max(known.map_or(1, |known| known.0 + 1));
-                let blocks = (from..=head.0).filter_map(|height| ledger.store.block(Height(height)).ok().flatten());
-                // Nobody may look any more.
-                drop(sender.send(blocks.map(|block| (block.header.height(), block_row(&block))).collect::<Vec<_>>()));
-            });
-            let read = if asked { read.await.unwrap_or_default() } else { Vec::new() };
-            let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
-            newest.extend(read);
-            while newest.len() as u64 > BLOCKS_SHOWN {
-                newest.pop_first();
-            }
-            newest.iter().map(|(height, row)| (height.to_string(), row.clone())).collect()
+            let blocks = newest.read().await;
+            blocks.into_iter().map(|(height, shown)| (height.to_string(), shown.block)).collect()
         })
     }
+}
+
+/// The newest transactions: of each block the first, as many as a page can show.
+pub(super) struct TransactionsView(pub(super) Newest);
+
+impl View for TransactionsView {
+    fn table(&self) -> &'static str {
+        "transactions"
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn rows(&self) -> Pin<Box<dyn Future<Output = Rows> + Send>> {
+        let newest = self.0.clone();
+        Box::pin(async move {
+            let blocks = newest.read().await.into_iter().rev();
+            let all = blocks.flat_map(|(height, shown)| {
+                let numbered = shown.transactions.into_iter().enumerate();
+                numbered.map(move |(place, row)| (format!("{height}/{place}"), row))
+            });
+            all.take(TRANSACTIONS_SHOWN).collect()
+        })
+    }
+}
+
+fn transaction_rows(block: &StoredBlock) -> Vec<Row> {
+    let height = block.header.height();
+    let batches = block.payloads.iter().filter_map(|payload| Batch::parse(payload.clone()).ok());
+    // Only those of a batch that is looked at are parsed.
+    let mut rows = Vec::new();
+    for batch in batches {
+        for transaction in batch.transactions() {
+            let Some(receipt) = block.receipts.get(rows.len()).filter(|_| rows.len() < TRANSACTIONS_OF_BLOCK) else {
+                return rows;
+            };
+            let (outcome, why) = match &receipt.outcome {
+                Outcome::Applied(_) => ("applied", None),
+                Outcome::Rejected(why) => ("refused", Some(why.clone())),
+                Outcome::Duplicate => ("duplicate", None),
+                Outcome::Expired => ("expired", None),
+            };
+            rows.push(row(json!({
+                "height": height.0,
+                "place": rows.len(),
+                "id": transaction.id().to_string(),
+                "title": transaction.title().as_str(),
+                "sender": transaction.sender().map(|sender| sender.to_string()),
+                "outcome": outcome,
+                "why": why,
+            })));
+        }
+    }
+    rows
 }
 
 fn block_row(block: &StoredBlock) -> Row {

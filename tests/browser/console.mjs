@@ -245,7 +245,7 @@ try {
     await page.waitForFunction(() => /p99 [0-9.]+ ms/.test(document.querySelector('[data-chart="commit"]')?.textContent ?? "") || /p99 [0-9.]+ ms/.test(document.querySelector('[data-chart="sync"]')?.textContent ?? ""), null, WITHIN);
     if (shots) await page.screenshot({ path: `${shots}/performance.png`, fullPage: true });
     await open("actors");
-    await page.waitForFunction(() => document.querySelectorAll('[aria-label="Actors"] tbody tr').length >= 36, null, WITHIN);
+    await page.waitForFunction(() => document.querySelectorAll('[aria-label^="Actors of"] tbody tr').length >= 36, null, WITHIN);
     await open("logs");
     await page.waitForSelector('.log tr.level-info td:text("node runs")', WITHIN);
   });
@@ -340,6 +340,71 @@ try {
     await page.waitForSelector("main:not(.stale) .node.holds", WITHIN);
     await page.waitForFunction(() => document.querySelectorAll('.node[data-state="live"]').length === 12, null, WITHIN);
     return `all shown ${Date.now() - started} ms after the start`;
+  });
+
+  await step("keys: / finds from anywhere, p holds what runs", async () => {
+    await open("overview");
+    await page.locator("h1").click();
+    await page.keyboard.press("/");
+    await page.waitForFunction(() => document.activeElement?.name === "what", null, WITHIN);
+    const holder = await page.evaluate(() => document.querySelector("h1 small").textContent);
+    await page.keyboard.type(`${holder}/`);
+    await page.keyboard.press("Backspace");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector(`article h3:text("Node ${holder}")`, WITHIN);
+    const hash = await page.evaluate(async () => (await (await fetch("../api/v1/blocks/5")).json()).hash);
+    await page.fill('input[name="what"]', hash);
+    await page.keyboard.press("Enter");
+    await page.waitForSelector("article h3:text('Block 5')", WITHIN);
+    await page.locator("h1").click();
+    await page.keyboard.press("p");
+    await page.waitForSelector("text=The key p lets them go on", WITHIN);
+    const first = await page.locator('[aria-label="Blocks"] tbody tr button').first().textContent();
+    await page.waitForFunction(() => /[1-9]\d* newer/.test(document.body.textContent), null, WITHIN);
+    assert.equal(await page.locator('[aria-label="Blocks"] tbody tr button').first().textContent(), first);
+    await page.keyboard.press("p");
+    await page.waitForFunction((first) => document.querySelector('[aria-label="Blocks"] tbody button').textContent !== first, first, WITHIN);
+    await page.waitForSelector('[aria-label="Newest transactions"] tbody tr', WITHIN);
+    await open("overview");
+  });
+
+  await step("logging out ends every page of the login", async () => {
+    const { line } = processOf(own, network.child.pid);
+    const made = spawnSync(standin, ["console-token", "-c", line[line.indexOf("-c") + 1], "--user", "two-tabs"], { encoding: "utf8" });
+    const context = await browser.newContext();
+    const [one, two] = [await context.newPage(), await context.newPage()];
+    await one.goto(made.stdout.trim());
+    await one.waitForSelector('.node[data-state="live"]', WITHIN);
+    await two.goto(`${origin}/console/`);
+    await two.waitForSelector('.node[data-state="live"]', WITHIN);
+    await one.click("button:text('Log out')");
+    await one.waitForSelector("text=You have logged out", WITHIN);
+    await two.waitForSelector("text=You are not logged in", WITHIN);
+    await context.close();
+  });
+
+  await step("a console too many is told why, and comes in when there is room", async () => {
+    const { line } = processOf(own, network.child.pid);
+    const made = spawnSync(standin, ["console-token", "-c", line[line.indexOf("-c") + 1], "--user", "many"], { encoding: "utf8" });
+    const context = await browser.newContext();
+    const many = await context.newPage();
+    await many.goto(made.stdout.trim());
+    await many.waitForSelector('.node[data-state="live"]', WITHIN);
+    // With the page's own these are as many as one user may have.
+    await many.evaluate(() => Promise.all(Array.from({ length: 15 }, () => new Promise((resolve) => {
+      const address = new URL("ws", location.href);
+      address.protocol = address.protocol.replace("http", "ws");
+      address.hash = "";
+      const socket = new WebSocket(address, "standin-console.v1");
+      (globalThis.sockets ??= []).push(socket);
+      socket.onmessage = resolve;
+    }))));
+    const late = await context.newPage();
+    await late.goto(`${origin}/console/`);
+    await late.waitForSelector('.connection[title*="too many consoles"]', WITHIN);
+    await many.evaluate(() => globalThis.sockets.pop().close());
+    await late.waitForSelector('.node[data-state="live"]', WITHIN);
+    await context.close();
   });
 
   await step("whoever is not logged in sees how to, and nothing else", async () => {

@@ -72,6 +72,7 @@ fn operators_have_nodes_do_things_by_command_and_every_order_is_written_down() {
     assert!(code != 0 && talk.contains("read-only"), "{talk}");
     network.is_refused(0, &["read-only", "on"], 6, "already");
     network.is_refused(0, &["read-only", "off", "--name", "s2"], 4, "this is s1");
+    network.is_refused(0, &["restart-actor", "console", "--name", "s2"], 4, "this is s1");
     network.is_done(0, &["read-only", "off"]);
     assert_eq!(network.submits(0).0, 0);
 
@@ -247,6 +248,18 @@ fn bundled(network: &Operated) {
     assert!(node["/metrics"]["text"].as_str().unwrap().contains("standin_height"));
     assert!(told_of["nodes"]["http://127.0.0.1:9"]["/livez"]["error"].is_string(), "one that is gone is told of, too");
     assert_eq!(told_of["configurations"][config]["audit"][0]["action"], "log-level");
+    let console = &told_of["configurations"][config]["console"];
+    let has = |stream: &str, field: &str| {
+        let entries = console[stream]["entries"].as_array().unwrap_or_else(|| panic!("{console}"));
+        entries.iter().all(|entry| entry[field].is_string()) && !entries.is_empty()
+    };
+    assert!(has("logs", "text") && has("events", "kind"), "{console}");
+    let settings = told_of["configurations"][config]["settings"].as_array().unwrap();
+    assert!(settings.iter().any(|setting| setting["key"] == "consensus.view_timeout_ms"));
+    let logged_in = std::fs::read_dir(network.0.path("s2/data/console/logins")).unwrap();
+    for login in logged_in.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()) {
+        assert!(!login.contains("debug bundle"), "its login has ended: {login}");
+    }
     for key in ["net/s2/node.key", "net/s2/tls.key"].map(|file| network.0.path(&file[4..])) {
         let secret = std::fs::read_to_string(key).unwrap();
         let secret = secret.lines().map(str::trim).find(|line| line.len() >= 32 && !line.starts_with('-')).unwrap();

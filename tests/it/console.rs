@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::network::{TestNetwork, data, run, told};
+use crate::schema::faults;
 
 /// Longer than anything here takes.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -300,12 +301,90 @@ async fn what_a_console_says_is_bounded_and_checked() {
     }
     assert_eq!(flood.closed_with().await, 4429);
     let mut open = Vec::new();
-    while let Ok(socket) = browser.upgrade(Some(&format!("http://{}", browser.host)), &browser.cookie).await {
-        open.push(socket);
+    loop {
+        let socket = browser.upgrade(Some(&format!("http://{}", browser.host)), &browser.cookie).await.unwrap();
+        let mut one_more = Page { socket };
+        match one_more.frame().await {
+            Message::Close(frame) => {
+                let frame = frame.unwrap();
+                assert!(u16::from(frame.code) == 4503 && frame.reason.contains("close one"), "{frame:?}");
+                break;
+            }
+            _ => open.push(one_more),
+        }
     }
     assert!((8..=16).contains(&open.len()), "{} are open", open.len());
     page.say(r#"{"t":"ping","id":9}"#).await;
     assert_eq!(page.until(|message| message["id"] == 9).await["ok"], true, "the first is served as before");
+}
+
+/// What nodes say, and what they take, is what the schema says: everything of all topics, and each kind of message.
+#[actix_rt::test]
+async fn the_schema_of_the_protocol_is_what_is_spoken() {
+    let schema = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol/console.schema.json"));
+    let schema: Value = serde_json::from_str(&schema.unwrap()).unwrap();
+    let defs = &schema["$defs"];
+    let fits = |schema_of: &Value, value: &Value, at: &str| {
+        assert_eq!(faults(&schema, schema_of, value, at), Vec::<String>::new(), "{value}");
+    };
+    let network = TestNetwork::start();
+    let (line, key) = (network.write("line", "a\n"), network.key());
+    let (line, key) = (line.to_str().unwrap(), key.to_str().unwrap());
+    let published = run(&["publish", "rates", "--node", network.url(0), "--key", key, "--file", line]);
+    assert_eq!(told(&published).0, 0, "{}", told(&published).1);
+    let follow = ["follow", "rates", "--node", network.url(0), "--from", "1", "--count", "1"];
+    assert_eq!(told(&run(&follow)).0, 0);
+    let browser = Browser::log_in(&network, 1).await;
+    let socket = browser.upgrade(Some(&format!("http://{}", browser.host)), &browser.cookie).await.unwrap();
+    let mut page = Page { socket };
+    let hello = page.next().await;
+    fits(&defs["server"], &hello, "hello");
+    let topics: Vec<_> =
+        hello["topics"].as_array().unwrap().iter().map(|topic| topic.as_str().unwrap().to_owned()).collect();
+    let mut said = Vec::new();
+    let mut say = async |page: &mut Page, message: Value| {
+        fits(&defs["client"], &message, "client");
+        said.push(message["t"].clone());
+        page.say(message.to_string()).await;
+    };
+    for (id, topic) in topics.iter().enumerate() {
+        say(&mut page, json!({ "t": "sub", "id": id, "topic": topic })).await;
+    }
+    say(&mut page, json!({ "t": "sub", "id": 90, "topic": "nowhere", "filter": { "a": "b" }, "since": { "epoch": "e", "seq": 1 } })).await;
+    say(&mut page, json!({ "t": "unsub", "topic": "nowhere" })).await;
+    say(&mut page, json!({ "t": "ping", "id": 91 })).await;
+    let mut kinds = std::collections::BTreeSet::new();
+    let mut rows = std::collections::BTreeMap::<String, usize>::new();
+    let wanted = ["actors", "blocks", "consensus", "events", "logs", "nodes", "topics", "transactions", "audit"];
+    while kinds.len() < 3 || !wanted.iter().all(|topic| rows.get(*topic).is_some_and(|count| *count > 0)) {
+        let message = page.next().await;
+        fits(&defs["server"], &message, "server");
+        kinds.insert(message["t"].as_str().unwrap().to_owned());
+        let deltas = message["d"].as_array().into_iter().flatten();
+        for part in deltas.chain(Some(&message).filter(|message| message["t"] == "snap")) {
+            let topic = part["topic"].as_str().unwrap();
+            let table = part["patch"].as_object().or(part["data"].as_object());
+            let stream = part["add"].as_array().or(part["data"].as_array());
+            for (key, row) in table.into_iter().flatten().filter(|(_, row)| !row.is_null()) {
+                // Of a patch, what went is null; and what is not said has not changed.
+                let mut row = row.clone();
+                row.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+                let mut schema_of = defs["rows"][topic].clone();
+                assert!(schema_of.is_object(), "{topic} is not told");
+                if part["patch"].is_object() {
+                    schema_of["required"] = json!([]);
+                }
+                fits(&schema_of, &row, &format!("{topic} {key}"));
+                *rows.entry(topic.to_owned()).or_default() += 1;
+            }
+            for entry in stream.into_iter().flatten() {
+                assert!(defs["entries"][topic].is_object(), "{topic} is not told");
+                fits(&defs["entries"][topic], entry, topic);
+                *rows.entry(topic.to_owned()).or_default() += 1;
+            }
+        }
+    }
+    assert!(["sub", "unsub", "ping"].iter().all(|kind| said.contains(&json!(kind))));
 }
 
 /// A thousand connections that say nothing, or half a request, and a thousand pages that nobody may have open: the node serves whoever has work for it.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use standin::api::WhichBlock;
 use standin::client::{Client, ClientError};
 use standin_foundation::{Height, SecretKey};
 use standin_ledger::builtin::Operation;
@@ -95,7 +96,7 @@ async fn a_node_is_made_of_a_backup_and_catches_up() {
         let answer = async || restored.query(&question).await.ok()?.value.map(|value| hex::decode(value).unwrap());
         assert_eq!(wait_for("the record", answer).await, value.as_bytes(), "{key}");
     }
-    let gone = restored.block(Some(Height(1))).await.unwrap_err();
+    let gone = restored.block(WhichBlock::At(Height(1))).await.unwrap_err();
     assert!(matches!(gone, ClientError::Gone { .. }), "{gone}");
 }
 
@@ -139,7 +140,7 @@ async fn nodes_that_keep_few_blocks_serve_those_and_help_one_that_was_away_for_l
     network.kill(4);
     // The chain needs a replay window and four windows of the consensus: 320 blocks.
     grow_to(500).await;
-    let first = wait_for("old blocks are forgotten", async || match client.block(Some(Height(1))).await {
+    let first = wait_for("old blocks are forgotten", async || match client.block(WhichBlock::At(Height(1))).await {
         Err(ClientError::Gone { first, .. }) if first > Height(100) => Some(first),
         _ => None,
     })
@@ -152,10 +153,10 @@ async fn nodes_that_keep_few_blocks_serve_those_and_help_one_that_was_away_for_l
         matches!(&forgotten, ClientError::Gone { what, .. } if what.contains("does not have those before")),
         "{forgotten}"
     );
-    let block = client.block(Some(first)).await.unwrap();
+    let block = client.block(WhichBlock::At(first)).await.unwrap();
     assert_eq!(block.header.height(), first);
     let (newest, node) = (head.0.to_string(), network.url(0).to_owned());
-    assert!(sound(&["block", &newest, "--node", &node]).contains("height"));
+    assert!(sound(&["block", &newest, "--node", &node, "-o", "json"]).contains("height"));
 
     network.start_node(4);
     network.wait_all_ready();

@@ -19,6 +19,7 @@ mod proxies;
 mod publication;
 mod real_input;
 mod reconfigure;
+mod schema;
 mod service;
 mod simulator;
 mod skips;

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::network::{TestNetwork, data, run, sound, told};
+use crate::schema::faults;
 
 fn file(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -40,48 +41,21 @@ fn every_path_is_told_and_none_that_there_is_not() {
     }
 }
 
-/// What in a value is not as its schema says.
-fn faults(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
-    if let Some(reference) = schema["$ref"].as_str() {
-        let target = document.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("no {reference}"));
-        return faults(document, target, value, at);
+/// The table of actions in the protocol's page says what nodes have, with their roles: a member's by asking it, an auth node's by its source.
+fn the_table_of_actions_is_true(offered: &Value) {
+    let page = file("docs/protocol/console.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" | "));
+    let mut told = std::collections::BTreeMap::new();
+    for (names, rest) in rows {
+        let role = rest.split(" | ").next().unwrap();
+        told.extend(names.split(['`', ',', ' ']).filter(|name| !name.is_empty()).map(|name| (name, role)));
     }
-    if let Some(choices) = schema["oneOf"].as_array() {
-        let all: Vec<_> = choices.iter().map(|choice| faults(document, choice, value, at)).collect();
-        return if all.iter().any(Vec::is_empty) { Vec::new() } else { all.concat() };
+    for action in offered["actions"].as_array().unwrap() {
+        let (name, role) = (action["name"].as_str().unwrap(), action["role"].as_str().unwrap());
+        assert_eq!(told.remove(name), Some(role), "{name}");
     }
-    let kind = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_f64() => "number",
-        Value::Number(_) => "integer",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    let mut found = Vec::new();
-    let is_of = match &schema["type"] {
-        Value::String(wanted) => wanted == kind,
-        Value::Array(wanted) => wanted.contains(&json!(kind)),
-        _ => true,
-    };
-    if !is_of {
-        found.push(format!("{at}: {kind} in the place of {}", schema["type"]));
-    }
-    for (number, item) in value.as_array().into_iter().flatten().enumerate() {
-        found.extend(faults(document, &schema["items"], item, &format!("{at}[{number}]")));
-    }
-    if let (Some(fields), Some(properties)) = (value.as_object(), schema["properties"].as_object()) {
-        let missing = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        found.extend(missing.filter(|name| !fields.contains_key(*name)).map(|name| format!("{at}.{name} is missing")));
-        for (name, field) in fields {
-            match properties.get(name) {
-                Some(schema) => found.extend(faults(document, schema, field, &format!("{at}.{name}"))),
-                None => found.push(format!("{at}.{name} is not told")),
-            }
-        }
-    }
-    found
+    let of_auth = file("src/node/actions/members.rs");
+    assert!(told.len() == 3 && told.keys().all(|name| of_auth.contains(&format!("\"{name}\""))), "{told:?}");
 }
 
 #[actix_web::test]
@@ -111,6 +85,7 @@ async fn answers_of_a_node_have_the_fields_that_are_told() {
         ("get", "/api/v1/blocks/{height}", "/api/v1/blocks/latest", Value::Null),
         ("get", "/api/v1/transactions/{id}", &format!("/api/v1/transactions/{id}"), Value::Null),
         ("get", "/api/v1/query", "/api/v1/query?title=test&key=k", Value::Null),
+        ("get", "/api/v1/query", "/api/v1/query?title=test&key=k&at_least=1", Value::Null),
         ("get", "/api/v1/actions", "/api/v1/actions", Value::Null),
         ("get", "/api/v1/topics", "/api/v1/topics", Value::Null),
         ("get", "/api/v1/topics/{topic}", "/api/v1/topics/rates", Value::Null),
@@ -136,6 +111,9 @@ async fn answers_of_a_node_have_the_fields_that_are_told() {
         let schema = &document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"];
         assert!(schema.is_object(), "{path}");
         assert_eq!(faults(&document, schema, &said, path), Vec::<String>::new());
+        if path == "/api/v1/actions" {
+            the_table_of_actions_is_true(&said);
+        }
     }
     let client = awc::Client::default();
     let mut refused = client.get(format!("{}/api/v1/blocks/99999", network.url(0))).send().await.unwrap();

@@ -3,7 +3,8 @@ import { render } from "preact";
 import { computed, effect, signal } from "@preact/signals";
 import { html } from "./html.js";
 import { clusters, connection, gaps, height, hello, members, nodes, own } from "./store.js";
-import { logIn, want } from "./socket.js";
+import { logIn, logOut, want } from "./socket.js";
+import { onKey } from "./keys.js";
 import { always, views } from "./views/index.js";
 import { ActionDialog } from "./actions.js";
 
@@ -21,6 +22,14 @@ const offered = computed(() => views.filter((view) => !view.fits || view.fits(he
 const view = computed(() => offered.value.find((one) => address.value === `#/${one.id}`) ?? offered.value[0]);
 effect(() => want([...always, ...view.value.topics]));
 
+// From anywhere: the box that finds anything.
+onKey("/", () => {
+  if (!offered.value.some((one) => one.id === "chain")) return;
+  location.hash = "#/chain";
+  // The view may be drawn with the next frame only.
+  requestAnimationFrame(() => requestAnimationFrame(() => document.querySelector('.find input')?.focus()));
+});
+
 function Header() {
   const { state, why } = connection.value;
   return html`<header>
@@ -28,6 +37,7 @@ function Header() {
     ${hello.value && state !== "logged out" && html`<nav aria-label="Views">${offered.value.map((one) => html`<a key=${one.id} href=${`#/${one.id}`} aria-current=${one === view.value ? "page" : undefined}>${one.title}</a>`)}</nav>`}
     <p class="connection ${state.replace(" ", "-")}" role="status" title=${why}>
       <span class="dot" aria-hidden="true"></span>${STATES[state]}</p>
+    ${hello.value && state !== "logged out" && html`<button type="button" class="small" onClick=${logOut} title=${`${hello.value.user.name}, ${hello.value.user.role}`}>Log out</button>`}
   </header>`;
 }
 
@@ -60,7 +70,7 @@ function LoggedOut() {
 
 function App() {
   if (connection.value.state === "logged out") return html`<${Header} /><main><${LoggedOut} /></main>`;
-  if (!hello.value) return html`<${Header} /><main><p class="empty">Waiting for the node…</p></main>`;
+  if (!hello.value) return html`<${Header} /><main><p class="empty">Waiting for the node… ${connection.value.why}</p></main>`;
   const stale = connection.value.state !== "live";
   return html`<${Header} />
     <main class=${stale ? "stale" : ""}>
@@ -70,7 +80,7 @@ function App() {
       <${view.value.component} />
     </main>
     <${ActionDialog} />
-    <footer>${hello.value.user.name}, ${hello.value.user.role} · standin ${hello.value.version} · gaps in the feed: ${gaps}</footer>`;
+    <footer>${hello.value.user.name}, ${hello.value.user.role} · standin ${hello.value.version} · gaps in the feed: ${gaps} · keys: <kbd>/</kbd> find, <kbd>p</kbd> hold what runs</footer>`;
 }
 
 render(html`<${App} />`, document.body);

@@ -69,6 +69,19 @@ async function closed(code, reason) {
   setTimeout(connect, waited * (0.5 + Math.random()));
 }
 
+// Ends the login at the node, and with it every page that has it.
+export async function logOut() {
+  const answer = await fetch("logout", { method: "POST" }).catch(() => null);
+  if (!answer?.ok) {
+    store.connection.value = { ...store.connection.peek(), why: answer ? (await answer.json()).error : "the node does not answer" };
+    return;
+  }
+  const own = socket;
+  socket = null;
+  own?.close();
+  store.connection.value = { state: "logged out", why: "You have logged out." };
+}
+
 // A node that does not answer may have the login still.
 async function isLoggedIn() {
   try {

@@ -15,7 +15,7 @@ use standin_console::protocol::Refusal;
 
 pub(super) use actors::Restart;
 pub use levels::{LevelControl, LogLevel};
-pub(super) use members::MemberChange;
+pub(super) use members::{MemberChange, Step};
 
 use super::NodeHandle;
 

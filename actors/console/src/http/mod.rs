@@ -4,6 +4,7 @@ mod actions;
 mod events;
 mod page;
 mod socket;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -117,6 +118,7 @@ impl Console {
             config
                 .app_data(web::Data::new(self))
                 .route("/api/v1/events", web::get().to(events::events))
+                .route("/api/v1/console/{topic}", web::get().to(streams::stream))
                 .route("/api/v1/actions", web::get().to(actions::offered))
                 .service(with_order("/api/v1/actions/{action}/preview").route(web::post().to(actions::preview)))
                 .service(with_order("/api/v1/actions/{action}").route(web::post().to(actions::act)));
@@ -236,6 +238,12 @@ fn is_own_page(request: &HttpRequest) -> bool {
     origin.is_some() && origin == said(header::HOST)
 }
 
+/// Whether the page was opened over TLS, as behind a proxy: its cookie is for that alone.
+fn is_over_tls(request: &HttpRequest) -> bool {
+    let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+    origin.is_some_and(|origin| origin.starts_with("https://"))
+}
+
 fn foreign_page() -> HttpResponse {
     refused(HttpResponse::Forbidden(), "this page is not the node's own: open the console at the node's own address")
 }
@@ -266,6 +274,7 @@ async fn log_in(console: web::Data<Console>, request: HttpRequest, token: web::J
                 .path("/")
                 .http_only(true)
                 .same_site(SameSite::Strict)
+                .secure(is_over_tls(&request))
                 .max_age(actix_web::cookie::time::Duration::seconds(LOGIN_TIME.as_secs() as i64))
                 .finish();
             HttpResponse::Ok().cookie(cookie).json(login.user)

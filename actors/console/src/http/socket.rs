@@ -10,7 +10,7 @@ use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseReason, Closed, 
 use standin_foundation::Millis;
 use tokio::time::MissedTickBehavior;
 
-use super::{Console, Seated, foreign_page, is_own_page, not_logged_in, refused};
+use super::{Console, Seated, foreign_page, is_own_page, not_logged_in};
 use crate::actor::{Read, Reading, unix_ms};
 use crate::login::Login;
 use crate::machine::{Close, Effect, HEARTBEAT_MS, Session, Want};
@@ -20,6 +20,8 @@ use crate::protocol::{FRAME_MS, INBOUND_BYTES_MAX, SUBPROTOCOL, ServerMessage, V
 const READ_TIME: Duration = Duration::from_secs(1);
 /// A closing frame that has not left after this time never will.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
+/// A login that has ended elsewhere, by another tab or by whoever took its file away, is noticed within this time.
+const LOGIN_CHECKED_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) async fn open(
     console: web::Data<Console>,
@@ -30,14 +32,18 @@ pub(super) async fn open(
         return Ok(foreign_page());
     }
     let Some(login) = console.login_of(&request) else { return Ok(not_logged_in()) };
-    let Some(seated) = console.seat(&login.user.name) else {
-        return Ok(refused(HttpResponse::ServiceUnavailable(), "too many consoles are open: close one"));
-    };
+    let seated = console.seat(&login.user.name);
     let (response, socket, stream) = actix_ws::handle_with_protocols(&request, body, &[SUBPROTOCOL])?;
+    let Some(seated) = seated else {
+        // A page sees why a websocket is closed, and not why it is not opened.
+        actix_web::rt::spawn(close(socket, Close::Full));
+        return Ok(response);
+    };
     let stream = stream.max_frame_size(INBOUND_BYTES_MAX).aggregate_continuations();
     let stream = stream.max_continuation_size(INBOUND_BYTES_MAX);
     let served = Served {
         console: console.get_ref().clone(),
+        secret: console.secret_of(&request).unwrap_or_default(),
         login,
         socket,
         began: Instant::now(),
@@ -47,6 +53,12 @@ pub(super) async fn open(
     };
     actix_web::rt::spawn(served.run(stream));
     Ok(response)
+}
+
+async fn close(socket: actix_ws::Session, why: Close) {
+    let reason = CloseReason { code: why.code().into(), description: Some(why.reason().to_owned()) };
+    // What does not leave ends with the connection.
+    drop(tokio::time::timeout(CLOSE_TIME, socket.close(Some(reason))).await);
 }
 
 enum Outgoing {
@@ -60,6 +72,8 @@ type Sending = Pin<Box<dyn Future<Output = Result<(), Closed>>>>;
 struct Served {
     console: Console,
     login: Login,
+    /// What the login is known by.
+    secret: String,
     socket: actix_ws::Session,
     began: Instant,
     /// Bounded by the session: it says nothing more while something has not left, but for answers, which are few.
@@ -79,12 +93,10 @@ impl Served {
     }
 
     async fn run(mut self, mut stream: AggregatedMessageStream) {
-        let close = self.serve(&mut stream).await;
+        let closed = self.serve(&mut stream).await;
         drop(self.sending.take());
-        if let Some(close) = close {
-            let reason = CloseReason { code: close.code().into(), description: Some(close.reason().to_owned()) };
-            // What does not leave ends with the connection.
-            drop(tokio::time::timeout(CLOSE_TIME, self.socket.close(Some(reason))).await);
+        if let Some(why) = closed {
+            close(self.socket, why).await;
         }
     }
 
@@ -106,6 +118,8 @@ impl Served {
         };
         let mut effects = vec![Effect::Send(hello)];
         let mut stopping = self.console.stopping.subscribe();
+        let mut logins = tokio::time::interval(LOGIN_CHECKED_EVERY);
+        logins.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks = tokio::time::interval(Duration::from_millis(FRAME_MS / 2));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -141,6 +155,11 @@ impl Served {
                     Some(Err(ProtocolError::Overflow)) => return Some(Close::TooLarge),
                     Some(Ok(AggregatedMessage::Close(_)) | Err(_)) | None => return None,
                 },
+                _ = logins.tick() => {
+                    if self.console.logins.find(&self.secret, unix_ms()).is_none() {
+                        return Some(Close::LogIn);
+                    }
+                }
                 _ = ticks.tick() => {
                     effects = session.tick(self.now());
                     let wants = session.wants(self.now());

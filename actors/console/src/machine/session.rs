@@ -33,6 +33,8 @@ pub enum Close {
     LogIn,
     /// Too many messages (4429).
     TooMany,
+    /// Too many consoles are open (4503): come back later.
+    Full,
 }
 
 impl Close {
@@ -45,6 +47,7 @@ impl Close {
             Self::TooLarge => 1009,
             Self::LogIn => 4401,
             Self::TooMany => 4429,
+            Self::Full => 4503,
         }
     }
 
@@ -57,6 +60,7 @@ impl Close {
             Self::TooLarge => "the frame is too large",
             Self::LogIn => "log in again",
             Self::TooMany => "too many messages",
+            Self::Full => "too many consoles are open at this node, or of this user: close one",
         }
     }
 }

@@ -1,7 +1,10 @@
 // The order as it is made: phases and votes of the newest places, the newest blocks, and one box that finds anything.
 import { computed, signal } from "@preact/signals";
 import { html } from "../html.js";
-import { api, loaded, own, tables } from "../store.js";
+import { useEffect } from "preact/hooks";
+import { api, loaded, nodes, own, tables } from "../store.js";
+import { onKey } from "../keys.js";
+import { condition } from "./topology.js";
 
 const rowsOf = (table, prefix) =>
   Object.entries(tables[table].value)
@@ -11,8 +14,18 @@ const rowsOf = (table, prefix) =>
 const state = computed(() => tables.consensus.value[`${own.value?.id}/state`]);
 const slots = computed(() => rowsOf("consensus", "slot/").sort((a, b) => b.height - a.height));
 const blocks = computed(() => rowsOf("blocks", "").sort((a, b) => b.height - a.height));
-// Whoever reads a line does not want it to run away.
+const transactions = computed(() => rowsOf("transactions", "").sort((a, b) => b.height - a.height || a.place - b.place));
+// Whoever reads a line does not want it to run away: while the pointer is on it, or as long as it is held by the key.
 const held = signal(null);
+const stopped = signal(false);
+const hold = () => { held.value ??= { blocks: blocks.value, transactions: transactions.value }; };
+const goOn = () => { if (!stopped.value) held.value = null; };
+function toggle() {
+  stopped.value = !stopped.value;
+  if (stopped.value) hold();
+  else held.value = null;
+}
+const holding = { onMouseEnter: hold, onMouseLeave: goOn, onFocusIn: hold, onFocusOut: goOn };
 const found = signal(null);
 
 const time = (ms) => (ms ? new Date(ms).toLocaleTimeString("en-GB") + "." + String(ms % 1000).padStart(3, "0") : "");
@@ -41,10 +54,24 @@ function Strip() {
 async function find(text) {
   const wanted = text.trim();
   if (!wanted) return;
-  const path = /^\d+$/.test(wanted) ? `blocks/${wanted}` : `transactions/${encodeURIComponent(wanted)}`;
+  const member = nodes.value.find((node) => node.name === wanted || (wanted.length >= 8 && node.id.startsWith(wanted)));
+  if (member) {
+    found.value = { wanted, member: member.id };
+    return;
+  }
   found.value = { wanted, busy: true };
-  const { ok, body } = await api(path);
-  found.value = { wanted, ...(ok ? (path.startsWith("blocks") ? { block: body } : { transaction: body }) : { error: body.error }) };
+  const kinds = /^\d{1,20}$/.test(wanted) ? ["block"] : ["transaction", "block"];
+  let error = "";
+  for (const kind of kinds) {
+    const { ok, body } = await api(`${kind}s/${encodeURIComponent(wanted)}`);
+    if (found.peek()?.wanted !== wanted) return;
+    if (ok) {
+      found.value = { wanted, [kind]: body };
+      return;
+    }
+    error ||= body.error;
+  }
+  found.value = { wanted, error: kinds.length > 1 ? `No transaction, block or node is known by that: ${error}` : error };
 }
 
 function outcome(receipt) {
@@ -61,11 +88,16 @@ function Receipts({ receipts }) {
 
 function Found() {
   if (!found.value) return null;
-  const { wanted, busy, error, block, transaction } = found.value;
+  const { wanted, busy, error, block, transaction, member } = found.value;
+  const node = member && nodes.value.find((one) => one.id === member);
   const height = block?.height ?? transaction?.header.proposal.height;
-  return html`<article class="card" aria-live="polite"><h3>${busy ? `Looking for ${wanted}…` : error ? `Nothing found for ${wanted}` : block ? `Block ${height}` : `Transaction ${wanted}`}
+  return html`<article class="card" aria-live="polite"><h3>${busy ? `Looking for ${wanted}…` : error ? `Nothing found for ${wanted}` : block ? `Block ${height}` : node ? `Node ${node.name}` : `Transaction ${wanted}`}
       <button type="button" class="link" onClick=${() => { found.value = null; }}>close</button></h3>
     ${error && html`<p>${error}</p>`}
+    ${node && html`<dl class="facts"><div><dt>id</dt><dd><code>${node.id}</code></dd></div>
+      <div><dt>place</dt><dd>${node.kind === "auth" ? "auth node" : `${node.role ?? "member"} of cluster ${node.cluster ?? "?"}`}, at site ${node.site ?? "?"}</dd></div>
+      <div><dt>condition</dt><dd>${condition(node).word}</dd></div>
+      ${node.height != null && html`<div><dt>height</dt><dd>${node.height.toLocaleString("en")}, view ${node.view}, term ${node.term ?? "?"}</dd></div>`}</dl>`}
     ${block && html`<dl class="facts"><div><dt>hash</dt><dd><code>${block.hash}</code></dd></div>
       <div><dt>made</dt><dd>${time(block.header.proposal.time_ms)}, by seat ${block.header.proposal.proposer} in view ${block.header.proposal.view}</dd></div>
       <div><dt>certificate</dt><dd>${block.certificate.votes.map((vote) => `seat ${vote.seat} in term ${vote.term}`).join(", ")}</dd></div></dl>
@@ -77,23 +109,34 @@ function Found() {
 }
 
 function Blocks() {
-  const shown = held.value ?? blocks.value;
-  const skipped = held.value ? blocks.value.filter((block) => block.height > (held.value[0]?.height ?? 0)).length : 0;
-  return html`<div class="scroll list" tabindex="0" role="region" aria-label="Blocks"
-      onMouseEnter=${() => { held.value = blocks.value; }} onMouseLeave=${() => { held.value = null; }}
-      onFocusIn=${() => { held.value ??= blocks.value; }} onFocusOut=${() => { held.value = null; }}>
+  const shown = held.value?.blocks ?? blocks.value;
+  const skipped = held.value ? blocks.value.filter((block) => block.height > (held.value.blocks[0]?.height ?? 0)).length : 0;
+  return html`<div class="scroll list" tabindex="0" role="region" aria-label="Blocks" ...${holding}>
     <table class="rows"><thead><tr>${["height", "made", "seat", "view", "transactions", "refused", "batches", "bytes", "hash"].map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
     <tbody>${shown.map((block) => html`<tr key=${block.height}><th scope="row"><button type="button" class="link" onClick=${() => find(String(block.height))}>${block.height.toLocaleString("en")}</button></th>
       <td>${time(block.at_ms)}</td><td>${block.seat}</td><td>${block.view}</td><td>${block.transactions}</td><td>${block.refused}</td><td>${block.batches}</td>
       <td>${Number(block.bytes).toLocaleString("en")}</td><td><code>${block.hash.slice(0, 16)}</code></td></tr>`)}</tbody></table></div>
-    <p class="why">${held.value ? `Held while you read: ${skipped} newer.` : `The newest ${shown.length}. They stand still while the pointer is on them.`}</p>`;
+    <p class="why">${stopped.value ? `Held: ${skipped} newer. The key p lets them go on.` : held.value ? `Held while you read: ${skipped} newer.` : `The newest ${shown.length}. They stand still while the pointer is on them, or with the key p.`}</p>`;
+}
+
+function Transactions() {
+  const shown = held.value?.transactions ?? transactions.value;
+  if (shown.length === 0) return html`<p class="empty">${loaded.value.has("transactions") ? "The newest blocks have no transaction." : "…"}</p>`;
+  return html`<div class="scroll list" tabindex="0" role="region" aria-label="Newest transactions" ...${holding}>
+    <table class="rows"><thead><tr>${["block", "transaction", "title", "by", "outcome"].map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
+    <tbody>${shown.map((one) => html`<tr key=${one.id} class=${one.outcome === "refused" ? "event refused" : ""}><td>${one.height.toLocaleString("en")}</td>
+      <th scope="row"><button type="button" class="link" onClick=${() => find(one.id)}>${one.id.slice(0, 16)}</button></th><td>${one.title}</td>
+      <td title=${one.sender}>${one.sender ? `${one.sender.slice(0, 12)}…` : "anybody"}</td><td>${one.outcome}${one.why ? `: ${one.why}` : ""}</td></tr>`)}</tbody></table></div>
+    <p class="why">Of each block the first ten; a block that was found shows all of its own.</p>`;
 }
 
 export function Chain() {
+  useEffect(() => onKey("p", toggle), []);
   return html`<section aria-labelledby="find"><h2 id="find">Find</h2>
       <form class="find" role="search" onSubmit=${(event) => { event.preventDefault(); find(event.target.elements.what.value); }}>
-        <input name="what" type="search" aria-label="Height of a block, or id of a transaction" placeholder="height of a block, or id of a transaction" autocomplete="off" />
+        <input name="what" type="search" aria-label="Height or hash of a block, id of a transaction, or a node" placeholder="height or hash of a block, id of a transaction, or a node" autocomplete="off" />
         <button>Find</button></form><${Found} /></section>
     <section aria-labelledby="consensus"><h2 id="consensus">Consensus</h2><${Strip} /></section>
-    <section aria-labelledby="blocks"><h2 id="blocks">Blocks</h2>${blocks.value.length > 0 ? html`<${Blocks} />` : html`<p class="empty">${loaded.value.has("blocks") ? "The node has executed no block yet." : "…"}</p>`}</section>`;
+    <section aria-labelledby="blocks"><h2 id="blocks">Blocks</h2>${blocks.value.length > 0 ? html`<${Blocks} />` : html`<p class="empty">${loaded.value.has("blocks") ? "The node has executed no block yet." : "…"}</p>`}</section>
+    <section aria-labelledby="transactions"><h2 id="transactions">Transactions</h2><${Transactions} /></section>`;
 }

@@ -10,7 +10,7 @@ import { Audit } from "./audit.js";
 
 export const views = [
   { id: "overview", title: "Overview", topics: [], component: Overview },
-  { id: "chain", title: "Chain", topics: ["blocks"], component: Chain, fits: (topics) => topics.includes("blocks") },
+  { id: "chain", title: "Chain", topics: ["blocks", "transactions"], component: Chain, fits: (topics) => topics.includes("blocks") },
   { id: "publication", title: "Publication", topics: ["topics", "terminals"], component: Publication, fits: (topics) => topics.includes("topics") },
   { id: "performance", title: "Performance", topics: [], component: Performance, fits: (topics) => topics.includes("consensus") },
   { id: "actors", title: "Actors", topics: [], component: Actors },

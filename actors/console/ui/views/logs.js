@@ -1,6 +1,8 @@
 // What the process logs, as it does.
 import { computed, signal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
 import { html } from "../html.js";
+import { onKey } from "../keys.js";
 import { loaded, streams } from "../store.js";
 import { ActionButton } from "../actions.js";
 
@@ -19,12 +21,15 @@ const fitting = computed(() => {
 
 const time = (ms) => new Date(ms).toLocaleTimeString("en-GB") + "." + String(ms % 1000).padStart(3, "0");
 
+const toggle = () => { held.value = held.value ? null : streams.logs.value; };
+
 export function Logs() {
+  useEffect(() => onKey("p", toggle), []);
   const lines = fitting.value;
   return html`<section aria-labelledby="logs"><h2 id="logs">Log of this node</h2>
     <div class="bar"><label>up to <select value=${upTo.value} onChange=${(event) => { upTo.value = event.target.value; }}>${LEVELS.map((level) => html`<option>${level}</option>`)}</select></label>
       <input type="search" aria-label="Text in the line" placeholder="text in the line" value=${text.value} onInput=${(event) => { text.value = event.target.value; }} />
-      <button type="button" aria-pressed=${held.value != null} onClick=${() => { held.value = held.value ? null : streams.logs.value; }}>${held.value ? "Go on" : "Hold"}</button>
+      <button type="button" aria-pressed=${held.value != null} onClick=${toggle}>${held.value ? "Go on" : "Hold"}</button>
       <${ActionButton} name="log-level" label="Set the level…" /></div>
     ${lines.length === 0
       ? html`<p class="empty">${loaded.value.has("logs") ? html`No line fits. What the process logs may be too little: set it with <code>log-level</code>.` : "…"}</p>`

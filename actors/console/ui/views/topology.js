@@ -105,11 +105,47 @@ function Link({ from, to }) {
   return html`<td class=${cut > 0 ? "cut" : ""}>${range}${cut > 0 && html` <span class="why">✕ ${cut} cut</span>`}</td>`;
 }
 
+// Sites in a circle, and how long a word takes between each two of them: what the table below says, at a glance.
+const AROUND = { width: 620, height: 380, x: 220, y: 132 };
+
+function SiteMap({ all, at }) {
+  const place = (number) => {
+    const angle = (number / all.length) * 2 * Math.PI - Math.PI / 2;
+    return { x: AROUND.width / 2 + AROUND.x * Math.cos(angle), y: AROUND.height / 2 + AROUND.y * Math.sin(angle) };
+  };
+  const pairs = all.flatMap((from, a) => all.slice(a + 1).map((to, rest) => ({ from, to, a, b: a + 1 + rest })));
+  const lines = pairs.map(({ from, to, a, b }) => {
+    const there = between(at(from), at(to));
+    const back = between(at(to), at(from));
+    const times = [...there.times, ...back.times].sort((x, y) => x - y);
+    const cut = there.cut + back.cut;
+    const state = times.length === 0 ? (cut > 0 ? "gone" : "none") : cut > 0 ? "late" : "live";
+    // Not in the middle, where lines cross.
+    const [p, q] = [place(a), place(b)];
+    const label = { x: p.x + (q.x - p.x) * 0.4, y: p.y + (q.y - p.y) * 0.4 };
+    const said = times.length > 0 ? `${ms(times[times.length >> 1])} ms` : cut > 0 ? "cut" : "";
+    return { key: `${from}/${to}`, p, q, label, state, said: cut > 0 && times.length > 0 ? `${said} ✕${cut}` : said };
+  });
+  return html`<svg class="map" viewBox=${`0 0 ${AROUND.width} ${AROUND.height}`} role="img" aria-label="Links between sites: the table says the same">
+    ${lines.filter((line) => line.state !== "none").map(({ key, p, q, state }) => html`<line key=${key} class=${state} x1=${p.x} y1=${p.y} x2=${q.x} y2=${q.y} />`)}
+    ${lines.filter((line) => line.said).map(({ key, label, state, said }) => html`<g key=${key} class=${`label ${state}`}><text x=${label.x} y=${label.y} dy="0.35em">${said}</text></g>`)}
+    ${all.map((site, number) => {
+      const { x, y } = place(number);
+      const here = at(site);
+      const live = here.filter((node) => node.state === "live").length;
+      const held = clusters.value.filter((cluster) => cluster.held && here.some((node) => node.id === cluster.holder)).map((cluster) => cluster.name);
+      return html`<g key=${site} class=${`site ${live === here.length ? "live" : live > 0 ? "late" : "gone"}`}>
+        <rect x=${x - 72} y=${y - 27} width="144" height="54" rx="10" />
+        <text x=${x} y=${y - 6}>${site}</text><text class="small" x=${x} y=${y + 14}>${live} of ${here.length} live${held.length > 0 ? ` · holds ${held.join(" ")}` : ""}</text></g>`;
+    })}</svg>`;
+}
+
 function Links() {
   const all = sites();
   const at = (site) => nodes.value.filter((node) => (node.site ?? "?") === site);
   if (!nodes.value.some((node) => node.links)) return null;
   return html`<h3>Links: round trips in ms</h3>
+    ${all.length > 1 && html`<${SiteMap} all=${all} at=${at} />`}
     <div class="scroll" tabindex="0" role="region" aria-label="Links between sites"><table class="rows links">
     <thead><tr><th scope="col">from \ to</th>${all.map((site) => html`<th scope="col">${site}</th>`)}</tr></thead>
     <tbody>${all.map((from) => html`<tr key=${from}><th scope="row">${from}</th>
