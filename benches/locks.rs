@@ -80,13 +80,21 @@ fn main() {
 }
 
 async fn cycles(rounds: usize, etcd: Option<&Peer>) {
-    let mut figures = Figures::default();
+    let (mut figures, mut profiles) = (Figures::default(), Vec::new());
     let (one, four) = (contended(1).await, contended(4).await);
     for round in 0..rounds {
-        figures.note("one seat, by one", Some(cycled(&one, round * 2, 1).await));
-        figures.note("four seats, by one", Some(cycled(&four, round * 2, 1).await));
-        figures.note("one seat, 16 contend", Some(cycled(&one, round * 2 + 1, CONTENDERS).await));
-        figures.note("four seats, 16 contend", Some(cycled(&four, round * 2 + 1, CONTENDERS).await));
+        profiles.clear();
+        let runs = [
+            ("one seat, by one", &one, 1),
+            ("four seats, by one", &four, 1),
+            ("one seat, 16 contend", &one, CONTENDERS),
+            ("four seats, 16 contend", &four, CONTENDERS),
+        ];
+        for (name, chain, contenders) in runs {
+            let (figure, profile) = profiled(chain, round * 2 + usize::from(contenders > 1), contenders).await;
+            figures.note(name, Some(figure));
+            profiles.push((name, profile));
+        }
         if let Some(etcd) = etcd {
             figures.note("etcd, by one", Some(etcd_cycled(etcd, round * 2, 1).await));
             figures.note("etcd, 16 contend", Some(etcd_cycled(etcd, round * 2 + 1, CONTENDERS).await));
@@ -101,6 +109,7 @@ async fn cycles(rounds: usize, etcd: Option<&Peer>) {
             ("four seats, 16 contend", "etcd, 16 contend", "-"),
         ],
     );
+    profiles.iter().for_each(|(name, profile)| profile.print(name));
 }
 
 /// A chain, and the keys of those who contend for locks on it.
@@ -144,8 +153,78 @@ async fn topic(network: &Network, name: &str) -> Topic {
     topic
 }
 
-/// Takes and gives the lock back, by so many that want it; cycles a second.
-async fn cycled(Contended { network, keys }: &Contended, number: usize, contenders: usize) -> f64 {
+/// Where the time of a cycle goes: means in ms, but for the counts.
+#[derive(Debug, Default, Clone)]
+struct Profile {
+    /// From the request to its answer: of what took the lock, of what was refused, and of what gave it back.
+    taken: Vec<f64>,
+    refused: Vec<f64>,
+    given: Vec<f64>,
+    /// Looks at the topic, to see whose turn it is.
+    looks: usize,
+    /// From a transaction's arrival at the node to its outcome, and how long a sync of the log takes; each with its number.
+    commit: (f64, f64),
+    sync: (f64, f64),
+}
+
+impl Profile {
+    /// Sum and count of a histogram of the nodes' metrics, in ms.
+    async fn of_nodes(network: &Network, name: &str) -> (f64, f64) {
+        let (mut sum, mut count) = (0.0, 0.0);
+        for client in network.clients() {
+            let (_, text) = client.text("/metrics").await.unwrap();
+            let all = |end: &str| {
+                let of = format!("standin_{name}{end}");
+                let lines = text.lines().filter(|line| line.starts_with(&of));
+                lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
+            };
+            sum += all("_sum") * 1_000.0;
+            count += all("_count");
+        }
+        (sum, count)
+    }
+
+    fn print(&self, name: &str) {
+        let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len().max(1) as f64;
+        let cycles = self.given.len().max(1) as f64;
+        println!(
+            "  {name}, a cycle: {:.2} ms to take it, {:.2} ms to give it back; {:.1} asks were refused, of {:.2} ms each, and {:.1} looks were taken meanwhile",
+            mean(&self.taken),
+            mean(&self.given),
+            self.refused.len() as f64 / cycles,
+            mean(&self.refused),
+            self.looks as f64 / cycles,
+        );
+        println!(
+            "    at the nodes: {:.1} transactions of {:.2} ms from arrival to outcome, {:.1} syncs of {:.2} ms",
+            self.commit.1 / cycles,
+            self.commit.0 / self.commit.1.max(1.0),
+            self.sync.1 / cycles,
+            self.sync.0 / self.sync.1.max(1.0),
+        );
+    }
+}
+
+/// Takes and gives the lock back, by so many that want it; cycles a second, and where the time went.
+async fn profiled(contended: &Contended, number: usize, contenders: usize) -> (f64, Profile) {
+    let network = &contended.network;
+    let (commit, sync) =
+        (Profile::of_nodes(network, "commit_seconds").await, Profile::of_nodes(network, "log_sync_seconds").await);
+    let profile = Rc::<RefCell<Profile>>::default();
+    let figure = cycled(contended, number, contenders, &profile).await;
+    let mut profile = Rc::unwrap_or_clone(profile).into_inner();
+    let since = |now: (f64, f64), before: (f64, f64)| (now.0 - before.0, now.1 - before.1);
+    profile.commit = since(Profile::of_nodes(network, "commit_seconds").await, commit);
+    profile.sync = since(Profile::of_nodes(network, "log_sync_seconds").await, sync);
+    (figure, profile)
+}
+
+async fn cycled(
+    Contended { network, keys }: &Contended,
+    number: usize,
+    contenders: usize,
+    profile: &Rc<RefCell<Profile>>,
+) -> f64 {
     let topic = topic(network, &format!("cycles-{number}")).await;
     let left = Rc::new(Cell::new(CYCLES));
     let begun = Instant::now();
@@ -153,6 +232,7 @@ async fn cycled(Contended { network, keys }: &Contended, number: usize, contende
         let clients = network.clients();
         let (client, key) = (clients[contender % clients.len()].clone(), &keys[contender % keys.len()]);
         let genesis = network.genesis.clone();
+        let profile = Rc::clone(profile);
         let (left, mut nonce) = (Rc::clone(&left), (number * CONTENDERS + contender) as u64 * 1_000_000);
         async move {
             let mut height = client.status().await.unwrap().height;
@@ -160,9 +240,18 @@ async fn cycled(Contended { network, keys }: &Contended, number: usize, contende
             let mut carried_out = async |instruction: Instruction| {
                 nonce += 1;
                 let transaction = instruction.sign(&genesis, key, nonce, height).unwrap();
+                let asked = Instant::now();
                 let submitted = client.submit(&[transaction], Duration::from_secs(10)).await.unwrap();
                 height = submitted[0].height.unwrap();
-                matches!(submitted[0].outcome, Some(Outcome::Applied(_)))
+                let is_done = matches!(submitted[0].outcome, Some(Outcome::Applied(_)));
+                let ms = asked.elapsed().as_secs_f64() * 1_000.0;
+                let mut profile = profile.borrow_mut();
+                match (&instruction, is_done) {
+                    (Instruction::Release { .. }, _) => profile.given.push(ms),
+                    (_, true) => profile.taken.push(ms),
+                    (_, false) => profile.refused.push(ms),
+                }
+                is_done
             };
             while left.get() > 0 {
                 // As servers do: one is next for the lock, and the others look again, each in its turn.
@@ -170,6 +259,7 @@ async fn cycled(Contended { network, keys }: &Contended, number: usize, contende
                 if turn > 0 {
                     tokio::time::sleep(POLL * (turn as u32 - 1)).await;
                     after = client.topic(topic).await.unwrap().fence;
+                    profile.borrow_mut().looks += 1;
                     continue;
                 }
                 // Whoever is next asks before the lock is free, too: it is refused, and asks again.

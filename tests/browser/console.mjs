@@ -111,6 +111,9 @@ try {
   });
 
   const own = await page.textContent("h1 small");
+  // Its process is started again below, and has another parent then.
+  const { line: ownLine } = processOf(own, network.child.pid);
+  const ownConfig = ownLine[ownLine.indexOf("-c") + 1];
   const VIEWS = ["overview", "chain", "publication", "performance", "actors", "logs", "audit"];
   const open = async (view, on = page) => {
     await on.evaluate((view) => { location.hash = `#/${view}`; }, view);
@@ -369,8 +372,7 @@ try {
   });
 
   await step("logging out ends every page of the login", async () => {
-    const { line } = processOf(own, network.child.pid);
-    const made = spawnSync(standin, ["console-token", "-c", line[line.indexOf("-c") + 1], "--user", "two-tabs"], { encoding: "utf8" });
+    const made = spawnSync(standin, ["console-token", "-c", ownConfig, "--user", "two-tabs"], { encoding: "utf8" });
     const context = await browser.newContext();
     const [one, two] = [await context.newPage(), await context.newPage()];
     await one.goto(made.stdout.trim());
@@ -384,8 +386,7 @@ try {
   });
 
   await step("a console too many is told why, and comes in when there is room", async () => {
-    const { line } = processOf(own, network.child.pid);
-    const made = spawnSync(standin, ["console-token", "-c", line[line.indexOf("-c") + 1], "--user", "many"], { encoding: "utf8" });
+    const made = spawnSync(standin, ["console-token", "-c", ownConfig, "--user", "many"], { encoding: "utf8" });
     const context = await browser.newContext();
     const many = await context.newPage();
     await many.goto(made.stdout.trim());

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -11,7 +12,8 @@ use standin::testing::{Shape, TestNetwork};
 use standin::{Application, Call, Reject, Store, StoreView};
 use standin_publisher::frame::Datum;
 
-use crate::network::{data, run};
+use crate::network::{data, run, told};
+use crate::skips::skipped;
 
 fn shipped(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -84,5 +86,45 @@ fn the_runbook_has_a_part_for_each_alert_and_each_drill() {
     assert!(names.len() > 20, "{drills}");
     for name in names {
         assert!(runbook.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+/// Whether a file is sound, as its kind's linter reads it; what it says. None where there is none.
+fn lint(kind: &str, path: &Path) -> Option<(bool, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
+    if !folder.join("node_modules/yaml").exists() || Command::new("node").arg("--version").output().is_err() {
+        let why = "Node.js is not installed, or the packages that `npm install` puts into tests/browser";
+        skipped("lint", &format!("the linter for {kind}"), why);
+        return None;
+    }
+    let checked = Command::new("node").arg(folder.join("lint.mjs")).arg(kind).arg(path).output().unwrap();
+    Some((checked.status.success(), String::from_utf8_lossy(&checked.stderr).into_owned()))
+}
+
+/// Each of the files is sound; and with a fault in it, it is not.
+#[test]
+fn dockerfile_alerts_and_compose_are_read_by_linters() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = folder.path().join("net");
+    let init = ["init", made.to_str().unwrap(), "--layout", "two-sites", "--chain", "test-lint", "--compose"];
+    assert_eq!(told(&run(&init)).0, 0);
+    let ops = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/ops");
+    let files = [
+        ("dockerfile", ops.join("Dockerfile"), "WORKDIR /net", "WORKDRI /net"),
+        ("dockerfile", ops.join("Dockerfile"), "USER standin", ""),
+        ("alerts", ops.join("alerts.yml"), "for: 30s", "for: soon"),
+        ("alerts", ops.join("alerts.yml"), "        expr:", "       expr:"),
+        ("compose", made.join("compose.yml"), "image: standin", "imgae: standin"),
+        ("compose", made.join("compose.yml"), ".:/net", "nowhere:/net"),
+    ];
+    for (kind, path, sound, fault) in files {
+        let Some((is_sound, why)) = lint(kind, &path) else { return };
+        assert!(is_sound, "{why}");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(sound), "{kind} has `{sound}`");
+        let broken = folder.path().join("broken");
+        std::fs::write(&broken, text.replacen(sound, fault, 1)).unwrap();
+        let (is_sound, why) = lint(kind, &broken).unwrap();
+        assert!(!is_sound && !why.is_empty(), "{kind}: `{fault}` in the place of `{sound}` was not found");
     }
 }

@@ -120,9 +120,10 @@ function SiteMap({ all, at }) {
     const times = [...there.times, ...back.times].sort((x, y) => x - y);
     const cut = there.cut + back.cut;
     const state = times.length === 0 ? (cut > 0 ? "gone" : "none") : cut > 0 ? "late" : "live";
-    // Not in the middle, where lines cross.
     const [p, q] = [place(a), place(b)];
-    const label = { x: p.x + (q.x - p.x) * 0.4, y: p.y + (q.y - p.y) * 0.4 };
+    // Where no other line crosses: of an odd number that is the middle, of an even one beside it.
+    const part = all.length % 2 === 1 ? 0.5 : 0.42;
+    const label = { x: p.x + (q.x - p.x) * part, y: p.y + (q.y - p.y) * part };
     const said = times.length > 0 ? `${ms(times[times.length >> 1])} ms` : cut > 0 ? "cut" : "";
     return { key: `${from}/${to}`, p, q, label, state, said: cut > 0 && times.length > 0 ? `${said} ✕${cut}` : said };
   });
@@ -145,11 +146,11 @@ function Links() {
   const at = (site) => nodes.value.filter((node) => (node.site ?? "?") === site);
   if (!nodes.value.some((node) => node.links)) return null;
   return html`<h3>Links: round trips in ms</h3>
-    ${all.length > 1 && html`<${SiteMap} all=${all} at=${at} />`}
+    <div class="beside">${all.length > 1 && html`<${SiteMap} all=${all} at=${at} />`}
     <div class="scroll" tabindex="0" role="region" aria-label="Links between sites"><table class="rows links">
     <thead><tr><th scope="col">from \ to</th>${all.map((site) => html`<th scope="col">${site}</th>`)}</tr></thead>
     <tbody>${all.map((from) => html`<tr key=${from}><th scope="row">${from}</th>
-      ${all.map((to) => html`<${Link} key=${to} from=${at(from)} to=${at(to)} />`)}</tr>`)}</tbody></table></div>
+      ${all.map((to) => html`<${Link} key=${to} from=${at(from)} to=${at(to)} />`)}</tr>`)}</tbody></table></div></div>
     <details><summary>Links between all nodes</summary>
     <div class="scroll" tabindex="0" role="region" aria-label="Links between nodes"><table class="rows links">
     <thead><tr><th scope="col">from \ to</th>${nodes.value.map((node) => html`<th scope="col">${node.name}</th>`)}</tr></thead>
