@@ -185,7 +185,7 @@ impl Profile {
     }
 
     fn print(&self, name: &str) {
-        let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len().max(1) as f64;
+        let mean = |all: &[f64]| all.iter().fold(0.0, |sum, ms| sum + ms) / all.len().max(1) as f64;
         let cycles = self.given.len().max(1) as f64;
         println!(
             "  {name}, a cycle: {:.2} ms to take it, {:.2} ms to give it back; {:.1} asks were refused, of {:.2} ms each, and {:.1} looks were taken meanwhile",
