@@ -357,7 +357,8 @@ impl Client {
         self.get(&format!("/api/v1/topics/{topic}/holdings{of}")).await
     }
 
-    /// A frame that the node keeps of a topic. Its data are those of its hash, and of the one that is asked for.
+    /// A frame that the node keeps of a topic. Its data are those of its hash, and of the one that is asked for. Which frame has a number is the node's own word:
+    /// the block in which it entered the queue has its hash.
     pub async fn frame(&self, topic: Topic, which: WhichFrame) -> Result<FrameView, ClientError> {
         let path = format!("/api/v1/topics/{topic}/frames/{which}");
         let frame: FrameView = self.get(&path).await?;

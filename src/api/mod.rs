@@ -45,9 +45,9 @@ use tokio::sync::oneshot;
 use self::reading::MayRead;
 use crate::node::{NodeHandle, blocks_from};
 
+/// A read that is to see a block waits so long for it: less than clients wait for an answer.
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
 /// Longest time that a request may wait for outcomes.
-/// A read that is to see a block waits so long for it.
-const REACHED_WITHIN: Duration = Duration::from_secs(10);
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Blocks in one listing.
 const LIST_MAX: u64 = 1_000;

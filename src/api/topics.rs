@@ -155,10 +155,11 @@ pub(super) async fn frame(
         (found, journal.range(topic))
     });
     let Ok((found, kept)) = found.await else {
-        return unavailable("too many reads wait; try again in a moment".to_owned());
+        return unavailable("the read did not end; try again in a moment".to_owned());
     };
     let (entry, content) = match found {
         Ok(Some(found)) => found,
+        Ok(None) if node.publication.board.get(topic).is_none() => return respond::<()>(Err(unknown(topic))),
         Ok(None) => {
             let kept = kept.map_or_else(|| "nothing".to_owned(), |(first, last)| format!("data {first} to {last}"));
             let what = format!("this node keeps {kept} of topic `{topic}`, and {which} is not there: ask another node");

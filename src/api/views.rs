@@ -144,9 +144,11 @@ impl BytesView {
 
 impl std::fmt::Display for BytesView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // What strangers have said must not become a line of its own, or an order to a terminal.
         match self {
-            Self::Text(text) => f.write_str(text),
-            Self::Hex { hex } => write!(f, "0x{hex}"),
+            Self::Text(text) if text.contains(char::is_control) => f.pad(&text.escape_debug().to_string()),
+            Self::Text(text) => f.pad(text),
+            Self::Hex { hex } => f.pad(&format!("0x{hex}")),
         }
     }
 }
@@ -159,11 +161,14 @@ impl FrameView {
         Self { topic, first, count, content: hash, before, chain, data: data.iter().map(view).collect() }
     }
 
-    /// Whether the data are those of the hash.
+    /// Whether the data are those of the hash, and the chain is that of them behind what was before.
     pub fn is_sound(&self) -> bool {
         let datum = |view: &DatumView| Some(Datum { id: view.id.bytes()?, value: view.value.bytes()? });
         let data: Option<Vec<_>> = self.data.iter().map(datum).collect();
-        data.and_then(|data| Content::new(&data).ok()).is_some_and(|content| content.hash() == self.content)
+        let content = data.and_then(|data| Content::new(&data).ok());
+        let entry = content.and_then(|content| Entry::following(&self.before, self.first, &content));
+        let Self { first, count, content, before, chain, .. } = *self;
+        entry == Some(Entry { first, count, before, content, chain })
     }
 }
 

@@ -33,20 +33,18 @@ pub(super) struct OperatorArguments {
 }
 
 impl OperatorArguments {
-    /// Has a node carry an action out, or shows its effect. True if it was carried out.
-    pub(super) async fn order(&self, client: &Client, action: &str, order: Order) -> Result<bool, Failure> {
+    /// Has a node carry an action out, and gives what it did; or shows its effect.
+    pub(super) async fn order(&self, client: &Client, action: &str, order: Order) -> Result<Option<String>, Failure> {
         if self.dry_run {
             let effect = client.preview(action, &order).await?.effect;
             self.output.one(&json!({ "effect": effect }), |_| effect.iter().for_each(|line| println!("{line}")));
-            return Ok(false);
+            return Ok(None);
         }
         let missing = "--key FILE is needed, or STANDIN_KEY: an operator's key that the node's configuration lists";
         let path = self.key.as_ref().ok_or_else(|| Failure::new(2, missing))?;
         let key = SecretKey::read(path).map_err(|error| Failure::new(78, error.to_string()))?;
         let node = self.name.clone().unwrap_or_default();
-        let done = client.act(action, Ask { node, ..ask(order, &self.reason) }, &key).await?;
-        self.output.one(&json!({ "done": done }), |_| println!("{done}"));
-        Ok(true)
+        Ok(Some(client.act(action, Ask { node, ..ask(order, &self.reason) }, &key).await?))
     }
 }
 
@@ -112,7 +110,10 @@ async fn order(node: &NodeArguments, action: &str, args: &[(&str, &str)]) -> Res
 
 async fn order_on(node: &NodeArguments, action: &str, on: String, args: &[(&str, &str)]) -> Result<(), Failure> {
     let args: BTreeMap<_, _> = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    node.operator.order(&node.client.first()?, action, Order { on, args }).await.map(drop)
+    if let Some(done) = node.operator.order(&node.client.first()?, action, Order { on, args }).await? {
+        node.operator.output.one(&json!({ "done": done }), |_| println!("{done}"));
+    }
+    Ok(())
 }
 
 /// `drain`, `undrain`, `resume`, `snapshot`.

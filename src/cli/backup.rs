@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 use standin::config::{NodeConfig, read_genesis};
 use standin_ledger::Genesis;
 use standin_ledger::backup::{BackupError, Restored};
@@ -14,6 +15,7 @@ use standin_ledger::backup::{BackupError, Restored};
 use super::Failure;
 use super::chain_of;
 use super::files::at;
+use super::output::OutputArguments;
 use super::read::ReadingArguments;
 
 #[derive(Debug, Args)]
@@ -38,6 +40,8 @@ pub(super) struct RestoreArguments {
     /// Check the backup against this genesis, and restore nothing; ends with 3 if it does not hold.
     #[arg(long, value_name = "GENESIS", conflicts_with = "config")]
     check: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 fn failed(error: &BackupError) -> Failure {
@@ -88,10 +92,10 @@ pub(super) fn restore(arguments: &RestoreArguments) -> Result<(), Failure> {
         let genesis = read_genesis(genesis)?;
         let restored = check(&arguments.file, &genesis)?;
         let (height, entries) = (restored.snapshot.header.height(), restored.snapshot.state.len());
-        println!(
-            "sound: the state at block {height}, {entries} entries, of the chain with genesis {}",
-            genesis.digest()
-        );
+        let digest = genesis.digest();
+        arguments.output.one(&json!({ "height": height, "entries": entries, "genesis": digest }), |_| {
+            println!("sound: the state at block {height}, {entries} entries, of the chain with genesis {digest}");
+        });
         return Ok(());
     }
     let path = arguments.config.as_ref().ok_or_else(|| Failure::new(2, "--config or --check is needed"))?;
@@ -102,7 +106,9 @@ pub(super) fn restore(arguments: &RestoreArguments) -> Result<(), Failure> {
         error => Failure::new(1, chain_of(&error)),
     })?;
     let height = restored.snapshot.header.height();
-    println!("{} goes on from block {height}; its seat's log begins anew, as after a lost disk", config.name);
+    arguments.output.one(&json!({ "height": height, "node": config.name }), |_| {
+        println!("{} goes on from block {height}; its seat's log begins anew, as after a lost disk", config.name);
+    });
     Ok(())
 }
 

@@ -141,9 +141,8 @@ pub(super) async fn switch(arguments: SwitchArguments) -> Result<(), Failure> {
     };
     let (begun, before) = (Instant::now(), view.node);
     let args = to.map(|to| ("to".to_owned(), to.to_string())).into_iter().collect();
-    if !arguments.operator.order(holder, "switch", Order { on: arguments.cluster.clone(), args }).await? {
-        return Ok(());
-    }
+    let order = Order { on: arguments.cluster.clone(), args };
+    let Some(done) = arguments.operator.order(holder, "switch", order).await? else { return Ok(()) };
     let deadline = begun + Duration::from_secs(10);
     loop {
         for (client, _) in &found {
@@ -152,12 +151,12 @@ pub(super) async fn switch(arguments: SwitchArguments) -> Result<(), Failure> {
                 && view.node != before
             {
                 let ms = begun.elapsed().as_millis();
-                let told = json!({ "cluster": view.cluster, "node": view.node, "name": view.name, "term": view.term, "ms": ms as u64 });
+                let (cluster, term, name) = (&view.cluster, view.term, &view.name);
+                let told = json!({
+                    "done": done, "cluster": cluster, "node": view.node, "name": name, "term": term, "ms": ms as u64
+                });
                 arguments.operator.output.one(&told, |_| {
-                    println!(
-                        "cluster {}: {} holds the seat, term {}, after {ms} ms",
-                        view.cluster, view.name, view.term
-                    );
+                    println!("{done}\ncluster {cluster}: {name} holds the seat, term {term}, after {ms} ms");
                 });
                 return Ok(());
             }

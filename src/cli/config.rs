@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use standin::config::{NodeConfig, NodeRole, PeerEntry, Setting, keys};
+use standin::config::{NodeConfig, as_toml, keys};
 use standin_foundation::SecretKey;
 use standin_ledger::Genesis;
 
@@ -38,7 +38,7 @@ enum ConfigCommand {
         #[command(flatten)]
         output: OutputArguments,
     },
-    /// Show the configuration as it is understood, defaults included, and where each key is set: as TOML, which a node would read.
+    /// Show the configuration as it is understood, defaults included, and where each key is set: as TOML, which a node would read in the same folder.
     Show {
         /// The file.
         #[arg(short, long)]
@@ -90,26 +90,6 @@ pub(super) fn config(arguments: &ConfigArguments) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// A configuration that says the same, with the place of what is set.
-pub(super) fn as_toml(settings: &[Setting], peers: &[PeerEntry]) -> String {
-    let (mut text, mut begun) = (String::new(), "");
-    for Setting { key, value, place } in settings {
-        let (section, key) = key.split_once('.').unwrap_or(("", key));
-        if section != begun {
-            let gap = if begun.is_empty() { "" } else { "\n" };
-            text += &format!("{gap}[{section}]\n");
-            begun = section;
-        }
-        let line = format!("{key} = {value}");
-        text += &format!("{line:<52} # {}\n", place.as_deref().unwrap_or("by default"));
-    }
-    for PeerEntry { role, key, address } in peers {
-        let role = if *role == NodeRole::Auth { "role = \"auth\"\n" } else { "" };
-        text += &format!("\n[[peer]]\n{role}key = \"{key}\"\naddress = \"{address}\"\n");
-    }
-    text
 }
 
 fn place_in(genesis: &Genesis, config: &NodeConfig, key: &SecretKey) -> Result<String, Failure> {

@@ -1,6 +1,7 @@
 //! `debug bundle`: what somebody needs who is to find out what is wrong, in one file. There is no secret in it.
 
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,7 +61,9 @@ enum DebugCommand {
 pub(super) async fn debug(arguments: DebugArguments) -> Result<(), Failure> {
     let DebugCommand::Bundle { client, config, out } = arguments.command;
     // Before anybody is asked: nothing is overwritten.
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(&out).map_err(at(&out))?;
+    // And nobody else reads what nodes have logged.
+    let mut file = std::fs::OpenOptions::new();
+    let mut file = file.write(true).create_new(true).mode(0o600).open(&out).map_err(at(&out))?;
     let mut nodes = Map::new();
     for client in client.clients() {
         nodes.insert(client.base().to_owned(), pages_of(&client).await);

@@ -78,7 +78,7 @@ enum TopicCommand {
         #[arg(long)]
         outside: bool,
     },
-    /// Show the data of a frame: from the first of the nodes that keeps it, checked against its hash.
+    /// Show the data of a frame: from the first of the nodes that keeps it, checked against its hash. That a number's frame has this hash is the node's word.
     Frame {
         #[command(flatten)]
         client: ClientArguments,

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use standin::api::{BlockView, BytesView, WhichBlock};
-use standin::client::{Client, percent_encoded};
+use standin::client::{Client, ClientError, percent_encoded};
 use standin_foundation::{ClusterId, Height};
 use standin_ledger::builtin::Question;
 use standin_ledger::{Outcome, SignedGrant, Title, Transaction, TransactionId};
@@ -73,7 +73,7 @@ pub(super) struct QueryArguments {
     /// An account's public key: asks for its balance.
     #[arg(long, conflicts_with = "title")]
     account: Option<String>,
-    /// Wait until the node has executed this block, such as the one that a transaction was answered with; at most 10 s.
+    /// Wait until the node has executed this block, such as the one that a transaction was answered with; at most 5 s, and ends with 5 then.
     #[arg(long, value_name = "HEIGHT", conflicts_with = "cluster")]
     at_least: Option<u64>,
     /// A cluster: asks who held its seat, by the newest grant that was on the chain's record by then, and checks it; ends with 3 if it does
@@ -185,7 +185,14 @@ pub(super) async fn query(arguments: QueryArguments) -> Result<(), Failure> {
         _ => return Err(Failure::new(2, "--title and --key, or --account, or --cluster is needed")),
     };
     let fresh = arguments.at_least.map(|height| format!("&at_least={height}")).unwrap_or_default();
-    let answer = client.query(&format!("{query}{fresh}")).await?;
+    let answer = client.query(&format!("{query}{fresh}")).await.map_err(|error| match (error, arguments.at_least) {
+        (ClientError::Busy(why), Some(_)) => Failure::new(5, why),
+        (error, _) => error.into(),
+    })?;
+    // A node of a version that does not know of it answers at once.
+    if let Some(wanted) = arguments.at_least.filter(|wanted| answer.height.0 < *wanted) {
+        return Err(Failure::new(3, format!("the node answers as of height {}, and not of {wanted}", answer.height)));
+    }
     let proven = answer.proof.verify(&answer.root, &question.state_key());
     let proven = proven.ok_or_else(|| Failure::new(3, "the node's proof does not hold"))?;
     match (proven, &question) {

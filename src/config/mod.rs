@@ -252,6 +252,26 @@ impl NodeConfig {
     }
 }
 
+/// A configuration of the same folder that says the same, with the place of what is set.
+pub fn as_toml(settings: &[Setting], peers: &[PeerEntry]) -> String {
+    let (mut text, mut begun) = (String::new(), "");
+    for Setting { key, value, place } in settings {
+        let (section, key) = key.split_once('.').unwrap_or(("", key));
+        if section != begun {
+            let gap = if begun.is_empty() { "" } else { "\n" };
+            text += &format!("{gap}[{section}]\n");
+            begun = section;
+        }
+        let line = format!("{key} = {value}");
+        text += &format!("{line:<52} # {}\n", place.as_deref().unwrap_or("by default"));
+    }
+    for PeerEntry { role, key, address } in peers {
+        let role = if *role == NodeRole::Auth { "role = \"auth\"\n" } else { "" };
+        text += &format!("\n[[peer]]\n{role}key = \"{key}\"\naddress = \"{address}\"\n");
+    }
+    text
+}
+
 /// Reads a file that names nodes, as `node.peers_file` does.
 pub fn read_peers(path: &Path) -> Result<Vec<PeerEntry>, ConfigError> {
     peers::read(path)
@@ -369,7 +389,10 @@ view_timeout_ms = 500
         let of = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let environment = [of("STANDIN__NODE__CLUSTER", "a"), of("STANDIN__CONSENSUS__VIEW_TIMEOUT_MS", "700")];
         let path = Path::new("/etc/standin/node.toml");
-        let (config, settings) = NodeConfig::parse(path, SOUND, environment.into_iter().collect()).unwrap();
+        let key = standin_foundation::SecretKey::from_bytes(&[3; 32]).unwrap().public();
+        let peers = format!("{SOUND}[[peer]]\nrole = \"auth\"\nkey = \"{key}\"\naddress = \"host:7\"\n");
+        let (config, settings) = NodeConfig::parse(path, &peers, environment.into_iter().collect()).unwrap();
+        assert_eq!(config.peers.len(), 1);
         assert_eq!(config.cluster_name, Some("a".parse().unwrap()));
         let shown = |key: &str| {
             let setting = settings.iter().find(|setting| setting.key == key).unwrap();
@@ -382,13 +405,7 @@ view_timeout_ms = 500
         assert_eq!(shown("log.format"), of("\"text\"", ""));
         assert!(settings.iter().all(|setting| !setting.key.starts_with("etcd")), "what is not needed is not shown");
         // Shown, written and read again it is the same.
-        let mut text = String::new();
-        let mut sections = std::collections::BTreeSet::new();
-        for Setting { key, value, .. } in &settings {
-            let (section, key) = key.split_once('.').unwrap();
-            let head = if sections.insert(section) { format!("[{section}]\n") } else { String::new() };
-            text += &format!("{head}{key} = {value}\n");
-        }
+        let text = as_toml(&settings, &config.peers);
         let (again, _) = NodeConfig::parse(path, &text, BTreeMap::new()).unwrap();
         assert_eq!(format!("{again:?}"), format!("{config:?}"));
     }

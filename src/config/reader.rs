@@ -90,6 +90,12 @@ impl<'a> Reader<'a> {
         Some((Value::of(value.get_ref()), place_of(self.path, self.text, Some(value.span()))))
     }
 
+    /// Where the key is set that was asked for last.
+    pub(super) fn place_of_last(&self) -> String {
+        let place = self.known.last().and_then(|known| known.place.clone());
+        place.unwrap_or_else(|| self.path.display().to_string())
+    }
+
     pub(super) fn fault(&mut self, place: String, section: &str, key: &str, what: impl Into<String>) {
         self.faults.push(Fault { place, key: format!("{section}.{key}"), what: what.into() });
     }

@@ -116,9 +116,9 @@ impl Reader<'_> {
     /// Where the console's page is opened, without a slash at the end.
     fn page_url(&mut self) -> Option<String> {
         let url = self.text("console", "url", Some(""));
+        let place = self.place_of_last();
         let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
         if !url.is_empty() && host.is_none_or(|host| host.is_empty() || host.contains(['#', '?', ' '])) {
-            let place = self.path.display().to_string();
             let what = format!("found \"{url}\", an address such as \"https://ledger.example\" is needed");
             self.fault(place, "console", "url", what);
         }

@@ -121,12 +121,16 @@ impl Feed {
             limit.upto = upto;
         }
         let (journal, topic) = (&self.publication.journal, self.topic);
-        let mut broken = None;
-        let find = |next| {
-            journal.find(topic, next).unwrap_or_else(|error| {
+        let (mut broken, mut content) = (None, None);
+        let find = |next| match journal.look(topic, next) {
+            Ok((found, read)) => {
+                content = read;
+                found
+            }
+            Err(error) => {
                 broken = Some(error);
                 Found::Beyond
-            })
+            }
         };
         let next = self.session.next(&limit, find)?;
         if let Some(error) = broken {
@@ -139,10 +143,7 @@ impl Feed {
                 standing.proof.as_ref().map(|proof| ToTerminal::Takeover(TakeoverProof::clone(proof)))
             }
             Some(Next::Frame(fence, entry)) => {
-                let frame = journal.frame(topic, entry.first)?;
-                let missing = || FeedError::Journal(format!("frame {} is not there any more", entry.first));
-                let (_, content) = frame.ok_or_else(missing)?;
-                Some(ToTerminal::Frame(Published { fence, entry, content }))
+                content.map(|content| ToTerminal::Frame(Published { fence, entry, content }))
             }
         })
     }

@@ -141,14 +141,16 @@ impl Newest {
             let head = ledger.chain.height();
             let from = head.0.saturating_sub(BLOCKS_SHOWN - 1).max(known.map_or(1, |known| known.0 + 1));
             let blocks = (from..=head.0).filter_map(|height| ledger.store.block(Height(height)).ok().flatten());
-            let shown = |block: StoredBlock| {
-                let shown = Shown { block: block_row(&block), transactions: transaction_rows(&block) };
-                (block.header.height(), shown)
-            };
             // Nobody may look any more.
-            drop(sender.send(blocks.map(shown).collect::<Vec<_>>()));
+            drop(sender.send(blocks.collect::<Vec<_>>()));
         });
         let read = if asked { read.await.unwrap_or_default() } else { Vec::new() };
+        // Not where blocks are executed.
+        let shown = |block: StoredBlock| {
+            let shown = Shown { block: block_row(&block), transactions: transaction_rows(&block) };
+            (block.header.height(), shown)
+        };
+        let read: Vec<_> = read.into_iter().map(shown).collect();
         let mut blocks = lock();
         blocks.extend(read);
         while blocks.len() as u64 > BLOCKS_SHOWN {
@@ -206,14 +208,10 @@ impl View for TransactionsView {
 
 fn transaction_rows(block: &StoredBlock) -> Vec<Row> {
     let height = block.header.height();
-    let batches = block.payloads.iter().filter_map(|payload| Batch::parse(payload.clone()).ok());
-    // Only those of a batch that is looked at are parsed.
     let mut rows = Vec::new();
-    for batch in batches {
-        for transaction in batch.transactions() {
-            let Some(receipt) = block.receipts.get(rows.len()).filter(|_| rows.len() < TRANSACTIONS_OF_BLOCK) else {
-                return rows;
-            };
+    for payload in &block.payloads {
+        for transaction in Batch::first_of(payload, TRANSACTIONS_OF_BLOCK - rows.len()) {
+            let Some(receipt) = block.receipts.get(rows.len()) else { return rows };
             let (outcome, why) = match &receipt.outcome {
                 Outcome::Applied(_) => ("applied", None),
                 Outcome::Rejected(why) => ("refused", Some(why.clone())),

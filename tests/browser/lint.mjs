@@ -22,7 +22,11 @@ const READERS = {
   dockerfile() {
     for (const { message, range } of validate(text)) faults.push(`line ${range.start.line + 1}: ${message}`);
     fault(!/^USER\s+(?!root)/m.test(text), "it runs as root: no USER");
-    fault(/^FROM\s+\S+:latest|^FROM\s+[^:@\s]+(\s|$)(?!AS)/im.test(text.replace(/^FROM\s+(build|\w+)\s*$/gim, "")), "a base image has no version");
+    const stages = new Set();
+    for (const [, image, stage] of text.matchAll(/^FROM\s+(\S+)(?:\s+AS\s+(\S+))?/gim)) {
+      fault(!stages.has(image) && image !== "scratch" && !/@sha256:|:(?!latest$)[^/]+$/.test(image), `base image ${image} has no version`);
+      if (stage) stages.add(stage);
+    }
   },
   // As in the specification of compose, as far as it is used here.
   compose() {

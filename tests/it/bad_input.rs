@@ -113,6 +113,21 @@ fn orders_that_no_operator_gave_or_that_cannot_be_are_refused() {
         (answer.status().as_u16(), answer.json::<serde_json::Value>().await.unwrap())
     });
     assert_eq!((shown.0, &shown.1["error"]), (404, &"there is no cluster `z`".into()));
+    let mut args = serde_json::json!({ "key": new, "address": "127.0.0.1:7", "site": "s3", "priority": "9" });
+    let preview = |args: &serde_json::Value| {
+        let order = serde_json::json!({ "on": "a", "args": args });
+        actix_web::rt::System::new().block_on(async {
+            let asked = awc::Client::default().post(format!("{url}/api/v1/actions/member-admit/preview"));
+            let mut answer = asked.insert_header(("origin", url.as_str())).send_json(&order).await.unwrap();
+            (answer.status().as_u16(), answer.json::<serde_json::Value>().await.unwrap())
+        })
+    };
+    let (code, shown) = preview(&args);
+    let effect = shown["effect"].to_string();
+    assert!(code == 200 && effect.contains("is a member of cluster a already"), "{effect}");
+    assert!(effect.contains("standin member admit") && effect.contains("--priority 9"), "{effect}");
+    args["priority"] = "many".into();
+    assert!(preview(&args).1["error"].as_str().unwrap().contains("a number from 0 to 255"));
     auth.kill().unwrap();
     auth.wait().unwrap();
 }

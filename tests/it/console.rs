@@ -187,10 +187,24 @@ async fn whoever_may_not_see_the_console_is_refused() {
         assert_eq!(Browser::post_login(&host, foreign, &token).await.0, 403, "{foreign}");
     }
     assert_eq!(Browser::post_login(&host, &own, "guessed").await.0, 401);
-    assert_eq!(Browser::post_login(&host, &own, &token).await.0, 200);
+    let (status, cookie) = Browser::post_login(&host, &own, &token).await;
+    assert!(status == 200 && !cookie.unwrap().contains("Secure"), "plain HTTP on loopback");
+    let (_, over_tls) = Browser::link(&network, 1, "viewer");
+    let (status, cookie) = Browser::post_login(&host, &format!("https://{host}"), &over_tls).await;
+    assert!(status == 200 && cookie.unwrap().contains("Secure"), "a page behind a proxy with TLS");
     assert_eq!(Browser::post_login(&host, &own, &token).await.0, 401, "a link opens once");
+    let config = network.config(1);
+    let link_at = |url: &str| {
+        let mut command = crate::network::standin();
+        command.args(["console-token", "-c", config.to_str().unwrap()]).env("STANDIN__CONSOLE__URL", url);
+        crate::network::ended_within(&mut command, WITHIN)
+    };
+    let link = data(&link_at("https://ledger.example/"));
+    assert!(link.starts_with("https://ledger.example/console/#t="), "{link}");
+    let (code, why) = told(&link_at("ledger.example"));
+    assert!(code == 78 && why.contains("STANDIN__CONSOLE__URL: `console.url`"), "{code} {why}");
     let browser = Browser::log_in(&network, 1).await;
-    audit_tells_of_two_logins(&network);
+    audit_tells_of_logins(&network, 3);
     assert_eq!(browser.upgrade(Some(&own), "").await.err(), Some(401));
     assert_eq!(browser.upgrade(Some(&own), "standin-console-0=x").await.err(), Some(401));
     assert_eq!(browser.upgrade(Some("http://evil.example"), &browser.cookie).await.err(), Some(403));
@@ -258,12 +272,12 @@ async fn events_can_be_followed_and_taken_up_again() {
 }
 
 /// While the node runs; and whoever changes a line is found out.
-fn audit_tells_of_two_logins(network: &TestNetwork) {
+fn audit_tells_of_logins(network: &TestNetwork, logins: usize) {
     let config = network.config(1);
     let audit = |command| run(&["audit", command, "-c", config.to_str().unwrap()]);
     assert_eq!(told(&audit("verify")).0, 0, "{}", told(&audit("verify")).1);
     let exported = data(&audit("export"));
-    assert_eq!(exported.matches(r#""user":"ops","role":"viewer","action":"log in""#).count(), 2, "{exported}");
+    assert_eq!(exported.matches(r#""user":"ops","role":"viewer","action":"log in""#).count(), logins, "{exported}");
     let path = network.path("s1/data/console/audit.jsonl");
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(exported.contains(r#""action":"log in","outcome":"refused: "#), "a guess is told of: {exported}");
@@ -318,6 +332,16 @@ async fn what_a_console_says_is_bounded_and_checked() {
     assert_eq!(page.until(|message| message["id"] == 9).await["ok"], true, "the first is served as before");
 }
 
+/// A process that dies with the test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// What nodes say, and what they take, is what the schema says: everything of all topics, and each kind of message.
 #[actix_rt::test]
 async fn the_schema_of_the_protocol_is_what_is_spoken() {
@@ -332,8 +356,10 @@ async fn the_schema_of_the_protocol_is_what_is_spoken() {
     let (line, key) = (line.to_str().unwrap(), key.to_str().unwrap());
     let published = run(&["publish", "rates", "--node", network.url(0), "--key", key, "--file", line]);
     assert_eq!(told(&published).0, 0, "{}", told(&published).1);
-    let follow = ["follow", "rates", "--node", network.url(0), "--from", "1", "--count", "1"];
-    assert_eq!(told(&run(&follow)).0, 0);
+    let mut follow = crate::network::standin();
+    follow.args(["follow", "rates", "--node", network.url(0), "--from", "1"]);
+    follow.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let _follows = Running(follow.spawn().unwrap());
     let browser = Browser::log_in(&network, 1).await;
     let socket = browser.upgrade(Some(&format!("http://{}", browser.host)), &browser.cookie).await.unwrap();
     let mut page = Page { socket };
@@ -355,7 +381,8 @@ async fn the_schema_of_the_protocol_is_what_is_spoken() {
     say(&mut page, json!({ "t": "ping", "id": 91 })).await;
     let mut kinds = std::collections::BTreeSet::new();
     let mut rows = std::collections::BTreeMap::<String, usize>::new();
-    let wanted = ["actors", "blocks", "consensus", "events", "logs", "nodes", "topics", "transactions", "audit"];
+    let wanted =
+        ["actors", "blocks", "consensus", "events", "logs", "nodes", "topics", "terminals", "transactions", "audit"];
     while kinds.len() < 3 || !wanted.iter().all(|topic| rows.get(*topic).is_some_and(|count| *count > 0)) {
         let message = page.next().await;
         fits(&defs["server"], &message, "server");

@@ -58,6 +58,29 @@ fn the_table_of_actions_is_true(offered: &Value) {
     assert!(told.len() == 3 && told.keys().all(|name| of_auth.contains(&format!("\"{name}\""))), "{told:?}");
 }
 
+/// A read that is to see a block waits for it, and says so when it does not come.
+fn reads_wait_for_a_block(network: &TestNetwork) {
+    let query = |height: u64| {
+        let height = height.to_string();
+        let arguments = ["query", "--title", "test", "--key", "k", "--node", network.url(0), "-o", "json"];
+        run(&[&arguments[..], &["--at-least", &height]].concat())
+    };
+    let status = sound(&["status", "--node", network.url(0), "-o", "json"]);
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let next = status[0]["height"].as_u64().unwrap() + 1;
+    let answered = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| query(next));
+        let put = network.submit(&[r#"{"put":{"title":"test","key":"k","value":"w"}}"#]);
+        assert_eq!(told(&put).0, 0, "{}", told(&put).1);
+        waits.join().unwrap()
+    });
+    assert_eq!(told(&answered).0, 0, "{}", told(&answered).1);
+    let answer: Value = serde_json::from_str(&data(&answered)).unwrap();
+    assert!(answer["height"].as_u64().unwrap() >= next, "{answer}");
+    let (code, why) = told(&query(99_999_999));
+    assert!(code == 5 && why.contains("and not to 99999999"), "{code} {why}");
+}
+
 #[actix_web::test]
 async fn answers_of_a_node_have_the_fields_that_are_told() {
     let network = TestNetwork::start();
@@ -115,6 +138,7 @@ async fn answers_of_a_node_have_the_fields_that_are_told() {
             the_table_of_actions_is_true(&said);
         }
     }
+    reads_wait_for_a_block(&network);
     let client = awc::Client::default();
     let mut refused = client.get(format!("{}/api/v1/blocks/99999", network.url(0))).send().await.unwrap();
     let said: Value = serde_json::from_slice(&refused.body().await.unwrap()).unwrap();

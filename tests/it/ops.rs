@@ -112,6 +112,8 @@ fn dockerfile_alerts_and_compose_are_read_by_linters() {
     let files = [
         ("dockerfile", ops.join("Dockerfile"), "WORKDIR /net", "WORKDRI /net"),
         ("dockerfile", ops.join("Dockerfile"), "USER standin", ""),
+        ("dockerfile", ops.join("Dockerfile"), "FROM debian:stable-slim", "FROM debian"),
+        ("dockerfile", ops.join("Dockerfile"), "rust:1.95-slim AS", "rust AS"),
         ("alerts", ops.join("alerts.yml"), "for: 30s", "for: soon"),
         ("alerts", ops.join("alerts.yml"), "        expr:", "       expr:"),
         ("compose", made.join("compose.yml"), "image: standin", "imgae: standin"),

@@ -172,6 +172,15 @@ impl Logins {
         LoginError::Unknown
     }
 
+    /// Whether a login has ended: it has expired, or its file is gone. One that cannot be read now may hold.
+    pub fn is_over(&self, secret: &str, unix_ms: u64) -> bool {
+        let is_gone = |error: std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+        match fs::read(self.logins.path_of(secret)) {
+            Ok(bytes) => serde_json::from_slice::<Login>(&bytes).is_ok_and(|login| unix_ms >= login.expires_unix_ms),
+            Err(error) => is_gone(error),
+        }
+    }
+
     /// Who has this secret.
     pub fn find(&self, secret: &str, unix_ms: u64) -> Option<Login> {
         self.logins.find(secret, unix_ms)
@@ -211,8 +220,14 @@ mod tests {
         assert_eq!(started_anew.find(&secret, LATER), Some(opened.clone()));
         assert!(logins.find(&token, LATER).is_none() && logins.find("", LATER).is_none());
         assert!(logins.find(&secret, opened.expires_unix_ms).is_none(), "it ends");
+        assert!(!logins.is_over(&secret, LATER) && logins.is_over(&secret, opened.expires_unix_ms));
+        let file = fs::read_dir(folder.path().join("console/logins")).unwrap().next().unwrap().unwrap().path();
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, b"{").unwrap();
+        assert!(!logins.is_over(&secret, LATER), "what cannot be read now may hold");
+        fs::write(&file, whole).unwrap();
         logins.log_out(&secret);
-        assert!(started_anew.find(&secret, LATER).is_none());
+        assert!(started_anew.find(&secret, LATER).is_none() && logins.is_over(&secret, LATER));
     }
 
     #[test]

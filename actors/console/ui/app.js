@@ -2,9 +2,9 @@
 import { render } from "preact";
 import { computed, effect, signal } from "@preact/signals";
 import { html } from "./html.js";
-import { clusters, connection, gaps, height, hello, members, nodes, own } from "./store.js";
+import { clusters, connection, gaps, height, hello, members, nodes, notice, own } from "./store.js";
 import { logIn, logOut, want } from "./socket.js";
-import { onKey } from "./keys.js";
+import { keysOn, onKey, toggleKeys } from "./keys.js";
 import { always, views } from "./views/index.js";
 import { ActionDialog } from "./actions.js";
 
@@ -75,12 +75,13 @@ function App() {
   return html`<${Header} />
     <main class=${stale ? "stale" : ""}>
       ${stale && html`<p class="notice" role="alert">The connection to ${hello.value.node} is lost: what you see is what it last told. ${connection.value.why}</p>`}
+      ${notice.value && html`<p class="notice" role="alert">${notice.value}</p>`}
       <${Modes} />
       <${Summary} />
       <${view.value.component} />
     </main>
     <${ActionDialog} />
-    <footer>${hello.value.user.name}, ${hello.value.user.role} · standin ${hello.value.version} · gaps in the feed: ${gaps} · keys: <kbd>/</kbd> find, <kbd>p</kbd> hold what runs</footer>`;
+    <footer>${hello.value.user.name}, ${hello.value.user.role} · standin ${hello.value.version} · gaps in the feed: ${gaps} · keys: ${keysOn.value ? html`<kbd>/</kbd> find, <kbd>p</kbd> hold what runs` : "off"} <button type="button" class="small" onClick=${toggleKeys}>${keysOn.value ? "Turn keys off" : "Turn keys on"}</button></footer>`;
 }
 
 render(html`<${App} />`, document.body);

@@ -6,6 +6,7 @@ const BACK_OFF_MS = [300, 10000];
 let wanted = [];
 let socket = null;
 let waited = 0;
+let back = 0;
 // By the clock that nobody can set.
 let heard = 0;
 let next = 1;
@@ -66,16 +67,18 @@ async function closed(code, reason) {
   }
   waited = Math.min(BACK_OFF_MS[1], Math.max(BACK_OFF_MS[0], waited * 2));
   store.connection.value = { state: "reconnecting", why: reason || "the connection to the node was lost" };
-  setTimeout(connect, waited * (0.5 + Math.random()));
+  back = setTimeout(connect, waited * (0.5 + Math.random()));
 }
 
 // Ends the login at the node, and with it every page that has it.
 export async function logOut() {
   const answer = await fetch("logout", { method: "POST" }).catch(() => null);
   if (!answer?.ok) {
-    store.connection.value = { ...store.connection.peek(), why: answer ? (await answer.json()).error : "the node does not answer" };
+    const why = answer ? (await answer.json().catch(() => ({}))).error ?? `it answers ${answer.status}` : "it does not answer";
+    store.notice.value = `You are still logged in: the node could not end the login: ${why}.`;
     return;
   }
+  clearTimeout(back);
   const own = socket;
   socket = null;
   own?.close();

@@ -9,6 +9,8 @@ export const connection = signal({ state: "connecting", why: "" });
 // Node's clock minus the browser's, in ms: ages are told by the node's clock.
 export const offset = signal(0);
 export const gaps = signal(0);
+// What was asked for, and could not be done.
+export const notice = signal("");
 export const tables = { nodes: signal({}), actors: signal({}), blocks: signal({}), transactions: signal({}), consensus: signal({}), topics: signal({}), terminals: signal({}) };
 export const streams = { events: signal([]), logs: signal([]), audit: signal([]) };
 // Topics of which all has come once.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use standin_foundation::limits::{BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX, TRANSACTION_BYTES_MAX};
-use standin_foundation::{Canonical, Decoder, Digest, Encoder};
+use standin_foundation::{Canonical, Decoder, Digest, Encoder, MalformedBytes};
 
 use crate::error::LedgerError;
 use crate::merkle;
@@ -72,6 +72,13 @@ impl Batch {
         Ok(Self { digest: reference.digest(), payload, transactions, reference })
     }
 
+    /// The first transactions of a payload, as far as they can be read: for who looks at some, and needs no name of it.
+    pub fn first_of(payload: &Bytes, count: usize) -> Vec<Transaction> {
+        let mut input = Decoder::new(payload);
+        let all = input.length(BATCH_TRANSACTIONS_MAX).unwrap_or_default();
+        (0..all.min(count)).map_while(|_| next_transaction(&mut input, payload).ok()).collect()
+    }
+
     /// The batch's name.
     pub fn digest(&self) -> Digest {
         self.digest
@@ -132,18 +139,25 @@ fn leaf_of(transaction: &Transaction) -> NamespacedNode {
 }
 
 fn parse_transactions(payload: &Bytes) -> Result<Vec<Transaction>, LedgerError> {
-    let malformed = |source| LedgerError::Malformed { what: "batch", source };
     let mut input = Decoder::new(payload);
     let count = input.length(BATCH_TRANSACTIONS_MAX).map_err(malformed)?;
     let mut transactions = Vec::with_capacity(count);
     for _ in 0..count {
-        let length = input.length(TRANSACTION_BYTES_MAX).map_err(malformed)?;
-        let start = input.offset();
-        input.raw(length).map_err(malformed)?;
-        transactions.push(Transaction::parse(payload.slice(start..start + length))?);
+        transactions.push(next_transaction(&mut input, payload)?);
     }
     input.finish().map_err(malformed)?;
     Ok(transactions)
+}
+
+fn next_transaction(input: &mut Decoder<'_>, payload: &Bytes) -> Result<Transaction, LedgerError> {
+    let length = input.length(TRANSACTION_BYTES_MAX).map_err(malformed)?;
+    let start = input.offset();
+    input.raw(length).map_err(malformed)?;
+    Transaction::parse(payload.slice(start..start + length))
+}
+
+fn malformed(source: MalformedBytes) -> LedgerError {
+    LedgerError::Malformed { what: "batch", source }
 }
 
 #[cfg(test)]
@@ -160,6 +174,11 @@ mod tests {
 
     #[test]
     fn a_batch_reads_back_under_the_same_name() {
+        let whole = batch(&["a", "b", "c"]);
+        assert_eq!(Batch::first_of(whole.payload(), 2), whole.transactions()[..2]);
+        assert_eq!(Batch::first_of(whole.payload(), 9), whole.transactions());
+        assert_eq!(Batch::first_of(&whole.payload().slice(..whole.payload().len() - 1), 9).len(), 2);
+
         let batch = batch(&["b", "a", "b"]);
         let read = Batch::parse(batch.payload().clone()).unwrap();
         assert_eq!(read, batch);

@@ -151,7 +151,26 @@ impl Log {
     pub fn open_visiting(
         folder: &Path,
         options: LogOptions,
+        visit: impl FnMut(u64, Place, Bytes),
+    ) -> Result<(Self, Option<(PathBuf, u64)>), LogError> {
+        Self::open_or_cut(folder, options, visit, false)
+    }
+
+    /// As [`Log::open_visiting`], of a log whose records come again from elsewhere: its newest file was not synced when the power failed, and may have a hole
+    /// with sound records behind it. It is cut at the first break, and nothing is left behind that.
+    pub fn open_cutting(
+        folder: &Path,
+        options: LogOptions,
+        visit: impl FnMut(u64, Place, Bytes),
+    ) -> Result<(Self, Option<(PathBuf, u64)>), LogError> {
+        Self::open_or_cut(folder, options, visit, true)
+    }
+
+    fn open_or_cut(
+        folder: &Path,
+        options: LogOptions,
         mut visit: impl FnMut(u64, Place, Bytes),
+        cuts: bool,
     ) -> Result<(Self, Option<(PathBuf, u64)>), LogError> {
         fs::create_dir_all(folder).map_err(|source| io_error(folder, source))?;
         let mut segments = segment_files(folder)?;
@@ -172,7 +191,7 @@ impl Log {
             if *first != next {
                 return Err(damaged(path, 0, "a segment is missing before this one"));
             }
-            let segment = Segment { path, first: *first, is_last };
+            let segment = Segment { path, first: *first, is_last, cuts: is_last && cuts };
             end = read_segment(&segment, &bytes.into(), &mut next, &mut visit, &mut torn_at)?;
         }
         if let Some(path) = unusable {
@@ -436,11 +455,13 @@ struct Segment<'a> {
     path: &'a Path,
     first: u64,
     is_last: bool,
+    /// It is cut at the first break.
+    cuts: bool,
 }
 
 /// Reads the records of a segment; gives the offset of its end.
 fn read_segment(
-    &Segment { path, first, is_last }: &Segment<'_>,
+    &Segment { path, first, is_last, cuts }: &Segment<'_>,
     bytes: &Bytes,
     next: &mut u64,
     visit: &mut impl FnMut(u64, Place, Bytes),
@@ -456,8 +477,13 @@ fn read_segment(
                 visit(*next, place, payload);
                 *next += 1;
             }
-            Found::End => return Ok(offset as u64),
-            Found::Broken if is_last && !any_record_after(bytes, offset, *next) => {
+            Found::End => {
+                if cuts && bytes.get(offset..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
+                    *torn_at = Some((path.to_owned(), offset as u64));
+                }
+                return Ok(offset as u64);
+            }
+            Found::Broken if is_last && (cuts || !any_record_after(bytes, offset, *next)) => {
                 *torn_at = Some((path.to_owned(), offset as u64));
                 return Ok(offset as u64);
             }

@@ -156,7 +156,7 @@ impl Served {
                     Some(Ok(AggregatedMessage::Close(_)) | Err(_)) | None => return None,
                 },
                 _ = logins.tick() => {
-                    if self.console.logins.find(&self.secret, unix_ms()).is_none() {
+                    if self.console.logins.is_over(&self.secret, unix_ms()) {
                         return Some(Close::LogIn);
                     }
                 }

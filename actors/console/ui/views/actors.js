@@ -1,5 +1,6 @@
 // The nodes' actors: what waits for them, and how often they fell.
 import { computed } from "@preact/signals";
+import { useRef } from "preact/hooks";
 import { html } from "../html.js";
 import { nameOf, own, tables } from "../store.js";
 import { ActionButton } from "../actions.js";
@@ -24,7 +25,10 @@ function Node({ id, all }) {
   const troubled = all.filter(isTroubled).length;
   const waiting = all.reduce((sum, actor) => sum + (actor.depth ?? 0), 0);
   const oldest = Math.max(0, ...all.map((actor) => actor.oldest_ms ?? 0));
-  return html`<details class="tree" open=${troubled > 0 || id === own.value?.id}>
+  // What was opened is not closed under whoever reads it.
+  const opened = useRef(id === own.value?.id);
+  opened.current ||= troubled > 0;
+  return html`<details class="tree" open=${opened.current}>
     <summary><strong>${nameOf(id)}</strong> ${all.length} actors · ${waiting} waiting, the oldest for ${oldest} ms · ${troubled === 0 ? "none in trouble" : html`<span class="bad">${troubled} to look at</span>`}</summary>
     <div class="scroll" tabindex="0" role="region" aria-label=${`Actors of ${nameOf(id)}`}><table class="rows">
     <thead><tr>${["actor", "condition", "waiting", "oldest, ms", "handled", "turned away", "too late", "last panic", ""].map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>

@@ -124,10 +124,10 @@ function Transactions() {
   if (shown.length === 0) return html`<p class="empty">${loaded.value.has("transactions") ? "The newest blocks have no transaction." : "…"}</p>`;
   return html`<div class="scroll list" tabindex="0" role="region" aria-label="Newest transactions" ...${holding}>
     <table class="rows"><thead><tr>${["block", "transaction", "title", "by", "outcome"].map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
-    <tbody>${shown.map((one) => html`<tr key=${one.id} class=${one.outcome === "refused" ? "event refused" : ""}><td>${one.height.toLocaleString("en")}</td>
+    <tbody>${shown.map((one) => html`<tr key=${`${one.height}/${one.place}`} class=${one.outcome === "refused" ? "event refused" : ""}><td>${one.height.toLocaleString("en")}</td>
       <th scope="row"><button type="button" class="link" onClick=${() => find(one.id)}>${one.id.slice(0, 16)}</button></th><td>${one.title}</td>
       <td title=${one.sender}>${one.sender ? `${one.sender.slice(0, 12)}…` : "anybody"}</td><td>${one.outcome}${one.why ? `: ${one.why}` : ""}</td></tr>`)}</tbody></table></div>
-    <p class="why">Of each block the first ten; a block that was found shows all of its own.</p>`;
+    <p class="why">${held.value ? "Held, as the blocks are. " : ""}Of each block the first ten; a block that was found shows all of its own.</p>`;
 }
 
 export function Chain() {

@@ -1,8 +1,9 @@
 //! Frames that wait to be published, and that this server's blocks do not have: after a snapshot it gets them from other servers.
 //!
-//! Whom they come from does not matter: the chain has the hash of each.
+//! Whom they come from does not matter: the chain has the hash of each, and they are taken from the end of the queue on, so that they connect. What was not asked
+//! for is not looked at.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use standin_foundation::{Millis, NodeId};
 use standin_stage::{Ctx, Handle, Lane, Message, Reply};
@@ -17,17 +18,22 @@ use crate::messages::{FRAMES_AT_ONCE_MAX, FRAMES_BYTES_MAX, Frames, WantFrames};
 pub(super) struct Fetch {
     /// What was asked for and has not come counts on: the next try is of another topic, and then goes to another server.
     tries: usize,
-    asked: Option<Millis>,
+    /// When, whom, and for which topic.
+    asked: Option<(Millis, NodeId, Topic)>,
+    /// Whom frames were given, and when.
+    gave: BTreeMap<NodeId, Millis>,
 }
+
+/// One server is given frames no more often than this: a file is read for each.
+const GIVEN_EVERY_MS: u64 = 5;
 
 impl Publisher {
     /// Asks another server for frames of a topic that is lacking some.
     pub(super) fn want_frames(&mut self, lacks: &BTreeSet<Topic>) {
         let now = clock::now();
-        let is_early = self.fetch.asked.is_some_and(|at| now < at + WANTED_EVERY.as_millis() as u64);
+        let is_early = self.fetch.asked.is_some_and(|(at, ..)| now < at + WANTED_EVERY.as_millis() as u64);
         // What is still to come from its own blocks is not asked for.
-        let is_behind = self.server.as_ref().is_none_or(|(_, from)| self.journal.height() < *from);
-        if lacks.is_empty() || is_early || is_behind {
+        if lacks.is_empty() || is_early || self.leaves || !self.is_current() {
             return;
         }
         let others: Vec<_> = self.surroundings.others().into_iter().filter(|(_, is_up)| *is_up).collect();
@@ -36,7 +42,7 @@ impl Publisher {
         let (Some(topic), Some((other, _))) = (topic, other) else { return };
         let frames = self.missing(topic);
         if !frames.is_empty() {
-            self.fetch.asked = Some(now);
+            self.fetch.asked = Some((now, *other, topic));
             self.surroundings.want_frames(*other, &WantFrames { topic, frames });
         }
         self.fetch.tries = self.fetch.tries.wrapping_add(1);
@@ -54,13 +60,13 @@ impl Publisher {
     fn take_frames(&mut self, Frames { topic, frames }: Frames) -> usize {
         let view = self.server.as_ref().and_then(|(server, _)| server.view().get(topic));
         let Some(view) = view else { return 0 };
-        let mut taken = 0;
+        let (mut taken, last) = (0, view.last());
         for (first, bytes) in frames.into_iter().take(FRAMES_AT_ONCE_MAX) {
             let entry = view.waiting.get(&first);
             let content = Content::parse(bytes).ok();
             let sound = entry.zip(content).filter(|(entry, content)| content.hash() == entry.content);
             let Some((entry, content)) = sound else { break };
-            match self.journal.put_before(topic, entry, &content) {
+            match self.journal.put_before(topic, (entry, last), &content) {
                 Ok(true) => taken += 1,
                 Ok(false) => {}
                 Err(error) => {
@@ -95,9 +101,14 @@ impl Message for FramesWanted {
 
 impl Handle<FramesWanted> for Publisher {
     fn handle(&mut self, FramesWanted { by, frames: wanted }: FramesWanted, _: Reply<()>, _: &mut Ctx<Self>) {
-        if self.surroundings.seat_of(&by).is_none() {
+        let now = clock::now();
+        let is_early = self.fetch.gave.get(&by).is_some_and(|at| now < *at + GIVEN_EVERY_MS);
+        if self.surroundings.seat_of(&by).is_none() || is_early {
+            // Whoever has no answer asks again, or another one.
             return;
         }
+        self.fetch.gave.retain(|_, at| now < *at + GIVEN_EVERY_MS);
+        self.fetch.gave.insert(by, now);
         let (topic, mut frames, mut bytes) = (wanted.topic, Vec::new(), 0);
         for first in wanted.frames.into_iter().take(FRAMES_AT_ONCE_MAX) {
             // What it does not have, or cannot read, another one may.
@@ -117,6 +128,8 @@ impl Handle<FramesWanted> for Publisher {
 /// Another server gives frames.
 #[derive(Debug)]
 pub struct FramesGiven {
+    /// Which.
+    pub by: NodeId,
     /// What it gives.
     pub frames: Frames,
 }
@@ -131,16 +144,20 @@ impl Message for FramesGiven {
 }
 
 impl Handle<FramesGiven> for Publisher {
-    fn handle(&mut self, FramesGiven { frames }: FramesGiven, _: Reply<()>, ctx: &mut Ctx<Self>) {
+    fn handle(&mut self, FramesGiven { by, frames }: FramesGiven, _: Reply<()>, ctx: &mut Ctx<Self>) {
         let topic = frames.topic;
+        let is_asked = self.fetch.asked.is_some_and(|(_, whom, of)| (whom, of) == (by, topic));
+        if !is_asked || self.leaves || !self.is_current() {
+            return;
+        }
         let taken = self.take_frames(frames);
         if taken > 0 {
             tracing::info!(%topic, frames = taken, "frames that wait were fetched from another node");
             // Whoever had these has the ones before them, too.
             self.fetch.tries = self.fetch.tries.wrapping_sub(1);
             self.fetch.asked = None;
+            self.look(ctx);
         }
-        self.look(ctx);
     }
 }
 
@@ -166,12 +183,21 @@ mod tests {
 
     type Servers = Arc<Mutex<Vec<(NodeId, Address<Publisher>)>>>;
 
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Lies {
+        No,
+        /// It gives false data.
+        Data,
+        /// It gives frames of the chain, but of the middle, and without being asked, too.
+        Order,
+    }
+
     /// A server among others that are reached at once; what one of them gives may be false.
     #[derive(Clone)]
     struct Among {
         own: NodeId,
         servers: Servers,
-        lies: bool,
+        lies: Lies,
         locks: Arc<NoLockStore>,
     }
 
@@ -223,10 +249,14 @@ mod tests {
         }
         fn give_frames(&self, to: NodeId, given: &Frames) {
             let mut frames = given.clone();
-            if self.lies {
-                frames.frames.iter_mut().for_each(|(_, bytes)| *bytes = content(&["false"]).bytes().clone());
+            match self.lies {
+                Lies::No => {}
+                Lies::Data => {
+                    frames.frames.iter_mut().for_each(|(_, bytes)| *bytes = content(&["false"]).bytes().clone());
+                }
+                Lies::Order => frames.frames.reverse(),
             }
-            self.tell(to, FramesGiven { frames });
+            self.tell(to, FramesGiven { by: self.own, frames });
         }
         fn tell(&self, _: Happened) {}
     }
@@ -243,7 +273,7 @@ mod tests {
         (1..=count).map(frame).collect()
     }
 
-    async fn serve(servers: &Servers, number: u8, folder: &Path, lies: bool) -> (Cell<Publisher>, Journal) {
+    async fn serve(servers: &Servers, number: u8, folder: &Path, lies: Lies) -> (Cell<Publisher>, Journal) {
         let key = SecretKey::from_bytes(&[number; 32]).unwrap().public();
         let options = LogOptions { segment_bytes: 1 << 20, chain: Digest::ZERO };
         let journal = Journal::open(&folder.join(number.to_string()), options, 1 << 24).unwrap();
@@ -269,7 +299,7 @@ mod tests {
         events.iter().take(150).for_each(|event| _ = view.note(event));
 
         let mut cells = Vec::new();
-        for (number, lies) in [(1, true), (2, false)] {
+        for (number, lies) in [(1, Lies::Data), (2, Lies::Order), (4, Lies::No)] {
             let (cell, _) = serve(&servers, number, folder.path(), lies).await;
             let within = Duration::from_secs(10);
             cell.address().ask(Begin { view: View::default(), height: Height(0) }, within).await.unwrap();
@@ -277,18 +307,26 @@ mod tests {
             cell.address().ask(Followed { height: Height(1), events, frames }, within).await.unwrap().unwrap();
             cells.push(cell);
         }
-        let (cell, journal) = serve(&servers, 3, folder.path(), false).await;
+        let (cell, journal) = serve(&servers, 3, folder.path(), Lies::No).await;
         journal.restart_at(Height(9)).unwrap();
         cell.address().ask(Begin { view, height: Height(9) }, Duration::from_secs(10)).await.unwrap();
+        // What nobody asked for is not taken, also where it is true.
+        let by = servers.lock().unwrap()[2].0;
+        let (_, middle, of_middle) = frames[70].clone();
+        let unasked = Frames { topic, frames: vec![(middle.first, of_middle.bytes().clone())] };
+        cell.address().tell(FramesGiven { by, frames: unasked }).unwrap();
         // A part of the queue comes in blocks of its own meanwhile.
         let (events, newer) = (events[150..].to_vec(), frames[150..].to_vec());
         let followed = Followed { height: Height(10), events, frames: newer };
         cell.address().ask(followed, Duration::from_secs(10)).await.unwrap().unwrap();
 
-        let mut interval = tokio::time::interval(Duration::from_millis(2));
-        while journal.range(topic) != Some((Sequence(1), Sequence(200))) {
-            interval.tick().await;
-        }
+        let all = async {
+            let mut interval = tokio::time::interval(Duration::from_millis(2));
+            while journal.range(topic) != Some((Sequence(1), Sequence(200))) {
+                interval.tick().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("all frames come");
         for (_, entry, content) in &frames {
             assert_eq!(journal.frame(topic, entry.first).unwrap(), Some((*entry, content.clone())));
         }

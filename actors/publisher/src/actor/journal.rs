@@ -23,6 +23,10 @@ use crate::machine::session::Found;
 
 /// A mark of the height is made after so many blocks without a frame: so far back a start has to look at the most.
 const MARK_EVERY: u64 = 512;
+/// Frames whose hashes begin alike that are looked at for one of them. By accident there are none.
+const ALIKE_MAX: usize = 8;
+/// Bytes that are copied ahead at one time: publishing must not wait for more.
+const COPIED_BYTES: u64 = 1 << 20;
 /// Bytes of a record before the content: kind or topic, and height.
 const MARK: u8 = 0;
 const FRAME: u8 = 1;
@@ -38,8 +42,10 @@ pub struct Journal {
 struct Inner {
     log: Log,
     retention_bytes: u64,
-    /// The file that was the newest when it was last looked at what is to be forgotten.
-    looked: u64,
+    /// The file that was the newest when it was last looked at how much may be kept; and that, in bytes.
+    looked: (u64, u64),
+    /// Something was copied ahead, and not synced since.
+    copied: bool,
     /// The last block that it has seen.
     height: Height,
     /// The last that stands in a file.
@@ -74,7 +80,7 @@ impl Journal {
     fn open_sound(folder: &Path, options: LogOptions, retention_bytes: u64) -> Result<Self, LogError> {
         let (mut height, mut found) = (Height(0), BTreeMap::<Topic, BTreeMap<Sequence, Indexed>>::new());
         let mut unreadable = false;
-        let (log, _) = Log::open_visiting(folder, options, |_, place, payload| match read_record(&payload) {
+        let (log, _) = Log::open_cutting(folder, options, |_, place, payload| match read_record(&payload) {
             Some(Record { height: at, frame: None }) => height = at,
             Some(Record { height: at, frame: Some((topic, entry, _)) }) => {
                 // Others of its block may have been lost: it is looked at once more.
@@ -96,8 +102,9 @@ impl Journal {
             frames.into_values().for_each(|indexed| note(&mut connected, indexed));
             (topic, connected)
         });
-        let (index, looked, recent) = (index.collect(), log.first(), Recent::default());
-        let inner = Inner { log, retention_bytes, looked, height, marked: height, index, recent };
+        let (index, recent) = (index.collect(), Recent::default());
+        let (looked, copied) = ((0, retention_bytes), false);
+        let inner = Inner { log, retention_bytes, looked, copied, height, marked: height, index, recent };
         Ok(Self { folder: folder.to_owned(), shared: Arc::new(RwLock::new(inner)) })
     }
 
@@ -141,11 +148,16 @@ impl Journal {
         })
     }
 
-    /// Takes in a frame that stands directly before what is kept of its topic; whether it did.
-    pub(super) fn put_before(&self, topic: Topic, entry: &Entry, content: &Content) -> Result<bool, LogError> {
+    /// Takes in a frame that stands directly before what is kept of its topic, or, where nothing is, ends with the `last` that is queued; whether it did.
+    pub(super) fn put_before(
+        &self,
+        topic: Topic,
+        (entry, last): (&Entry, Sequence),
+        content: &Content,
+    ) -> Result<bool, LogError> {
         self.write_lock(|inner| {
             let front = inner.index.get(&topic).and_then(VecDeque::front);
-            if front.is_some_and(|front| entry.next() != front.first) {
+            if front.map_or(entry.last() != last, |front| entry.next() != front.first) {
                 return Ok(false);
             }
             let place = inner.write(inner.height, topic, entry, content)?;
@@ -153,6 +165,16 @@ impl Journal {
             inner.index.entry(topic).or_default().push_front(Indexed::of(entry, place));
             Ok(true)
         })
+    }
+
+    /// Forgets topics of which it has not the end, as `last` tells what is queued: what was forgotten in memory may stand in a file still, and nobody could go
+    /// on from there.
+    pub(super) fn keep_whole(&self, last: impl Fn(Topic) -> Sequence) {
+        self.write_lock(|inner| {
+            inner.index.retain(|topic, frames| {
+                frames.back().is_some_and(|newest| newest.next().0.saturating_sub(1) >= last(*topic).0)
+            });
+        });
     }
 
     /// Makes everything durable: a start that follows looks at no block twice.
@@ -165,6 +187,11 @@ impl Journal {
 
     /// What there is at a place of a topic.
     pub fn find(&self, topic: Topic, first: Sequence) -> Result<Found, LogError> {
+        self.look(topic, first).map(|(found, _)| found)
+    }
+
+    /// As [`Journal::find`], with the content of a frame.
+    pub fn look(&self, topic: Topic, first: Sequence) -> Result<(Found, Option<Content>), LogError> {
         loop {
             let other = self.read_lock(|inner| {
                 let frames = inner.index.get(&topic).filter(|frames| !frames.is_empty());
@@ -179,11 +206,11 @@ impl Journal {
                 }
             });
             if let Some(other) = other {
-                return Ok(other);
+                return Ok((other, None));
             }
             // None if it was forgotten in this moment: then that is what there is.
-            if let Some((entry, _)) = self.frame(topic, first)? {
-                return Ok(Found::Frame(entry));
+            if let Some((entry, content)) = self.frame(topic, first)? {
+                return Ok((Found::Frame(entry), Some(content)));
             }
         }
     }
@@ -204,12 +231,13 @@ impl Journal {
         })
     }
 
-    /// The newest frame of a topic whose content has a hash.
+    /// The newest frame of a topic whose content has a hash. Of those whose hash begins alike a few are looked at.
     pub fn content(&self, topic: Topic, hash: &Digest) -> Result<Option<(Entry, Content)>, LogError> {
         let begins = beginning(hash);
         let firsts: Vec<_> = self.read_lock(|inner| {
             let frames = inner.index.get(&topic).into_iter().flatten().rev();
-            frames.filter(|indexed| indexed.hash == begins).map(|indexed| indexed.first).collect()
+            let alike = frames.filter(|indexed| indexed.hash == begins).map(|indexed| indexed.first);
+            alike.take(ALIKE_MAX).collect()
         });
         for first in firsts {
             if let Some(found) = self.frame(topic, first)?.filter(|(entry, _)| entry.content == *hash) {
@@ -312,21 +340,28 @@ impl Inner {
         self.log.write_out()
     }
 
-    /// Drops the oldest files beyond what is to be kept; what waits in them is copied to the end. Each time that a file was begun.
+    /// Drops the oldest files beyond what is to be kept; what waits in them is copied to the end first, some of it each time.
     ///
     /// Twice the waiting bytes may stay beyond what is to be kept, so that of what is gone through less is copied than dropped.
     fn forget(&mut self, folder: &Path, published: impl Fn(Topic) -> Sequence) -> Result<(), LogError> {
-        let newest = self.log.last_segment();
-        if self.looked == newest || self.log.bytes() <= self.retention_bytes {
+        if self.log.bytes() <= self.retention_bytes {
             return Ok(());
         }
-        self.looked = newest;
-        let waiting: u64 = self.waiting(&published).map(|(_, indexed)| u64::from(indexed.place.length)).sum();
-        let most = self.retention_bytes.saturating_add(waiting.saturating_mul(2));
-        while self.log.bytes() > most
-            && let Some(second) = self.log.second_segment().filter(|second| *second <= newest)
+        let newest = self.log.last_segment();
+        if self.looked.0 != newest {
+            let waiting: u64 = self.waiting(&published).map(|(_, indexed)| u64::from(indexed.place.length)).sum();
+            self.looked = (newest, self.retention_bytes.saturating_add(waiting.saturating_mul(2)));
+        }
+        let mut left = COPIED_BYTES;
+        while self.log.bytes() > self.looked.1
+            && let Some(second) = self.log.second_segment()
         {
-            self.copy_ahead(folder, second, &published)?;
+            if !self.copy_ahead(folder, second, &mut left, &published)? {
+                break;
+            }
+            if std::mem::take(&mut self.copied) {
+                self.log.sync()?;
+            }
             self.log.cut_before(second)?;
             for frames in self.index.values_mut() {
                 // Behind a frame that is gone a topic begins anew, also where earlier ones had been copied while they waited.
@@ -346,29 +381,44 @@ impl Inner {
         })
     }
 
-    /// Copies what waits in files before `second` to the end, durably.
+    /// Copies what waits in files before `second` to the end, at most so many bytes; whether that is all. What cannot be read is there no more: other servers
+    /// have it.
     fn copy_ahead(
         &mut self,
         folder: &Path,
         second: u64,
+        left: &mut u64,
         published: &impl Fn(Topic) -> Sequence,
-    ) -> Result<(), LogError> {
+    ) -> Result<bool, LogError> {
         let in_front = |(_, indexed): &(Topic, Indexed)| indexed.place.segment < second;
         let waiting: Vec<_> = self.waiting(published).filter(in_front).collect();
-        for (topic, indexed) in &waiting {
-            let record = indexed.place.read(folder)?;
-            let (_, place) = self.log.append_placed(&[&record])?;
-            let frames = self.index.get_mut(topic);
-            let copied = frames.and_then(|frames| {
-                let at = frames.binary_search_by_key(&indexed.first, |indexed| indexed.first).ok()?;
-                frames.get_mut(at)
+        for (topic, indexed) in waiting {
+            if *left == 0 {
+                return Ok(false);
+            }
+            *left = left.saturating_sub(u64::from(indexed.place.length));
+            let record = Bytes::from(indexed.place.read(folder)?);
+            let read = read_record(&record).and_then(|record| record.frame);
+            let is_sound = read.is_some_and(|(of, entry, content)| {
+                (of, entry.first) == (topic, indexed.first) && content.hash() == entry.content
             });
-            copied.into_iter().for_each(|copied| copied.place = place);
+            let place = match is_sound {
+                true => Some(self.log.append_placed(&[&record])?.1),
+                false => None,
+            };
+            self.copied |= place.is_some();
+            let Some(frames) = self.index.get_mut(&topic) else { continue };
+            let Ok(at) = frames.binary_search_by_key(&indexed.first, |indexed| indexed.first) else { continue };
+            match (place, frames.get_mut(at)) {
+                (Some(place), Some(copied)) => copied.place = place,
+                _ => {
+                    tracing::error!(%topic, first = %indexed.first, "a frame that waits cannot be read any more: it is fetched from other nodes");
+                    frames.drain(..=at);
+                }
+            }
         }
-        if !waiting.is_empty() {
-            self.log.sync()?;
-        }
-        Ok(())
+        self.log.write_out()?;
+        Ok(true)
     }
 }
 
@@ -503,7 +553,7 @@ mod tests {
         let mut damaged = whole;
         damaged[200] ^= 1;
         fs::write(&file, damaged).unwrap();
-        assert_eq!(open(folder.path()).height(), Height(0), "it begins anew");
+        assert_eq!(open(folder.path()).height(), Height(0), "the first or the second record is broken");
     }
 
     /// A block whose frames were written in part is looked at once more, and one that is missing leaves no hole.
@@ -577,6 +627,7 @@ mod tests {
         let bytes: u64 = files.sum();
         // What is kept, twice what waits, and the file that is written.
         assert!(bytes <= 16_384 + 2 * 20 * 400 + 2 * 4_096, "{bytes}");
+        // Opened again it has nothing that it had forgotten: `others` behind `waits` were cut, and the copies of `waits` stand in newer files.
         // Once they are published they go like all others.
         let mut first = Some(Sequence(1));
         for n in 2_001..=2_600 {
@@ -588,6 +639,93 @@ mod tests {
         }
         assert_eq!(first, None);
         assert_eq!(journal.find(topic("waits"), Sequence(11)).unwrap(), Found::Beyond);
+        drop(journal);
+        let journal = open(folder.path());
+        journal.keep_whole(|name| if name == topic("waits") { Sequence(30) } else { Sequence(2_600) });
+        assert_eq!(journal.range(topic("waits")).map(|(_, last)| last).unwrap_or(Sequence(30)), Sequence(30));
+    }
+
+    /// Frames that were copied while they waited stand in newer files than those behind them: what is forgotten of the middle does not come back at the next start.
+    #[test]
+    fn h18_what_was_forgotten_does_not_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = open(folder.path());
+        fill(&journal, "a", 1, 5);
+        drop(journal);
+        let journal = open(folder.path());
+        assert_eq!(journal.range(topic("a")), Some((Sequence(1), Sequence(5))));
+        journal.keep_whole(|_| Sequence(5));
+        assert_eq!(journal.range(topic("a")), Some((Sequence(1), Sequence(5))), "it has the end");
+        journal.keep_whole(|_| Sequence(10));
+        assert_eq!(journal.range(topic("a")), None, "6 to 10 were cut: nobody goes on from 5");
+        // Without anything it takes the end, and then what stands before that.
+        let made = |n: u64| {
+            let content = content(&[&format!("a-{n}")]);
+            (Entry::following(&Digest::ZERO, Sequence(n), &content).unwrap(), content)
+        };
+        let put = |n| {
+            let (entry, content) = made(n);
+            journal.put_before(topic("a"), (&entry, Sequence(10)), &content).unwrap()
+        };
+        assert!(!put(7) && put(10) && !put(7) && put(9) && put(8));
+        assert_eq!(journal.range(topic("a")), Some((Sequence(8), Sequence(10))));
+    }
+
+    /// A frame that waits and is damaged is not copied as if it were sound, and what is sound goes on.
+    #[test]
+    fn h7_a_frame_that_cannot_be_read_is_not_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = open(folder.path());
+        fill(&journal, "waits", 1, 10);
+        journal.close().unwrap();
+        let place = journal.read_lock(|inner| inner.index[&topic("waits")][3].place);
+        let path = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[place.offset as usize + place.length as usize - 3] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let published = |name: Topic| Sequence(if name == topic("waits") { 0 } else { u64::MAX });
+        let mut before = Digest::ZERO;
+        for n in 1..=400 {
+            let content = content(&[&format!("{n}-{}", "x".repeat(60))]);
+            let entry = Entry::following(&before, Sequence(n), &content).unwrap();
+            before = entry.chain;
+            journal.append(Height(n), &[(topic("others"), entry, content)], published).unwrap();
+        }
+        assert_eq!(journal.range(topic("waits")), Some((Sequence(5), Sequence(10))));
+    }
+
+    /// The newest file is not synced while it is written: the power may leave a hole in it, and sound records behind that. What stands before is kept.
+    #[test]
+    fn h7_a_hole_in_the_newest_file_loses_nothing_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = open(folder.path());
+        let entries = fill(&journal, "a", 1, 50);
+        let (broken, place) = journal.read_lock(|inner| {
+            let frames = &inner.index[&topic("a")];
+            let broken = frames.partition_point(|indexed| indexed.place.segment < inner.log.last_segment()) + 1;
+            (broken as u64, frames[broken].place)
+        });
+        assert!(broken < 48, "sound records stand behind it");
+        drop(journal);
+        let newest = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+        let path = newest.max().unwrap();
+        let whole = fs::read(&path).unwrap();
+        for fault in [0, 1] {
+            let mut bytes = whole.clone();
+            let at = place.offset as usize;
+            match fault {
+                0 => bytes[at + 5] ^= 1,
+                _ => bytes[at - 16..at + place.length as usize].fill(0),
+            }
+            fs::write(&path, bytes).unwrap();
+            let journal = open(folder.path());
+            let (first, last) = journal.range(topic("a")).unwrap();
+            assert_eq!((first, last), (Sequence(1), Sequence(broken)));
+            fill(&journal, "a", broken + 1, 50 - broken);
+            drop(journal);
+            let journal = open(folder.path());
+            assert_eq!(journal.find(topic("a"), Sequence(50)).unwrap(), Found::Frame(entries[49]));
+        }
     }
 
     /// A payload is had by the hash that the chain has of it.

@@ -109,6 +109,10 @@ pub struct Publisher {
     own: Option<Seat>,
     /// When missing words were asked for last.
     wanted: Option<Millis>,
+    /// The newest block that it has been told of, or that its state is of.
+    followed: Height,
+    /// The journal has been held against the chain since it came so far.
+    compared: bool,
     /// How frames that it lacks are asked for.
     fetch: Fetch,
     /// It publishes nothing any more: it cannot keep frames, or the node stops.
@@ -145,6 +149,8 @@ impl Publisher {
             released: BTreeMap::new(),
             own: None,
             wanted: None,
+            followed: Height(0),
+            compared: false,
             fetch: Fetch::default(),
             leaves,
             alarm,
@@ -159,6 +165,30 @@ impl Publisher {
             !self.journal.range(*topic).is_some_and(|(from, last)| from <= *first && last >= view.last())
         };
         server.view().iter().filter(lacks).map(|(topic, _)| topic).collect()
+    }
+
+    /// Whether the journal is where this actor is: not when it has blocks to take in, and not when it has begun anew.
+    fn is_current(&self) -> bool {
+        self.server.is_some() && self.journal.height() == self.followed
+    }
+
+    /// Once the journal has come to where the chain is, what it has of topics has to reach the ends of their queues.
+    fn compare(&mut self) {
+        if self.compared || !self.is_current() {
+            return;
+        }
+        self.compared = true;
+        if let Some((server, _)) = &self.server {
+            self.journal.keep_whole(|topic| server.view().get(topic).map(TopicView::last).unwrap_or_default());
+        }
+        let lacks = self.lacks();
+        if !lacks.is_empty() {
+            let topics: Vec<_> = lacks.iter().map(Topic::as_str).collect();
+            tracing::warn!(
+                topics = topics.join(" "),
+                "frames that wait to be published are not here: they are fetched from other nodes"
+            );
+        }
     }
 
     fn step(&mut self, input: Input, ctx: &mut Ctx<Self>) {
@@ -254,6 +284,7 @@ impl Publisher {
             self.step(Input::Link { server, is_up }, ctx);
         }
         self.others = others;
+        self.compare();
         let lacks = self.lacks();
         self.want_frames(&lacks);
         let stays = !self.leaves;
@@ -294,6 +325,8 @@ impl Handle<Begin> for Publisher {
         let topics: Vec<_> = view.iter().map(|(topic, _)| topic).collect();
         self.server = Some((Server::new(self.key, self.config, view, clock::now()), height));
         (self.others, self.part) = (Vec::new(), (false, false, BTreeSet::new()));
+        (self.followed, self.compared) = (height, false);
+        self.compare();
         topics.into_iter().for_each(|topic| self.show(topic));
         self.board.begin();
         self.look_at_listed(ctx);
@@ -352,6 +385,7 @@ impl Handle<Followed> for Publisher {
             reply.send(Err(error.into()));
             return;
         }
+        self.followed = self.followed.max(height);
         if height > from {
             for event in events {
                 let topic = topic_of(&event);
@@ -459,7 +493,7 @@ pub fn routes(router: Router, publisher: &Address<Publisher>) -> Router {
         .tell::<Words>(move |by, words| said.tell(SaidWords { by, words }))
         .tell::<WantWords>(move |by, words| wanted.tell(Wanted { by, words }))
         .tell::<WantFrames>(move |by, frames| frames_wanted.tell(FramesWanted { by, frames }))
-        .tell::<Frames>(move |_, frames| frames_given.tell(FramesGiven { frames }))
+        .tell::<Frames>(move |by, frames| frames_given.tell(FramesGiven { by, frames }))
 }
 
 /// The connection to another server has come or gone: there is something to look at.

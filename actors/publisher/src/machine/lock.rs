@@ -5,12 +5,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use standin_foundation::{PublicKey, Seat};
+use standin_foundation::{Height, PublicKey, Seat};
 
 use crate::ids::{Fence, Sequence};
 
 /// The shortest lease, in ms.
 pub const LEASE_MS_MIN: u32 = 100;
+/// For so many blocks a seat is kept from a lock of which it has made nothing.
+pub const BARRED_BLOCKS: u64 = 16;
 /// The longest lease, in ms.
 pub const LEASE_MS_MAX: u32 = 60_000;
 
@@ -23,6 +25,10 @@ pub struct Lock {
     pub held: Option<Grant>,
     /// The number that a lock service outside the chain has given with the grant that holds; 0 where none does.
     pub outside: u64,
+    /// The seat of whoever had the newest grant, and whether anything was published under it.
+    user: Option<(Seat, bool)>,
+    /// A seat that may not have it before this block, unless another one has had it.
+    barred: Option<(Seat, Height)>,
     /// What seats have attested since the last renewal or checkpoint that would make it void.
     attested: BTreeMap<Seat, Ground>,
 }
@@ -163,6 +169,16 @@ pub enum LockRefused {
     /// The lease is too short or too long.
     #[error("a lease of {0} ms: {LEASE_MS_MIN} to {LEASE_MS_MAX} are allowed")]
     Lease(u32),
+    /// Its seat has just lost the lock without having published anything under it.
+    #[error(
+        "seat {seat} lost the lock and had published nothing under it: before block {until} another seat is to have it"
+    )]
+    Barred {
+        /// The seat.
+        seat: Seat,
+        /// From then on it may have it again.
+        until: Height,
+    },
     /// What is attested has been overtaken.
     #[error("attested of {found:?}: the lock is beyond that")]
     Overtaken {
@@ -234,6 +250,28 @@ impl Lock {
         }
     }
 
+    /// Whether a seat may have the lock at this block. One that has lost it on suspicion, and had published nothing under it, is kept from it until another seat has had
+    /// it, or some blocks have passed: or else a server that lies could have it for ever, lease after lease.
+    pub fn may_have(&self, seat: Seat, height: Height) -> Result<(), LockRefused> {
+        match self.barred {
+            Some((barred, until)) if barred == seat && height < until => Err(LockRefused::Barred { seat, until }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A member of this seat has just been granted the lock.
+    pub fn had_by(&mut self, seat: Seat) {
+        self.user = Some((seat, false));
+        self.barred = self.barred.filter(|(barred, _)| *barred == seat);
+    }
+
+    /// The newest grant has ended on suspicion, in this block.
+    pub fn failed(&mut self, height: Height) {
+        if let Some((seat, false)) = self.user {
+            self.barred = Some((seat, height.plus(BARRED_BLOCKS)));
+        }
+    }
+
     /// The grant, if it is the sender's and this fence holds.
     pub fn check(&self, sender: &PublicKey, fence: Fence) -> Result<&Grant, LockRefused> {
         let stale = LockRefused::StaleFence { found: fence, newest: self.fence, is_held: self.held.is_some() };
@@ -260,6 +298,7 @@ impl Lock {
 
     /// The owner has published: what was attested of its standing still is void; and all that was, where its renewals are not the chain's and nothing else makes it so.
     pub fn progressed(&mut self, outside: bool) {
+        self.user = self.user.map(|(seat, _)| (seat, true));
         self.attested.retain(|_, ground| !outside && !matches!(ground, Ground::Stalled { .. }));
     }
 

@@ -300,16 +300,22 @@ impl Rules<'_> {
         lease_ms: u32,
         state: &mut State<'_>,
     ) -> Result<Vec<Event>, Reject> {
-        self.seat(&self.table(state), state)?;
+        let table = self.table(state);
+        let seat = self.seat(&table, state)?;
         let mut record = record(state, topic)?;
         let (lock, time_ms) = (&mut record.lock, self.context.time_ms);
+        // Of a chain of one seat nobody else could have it.
+        let may_have = if table.seats.len() > 1 { lock.may_have(seat, self.context.height) } else { Ok(()) };
         let granted = match (record.settings.outside, outside) {
-            (false, None) => lock.acquire(self.sender, after, lease_ms, time_ms).map(|fence| (fence, None)),
+            (false, None) => {
+                may_have.and_then(|()| lock.acquire(self.sender, after, lease_ms, time_ms)).map(|fence| (fence, None))
+            }
             (true, Some(outside)) => lock.claim(self.sender, (after, outside), lease_ms, time_ms),
             (true, None) => return Err(Reject::new(format!("the lock of topic `{topic}` stands outside the chain"))),
             (false, Some(_)) => return Err(Reject::new(format!("the lock of topic `{topic}` stands on the chain"))),
         };
         let (fence, superseded) = granted.map_err(|refused| Reject::new(refused.to_string()))?;
+        record.lock.had_by(seat);
         let mut events = Vec::new();
         if let Some(Grant { owner, .. }) = superseded {
             events.push(self.released(topic, after, owner, Reason::Superseded, state)?);
@@ -412,6 +418,7 @@ impl Rules<'_> {
                 Ok(reason) => {
                     events.push(Event::Attested { topic, fence, seat, ground });
                     if let (Some(reason), Some(owner)) = (reason, owner) {
+                        record.lock.failed(self.context.height);
                         events.push(self.released(topic, fence, owner, reason, state)?);
                     }
                 }

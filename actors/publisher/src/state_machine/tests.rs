@@ -342,3 +342,53 @@ fn malformed_instructions_are_refused_before_and_when_they_are_ordered() {
     assert_eq!(net.chain.state().root(), root);
     let _ = Server::new(key(1).public(), crate::Config::default(), View::of(net.chain.state()), Default::default());
 }
+
+/// A seat whose servers have the lock, lease after lease, and publish nothing, keeps no topic for itself: another seat has it next.
+#[test]
+fn h16_a_seat_that_published_nothing_lets_another_one_have_the_lock_first() {
+    let mut net = Net::new();
+    net.push(50, 0, content(&["a"])).unwrap();
+    let lost = |net: &mut Net, fence, by: [u8; 2]| {
+        for seat in by {
+            net.attest(seat, fence, Ground::Stalled { published: Sequence(0) }).unwrap();
+        }
+    };
+    net.acquire(1, 0).unwrap();
+    lost(&mut net, 1, [2, 3]);
+    for member in [1, 11] {
+        let refused = net.acquire(member, 1).unwrap_err();
+        assert!(refused.contains("seat 0 lost the lock and had published nothing under it"), "{refused}");
+    }
+    // Another one has it, and fails as well: the first is not kept from it any more.
+    net.acquire(2, 1).unwrap();
+    lost(&mut net, 2, [3, 4]);
+    assert!(net.acquire(12, 2).unwrap_err().contains("seat 1 lost"));
+    net.acquire(11, 2).unwrap();
+    // Whoever has published something is none that keeps a topic for itself.
+    net.hold(11, 3, None, Some(1));
+    net.push(50, 1, content(&["b"])).unwrap();
+    for seat in [2, 3] {
+        net.attest(seat, 3, Ground::Lost { renewals: 0 }).unwrap();
+    }
+    net.acquire(1, 3).unwrap();
+    // Where nobody else wants it, some blocks are enough.
+    for seat in [2, 3] {
+        net.attest(seat, 4, Ground::Lost { renewals: 0 }).unwrap();
+    }
+    let refused = (0..30).take_while(|_| net.acquire(1, 4).is_err()).count() as u64;
+    assert_eq!(refused, crate::machine::lock::BARRED_BLOCKS - 1, "each ask was a block");
+}
+
+/// Of a chain of one seat its members are all that there are.
+#[test]
+fn of_a_chain_of_one_seat_any_member_goes_on_at_once() {
+    let mut genesis = genesis();
+    genesis.seats.truncate(1);
+    let genesis = Arc::new(genesis);
+    let machine = Topics::new(Arc::clone(&genesis), Builtin);
+    let mut net = Net { chain: Chain::new(&genesis, Arc::new(machine)), genesis, nonce: 0 };
+    net.push(50, 0, content(&["a"])).unwrap();
+    net.acquire(1, 0).unwrap();
+    net.attest(1, 1, Ground::Lost { renewals: 0 }).unwrap();
+    net.acquire(11, 1).unwrap();
+}
