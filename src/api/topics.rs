@@ -145,6 +145,9 @@ pub(super) async fn frame(
         Ok(which) => which,
         Err(error) => return bad(format!("{error}")),
     };
+    if !node.publication.board.is_live() {
+        return not_live();
+    }
     let journal = node.publication.journal.clone();
     // Files are read.
     let found = web::block(move || {

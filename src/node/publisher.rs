@@ -36,6 +36,7 @@ const HANDED_IN_WITHIN: Duration = Duration::from_secs(5);
 const OUTCOME_WITHIN: Duration = Duration::from_secs(5);
 /// An instruction that is said again within so many blocks is the same transaction.
 const SAME_FOR_BLOCKS: u64 = 64;
+const ASKED_FOR_BLOCKS: u64 = 4;
 /// After something went wrong it is tried again after this time.
 const AGAIN: Duration = Duration::from_millis(200);
 /// How often the chain's list of a cluster's members is compared with the auth node's.
@@ -119,8 +120,10 @@ impl Surroundings for Around {
                 Height(0) => around.head().await.unwrap_or_default(),
                 height => height,
             };
-            // Said again while nothing moves it is the same transaction: without a quorum nothing piles up.
-            let height = Height(height.0 / SAME_FOR_BLOCKS * SAME_FOR_BLOCKS);
+            // Said again while nothing moves it is the same transaction: without a quorum nothing piles up. What asks for a lock is judged anew sooner.
+            let same_for =
+                if matches!(instruction, Instruction::Acquire { .. }) { ASKED_FOR_BLOCKS } else { SAME_FOR_BLOCKS };
+            let height = Height(height.0 / same_for * same_for);
             let signed = instruction.sign(&around.genesis, &around.key, nonce_of(&instruction), height);
             let Ok(transaction) =
                 signed.inspect_err(|error| tracing::error!(%error, "an instruction that does not fit"))

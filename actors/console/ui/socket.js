@@ -46,6 +46,7 @@ function take(message) {
   switch (message.t) {
     case "hello":
       waited = 0;
+      store.notice.value = "";
       store.hello.value = message;
       store.offset.value = message.now_ms - Date.now();
       store.connection.value = { state: "live", why: "" };

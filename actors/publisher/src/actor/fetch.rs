@@ -18,20 +18,24 @@ use crate::messages::{FRAMES_AT_ONCE_MAX, FRAMES_BYTES_MAX, Frames, WantFrames};
 pub(super) struct Fetch {
     /// What was asked for and has not come counts on: the next try is of another topic, and then goes to another server.
     tries: usize,
-    /// When, whom, and for which topic.
-    asked: Option<(Millis, NodeId, Topic)>,
-    /// Whom frames were given, and when.
-    gave: BTreeMap<NodeId, Millis>,
+    /// When somebody was asked last.
+    last: Option<Millis>,
+    /// Who was asked for frames of which topic, and when: an answer may be long under way.
+    open: BTreeMap<(NodeId, Topic), Millis>,
+    /// Whom frames were given: since when, and how often.
+    gave: BTreeMap<NodeId, (Millis, u32)>,
 }
 
-/// One server is given frames no more often than this: a file is read for each.
-const GIVEN_EVERY_MS: u64 = 5;
+/// An answer that has not come after this time, in ms, does not count any more.
+const OPEN_MS: u64 = 30_000;
+/// One server is given frames so often in a time of so many ms: files are read for each.
+const GIVEN: (u32, u64) = (16, 100);
 
 impl Publisher {
     /// Asks another server for frames of a topic that is lacking some.
     pub(super) fn want_frames(&mut self, lacks: &BTreeSet<Topic>) {
         let now = clock::now();
-        let is_early = self.fetch.asked.is_some_and(|(at, ..)| now < at + WANTED_EVERY.as_millis() as u64);
+        let is_early = self.fetch.last.is_some_and(|at| now < at + WANTED_EVERY.as_millis() as u64);
         // What is still to come from its own blocks is not asked for.
         if lacks.is_empty() || is_early || self.leaves || !self.is_current() {
             return;
@@ -42,7 +46,9 @@ impl Publisher {
         let (Some(topic), Some((other, _))) = (topic, other) else { return };
         let frames = self.missing(topic);
         if !frames.is_empty() {
-            self.fetch.asked = Some((now, *other, topic));
+            self.fetch.last = Some(now);
+            self.fetch.open.retain(|_, at| now < *at + OPEN_MS);
+            self.fetch.open.insert((*other, topic), now);
             self.surroundings.want_frames(*other, &WantFrames { topic, frames });
         }
         self.fetch.tries = self.fetch.tries.wrapping_add(1);
@@ -102,13 +108,13 @@ impl Message for FramesWanted {
 impl Handle<FramesWanted> for Publisher {
     fn handle(&mut self, FramesWanted { by, frames: wanted }: FramesWanted, _: Reply<()>, _: &mut Ctx<Self>) {
         let now = clock::now();
-        let is_early = self.fetch.gave.get(&by).is_some_and(|at| now < *at + GIVEN_EVERY_MS);
-        if self.surroundings.seat_of(&by).is_none() || is_early {
+        self.fetch.gave.retain(|_, (since, _)| now < *since + GIVEN.1);
+        let (_, given) = self.fetch.gave.entry(by).or_insert((now, 0));
+        *given += 1;
+        if self.surroundings.seat_of(&by).is_none() || *given > GIVEN.0 {
             // Whoever has no answer asks again, or another one.
             return;
         }
-        self.fetch.gave.retain(|_, at| now < *at + GIVEN_EVERY_MS);
-        self.fetch.gave.insert(by, now);
         let (topic, mut frames, mut bytes) = (wanted.topic, Vec::new(), 0);
         for first in wanted.frames.into_iter().take(FRAMES_AT_ONCE_MAX) {
             // What it does not have, or cannot read, another one may.
@@ -146,16 +152,19 @@ impl Message for FramesGiven {
 impl Handle<FramesGiven> for Publisher {
     fn handle(&mut self, FramesGiven { by, frames }: FramesGiven, _: Reply<()>, ctx: &mut Ctx<Self>) {
         let topic = frames.topic;
-        let is_asked = self.fetch.asked.is_some_and(|(_, whom, of)| (whom, of) == (by, topic));
+        let is_asked = self.fetch.open.remove(&(by, topic)).is_some();
         if !is_asked || self.leaves || !self.is_current() {
             return;
         }
+        let bytes: usize = frames.frames.iter().map(|(_, bytes)| bytes.len()).sum();
         let taken = self.take_frames(frames);
         if taken > 0 {
             tracing::info!(%topic, frames = taken, "frames that wait were fetched from another node");
-            // Whoever had these has the ones before them, too.
-            self.fetch.tries = self.fetch.tries.wrapping_sub(1);
-            self.fetch.asked = None;
+            if taken >= FRAMES_AT_ONCE_MAX / 2 || bytes >= FRAMES_BYTES_MAX / 2 {
+                // Whoever had so many has the ones before them, too.
+                self.fetch.tries = self.fetch.tries.wrapping_sub(1);
+            }
+            self.fetch.last = None;
             self.look(ctx);
         }
     }

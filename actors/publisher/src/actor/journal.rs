@@ -392,19 +392,23 @@ impl Inner {
     ) -> Result<bool, LogError> {
         let in_front = |(_, indexed): &(Topic, Indexed)| indexed.place.segment < second;
         let waiting: Vec<_> = self.waiting(published).filter(in_front).collect();
+        let mut is_all = true;
         for (topic, indexed) in waiting {
-            if *left == 0 {
-                return Ok(false);
+            is_all = *left > 0;
+            if !is_all {
+                break;
             }
             *left = left.saturating_sub(u64::from(indexed.place.length));
-            let record = Bytes::from(indexed.place.read(folder)?);
-            let read = read_record(&record).and_then(|record| record.frame);
-            let is_sound = read.is_some_and(|(of, entry, content)| {
-                (of, entry.first) == (topic, indexed.first) && content.hash() == entry.content
-            });
-            let place = match is_sound {
-                true => Some(self.log.append_placed(&[&record])?.1),
-                false => None,
+            let record = indexed.place.read(folder).map(Bytes::from).ok();
+            let is_it = |record: &Bytes| {
+                let read = read_record(record).and_then(|record| record.frame);
+                read.is_some_and(|(of, entry, content)| {
+                    (of, entry.first) == (topic, indexed.first) && content.hash() == entry.content
+                })
+            };
+            let place = match record.filter(is_it) {
+                Some(record) => Some(self.log.append_placed(&[&record])?.1),
+                None => None,
             };
             self.copied |= place.is_some();
             let Some(frames) = self.index.get_mut(&topic) else { continue };
@@ -418,7 +422,7 @@ impl Inner {
             }
         }
         self.log.write_out()?;
-        Ok(true)
+        Ok(is_all)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It knows no clock. Time stands in what seats attest: each measures for itself, and f+1 of them release the lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use standin_foundation::{Height, PublicKey, Seat};
@@ -11,8 +11,8 @@ use crate::ids::{Fence, Sequence};
 
 /// The shortest lease, in ms.
 pub const LEASE_MS_MIN: u32 = 100;
-/// For so many blocks a seat is kept from a lock of which it has made nothing.
-pub const BARRED_BLOCKS: u64 = 16;
+/// A seat that has made nothing of a lock may have it again when it has been free for so many blocks: nobody else wants it.
+pub const BARRED_BLOCKS: u64 = 8;
 /// The longest lease, in ms.
 pub const LEASE_MS_MAX: u32 = 60_000;
 
@@ -27,8 +27,10 @@ pub struct Lock {
     pub outside: u64,
     /// The seat of whoever had the newest grant, and whether anything was published under it.
     user: Option<(Seat, bool)>,
-    /// A seat that may not have it before this block, unless another one has had it.
-    barred: Option<(Seat, Height)>,
+    /// Seats that have had it since anything was published, and have published nothing while data waited.
+    barred: BTreeSet<Seat>,
+    /// The block in which it became free last.
+    free_since: Height,
     /// What seats have attested since the last renewal or checkpoint that would make it void.
     attested: BTreeMap<Seat, Ground>,
 }
@@ -169,14 +171,14 @@ pub enum LockRefused {
     /// The lease is too short or too long.
     #[error("a lease of {0} ms: {LEASE_MS_MIN} to {LEASE_MS_MAX} are allowed")]
     Lease(u32),
-    /// Its seat has just lost the lock without having published anything under it.
+    /// Its seat has had the lock, and published nothing of what waited.
     #[error(
-        "seat {seat} lost the lock and had published nothing under it: before block {until} another seat is to have it"
+        "seat {seat} has had the lock and published nothing of what waits: before block {until} it is another seat's"
     )]
     Barred {
         /// The seat.
         seat: Seat,
-        /// From then on it may have it again.
+        /// If it is free until then, the seat may have it again.
         until: Height,
     },
     /// What is attested has been overtaken.
@@ -250,25 +252,26 @@ impl Lock {
         }
     }
 
-    /// Whether a seat may have the lock at this block. One that has lost it on suspicion, and had published nothing under it, is kept from it until another seat has had
-    /// it, or some blocks have passed: or else a server that lies could have it for ever, lease after lease.
+    /// Whether a seat may have the lock at this block. One that has had it and published nothing while data waited is kept from it until another seat has published
+    /// something, or the lock has been free for some blocks: or else servers that lie could have it for ever, lease after lease and turn by turn.
     pub fn may_have(&self, seat: Seat, height: Height) -> Result<(), LockRefused> {
-        match self.barred {
-            Some((barred, until)) if barred == seat && height < until => Err(LockRefused::Barred { seat, until }),
-            _ => Ok(()),
+        let until = self.free_since.plus(BARRED_BLOCKS);
+        match self.barred.contains(&seat) && height < until {
+            true => Err(LockRefused::Barred { seat, until }),
+            false => Ok(()),
         }
     }
 
     /// A member of this seat has just been granted the lock.
     pub fn had_by(&mut self, seat: Seat) {
         self.user = Some((seat, false));
-        self.barred = self.barred.filter(|(barred, _)| *barred == seat);
     }
 
-    /// The newest grant has ended on suspicion, in this block.
-    pub fn failed(&mut self, height: Height) {
-        if let Some((seat, false)) = self.user {
-            self.barred = Some((seat, height.plus(BARRED_BLOCKS)));
+    /// The newest grant has ended in this block, by its owner's word or on suspicion. `waits`: there are data that wait.
+    pub fn ended(&mut self, height: Height, waits: bool) {
+        self.free_since = height;
+        if let Some((seat, false)) = self.user.filter(|_| waits) {
+            self.barred.insert(seat);
         }
     }
 
@@ -299,6 +302,7 @@ impl Lock {
     /// The owner has published: what was attested of its standing still is void; and all that was, where its renewals are not the chain's and nothing else makes it so.
     pub fn progressed(&mut self, outside: bool) {
         self.user = self.user.map(|(seat, _)| (seat, true));
+        self.barred.clear();
         self.attested.retain(|_, ground| !outside && !matches!(ground, Ground::Stalled { .. }));
     }
 

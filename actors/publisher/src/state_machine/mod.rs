@@ -265,6 +265,7 @@ impl Rules<'_> {
             Instruction::Release { topic, fence } => {
                 let mut record = record(state, topic)?;
                 record.lock.release(&self.sender, fence).map_err(|refused| Reject::new(refused.to_string()))?;
+                record.lock.ended(self.context.height, record.dictionary.has_waiting());
                 self.released(topic, fence, self.sender, Reason::Resigned, state)
                     .and_then(|event| write(state, topic_key(topic), &record).map(|()| vec![event]))
             }
@@ -418,7 +419,7 @@ impl Rules<'_> {
                 Ok(reason) => {
                     events.push(Event::Attested { topic, fence, seat, ground });
                     if let (Some(reason), Some(owner)) = (reason, owner) {
-                        record.lock.failed(self.context.height);
+                        record.lock.ended(self.context.height, record.dictionary.has_waiting());
                         events.push(self.released(topic, fence, owner, reason, state)?);
                     }
                 }
@@ -513,6 +514,7 @@ impl Rules<'_> {
                     return Err(Reject::new(format!("nobody holds the lock of topic `{topic}` under fence {fence}")));
                 };
                 record.lock.force();
+                record.lock.ended(self.context.height, false);
                 write(state, topic_key(*topic), &record)?;
                 self.released(*topic, *fence, owner, Reason::Ordered, state).map(|event| vec![event])
             }
