@@ -29,6 +29,9 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const SILENT_MAX: Duration = Duration::from_secs(20);
 /// Bytes of what a terminal says.
 const INBOUND_BYTES_MAX: usize = 1_024;
+/// For so long the publisher may not have heard of a topic that the chain has; and how often that is looked at.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+const HEARD_LOOK: Duration = Duration::from_millis(2);
 /// Holdings in one answer.
 const HOLDINGS_MAX: u64 = 100;
 
@@ -72,7 +75,27 @@ pub(super) async fn topic(_: MayRead, node: web::Data<NodeHandle>, name: web::Pa
     if !node.publication.board.is_live() {
         return not_live();
     }
+    hear_of(&node, topic).await;
     respond(view_of(&node.publication, topic).ok_or_else(|| unknown(topic)))
+}
+
+/// The publisher hears of a block a moment after whoever waits for an outcome in it: a topic that the chain's state has is waited for,
+/// so that nobody is told that there is no topic to which they have just pushed through this node.
+async fn hear_of(node: &web::Data<NodeHandle>, topic: Topic) {
+    let board = &node.publication.board;
+    if board.get(topic).is_some() {
+        return;
+    }
+    let on_chain = read(node, move |ledger| Ok(record::topic(ledger.chain.state(), topic).is_some())).await;
+    let heard = async {
+        let mut interval = tokio::time::interval(HEARD_LOOK);
+        while board.get(topic).is_none() {
+            interval.tick().await;
+        }
+    };
+    if on_chain.unwrap_or(false) {
+        drop(tokio::time::timeout(HEARD_WITHIN, heard).await);
+    }
 }
 
 fn not_live() -> HttpResponse {
@@ -148,6 +171,7 @@ pub(super) async fn frame(
     if !node.publication.board.is_live() {
         return not_live();
     }
+    hear_of(&node, topic).await;
     let journal = node.publication.journal.clone();
     // Files are read.
     let found = web::block(move || {
@@ -235,6 +259,7 @@ pub(super) async fn follow(
     if publication.board.counted().terminals.load(Ordering::Relaxed) >= TERMINALS_MAX {
         return Ok(unavailable("too many terminals are connected to this node: ask another one".to_owned()));
     }
+    hear_of(&node, topic).await;
     let (feed, position) = match Feed::begin(publication, topic, place.begin(), place.late) {
         Ok(begun) => begun,
         Err(error) => return Ok(refused(&error)),
