@@ -6,6 +6,7 @@ mod candidate;
 mod cluster;
 mod holder;
 mod limit;
+mod query;
 mod reading;
 mod stream;
 mod topics;
@@ -28,13 +29,12 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix_web::{HttpRequest, HttpResponse, Responder, web};
+use actix_web::{HttpResponse, Responder, web};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use standin_consensus::actor::{Finished, Ledger, ReplicaStatus, Submit, Urgency};
-use standin_foundation::limits::{BATCH_TRANSACTIONS_MAX, HTTP_BODY_BYTES_MAX, QUERY_BYTES_MAX};
-use standin_foundation::{Height, PublicKey};
-use standin_ledger::builtin::Question;
+use standin_foundation::Height;
+use standin_foundation::limits::{BATCH_TRANSACTIONS_MAX, HTTP_BODY_BYTES_MAX};
 use standin_ledger::certificate::{self, CheckpointCertificate};
 use standin_ledger::store::{StoreError, StoredBlock};
 use standin_ledger::{
@@ -45,8 +45,6 @@ use tokio::sync::oneshot;
 use self::reading::MayRead;
 use crate::node::{NodeHandle, blocks_from};
 
-/// A read that is to see a block waits so long for it: less than clients wait for an answer.
-const REACHED_WITHIN: Duration = Duration::from_secs(5);
 /// Longest time that a request may wait for outcomes.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Blocks in one listing.
@@ -90,8 +88,8 @@ pub fn api_routes(handle: NodeHandle) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/api/v1/topics/{topic}/sources/{key}", web::get().to(topics::source))
             .route("/api/v1/topics/{topic}/follow", web::get().to(topics::follow))
             .route("/api/v1/backup", web::get().to(backup::backup))
-            .route("/api/v1/query", web::get().to(query))
-            .route("/api/v1/query", web::post().to(ask));
+            .route("/api/v1/query", web::get().to(query::query))
+            .route("/api/v1/query", web::post().to(query::ask));
     }
 }
 
@@ -537,114 +535,6 @@ async fn blocks(_: MayRead, node: web::Data<NodeHandle>, query: web::Query<ListQ
         Ok(blocks.into_iter().map(BlockView::from).collect::<Vec<_>>())
     };
     respond(read(&node, list).await)
-}
-
-#[derive(Debug, Deserialize)]
-struct QueryQuery {
-    title: Option<String>,
-    key: Option<String>,
-    account: Option<String>,
-    #[serde(flatten)]
-    fresh: Fresh,
-}
-
-/// How fresh an answer has to be.
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct Fresh {
-    /// The node has executed this block at least: what a transaction has changed is seen by whoever gives the height that it was answered with.
-    #[serde(default, deserialize_with = "number_of_text")]
-    at_least: Option<u64>,
-}
-
-/// A flattened query has texts alone.
-fn number_of_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(|_| serde::de::Error::custom(format!("`at_least`: `{text}` is no height")))
-}
-
-impl Fresh {
-    /// Waits until the node is so far.
-    async fn reached(self, node: &web::Data<NodeHandle>) -> Result<(), HttpResponse> {
-        let Some(wanted) = self.at_least.map(Height) else { return Ok(()) };
-        let mut executed = node.executed.clone();
-        // What was executed before the start is in the store alone.
-        let at = read(node, |ledger| Ok(ledger.chain.height())).await.map_err(|fault| respond::<()>(Err(fault)))?;
-        if at >= wanted {
-            return Ok(());
-        }
-        match tokio::time::timeout(REACHED_WITHIN, executed.wait_for(|height| *height >= wanted)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(unavailable("the node stops".to_owned())),
-            Err(_) => {
-                let at = (*node.executed.borrow()).max(at);
-                Err(unavailable(format!(
-                    "this node has come to block {at}, and not to {wanted}: ask again, or another one"
-                )))
-            }
-        }
-    }
-}
-
-async fn query(_: MayRead, node: web::Data<NodeHandle>, query: web::Query<QueryQuery>) -> HttpResponse {
-    let question = match question_of(&query) {
-        Ok(question) => question,
-        Err(error) => return bad(error),
-    };
-    if let Err(answer) = query.fresh.reached(&node).await {
-        return answer;
-    }
-    let answer = move |ledger: &Ledger| {
-        let key = question.state_key();
-        let state = ledger.chain.state();
-        Ok(AnswerView {
-            height: ledger.chain.height(),
-            value: state.get(&key).map(hex::encode),
-            root: state.root(),
-            proof: state.prove(&key),
-        })
-    };
-    respond(read(&node, answer).await)
-}
-
-/// Asks the node's own state machine: the body is the question, as the state machine reads it.
-async fn ask(
-    node: web::Data<NodeHandle>,
-    request: HttpRequest,
-    fresh: web::Query<Fresh>,
-    question: Bytes,
-) -> HttpResponse {
-    if let Err(refused) = reading::may_read(&request, &node, &question) {
-        return *refused;
-    }
-    if question.len() > QUERY_BYTES_MAX {
-        return bad(format!("the question has {} bytes, at most {QUERY_BYTES_MAX} are allowed", question.len()));
-    }
-    if let Err(answer) = fresh.reached(&node).await {
-        return answer;
-    }
-    let machine = Arc::clone(&node.state_machine);
-    let answer = move |ledger: &Ledger| {
-        // What panics there is the machine's own code, and the question that of a stranger.
-        let ask = std::panic::AssertUnwindSafe(|| machine.query(ledger.chain.state(), &question));
-        let answer = std::panic::catch_unwind(ask).unwrap_or_else(|_| Err(Reject::new("the state machine panicked")));
-        let answer = answer.map_err(|Reject(why)| HttpFault::Refused(why))?;
-        Ok(MachineAnswerView { height: ledger.chain.height(), answer: hex::encode(answer) })
-    };
-    respond(read(&node, answer).await)
-}
-
-fn question_of(query: &QueryQuery) -> Result<Question, String> {
-    match (&query.title, &query.key, &query.account) {
-        (Some(title), Some(key), None) if key.len() <= QUERY_BYTES_MAX => {
-            let title: Title = title.parse().map_err(|error| format!("title: {error}"))?;
-            Ok(Question::Record { title, key: key.clone().into_bytes() })
-        }
-        (None, None, Some(account)) => {
-            let account: PublicKey = account.parse().map_err(|error| format!("account: {error}"))?;
-            Ok(Question::Balance { account })
-        }
-        _ => Err("either `title` and `key`, or `account` is needed".to_owned()),
-    }
 }
 
 fn bad(error: String) -> HttpResponse {

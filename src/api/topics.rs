@@ -29,9 +29,8 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const SILENT_MAX: Duration = Duration::from_secs(20);
 /// Bytes of what a terminal says.
 const INBOUND_BYTES_MAX: usize = 1_024;
-/// For so long the publisher may not have heard of a topic that the chain has; and how often that is looked at.
+/// For so long the publisher may not have heard of a topic that the chain has.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
-const HEARD_LOOK: Duration = Duration::from_millis(2);
 /// Holdings in one answer.
 const HOLDINGS_MAX: u64 = 100;
 
@@ -87,14 +86,8 @@ async fn hear_of(node: &web::Data<NodeHandle>, topic: Topic) {
         return;
     }
     let on_chain = read(node, move |ledger| Ok(record::topic(ledger.chain.state(), topic).is_some())).await;
-    let heard = async {
-        let mut interval = tokio::time::interval(HEARD_LOOK);
-        while board.get(topic).is_none() {
-            interval.tick().await;
-        }
-    };
     if on_chain.unwrap_or(false) {
-        drop(tokio::time::timeout(HEARD_WITHIN, heard).await);
+        drop(tokio::time::timeout(HEARD_WITHIN, board.heard_of(topic)).await);
     }
 }
 

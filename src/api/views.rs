@@ -1,6 +1,5 @@
 //! What `/api/v1` answers with, read by [`crate::client`]; and the checks of what claims to be proven.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use standin_console::actions::Place;
 use standin_foundation::{Digest, Height, NodeId, PublicKey};
@@ -12,6 +11,7 @@ use standin_ledger::trie::StateProof;
 use standin_ledger::{Header, Outcome, Receipt, ReceiptProof, Title, Transaction, TransactionId};
 use standin_publisher::frame::{Content, Datum, Entry};
 use standin_publisher::machine::lock::Reason;
+pub use standin_publisher::terminal::BytesView;
 use standin_publisher::{Fence, Sequence, Topic};
 
 /// What became of a submitted transaction.
@@ -108,49 +108,6 @@ pub struct DatumView {
     pub id: BytesView,
     /// What is said.
     pub value: BytesView,
-}
-
-/// Bytes, as text where they are UTF-8.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum BytesView {
-    /// They are.
-    Text(String),
-    /// They are not.
-    Hex {
-        /// In hexadecimal.
-        hex: String,
-    },
-}
-
-impl From<&Bytes> for BytesView {
-    fn from(bytes: &Bytes) -> Self {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::Text(text.to_owned()),
-            Err(_) => Self::Hex { hex: hex::encode(bytes) },
-        }
-    }
-}
-
-impl BytesView {
-    /// The bytes; none if they are no hexadecimal.
-    pub fn bytes(&self) -> Option<Bytes> {
-        match self {
-            Self::Text(text) => Some(text.clone().into()),
-            Self::Hex { hex } => hex::decode(hex).ok().map(Bytes::from),
-        }
-    }
-}
-
-impl std::fmt::Display for BytesView {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // What strangers have said must not become a line of its own, or an order to a terminal.
-        match self {
-            Self::Text(text) if text.contains(char::is_control) => f.pad(&text.escape_debug().to_string()),
-            Self::Text(text) => f.pad(text),
-            Self::Hex { hex } => f.pad(&format!("0x{hex}")),
-        }
-    }
 }
 
 impl FrameView {

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use crate::network::{TestNetwork, data, run, told};
+use crate::network::{Running, TestNetwork, data, run, told};
 use crate::schema::faults;
 
 /// Longer than anything here takes.
@@ -330,16 +330,6 @@ async fn what_a_console_says_is_bounded_and_checked() {
     assert!((8..=16).contains(&open.len()), "{} are open", open.len());
     page.say(r#"{"t":"ping","id":9}"#).await;
     assert_eq!(page.until(|message| message["id"] == 9).await["ok"], true, "the first is served as before");
-}
-
-/// A process that dies with the test.
-struct Running(std::process::Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }
 
 /// What nodes say, and what they take, is what the schema says: everything of all topics, and each kind of message.

@@ -265,3 +265,14 @@ pub(crate) fn any_process_mentions(path: &Path) -> bool {
         line.windows(wanted.len()).any(|window| window == wanted)
     })
 }
+
+/// A process that dies with the test.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}

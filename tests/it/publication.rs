@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,24 +21,13 @@ use standin_publisher::messages::Takeover;
 use standin_publisher::terminal::{SUBPROTOCOL, ToTerminal};
 use standin_publisher::{Fence, Sequence, Topic};
 
-use crate::network::{TestNetwork, data, ended_within, refused, run, sound, standin, told};
+use crate::network::{Running, TestNetwork, data, ended_within, refused, run, sound, standin, told};
 
 /// Nothing here takes longer.
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// Conditions are looked at again after this time, until they hold.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// A child that dies with its test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
 
 fn all(network: &TestNetwork) -> String {
     (0..4).map(|index| network.url(index)).collect::<Vec<_>>().join(",")

@@ -130,14 +130,10 @@ impl ToTerminal {
         Ok(message)
     }
 
-    /// The message, as JSON: values are texts where they are UTF-8, and hexadecimal else.
+    /// The message, as JSON: values as [`BytesView`] says them.
     #[cfg(feature = "actor")]
     pub fn to_json(&self) -> String {
         use serde_json::json;
-        let text = |bytes: &Bytes| match std::str::from_utf8(bytes) {
-            Ok(text) => json!(text),
-            Err(_) => json!({ "hex": hex::encode(bytes) }),
-        };
         let value = match self {
             Self::Start(position) => json!({ "start": Place::of(position) }),
             Self::Takeover(TakeoverProof { takeover, epoch, witnesses }) => {
@@ -147,7 +143,7 @@ impl ToTerminal {
                 let data: Vec<_> = content
                     .data()
                     .iter()
-                    .map(|datum| json!({ "id": text(&datum.id), "value": text(&datum.value) }))
+                    .map(|datum| json!({ "id": BytesView::from(&datum.id), "value": BytesView::from(&datum.value) }))
                     .collect();
                 json!({ "frame": { "fence": fence, "first": entry.first, "count": entry.count, "content": entry.content,
                     "chain": entry.chain, "data": data } })
@@ -155,6 +151,53 @@ impl ToTerminal {
             Self::Refused { why, first } => json!({ "refused": { "why": why, "first": first } }),
         };
         value.to_string()
+    }
+}
+
+/// Bytes, as text where they are UTF-8.
+#[cfg(feature = "actor")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum BytesView {
+    /// They are.
+    Text(String),
+    /// They are not.
+    Hex {
+        /// In hexadecimal.
+        hex: String,
+    },
+}
+
+#[cfg(feature = "actor")]
+impl From<&Bytes> for BytesView {
+    fn from(bytes: &Bytes) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Hex { hex: hex::encode(bytes) },
+        }
+    }
+}
+
+#[cfg(feature = "actor")]
+impl BytesView {
+    /// The bytes; none if they are no hexadecimal.
+    pub fn bytes(&self) -> Option<Bytes> {
+        match self {
+            Self::Text(text) => Some(text.clone().into()),
+            Self::Hex { hex } => hex::decode(hex).ok().map(Bytes::from),
+        }
+    }
+}
+
+#[cfg(feature = "actor")]
+impl std::fmt::Display for BytesView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // What strangers have said must not become a line of its own, or an order to a terminal.
+        match self {
+            Self::Text(text) if text.contains(char::is_control) => f.pad(&text.escape_debug().to_string()),
+            Self::Text(text) => f.pad(text),
+            Self::Hex { hex } => f.pad(&format!("0x{hex}")),
+        }
     }
 }
 

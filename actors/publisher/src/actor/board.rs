@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use standin_foundation::{Millis, PublicKey};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::clock;
 use crate::ids::{Sequence, Topic};
@@ -71,6 +71,8 @@ pub struct Board {
     topics: Arc<RwLock<BTreeMap<Topic, watch::Sender<Standing>>>>,
     counted: Arc<Counted>,
     terminals: Arc<Mutex<Terminals>>,
+    /// Told whenever there is one topic more.
+    more: Arc<Notify>,
     /// 0 until it is known how topics stand, 1 from then on, 2 when nobody says so any more.
     life: Arc<AtomicU8>,
 }
@@ -84,7 +86,9 @@ impl Board {
         let known = self.read().get(&topic).cloned();
         let sender = known.unwrap_or_else(|| {
             let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-            topics.entry(topic).or_insert_with(|| watch::Sender::new(standing.clone())).clone()
+            let sender = topics.entry(topic).or_insert_with(|| watch::Sender::new(standing.clone())).clone();
+            self.more.notify_waiters();
+            sender
         });
         sender.send_if_modified(|known| {
             let is_new = *known != standing;
@@ -114,6 +118,18 @@ impl Board {
     /// Follows a topic; none if the chain does not have it.
     pub fn follow(&self, topic: Topic) -> Option<watch::Receiver<Standing>> {
         self.read().get(&topic).map(watch::Sender::subscribe)
+    }
+
+    /// Waits until it is known how a topic stands.
+    pub async fn heard_of(&self, topic: Topic) {
+        loop {
+            // From now on it is told.
+            let more = self.more.notified();
+            if self.read().contains_key(&topic) {
+                return;
+            }
+            more.await;
+        }
     }
 
     /// How a topic stands.
