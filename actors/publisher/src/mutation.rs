@@ -21,4 +21,6 @@ pub enum Mutation {
     StaleCheckpoint,
     /// A source goes on with the next push after one that came too early was refused.
     GapIgnored,
+    /// The chain gives a lock to whoever is first, also to seats that have made nothing of it.
+    BarUnkept,
 }

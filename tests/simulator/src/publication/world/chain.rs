@@ -13,6 +13,9 @@ use standin_publisher::state_machine::{content_of, events_of};
 use super::{From, Happening, World};
 use crate::invariants::Violation;
 
+/// From one block to the next, in ms.
+const BLOCK_MS: u64 = 5;
+
 impl World {
     pub(super) fn submit(&mut self, server: usize, instruction: &Instruction) {
         let Ok(payload) = instruction.to_wire() else { panic!("an instruction that does not fit: {instruction:?}") };
@@ -34,7 +37,8 @@ impl World {
 
     /// A transaction has its place: the chain carries it out.
     pub(super) fn execute(&mut self, transaction: &Transaction, from: From) -> Result<(), Violation> {
-        self.height += 1;
+        // A block takes in what comes within a few ms.
+        self.height = self.height.max(1 + self.now / BLOCK_MS);
         let context = Context { height: Height(self.height), time_ms: self.now, version: 1 };
         let mut state = State::new(&self.state);
         let applied = self.machine.apply(&context, transaction, &mut state);
@@ -87,6 +91,7 @@ impl World {
                 if *reason == Reason::Expired {
                     self.expired.insert((*topic, fence.0));
                 }
+                self.keep_what_is_free(*topic);
                 // In the time that was agreed on an owner has stopped before others find that its lease has run out.
                 let server = self.hosts.iter().position(|host| host.key == *owner);
                 if let (Some(server), Reason::Expired) = (server, reason)

@@ -31,6 +31,8 @@ pub enum Fault {
     Forgotten,
     /// From now on a server sends what it likes.
     Forger(usize),
+    /// From now on the servers of a seat take locks and publish nothing.
+    Keepers(usize),
 }
 
 /// What goes wrong with a server.
@@ -102,6 +104,7 @@ impl World {
             }
             Fault::Forgotten => self.outside_forgets(),
             Fault::Forger(server) => self.hosts[server].forges = true,
+            Fault::Keepers(seat) => self.begin_keeping(seat),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod chain;
 mod faults;
+mod keepers;
 mod outside;
 mod sources;
 mod terminals;
@@ -25,7 +26,7 @@ use standin_publisher::machine::source::{Outcome, Source, SourceConfig};
 use standin_publisher::machine::terminal::{Position, Published, Terminal};
 use standin_publisher::machine::view::View;
 use standin_publisher::machine::witness::{TakeoverProof, Witnesses, Word};
-use standin_publisher::messages::{Event, Takeover};
+use standin_publisher::messages::{Event, Instruction, Takeover};
 use standin_publisher::mutation::Mutation;
 use standin_publisher::{Config, Sequence, Topic, Topics};
 
@@ -82,6 +83,16 @@ enum Happening {
     /// A server asks for words that it lacks.
     WantWords {
         server: usize,
+    },
+    /// A server that keeps locks for nothing looks at one.
+    Keep {
+        server: usize,
+        topic: Topic,
+    },
+    /// A server has all frames that wait, in the life of this number.
+    Fetched {
+        server: usize,
+        life: u64,
     },
     /// Something comes to the lock service outside the chain.
     OutsideAsk {
@@ -190,6 +201,12 @@ struct Host {
     cut_from_store: bool,
     held_until: u64,
     forges: bool,
+    /// It takes locks, and publishes nothing.
+    keeps: bool,
+    /// Topics of which it lacks frames that wait.
+    lacks: BTreeSet<Topic>,
+    /// How often it has started.
+    life: u64,
     /// Its clock: thousandths of its rate, and where it began.
     rate: u64,
     offset: u64,
@@ -216,6 +233,8 @@ pub struct World {
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
     happenings: BTreeMap<usize, Happening>,
     rng: Rng,
+    /// For what came to the campaign later: seeds that have found something keep their meaning.
+    apart: Rng,
     switched: Option<Switched>,
     seats: Seats,
     chain: Digest,
@@ -262,6 +281,7 @@ fn key(n: usize) -> PublicKey {
 impl World {
     /// Some seats with a server each or two, some topics, sources and terminals.
     pub fn new(rng: &mut Rng, switched: Option<Switched>) -> Result<Self, Violation> {
+        let mut apart = Rng::with_seed(rng.clone().u64(..) ^ 0x6170_6172_7400_0000);
         let (seats, per_seat) = (rng.choice([1, 4, 4, 7]).unwrap_or(4), rng.usize(1..3));
         let servers = (seats * per_seat).max(2);
         let (topics, terminals, sources) = (rng.usize(1..4), rng.usize(1..4), rng.usize(1..3));
@@ -322,6 +342,7 @@ impl World {
             connection: 0,
             nonce: 0,
             rng,
+            apart: apart.fork(),
         };
         world.move_some_outside();
         world.begin_epoch_later();
@@ -339,6 +360,11 @@ impl World {
     /// How many servers.
     pub fn servers(&self) -> usize {
         self.hosts.len()
+    }
+
+    /// How many seats.
+    pub fn seats(&self) -> usize {
+        self.seats.len()
     }
 
     /// How many sources.
@@ -444,6 +470,7 @@ impl World {
             | Happening::Wake { server }
             | Happening::Word { server, .. }
             | Happening::WantWords { server }
+            | Happening::Fetched { server, .. }
             | Happening::EpochKnown { server, .. }
             | Happening::OutsideSaid { server, .. }
             | Happening::OutsideListed { server }
@@ -480,6 +507,8 @@ impl World {
             }
             Happening::Word { server, word } => self.heard(server, word)?,
             Happening::WantWords { server } => self.want_words(server)?,
+            Happening::Keep { server, topic } => self.keep_always(server, topic),
+            Happening::Fetched { server, life } => self.fetched(server, life)?,
             Happening::Epoch => self.begin_epoch(),
             Happening::EpochKnown { server, epoch } => {
                 let known = &mut self.hosts[server].epoch;
@@ -559,8 +588,13 @@ impl World {
         host.witnesses = Witnesses::default();
         host.at = self.events.len();
         host.wake = None;
+        self.lose_some(server);
+        let lacks = match self.switched {
+            Some(Switched::Driver(Driver::LackUntold)) => BTreeSet::new(),
+            _ => self.hosts[server].lacks.clone(),
+        };
         // All of them speak for their seats: a seat counts once, whoever speaks.
-        for input in [Input::Speaks(true), Input::Serves(true)] {
+        for input in [Input::Lacks(lacks), Input::Speaks(true), Input::Serves(true)] {
             let Some(machine) = self.hosts[server].server.as_mut() else { return Ok(()) };
             let (effects, next) = machine.step(now, input);
             self.carry_out(server, effects, next)?;
@@ -577,6 +611,26 @@ impl World {
             self.at(self.now + after, Happening::Connect { terminal, server });
         }
         Ok(())
+    }
+
+    /// A server that starts again may have lost frames that wait, of some topics; it has them again after a while.
+    fn lose_some(&mut self, server: usize) {
+        let host = &mut self.hosts[server];
+        host.life += 1;
+        host.lacks.clear();
+        if host.life > 1 && self.apart.bool() {
+            host.lacks = self.topics.iter().copied().filter(|_| self.apart.bool()).collect();
+            let (life, after) = (host.life, self.apart.u64(50..1_500));
+            self.at(self.now + after, Happening::Fetched { server, life });
+        }
+    }
+
+    fn fetched(&mut self, server: usize, life: u64) -> Result<(), Violation> {
+        if self.hosts[server].life != life {
+            return Ok(());
+        }
+        self.hosts[server].lacks.clear();
+        self.step(server, Input::Lacks(BTreeSet::new()))
     }
 
     /// A server's clock: it runs a little too fast or too slow, and began anywhere.
@@ -615,9 +669,18 @@ impl World {
     fn carry_out(&mut self, server: usize, effects: Vec<Effect>, next: Option<Millis>) -> Result<(), Violation> {
         for effect in effects {
             match effect {
-                Effect::Submit(instruction) => self.submit(server, &instruction),
+                // Of a server that keeps locks for nothing only what it says of others is its machine's.
+                Effect::Submit(instruction) => {
+                    if !self.hosts[server].keeps || matches!(instruction, Instruction::Attest(_)) {
+                        self.submit(server, &instruction);
+                    }
+                }
                 Effect::Outside { topic, ask } => self.ask_outside(server, topic, ask),
                 Effect::Publish { topic, .. } => {
+                    if self.hosts[server].lacks.contains(&topic) {
+                        let what = format!("server {server} owns {topic} and lacks data of it that wait");
+                        return Err(Violation { invariant: "publishes_what_it_has", what });
+                    }
                     if let Some(topic) = self.topics.iter().position(|known| *known == topic) {
                         self.serve(server, topic)?;
                     }
@@ -651,6 +714,9 @@ impl Host {
             cut_from_store: false,
             held_until: 0,
             forges: false,
+            keeps: false,
+            lacks: BTreeSet::new(),
+            life: 0,
             rate: rng.u64(990..=1_010),
             offset: rng.u64(0..1_000_000) + 100_000,
             wall: 0,
