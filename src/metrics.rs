@@ -24,7 +24,9 @@ pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
     let mut registry = Registry::with_prefix("standin");
     match register(&node, &mut registry).await {
         Ok(()) => encoded(&registry),
-        Err(error) => HttpResponse::ServiceUnavailable().body(format!("the replica does not answer: {error}\n")),
+        Err(error) => {
+            HttpResponse::ServiceUnavailable().body(format!("the replica or the member does not answer: {error}\n"))
+        }
     }
 }
 
@@ -92,17 +94,15 @@ pub async fn register(node: &NodeHandle, registry: &mut Registry) -> Result<(), 
     let mut seconds = |name: &str, help: &str, of: &Distribution| registry.register(name, help, Seconds(of.clone()));
     seconds("commit_seconds", "From a transaction's submission at this node to its outcome", &status.times.commit);
     seconds("block_interval_seconds", "From one block to the next", &status.times.block_interval);
-    if let Ok(MemberStatus { view, syncs, .. }) = node.cluster().await {
-        seconds("log_sync_seconds", "How long syncs of the durable log take", &syncs);
-        let mut gauge =
-            |name: &str, help: &str, value: u64| registry.register(name, help, ConstGauge::new(signed(value)));
-        gauge("term", "The newest term of the seat that this node knows", view.term.0);
-        gauge("in_sync_members", "Members of the in-sync set by that term's grant", view.in_sync.len() as u64);
-        gauge("is_complete", "1 while this node's log holds all that its seat has said", u64::from(view.complete));
-        let behind = view.mates.iter().filter_map(|mate| mate.behind).max().unwrap_or_default();
-        gauge("replication_lag_records", "As holder: records that the slowest member has not acknowledged", behind);
-        gauge("holder_suspected", "1 while this node suspects the holder", u64::from(view.suspicion.is_some()));
-    }
+    let MemberStatus { view, syncs, .. } = node.cluster().await?;
+    seconds("log_sync_seconds", "How long syncs of the durable log take", &syncs);
+    let mut gauge = |name: &str, help: &str, value: u64| registry.register(name, help, ConstGauge::new(signed(value)));
+    gauge("term", "The newest term of the seat that this node knows", view.term.0);
+    gauge("in_sync_members", "Members of the in-sync set by that term's grant", view.in_sync.len() as u64);
+    gauge("is_complete", "1 while this node's log holds all that its seat has said", u64::from(view.complete));
+    let behind = view.mates.iter().filter_map(|mate| mate.behind).max().unwrap_or_default();
+    gauge("replication_lag_records", "As holder: records that the slowest member has not acknowledged", behind);
+    gauge("holder_suspected", "1 while this node suspects the holder", u64::from(view.suspicion.is_some()));
     register_actors(registry, &node.actors.list());
     Ok(())
 }
@@ -112,7 +112,7 @@ fn register_topics(registry: &mut Registry, publication: &Publication) {
     type Label = [(&'static str, String); 1];
     type Value = fn(&Standing, Millis) -> u64;
     let (now, all, counted) = (publication.board.now(), publication.board.all(), publication.board.counted());
-    let gauges: [(&str, &str, Value); 4] = [
+    let gauges: [(&str, &str, Value); 5] = [
         ("topic_fence", "The newest grant of the topic's lock", |topic, _| {
             topic.takeover.map_or(0, |takeover| takeover.fence.0)
         }),
@@ -121,6 +121,9 @@ fn register_topics(registry: &mut Registry, publication: &Publication) {
             topic.published.upto.0
         }),
         ("topic_published_here", "1 while this node publishes the topic", |topic, now| u64::from(topic.publishes(now))),
+        ("topic_lacks", "1 while data wait to be published that this node does not have", |topic, _| {
+            u64::from(topic.lacks)
+        }),
     ];
     for (name, help, value) in gauges {
         let family = Family::<Label, Gauge>::default();

@@ -29,8 +29,6 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const SILENT_MAX: Duration = Duration::from_secs(20);
 /// Bytes of what a terminal says.
 const INBOUND_BYTES_MAX: usize = 1_024;
-/// For so long the publisher may not have heard of a topic that the chain has.
-const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// Holdings in one answer.
 const HOLDINGS_MAX: u64 = 100;
 
@@ -51,6 +49,7 @@ fn view_of(publication: &Publication, topic: Topic) -> Option<TopicView> {
         published: standing.published.upto,
         kept_from: kept.map(|(first, _)| first),
         publishes_here: standing.publishes(publication.board.now()),
+        lacks: standing.lacks,
     })
 }
 
@@ -59,6 +58,7 @@ pub(super) async fn topics(_: MayRead, node: web::Data<NodeHandle>) -> HttpRespo
     if !node.publication.board.is_live() {
         return not_live();
     }
+    node.topics_current().await;
     let all = node.publication.board.all();
     let topics: Vec<_> = all.into_iter().filter_map(|(topic, _)| view_of(&node.publication, topic)).collect();
     let orders = read(&node, |ledger| Ok(record::register(ledger.chain.state()).orders)).await;
@@ -74,21 +74,8 @@ pub(super) async fn topic(_: MayRead, node: web::Data<NodeHandle>, name: web::Pa
     if !node.publication.board.is_live() {
         return not_live();
     }
-    hear_of(&node, topic).await;
+    node.topics_current().await;
     respond(view_of(&node.publication, topic).ok_or_else(|| unknown(topic)))
-}
-
-/// The publisher hears of a block a moment after whoever waits for an outcome in it: a topic that the chain's state has is waited for,
-/// so that nobody is told that there is no topic to which they have just pushed through this node.
-async fn hear_of(node: &web::Data<NodeHandle>, topic: Topic) {
-    let board = &node.publication.board;
-    if board.get(topic).is_some() {
-        return;
-    }
-    let on_chain = read(node, move |ledger| Ok(record::topic(ledger.chain.state(), topic).is_some())).await;
-    if on_chain.unwrap_or(false) {
-        drop(tokio::time::timeout(HEARD_WITHIN, board.heard_of(topic)).await);
-    }
 }
 
 fn not_live() -> HttpResponse {
@@ -164,7 +151,7 @@ pub(super) async fn frame(
     if !node.publication.board.is_live() {
         return not_live();
     }
-    hear_of(&node, topic).await;
+    node.topics_current().await;
     let journal = node.publication.journal.clone();
     // Files are read.
     let found = web::block(move || {
@@ -252,7 +239,7 @@ pub(super) async fn follow(
     if publication.board.counted().terminals.load(Ordering::Relaxed) >= TERMINALS_MAX {
         return Ok(unavailable("too many terminals are connected to this node: ask another one".to_owned()));
     }
-    hear_of(&node, topic).await;
+    node.topics_current().await;
     let (feed, position) = match Feed::begin(publication, topic, place.begin(), place.late) {
         Ok(begun) => begun,
         Err(error) => return Ok(refused(&error)),
@@ -285,7 +272,9 @@ fn refused(error: &FeedError) -> HttpResponse {
         FeedError::Refused(SessionRefused::Forgotten { first, .. }) => {
             HttpResponse::Gone().json(ErrorView { first: Some(Height(first.0)), ..what.into() })
         }
-        FeedError::Ahead { .. } => HttpResponse::RangeNotSatisfiable().json(ErrorView::from(what)),
+        FeedError::Ahead { .. } | FeedError::Lacks { .. } => {
+            HttpResponse::RangeNotSatisfiable().json(ErrorView::from(what))
+        }
         FeedError::Refused(_) => HttpResponse::Conflict().json(ErrorView::from(what)),
         _ => unavailable(what),
     }

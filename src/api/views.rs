@@ -50,6 +50,8 @@ pub struct TopicView {
     pub kept_from: Option<Sequence>,
     /// This node publishes it.
     pub publishes_here: bool,
+    /// Data wait that this node does not have: it asks other nodes for them, and does not publish the topic before.
+    pub lacks: bool,
 }
 
 /// All topics.

@@ -7,6 +7,7 @@ use clap::Args;
 use standin::client::ClientError;
 use standin::publication::{Begin, Delivered, FollowError, Notice, Terminal};
 use standin_publisher::machine::terminal::Position;
+use standin_publisher::terminal::BytesView;
 use standin_publisher::{Sequence, Topic};
 
 use super::Failure;
@@ -121,9 +122,9 @@ fn print(arguments: &FollowArguments, delivered: &Delivered, left: Option<u64>) 
                 out.write_all(b"\n")?;
             }
             Output::Json | Output::Jsonl => {
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                let fence = delivered.position.fence;
-                let line = serde_json::json!({ "sequence": sequence, "fence": fence, "id": text(&datum.id), "value": text(&datum.value) });
+                let (fence, id, value) =
+                    (delivered.position.fence, BytesView::from(&datum.id), BytesView::from(&datum.value));
+                let line = serde_json::json!({ "sequence": sequence, "fence": fence, "id": id, "value": value });
                 writeln!(out, "{line}")?;
             }
         }

@@ -78,6 +78,18 @@ enum TopicCommand {
         #[arg(long)]
         outside: bool,
     },
+    /// Give up data that wait and that no node has any more: the topic goes on behind them, and terminals are told that they are missing. Operators order it.
+    Skip {
+        #[command(flatten)]
+        client: ClientArguments,
+        #[command(flatten)]
+        approving: Approving,
+        /// The topic.
+        topic: Topic,
+        /// The last datum that is given up, which is the last of a frame. The first is the first that waits.
+        #[arg(long, value_name = "SEQ")]
+        upto: u64,
+    },
     /// Show the data of a frame: from the first of the nodes that keeps it, checked against its hash. That a number's frame has this hash is the node's word.
     Frame {
         #[command(flatten)]
@@ -97,6 +109,11 @@ pub(super) async fn topic(arguments: TopicArguments) -> Result<(), Failure> {
             let sources = (!sources.is_empty()).then(|| sources.into_iter().collect::<BTreeSet<_>>());
             let change = TopicChange::Set(topic, Settings { sources, text, outside });
             order(&client.first()?, &approving, change).await
+        }
+        TopicCommand::Skip { client, approving, topic, upto } => {
+            let client = client.first()?;
+            let from = Sequence(client.topic(topic).await?.published.0.saturating_add(1));
+            order(&client, &approving, TopicChange::Skip { topic, from, upto: Sequence(upto) }).await
         }
         TopicCommand::Frame { client, topic, which, output } => frame(&client, topic, which, output).await,
     }

@@ -330,6 +330,9 @@ fn told_of_topic(change: &TopicChange) -> String {
         TopicChange::Release(topic, fence) => {
             format!("whoever holds the lock of topic {topic} under fence {fence} loses it")
         }
+        TopicChange::Skip { topic, from, upto } => {
+            format!("data {from} to {upto} of topic {topic} are lost: they are given up, and nobody will ever see them")
+        }
     }
 }
 

@@ -148,8 +148,9 @@ impl<S: Application> Node<S> {
 
     /// Follows a topic at this node: each datum once, in order, without a gap, also while other nodes publish. What another node publishes is seen when the chain
     /// says so, some 20 ms later.
-    pub fn follow(&self, topic: Topic, begin: Begin) -> Result<Following, FollowingError> {
+    pub async fn follow(&self, topic: Topic, begin: Begin) -> Result<Following, FollowingError> {
         let handle = &self.inner.handle;
+        handle.topics_current().await;
         let (feed, position) = Feed::begin(handle.publication.clone(), topic, begin, false)?;
         let (chain, book) = (handle.genesis.digest(), Arc::clone(&handle.book));
         Ok(Following { feed, machine: Terminal::new(topic, position), chain, book })

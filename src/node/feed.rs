@@ -51,6 +51,14 @@ pub enum FeedError {
         /// The newest grant of the topic's lock, as far as the node knows.
         fence: Fence,
     },
+    /// Nobody can say here what comes before the datum that was asked for: data that wait before it are not here. Another node may have them, or this one in a moment.
+    #[error("this node does not have all data of topic `{topic}` that wait before datum {from}")]
+    Lacks {
+        /// The topic.
+        topic: Topic,
+        /// The datum that was asked for.
+        from: Sequence,
+    },
     /// What it needs is forgotten, or its position is of another history.
     #[error(transparent)]
     Refused(#[from] SessionRefused),
@@ -173,6 +181,7 @@ fn position_of(
     };
     Ok(match publication.journal.frame_of(topic, from)? {
         Some((entry, _)) => at(Sequence(entry.first.0.saturating_sub(1)), entry.before),
+        None if from > standing.published.upto && standing.lacks => return Err(FeedError::Lacks { topic, from }),
         None if from > standing.published.upto => published,
         // It is not kept, and that is said.
         None => at(Sequence(from.0.saturating_sub(1)), Digest::ZERO),

@@ -25,7 +25,7 @@ use standin_publisher::Topics;
 use standin_publisher::actor::LinksChanged;
 use standin_stage::bridge::{Bridge, OnDown, Peers, Router};
 use standin_stage::{Address, CallError, Cell, Registry, Remote};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::access::Access;
 use super::actions::{self, Modes};
@@ -48,6 +48,9 @@ const VERIFY_JOBS_MAX: usize = 8_192;
 
 /// Those who may follow the blocks over HTTP at one time.
 const FOLLOWERS_MAX: usize = 32;
+
+/// The publisher has come as far as the chain within this time, or is not waited for.
+const CURRENT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A handle to what a node offers. Cheap to clone; works from any thread.
 #[derive(Clone)]
@@ -119,6 +122,17 @@ impl NodeHandle {
     /// How the member and its cluster stand.
     pub async fn cluster(&self) -> Result<MemberStatus, CallError> {
         self.member.ask(AskMember, Duration::from_secs(2)).await
+    }
+
+    /// Waits, for a second at most, until the publisher has come as far as the chain here, as it does a moment after whoever waits for an outcome in the newest block:
+    /// topics stand then as whoever has just pushed through this node left them.
+    pub async fn topics_current(&self) {
+        let (sender, head) = oneshot::channel();
+        // Whoever asks may have gone; and where a read is not taken, nothing is known.
+        let taken = self.reader.read(move |ledger| _ = sender.send(ledger.chain.height()));
+        if taken && let Ok(head) = head.await {
+            drop(tokio::time::timeout(CURRENT_WITHIN, self.publication.board.wait_for(head)).await);
+        }
     }
 }
 

@@ -235,6 +235,9 @@ impl Surroundings for Around {
             Happened::Event(Event::Released { topic, fence, reason, .. }) => {
                 tracing::info!(%topic, %fence, %reason, "lock released");
             }
+            Happened::Event(Event::Skipped { topic, from, checkpoint }) => {
+                tracing::warn!(%topic, %from, upto = %checkpoint.upto, "data that no node has were given up, by order of operators");
+            }
             Happened::Event(_) => {}
         }
     }

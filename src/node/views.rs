@@ -281,6 +281,7 @@ impl View for TopicsView {
                 "queued": standing.queued.0,
                 "published": standing.published.upto.0,
                 "waiting": waiting(standing),
+                "lacks": standing.lacks,
             });
             (topic.to_string(), row(fields))
         });

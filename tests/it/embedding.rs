@@ -66,14 +66,14 @@ async fn data_are_published_and_followed_through_nodes_of_ones_own() {
     while source.waiting() > 0 {
         source.acknowledged().await.unwrap();
     }
-    let unknown = network.node(0).unwrap().follow("nothing".parse().unwrap(), Begin::Now).unwrap_err();
+    let unknown = network.node(0).unwrap().follow("nothing".parse().unwrap(), Begin::Now).await.unwrap_err();
     assert!(unknown.to_string().contains("there is no topic `nothing`"), "{unknown}");
     // A terminal at each of the first two nodes; the last is stopped, whether it publishes or not.
     let (mut seen, mut terminals) = ([Vec::new(), Vec::new()], Vec::new());
     for index in 0..2 {
         let node = network.node(index).unwrap().clone();
         node.query(&"nothing".to_owned(), Freshness::Linearizable).await.unwrap_err();
-        terminals.push(node.follow(topic, Begin::At(Sequence(1))).unwrap());
+        terminals.push(node.follow(topic, Begin::At(Sequence(1))).await.unwrap());
     }
     network.stop_node(3).await;
     (50..100).for_each(|number| _ = source.push(datum(number)).unwrap());
@@ -90,10 +90,10 @@ async fn data_are_published_and_followed_through_nodes_of_ones_own() {
     assert_eq!(seen, [all.clone(), all]);
     // From a position that was stored it goes on behind it; from one of another history it does not.
     let position = terminals[0].position();
-    let again = network.node(1).unwrap().follow(topic, Begin::Behind(position));
+    let again = network.node(1).unwrap().follow(topic, Begin::Behind(position)).await;
     assert_eq!(again.unwrap().position().last, Sequence(100));
     let forged = Begin::Behind(Position { chain: Digest::sha256(b"forged"), ..position });
-    let refused = network.node(1).unwrap().follow(topic, forged).unwrap_err();
+    let refused = network.node(1).unwrap().follow(topic, forged).await.unwrap_err();
     assert!(refused.to_string().contains("no frame that ends at"), "{refused}");
     network.shutdown().await;
 }

@@ -8,8 +8,10 @@ use std::process::Command;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
+use standin::publication::Begin;
 use standin::testing::{Shape, TestNetwork};
 use standin::{Application, Call, Reject, Store, StoreView};
+use standin_publisher::Sequence;
 use standin_publisher::frame::Datum;
 
 use crate::network::{data, run, told};
@@ -50,6 +52,9 @@ async fn alerts_and_dashboard_use_metrics_that_nodes_have() {
     let mut source = network.node(0).unwrap().publish("rates".parse().unwrap()).await.unwrap();
     source.push(Datum { id: Default::default(), value: "1".into() }).unwrap();
     source.acknowledged().await.unwrap();
+    // Each topic has its own series, from when the publisher has heard of it.
+    let mut terminal = network.node(0).unwrap().follow("rates".parse().unwrap(), Begin::At(Sequence(1))).await.unwrap();
+    terminal.next().await.unwrap();
     network.node(0).unwrap().metrics(&mut registry).await.unwrap();
     let mut told = String::new();
     encode(&mut told, &registry).unwrap();

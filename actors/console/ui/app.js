@@ -6,6 +6,7 @@ import { clusters, connection, gaps, height, hello, members, nodes, notice, own 
 import { logIn, logOut, want } from "./socket.js";
 import { keysOn, onKey, toggleKeys } from "./keys.js";
 import { always, views } from "./views/index.js";
+import { askToFind } from "./views/chain.js";
 import { ActionDialog } from "./actions.js";
 
 const STATES = {
@@ -26,8 +27,7 @@ effect(() => want([...always, ...view.value.topics]));
 onKey("/", () => {
   if (!offered.value.some((one) => one.id === "chain")) return;
   location.hash = "#/chain";
-  // The view may be drawn with the next frame only.
-  requestAnimationFrame(() => requestAnimationFrame(() => document.querySelector('.find input')?.focus()));
+  askToFind();
 });
 
 function Header() {

@@ -134,6 +134,15 @@ pub enum TopicChange {
     Set(Topic, Settings),
     /// Whoever holds the lock under this fence loses it.
     Release(Topic, Fence),
+    /// Data that wait are given up, since nobody has them any more: the topic goes on behind them. Whoever holds the lock loses it.
+    Skip {
+        /// The topic.
+        topic: Topic,
+        /// The first datum that waits.
+        from: Sequence,
+        /// The last one that is given up: the last of a frame.
+        upto: Sequence,
+    },
 }
 
 /// What is ordered about topics. It takes effect with the next transaction.
@@ -169,6 +178,9 @@ impl Canonical for TopicOrder {
                 }
                 TopicChange::Release(topic, fence) => {
                     out.u8(2).bytes(topic.as_str().as_bytes()).u64(fence.0);
+                }
+                TopicChange::Skip { topic, from, upto } => {
+                    out.u8(3).bytes(topic.as_str().as_bytes()).u64(from.0).u64(upto.0);
                 }
             }
         }
@@ -248,6 +260,15 @@ pub enum Event {
         seat: Seat,
         /// Why.
         ground: Ground,
+    },
+    /// Data that waited were given up: nobody publishes them.
+    Skipped {
+        /// The topic.
+        topic: Topic,
+        /// The first of them.
+        from: Sequence,
+        /// Up to where.
+        checkpoint: Checkpoint,
     },
     /// The lock is free.
     Released {

@@ -1,7 +1,7 @@
 // The order as it is made: phases and votes of the newest places, the newest blocks, and one box that finds anything.
-import { computed, signal } from "@preact/signals";
+import { computed, signal, useSignalEffect } from "@preact/signals";
 import { html } from "../html.js";
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { api, loaded, nodes, own, tables } from "../store.js";
 import { onKey } from "../keys.js";
 import { condition } from "./topology.js";
@@ -27,6 +27,9 @@ function toggle() {
 }
 const holding = { onMouseEnter: hold, onMouseLeave: goOn, onFocusIn: hold, onFocusOut: goOn };
 const found = signal(null);
+// Whether the box is wanted: it may not be drawn yet, and takes the keys as soon as it is.
+const boxWanted = signal(false);
+export const askToFind = () => { boxWanted.value = true; };
 
 const time = (ms) => (ms ? new Date(ms).toLocaleTimeString("en-GB") + "." + String(ms % 1000).padStart(3, "0") : "");
 
@@ -131,10 +134,16 @@ function Transactions() {
 }
 
 export function Chain() {
+  const box = useRef(null);
   useEffect(() => onKey("p", toggle), []);
+  useSignalEffect(() => {
+    if (!boxWanted.value) return;
+    boxWanted.value = false;
+    box.current.focus();
+  });
   return html`<section aria-labelledby="find"><h2 id="find">Find</h2>
       <form class="find" role="search" onSubmit=${(event) => { event.preventDefault(); find(event.target.elements.what.value); }}>
-        <input name="what" type="search" aria-label="Height or hash of a block, id of a transaction, or a node" placeholder="height or hash of a block, id of a transaction, or a node" autocomplete="off" />
+        <input ref=${box} name="what" type="search" aria-label="Height or hash of a block, id of a transaction, or a node" placeholder="height or hash of a block, id of a transaction, or a node" autocomplete="off" />
         <button>Find</button></form><${Found} /></section>
     <section aria-labelledby="consensus"><h2 id="consensus">Consensus</h2><${Strip} /></section>
     <section aria-labelledby="blocks"><h2 id="blocks">Blocks</h2>${blocks.value.length > 0 ? html`<${Blocks} />` : html`<p class="empty">${loaded.value.has("blocks") ? "The node has executed no block yet." : "…"}</p>`}</section>

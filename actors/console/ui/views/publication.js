@@ -32,7 +32,7 @@ function Topics() {
     <div class="scroll list" tabindex="0" role="region" aria-label="Topics"><table class="rows topics">${head(["topic", "published by", "fence", "queued", "published", "waiting", "lease"])}
     <tbody>${topics.value.map((topic) => html`<tr key=${topic.name} data-topic=${topic.name} class=${topic.owner == null ? "event fault" : ""}><th scope="row">${topic.name}</th>
       <td>${topic.owner == null ? "nobody" : nameOf(topic.owner)}</td><td>${number(topic.fence)}</td><td>${number(topic.queued)}</td><td>${number(topic.published)}</td>
-      <td>${number(topic.waiting)}</td><td>${topic.lease_ms == null ? "" : `${number(topic.lease_ms)} ms`}</td></tr>`)}</tbody></table></div>`;
+      <td>${number(topic.waiting)}${topic.lacks ? ", not all of them here" : ""}</td><td>${topic.lease_ms == null ? "" : `${number(topic.lease_ms)} ms`}</td></tr>`)}</tbody></table></div>`;
 }
 
 function Followed() {

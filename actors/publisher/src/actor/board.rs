@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use standin_foundation::{Millis, PublicKey};
-use tokio::sync::{Notify, watch};
+use standin_foundation::{Height, Millis, PublicKey};
+use tokio::sync::watch;
 
 use super::clock;
 use crate::ids::{Sequence, Topic};
@@ -29,6 +29,8 @@ pub struct Standing {
     pub published: Checkpoint,
     /// While this server owns the lock: until when, on this node's clock, and up to which datum it publishes.
     pub own: Option<(Millis, Sequence)>,
+    /// Data wait of which this server does not have the frames: it does not compete for the lock.
+    pub lacks: bool,
 }
 
 impl Standing {
@@ -71,8 +73,8 @@ pub struct Board {
     topics: Arc<RwLock<BTreeMap<Topic, watch::Sender<Standing>>>>,
     counted: Arc<Counted>,
     terminals: Arc<Mutex<Terminals>>,
-    /// Told whenever there is one topic more.
-    more: Arc<Notify>,
+    /// After which block topics stand as they are told to.
+    at: Arc<watch::Sender<Height>>,
     /// 0 until it is known how topics stand, 1 from then on, 2 when nobody says so any more.
     life: Arc<AtomicU8>,
 }
@@ -86,9 +88,7 @@ impl Board {
         let known = self.read().get(&topic).cloned();
         let sender = known.unwrap_or_else(|| {
             let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-            let sender = topics.entry(topic).or_insert_with(|| watch::Sender::new(standing.clone())).clone();
-            self.more.notify_waiters();
-            sender
+            topics.entry(topic).or_insert_with(|| watch::Sender::new(standing.clone())).clone()
         });
         sender.send_if_modified(|known| {
             let is_new = *known != standing;
@@ -120,16 +120,15 @@ impl Board {
         self.read().get(&topic).map(watch::Sender::subscribe)
     }
 
-    /// Waits until it is known how a topic stands.
-    pub async fn heard_of(&self, topic: Topic) {
-        loop {
-            // From now on it is told.
-            let more = self.more.notified();
-            if self.read().contains_key(&topic) {
-                return;
-            }
-            more.await;
-        }
+    /// Topics are told as they stood after this block, or a later one.
+    pub(super) fn come_to(&self, height: Height) {
+        self.at.send_if_modified(|at| height > std::mem::replace(at, height.max(*at)));
+    }
+
+    /// Waits until topics are told as they stood after this block.
+    pub async fn wait_for(&self, height: Height) {
+        // The sender is this board's own.
+        drop(self.at.subscribe().wait_for(|at| *at >= height).await);
     }
 
     /// How a topic stands.

@@ -225,7 +225,8 @@ impl Publisher {
         let seats = |epoch| self.surroundings.seats(epoch);
         let proof = view.takeover.as_ref().and_then(|takeover| self.witnesses.proof(takeover, seats));
         let TopicView { takeover, held, published, .. } = *view;
-        let standing = Standing { takeover, proof, held, queued: view.last(), published, own };
+        let lacks = self.part.2.contains(&topic);
+        let standing = Standing { takeover, proof, held, queued: view.last(), published, own, lacks };
         self.board.set(topic, standing);
     }
 
@@ -290,8 +291,9 @@ impl Publisher {
         let stays = !self.leaves;
         let part = (self.surroundings.speaks() && stays, self.surroundings.serves() && stays, lacks);
         if part != self.part {
-            self.part = part.clone();
+            let before = std::mem::replace(&mut self.part, part.clone());
             let (speaks, serves, lacks) = part;
+            before.2.symmetric_difference(&lacks).for_each(|topic| self.show(*topic));
             self.step(Input::Speaks(speaks), ctx);
             self.step(Input::Idle(lacks.is_empty()), ctx);
             self.step(Input::Lacks(lacks), ctx);
@@ -328,6 +330,7 @@ impl Handle<Begin> for Publisher {
         (self.followed, self.compared) = (height, false);
         self.compare();
         topics.into_iter().for_each(|topic| self.show(topic));
+        self.board.come_to(height);
         self.board.begin();
         self.look_at_listed(ctx);
         self.look(ctx);
@@ -404,6 +407,7 @@ impl Handle<Followed> for Publisher {
                 topic.into_iter().for_each(|topic| self.show(topic));
             }
         }
+        self.board.come_to(height);
         reply.send(Ok(()));
     }
 }
@@ -537,6 +541,7 @@ fn topic_of(event: &Event) -> Option<Topic> {
         | Event::Queued { topic, .. }
         | Event::Renewed { topic, .. }
         | Event::Published { topic, .. }
+        | Event::Skipped { topic, .. }
         | Event::Released { topic, .. } => Some(*topic),
         Event::Granted(takeover) => Some(takeover.topic),
         _ => None,

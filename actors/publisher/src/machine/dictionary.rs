@@ -95,10 +95,18 @@ pub enum DictionaryRefused {
         published: Sequence,
     },
     /// No frame ends there, or too far on.
-    #[error("checkpoint at {upto}: no frame that waits within the next {CHECKPOINT_FRAMES_MAX} ends there")]
+    #[error("up to {upto}: no frame that waits within the next {CHECKPOINT_FRAMES_MAX} ends there")]
     NoFrame {
         /// What was shown.
         upto: Sequence,
+    },
+    /// What is to be given up does not begin with what waits.
+    #[error("data from {from} on are to be given up, and the first that waits is {next}: draft it anew")]
+    NotFirst {
+        /// What was shown.
+        from: Sequence,
+        /// What is.
+        next: Sequence,
     },
     /// It is of another history.
     #[error("checkpoint at {upto}: its chain value is not that of the dictionary")]
@@ -147,23 +155,52 @@ impl Dictionary {
         if upto <= self.published {
             return Err(DictionaryRefused::NotBeyond { upto, published: self.published });
         }
+        let (passed, last) = self.frames_upto(upto, frame_at)?;
+        if last.chain != *chain {
+            return Err(DictionaryRefused::WrongChain { upto });
+        }
+        self.pass(&passed, &last);
+        Ok(passed)
+    }
+
+    /// Gives up what waits from the first datum that does up to this one: nobody has it any more. Gives the frames that it passes, and the chain value behind them.
+    pub fn skip(
+        &mut self,
+        from: Sequence,
+        upto: Sequence,
+        frame_at: impl Fn(Sequence) -> Option<Entry>,
+    ) -> Result<(Vec<Sequence>, Digest), DictionaryRefused> {
+        match self.published.next().ok_or(DictionaryRefused::NoSequence)? {
+            next if next != from => return Err(DictionaryRefused::NotFirst { from, next }),
+            _ => {}
+        }
+        let (passed, last) = self.frames_upto(upto, frame_at)?;
+        self.pass(&passed, &last);
+        Ok((passed, last.chain))
+    }
+
+    /// The frames that wait up to a datum, by their first sequences, and the last of them, which ends there.
+    fn frames_upto(
+        &self,
+        upto: Sequence,
+        frame_at: impl Fn(Sequence) -> Option<Entry>,
+    ) -> Result<(Vec<Sequence>, Entry), DictionaryRefused> {
         let mut passed = Vec::new();
         let mut next = self.published.next().ok_or(DictionaryRefused::NoSequence)?;
         for _ in 0..CHECKPOINT_FRAMES_MAX {
             let Some(entry) = frame_at(next).filter(|entry| entry.last() <= upto) else { break };
             passed.push(entry.first);
-            if entry.last() < upto {
-                next = entry.next();
-                continue;
+            if entry.last() == upto {
+                return Ok((passed, entry));
             }
-            if entry.chain != *chain {
-                return Err(DictionaryRefused::WrongChain { upto });
-            }
-            (self.published, self.published_chain) = (upto, entry.chain);
-            self.waiting = self.waiting.saturating_sub(passed.len() as u64);
-            return Ok(passed);
+            next = entry.next();
         }
         Err(DictionaryRefused::NoFrame { upto })
+    }
+
+    fn pass(&mut self, passed: &[Sequence], last: &Entry) {
+        (self.published, self.published_chain) = (last.last(), last.chain);
+        self.waiting = self.waiting.saturating_sub(passed.len() as u64);
     }
 
     /// Whether something waits to be published.
@@ -244,6 +281,28 @@ mod tests {
         assert_eq!(publish(4, chain_at(4)), Ok(vec![Sequence(4)]));
         assert!(!dictionary.has_waiting());
         assert_eq!(dictionary.published_chain, dictionary.chain);
+    }
+
+    /// What nobody has any more is passed, and the order goes on behind it.
+    #[test]
+    fn what_is_given_up_ends_with_a_frame_and_begins_with_what_waits() {
+        let (mut dictionary, mut source, mut entries) =
+            (Dictionary::default(), SourceRecord::default(), BTreeMap::new());
+        for values in [&["a", "b"][..], &["c"], &["d", "e"]] {
+            let next = source.next;
+            let entry = queued(dictionary.push(&mut source, &push(1, next, values)));
+            entries.insert(entry.first, entry);
+        }
+        let chain_at = |first: u64| entries[&Sequence(first)].chain;
+        let at = |sequence| entries.get(&sequence).copied();
+        let mut skip = |from: u64, upto: u64| dictionary.skip(Sequence(from), Sequence(upto), at);
+        assert_eq!(skip(1, 1), Err(DictionaryRefused::NoFrame { upto: Sequence(1) }), "within a frame");
+        assert_eq!(skip(1, 6), Err(DictionaryRefused::NoFrame { upto: Sequence(6) }), "not queued");
+        assert_eq!(skip(3, 3), Err(DictionaryRefused::NotFirst { from: Sequence(3), next: Sequence(1) }));
+        assert_eq!(skip(1, 3), Ok((vec![Sequence(1), Sequence(3)], chain_at(3))));
+        assert_eq!(skip(1, 3), Err(DictionaryRefused::NotFirst { from: Sequence(1), next: Sequence(4) }), "once");
+        assert_eq!((dictionary.waiting, dictionary.next), (1, Sequence(6)));
+        assert_eq!(dictionary.publish(Sequence(5), &chain_at(4), at), Ok(vec![Sequence(4)]));
     }
 
     #[test]

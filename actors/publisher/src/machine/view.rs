@@ -136,7 +136,7 @@ impl View {
                 held.renewals = *renewals;
                 Some(*topic)
             }
-            Event::Published { topic, checkpoint, .. } => {
+            Event::Published { topic, checkpoint, .. } | Event::Skipped { topic, checkpoint, .. } => {
                 let view = self.topics.get_mut(topic)?;
                 view.published = *checkpoint;
                 view.waiting = view.waiting.split_off(&Sequence(checkpoint.upto.0.saturating_add(1)));

@@ -12,7 +12,7 @@ use standin_ledger::{
 };
 
 use crate::frame::{Entry, Push};
-use crate::ids::{Fence, PUBLISHER_TITLE, Topic};
+use crate::ids::{Fence, PUBLISHER_TITLE, Sequence, Topic};
 use crate::machine::dictionary::{Pushed, SourceRecord};
 use crate::machine::lock::{Grant, Ground, Reason};
 use crate::messages::{
@@ -95,7 +95,7 @@ impl<M: StateMachine> StateMachine for Topics<M> {
                     context,
                     sender,
                     #[cfg(feature = "mutations")]
-                    takes_stale: self.lacks(Mutation::StaleCheckpoint),
+                    mutation: self.mutation,
                 }
                 .carry_out(instruction, state)?
             }
@@ -244,7 +244,7 @@ struct Rules<'a> {
     context: &'a Context,
     sender: PublicKey,
     #[cfg(feature = "mutations")]
-    takes_stale: bool,
+    mutation: Option<Mutation>,
 }
 
 impl Rules<'_> {
@@ -307,6 +307,8 @@ impl Rules<'_> {
         let (lock, time_ms) = (&mut record.lock, self.context.time_ms);
         // Of a chain of one seat nobody else could have it.
         let may_have = if table.seats.len() > 1 { lock.may_have(seat, self.context.height) } else { Ok(()) };
+        #[cfg(feature = "mutations")]
+        let may_have = if self.mutation == Some(Mutation::BarUnkept) { Ok(()) } else { may_have };
         let granted = match (record.settings.outside, outside) {
             (false, None) => {
                 may_have.and_then(|()| lock.acquire(self.sender, after, lease_ms, time_ms)).map(|fence| (fence, None))
@@ -373,7 +375,7 @@ impl Rules<'_> {
     ) -> Result<(), Reject> {
         let checked = record.lock.check(&self.sender, fence).map(drop);
         #[cfg(feature = "mutations")]
-        let checked = if self.takes_stale { Ok(()) } else { checked };
+        let checked = if self.mutation == Some(Mutation::StaleCheckpoint) { Ok(()) } else { checked };
         checked.map_err(|refused| Reject::new(refused.to_string()))?;
         let mut holding: Holding =
             read(state, &holding_key(topic, fence)).ok_or_else(|| Reject::new("the grant is not on record"))?;
@@ -518,7 +520,30 @@ impl Rules<'_> {
                 write(state, topic_key(*topic), &record)?;
                 self.released(*topic, *fence, owner, Reason::Ordered, state).map(|event| vec![event])
             }
+            TopicChange::Skip { topic, from, upto } => self.skip(*topic, (*from, *upto), state),
         }
+    }
+
+    fn skip(
+        &self,
+        topic: Topic,
+        (from, upto): (Sequence, Sequence),
+        state: &mut State<'_>,
+    ) -> Result<Vec<Event>, Reject> {
+        let mut record = record(state, topic)?;
+        let entry_at = |first| read::<Entry>(state, &entry_key(topic, first));
+        let skipped = record.dictionary.skip(from, upto, entry_at);
+        let (passed, chain) = skipped.map_err(|no| Reject::new(format!("topic `{topic}`: {no}")))?;
+        passed.into_iter().for_each(|first| state.delete(entry_key(topic, first)));
+        let mut events = Vec::new();
+        // Whoever has it counts from where it began.
+        if let Some(Grant { owner, .. }) = record.lock.force() {
+            record.lock.ended(self.context.height, false);
+            events.push(self.released(topic, record.lock.fence, owner, Reason::Ordered, state)?);
+        }
+        write(state, topic_key(topic), &record)?;
+        events.push(Event::Skipped { topic, from, checkpoint: Checkpoint { upto, chain } });
+        Ok(events)
     }
 }
 

@@ -248,6 +248,33 @@ fn operators_say_who_may_push_what_and_take_a_lock_away() {
     assert!(matches!(events[..], [Event::Released { reason: Reason::Ordered, .. }]));
 }
 
+/// Data that nobody has any more hold up a topic no longer than operators want.
+#[test]
+fn operators_give_up_what_is_lost_and_the_topic_goes_on_behind_it() {
+    let mut net = Net::new();
+    net.push(50, 0, content(&["a", "b"])).unwrap();
+    net.push(50, 2, content(&["c"])).unwrap();
+    net.acquire(1, 0).unwrap();
+    let skip = |from, upto| vec![TopicChange::Skip { topic: Net::topic(), from: Sequence(from), upto: Sequence(upto) }];
+    assert!(net.order(0, skip(1, 2), &[91]).unwrap_err().contains("2 are needed"));
+    assert!(net.order(0, skip(2, 2), &[91, 92]).unwrap_err().contains("the first that waits is 1"));
+    assert!(net.order(0, skip(1, 1), &[91, 92]).unwrap_err().contains("no frame that waits"));
+    let mut view = View::of(net.chain.state());
+    let events = net.order(0, skip(1, 2), &[91, 92]).unwrap();
+    events.iter().for_each(|event| _ = view.note(event));
+    assert_eq!(view, View::of(net.chain.state()), "servers know of it what the state says");
+    assert!(matches!(
+        events[..],
+        [Event::Released { reason: Reason::Ordered, .. }, Event::Skipped { from: Sequence(1), .. }]
+    ));
+    let record = net.record();
+    assert_eq!((record.dictionary.published, record.dictionary.waiting), (Sequence(2), 1));
+    assert_eq!(record::entry(net.chain.state(), Net::topic(), Sequence(1)), None);
+    let takeover = net.acquire(1, 1).unwrap();
+    assert_eq!((takeover.from, takeover.before), (Sequence(3), record.dictionary.published_chain));
+    assert!(matches!(net.hold(1, 2, None, Some(3))[..], [Event::Published { .. }]));
+}
+
 /// On a chain of listed clients a push takes the role `publish`, and no topic begins by itself. Members need no role.
 #[test]
 fn listed_clients_need_the_role_and_members_do_not() {
