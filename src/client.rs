@@ -25,7 +25,7 @@ use standin_ledger::{
 };
 use standin_publisher::machine::terminal::Position;
 use standin_publisher::terminal::{MESSAGE_BYTES_MAX, SUBPROTOCOL, ToTerminal};
-use standin_publisher::{Sequence, Topic, WhichFrame};
+use standin_publisher::{Fence, Sequence, Topic, WhichFrame};
 
 use crate::api::{
     AnswerView, BlockView, CandidateView, ClusterView, DoneView, ErrorView, FrameView, HeldView, HoldingView,
@@ -355,6 +355,11 @@ impl Client {
     pub async fn holdings(&self, topic: Topic, of: Option<Sequence>) -> Result<Vec<HoldingView>, ClientError> {
         let of = of.map(|sequence| format!("?sequence={sequence}")).unwrap_or_default();
         self.get(&format!("/api/v1/topics/{topic}/holdings{of}")).await
+    }
+
+    /// Who published a topic before this fence, the newest first: a hundred holdings at the most.
+    pub async fn holdings_before(&self, topic: Topic, fence: Fence) -> Result<Vec<HoldingView>, ClientError> {
+        self.get(&format!("/api/v1/topics/{topic}/holdings?before={fence}")).await
     }
 
     /// A frame that the node keeps of a topic. Its data are those of its hash, and of the one that is asked for. Which frame has a number is the node's own word:

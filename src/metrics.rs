@@ -24,9 +24,7 @@ pub async fn metrics(node: web::Data<NodeHandle>) -> HttpResponse {
     let mut registry = Registry::with_prefix("standin");
     match register(&node, &mut registry).await {
         Ok(()) => encoded(&registry),
-        Err(error) => {
-            HttpResponse::ServiceUnavailable().body(format!("the replica or the member does not answer: {error}\n"))
-        }
+        Err(error) => HttpResponse::ServiceUnavailable().body(format!("the replica does not answer: {error}\n")),
     }
 }
 
@@ -94,15 +92,18 @@ pub async fn register(node: &NodeHandle, registry: &mut Registry) -> Result<(), 
     let mut seconds = |name: &str, help: &str, of: &Distribution| registry.register(name, help, Seconds(of.clone()));
     seconds("commit_seconds", "From a transaction's submission at this node to its outcome", &status.times.commit);
     seconds("block_interval_seconds", "From one block to the next", &status.times.block_interval);
-    let MemberStatus { view, syncs, .. } = node.cluster().await?;
-    seconds("log_sync_seconds", "How long syncs of the durable log take", &syncs);
-    let mut gauge = |name: &str, help: &str, value: u64| registry.register(name, help, ConstGauge::new(signed(value)));
-    gauge("term", "The newest term of the seat that this node knows", view.term.0);
-    gauge("in_sync_members", "Members of the in-sync set by that term's grant", view.in_sync.len() as u64);
-    gauge("is_complete", "1 while this node's log holds all that its seat has said", u64::from(view.complete));
-    let behind = view.mates.iter().filter_map(|mate| mate.behind).max().unwrap_or_default();
-    gauge("replication_lag_records", "As holder: records that the slowest member has not acknowledged", behind);
-    gauge("holder_suspected", "1 while this node suspects the holder", u64::from(view.suspicion.is_some()));
+    // Of a member that does not answer its mailbox tells (`actor_mailbox_oldest_ms`), with an alert: the rest is told all the same.
+    if let Ok(MemberStatus { view, syncs, .. }) = node.cluster().await {
+        seconds("log_sync_seconds", "How long syncs of the durable log take", &syncs);
+        let mut gauge =
+            |name: &str, help: &str, value: u64| registry.register(name, help, ConstGauge::new(signed(value)));
+        gauge("term", "The newest term of the seat that this node knows", view.term.0);
+        gauge("in_sync_members", "Members of the in-sync set by that term's grant", view.in_sync.len() as u64);
+        gauge("is_complete", "1 while this node's log holds all that its seat has said", u64::from(view.complete));
+        let behind = view.mates.iter().filter_map(|mate| mate.behind).max().unwrap_or_default();
+        gauge("replication_lag_records", "As holder: records that the slowest member has not acknowledged", behind);
+        gauge("holder_suspected", "1 while this node suspects the holder", u64::from(view.suspicion.is_some()));
+    }
     register_actors(registry, &node.actors.list());
     Ok(())
 }

@@ -90,9 +90,11 @@ fn unknown(topic: Topic) -> HttpFault {
 pub(super) struct WhichHolding {
     /// The datum whose holding is wanted.
     sequence: Option<u64>,
+    /// Older ones than of this fence.
+    before: Option<u64>,
 }
 
-/// Who published a topic under which fences: the newest holdings, or the one of a datum.
+/// Who published a topic under which fences: the newest holdings, those before a fence, or the one of a datum.
 pub(super) async fn holdings(
     _: MayRead,
     node: web::Data<NodeHandle>,
@@ -103,7 +105,7 @@ pub(super) async fn holdings(
         Ok(topic) => topic,
         Err(answer) => return *answer,
     };
-    let sequence = which.sequence.map(Sequence);
+    let WhichHolding { sequence, before } = which.into_inner();
     respond(
         read(&node, move |ledger| {
             let state = ledger.chain.state();
@@ -119,9 +121,11 @@ pub(super) async fn holdings(
                 ended_at: holding.ended.map(|(_, height)| height),
             };
             Ok(match sequence {
-                Some(sequence) => record::holding_of(state, topic, sequence).into_iter().map(view).collect::<Vec<_>>(),
+                Some(sequence) => {
+                    record::holding_of(state, topic, Sequence(sequence)).into_iter().map(view).collect::<Vec<_>>()
+                }
                 None => {
-                    let newest = record.lock.fence.0;
+                    let newest = record.lock.fence.0.min(before.map_or(u64::MAX, |before| before.saturating_sub(1)));
                     let fences = newest.saturating_sub(HOLDINGS_MAX - 1).max(1)..=newest;
                     fences.rev().filter_map(|fence| record::holding(state, topic, Fence(fence))).map(view).collect()
                 }
@@ -236,10 +240,10 @@ pub(super) async fn follow(
         Err(answer) => return Ok(*answer),
     };
     let publication = node.publication.clone();
+    node.topics_current().await;
     if publication.board.counted().terminals.load(Ordering::Relaxed) >= TERMINALS_MAX {
         return Ok(unavailable("too many terminals are connected to this node: ask another one".to_owned()));
     }
-    node.topics_current().await;
     let (feed, position) = match Feed::begin(publication, topic, place.begin(), place.late) {
         Ok(begun) => begun,
         Err(error) => return Ok(refused(&error)),
@@ -272,9 +276,7 @@ fn refused(error: &FeedError) -> HttpResponse {
         FeedError::Refused(SessionRefused::Forgotten { first, .. }) => {
             HttpResponse::Gone().json(ErrorView { first: Some(Height(first.0)), ..what.into() })
         }
-        FeedError::Ahead { .. } | FeedError::Lacks { .. } => {
-            HttpResponse::RangeNotSatisfiable().json(ErrorView::from(what))
-        }
+        FeedError::Ahead { .. } => HttpResponse::RangeNotSatisfiable().json(ErrorView::from(what)),
         FeedError::Refused(_) => HttpResponse::Conflict().json(ErrorView::from(what)),
         _ => unavailable(what),
     }

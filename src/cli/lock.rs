@@ -8,7 +8,7 @@ use standin::client::Client;
 use standin_foundation::PublicKey;
 use standin_ledger::approval::Approved;
 use standin_publisher::messages::{Settings, TopicChange, TopicOrder};
-use standin_publisher::{Sequence, Topic, WhichFrame};
+use standin_publisher::{Fence, Sequence, Topic, WhichFrame};
 
 use super::orders::{Approving, Draft};
 use super::output::{Output, OutputArguments, json};
@@ -38,6 +38,9 @@ enum LockCommand {
         /// Show who published this datum.
         #[arg(long, value_name = "SEQ")]
         sequence: Option<u64>,
+        /// Show older holdings than the one of this fence.
+        #[arg(long, value_name = "FENCE", conflicts_with = "sequence")]
+        before: Option<u64>,
         #[command(flatten)]
         output: OutputArguments,
     },
@@ -78,7 +81,8 @@ enum TopicCommand {
         #[arg(long)]
         outside: bool,
     },
-    /// Give up data that wait and that no node has any more: the topic goes on behind them, and terminals are told that they are missing. Operators order it.
+    /// Give up data that wait and that no node has any more: the topic goes on behind them, and terminals are told that they are missing. All nodes of `--node` are
+    /// asked first: it is refused if one of them has the data, or does not answer. Operators order it.
     Skip {
         #[command(flatten)]
         client: ClientArguments,
@@ -86,9 +90,9 @@ enum TopicCommand {
         approving: Approving,
         /// The topic.
         topic: Topic,
-        /// The last datum that is given up, which is the last of a frame. The first is the first that waits.
+        /// The last datum that is given up, which is the last of a frame; without it, the last before what some node has. The first is the first that waits.
         #[arg(long, value_name = "SEQ")]
-        upto: u64,
+        upto: Option<u64>,
     },
     /// Show the data of a frame: from the first of the nodes that keeps it, checked against its hash. That a number's frame has this hash is the node's word.
     Frame {
@@ -111,11 +115,44 @@ pub(super) async fn topic(arguments: TopicArguments) -> Result<(), Failure> {
             order(&client.first()?, &approving, change).await
         }
         TopicCommand::Skip { client, approving, topic, upto } => {
-            let client = client.first()?;
-            let from = Sequence(client.topic(topic).await?.published.0.saturating_add(1));
-            order(&client, &approving, TopicChange::Skip { topic, from, upto: Sequence(upto) }).await
+            let change = skip(&client, topic, upto.map(Sequence)).await?;
+            order(&client.first()?, &approving, change).await
         }
         TopicCommand::Frame { client, topic, which, output } => frame(&client, topic, which, output).await,
+    }
+}
+
+/// What is to be given up: from the first datum that waits to the last that no node has.
+async fn skip(nodes: &ClientArguments, topic: Topic, upto: Option<Sequence>) -> Result<TopicChange, Failure> {
+    let mut views = Vec::new();
+    for client in nodes.clients() {
+        let view = client.topic(topic).await.map_err(|error| {
+            let Failure { code, text } = error.into();
+            Failure::new(
+                code,
+                format!(
+                    "{text}: whether it has the data is not known; leave it out of --node only if what it had is lost"
+                ),
+            )
+        })?;
+        if !view.lacks {
+            let what = format!("{} has all data of topic {topic} that wait: nothing is to be given up", client.base());
+            return Err(Failure::new(6, what));
+        }
+        views.push(view);
+    }
+    let published = views.iter().map(|view| view.published).max().unwrap_or_default();
+    let queued = views.iter().map(|view| view.queued).max().unwrap_or_default();
+    let kept = views.iter().filter_map(|view| view.kept_from).filter(|first| *first > published).min();
+    let last = kept.map_or(queued, |first| Sequence(first.0.saturating_sub(1)));
+    match upto {
+        Some(upto) if upto > last => Err(Failure::new(
+            6,
+            format!("up to {upto}: a node has data of topic {topic} from {} on", last.0.saturating_add(1)),
+        )),
+        upto => {
+            Ok(TopicChange::Skip { topic, from: Sequence(published.0.saturating_add(1)), upto: upto.unwrap_or(last) })
+        }
     }
 }
 
@@ -154,8 +191,14 @@ fn print_frame(frame: &FrameView, output: OutputArguments) {
 pub(super) async fn lock(arguments: LockArguments) -> Result<(), Failure> {
     match arguments.command {
         LockCommand::List { client, output } => list(&client.first()?, output).await,
-        LockCommand::Show { client, topic, sequence, output } => {
-            show(&client.first()?, topic, sequence.map(Sequence), output).await
+        LockCommand::Show { client, topic, sequence, before, output } => {
+            let (client, sequence) = (client.first()?, sequence.map(Sequence));
+            let holdings = match before {
+                Some(fence) => client.holdings_before(topic, Fence(fence)).await?,
+                None => client.holdings(topic, sequence).await?,
+            };
+            show(&client.topic(topic).await?, holdings, sequence, output);
+            Ok(())
         }
         LockCommand::Release { client, approving, topic } => {
             let client = client.first()?;
@@ -201,11 +244,9 @@ async fn list(client: &Client, output: OutputArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn show(client: &Client, topic: Topic, of: Option<Sequence>, output: OutputArguments) -> Result<(), Failure> {
-    let (view, holdings) = (client.topic(topic).await?, client.holdings(topic, of).await?);
+fn show(view: &TopicView, holdings: Vec<HoldingView>, of: Option<Sequence>, output: OutputArguments) {
     let shown = serde_json::json!({ "topic": view, "holdings": holdings });
-    output.one(&shown, |_| print_lock(&view, holdings, of));
-    Ok(())
+    output.one(&shown, |_| print_lock(view, holdings, of));
 }
 
 fn print_lock(view: &TopicView, holdings: Vec<HoldingView>, of: Option<Sequence>) {

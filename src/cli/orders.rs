@@ -331,7 +331,7 @@ fn told_of_topic(change: &TopicChange) -> String {
             format!("whoever holds the lock of topic {topic} under fence {fence} loses it")
         }
         TopicChange::Skip { topic, from, upto } => {
-            format!("data {from} to {upto} of topic {topic} are lost: they are given up, and nobody will ever see them")
+            format!("data {from} to {upto} of topic {topic} are lost: they are given up, and no server publishes them")
         }
     }
 }

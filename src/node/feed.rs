@@ -130,7 +130,12 @@ impl Feed {
         }
         let (journal, topic) = (&self.publication.journal, self.topic);
         let (mut broken, mut content) = (None, None);
+        let behind = Sequence(standing.published.upto.0.saturating_add(1));
         let find = |next| match journal.look(topic, next) {
+            // Given up, or forgotten with all else: what comes will be behind it.
+            Ok((Found::Beyond, _)) if next < behind && journal.range(topic).is_none() => {
+                Found::Forgotten { first: behind }
+            }
             Ok((found, read)) => {
                 content = read;
                 found
@@ -203,6 +208,8 @@ fn resume(
     // A topic of which nothing is kept goes on behind what was published.
     let nothing = Sequence(published.upto.0.saturating_add(1));
     let first = publication.journal.range(topic).map_or(nothing, |(first, _)| first);
+    // Data that wait and are not here may come yet.
+    let first = if standing.lacks { first.min(nothing) } else { first };
     Session::resume(position, WINDOW, chain, first)
 }
 

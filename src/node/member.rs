@@ -127,12 +127,18 @@ impl NodeHandle {
     /// Waits, for a second at most, until the publisher has come as far as the chain here, as it does a moment after whoever waits for an outcome in the newest block:
     /// topics stand then as whoever has just pushed through this node left them.
     pub async fn topics_current(&self) {
+        let board = &self.publication.board;
         let (sender, head) = oneshot::channel();
         // Whoever asks may have gone; and where a read is not taken, nothing is known.
-        let taken = self.reader.read(move |ledger| _ = sender.send(ledger.chain.height()));
-        if taken && let Ok(head) = head.await {
-            drop(tokio::time::timeout(CURRENT_WITHIN, self.publication.board.wait_for(head)).await);
+        if !board.is_live() || !self.reader.read(move |ledger| _ = sender.send(ledger.chain.height())) {
+            return;
         }
+        let current = async {
+            if let Ok(head) = head.await {
+                board.wait_for(head).await;
+            }
+        };
+        drop(tokio::time::timeout(CURRENT_WITHIN, current).await);
     }
 }
 

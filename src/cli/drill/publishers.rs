@@ -131,7 +131,14 @@ impl Drill {
     /// Fences rose by one, and the holdings cover every datum once.
     async fn holdings_are_whole(&mut self, stream: &Stream) -> Result<(), Failure> {
         let witness = (0..self.network.size()).find(|index| self.network.answers(*index)).unwrap_or_default();
-        let mut holdings = self.network.client(witness)?.holdings(stream.topic, None).await?;
+        let client = self.network.client(witness)?.clone();
+        let mut holdings = client.holdings(stream.topic, None).await?;
+        while let Some(oldest) = holdings.last().map(|holding| holding.fence).filter(|oldest| *oldest > Fence(1)) {
+            match client.holdings_before(stream.topic, oldest).await? {
+                older if older.is_empty() => break,
+                older => holdings.extend(older),
+            }
+        }
         holdings.reverse();
         let fences: Vec<_> = holdings.iter().map(|holding| holding.fence.0).collect();
         let mut next = Some(Sequence(1));

@@ -113,6 +113,8 @@ pub struct Publisher {
     followed: Height,
     /// The journal has been held against the chain since it came so far.
     compared: bool,
+    /// Topics of which the board says that data are missing here.
+    told_lacks: BTreeSet<Topic>,
     /// How frames that it lacks are asked for.
     fetch: Fetch,
     /// It publishes nothing any more: it cannot keep frames, or the node stops.
@@ -151,6 +153,7 @@ impl Publisher {
             wanted: None,
             followed: Height(0),
             compared: false,
+            told_lacks: BTreeSet::new(),
             fetch: Fetch::default(),
             leaves,
             alarm,
@@ -160,11 +163,12 @@ impl Publisher {
     /// The topics of which the journal does not have all frames that wait to be published.
     fn lacks(&self) -> BTreeSet<Topic> {
         let Some((server, _)) = &self.server else { return BTreeSet::new() };
-        let lacks = |(topic, view): &(Topic, &TopicView)| {
-            let Some(first) = view.waiting.keys().next() else { return false };
-            !self.journal.range(*topic).is_some_and(|(from, last)| from <= *first && last >= view.last())
-        };
-        server.view().iter().filter(lacks).map(|(topic, _)| topic).collect()
+        server.view().iter().filter(|(topic, view)| self.lacks_of(*topic, view)).map(|(topic, _)| topic).collect()
+    }
+
+    fn lacks_of(&self, topic: Topic, view: &TopicView) -> bool {
+        let Some(first) = view.waiting.keys().next() else { return false };
+        !self.journal.range(topic).is_some_and(|(from, last)| from <= *first && last >= view.last())
     }
 
     /// Whether the journal is where this actor is: not when it has blocks to take in, and not when it has begun anew.
@@ -225,7 +229,8 @@ impl Publisher {
         let seats = |epoch| self.surroundings.seats(epoch);
         let proof = view.takeover.as_ref().and_then(|takeover| self.witnesses.proof(takeover, seats));
         let TopicView { takeover, held, published, .. } = *view;
-        let lacks = self.part.2.contains(&topic);
+        // What its own blocks still have to give it is not missing.
+        let lacks = self.is_current() && self.lacks_of(topic, view);
         let standing = Standing { takeover, proof, held, queued: view.last(), published, own, lacks };
         self.board.set(topic, standing);
     }
@@ -287,13 +292,15 @@ impl Publisher {
         self.others = others;
         self.compare();
         let lacks = self.lacks();
+        let told = if self.is_current() { lacks.clone() } else { BTreeSet::new() };
+        let before = std::mem::replace(&mut self.told_lacks, told.clone());
+        before.symmetric_difference(&told).for_each(|topic| self.show(*topic));
         self.want_frames(&lacks);
         let stays = !self.leaves;
         let part = (self.surroundings.speaks() && stays, self.surroundings.serves() && stays, lacks);
         if part != self.part {
-            let before = std::mem::replace(&mut self.part, part.clone());
+            self.part = part.clone();
             let (speaks, serves, lacks) = part;
-            before.2.symmetric_difference(&lacks).for_each(|topic| self.show(*topic));
             self.step(Input::Speaks(speaks), ctx);
             self.step(Input::Idle(lacks.is_empty()), ctx);
             self.step(Input::Lacks(lacks), ctx);
@@ -330,10 +337,10 @@ impl Handle<Begin> for Publisher {
         (self.followed, self.compared) = (height, false);
         self.compare();
         topics.into_iter().for_each(|topic| self.show(topic));
-        self.board.come_to(height);
         self.board.begin();
         self.look_at_listed(ctx);
         self.look(ctx);
+        self.board.come_to(height);
         reply.send(());
     }
 }

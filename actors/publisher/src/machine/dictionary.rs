@@ -95,10 +95,12 @@ pub enum DictionaryRefused {
         published: Sequence,
     },
     /// No frame ends there, or too far on.
-    #[error("up to {upto}: no frame that waits within the next {CHECKPOINT_FRAMES_MAX} ends there")]
+    #[error("up to {upto}: no frame that waits ends there; the last that ends before it ends at {before}")]
     NoFrame {
         /// What was shown.
         upto: Sequence,
+        /// The end of the last frame before, of as many as may be passed at one time.
+        before: Sequence,
     },
     /// What is to be given up does not begin with what waits.
     #[error("data from {from} on are to be given up, and the first that waits is {next}: draft it anew")]
@@ -155,7 +157,7 @@ impl Dictionary {
         if upto <= self.published {
             return Err(DictionaryRefused::NotBeyond { upto, published: self.published });
         }
-        let (passed, last) = self.frames_upto(upto, frame_at)?;
+        let (passed, last) = self.frames_upto(upto, CHECKPOINT_FRAMES_MAX, frame_at)?;
         if last.chain != *chain {
             return Err(DictionaryRefused::WrongChain { upto });
         }
@@ -174,7 +176,7 @@ impl Dictionary {
             next if next != from => return Err(DictionaryRefused::NotFirst { from, next }),
             _ => {}
         }
-        let (passed, last) = self.frames_upto(upto, frame_at)?;
+        let (passed, last) = self.frames_upto(upto, WAITING_MAX, frame_at)?;
         self.pass(&passed, &last);
         Ok((passed, last.chain))
     }
@@ -183,11 +185,12 @@ impl Dictionary {
     fn frames_upto(
         &self,
         upto: Sequence,
+        frames_max: u64,
         frame_at: impl Fn(Sequence) -> Option<Entry>,
     ) -> Result<(Vec<Sequence>, Entry), DictionaryRefused> {
         let mut passed = Vec::new();
         let mut next = self.published.next().ok_or(DictionaryRefused::NoSequence)?;
-        for _ in 0..CHECKPOINT_FRAMES_MAX {
+        for _ in 0..frames_max {
             let Some(entry) = frame_at(next).filter(|entry| entry.last() <= upto) else { break };
             passed.push(entry.first);
             if entry.last() == upto {
@@ -195,7 +198,7 @@ impl Dictionary {
             }
             next = entry.next();
         }
-        Err(DictionaryRefused::NoFrame { upto })
+        Err(DictionaryRefused::NoFrame { upto, before: Sequence(next.0.saturating_sub(1)) })
     }
 
     fn pass(&mut self, passed: &[Sequence], last: &Entry) {
@@ -272,8 +275,16 @@ mod tests {
         let chain_at = |first: u64| entries[&Sequence(first)].chain;
         let at = |sequence| entries.get(&sequence).copied();
         let mut publish = |upto: u64, chain: Digest| dictionary.publish(Sequence(upto), &chain, at);
-        assert_eq!(publish(1, chain_at(1)), Err(DictionaryRefused::NoFrame { upto: Sequence(1) }), "within a frame");
-        assert_eq!(publish(5, chain_at(4)), Err(DictionaryRefused::NoFrame { upto: Sequence(5) }), "not queued");
+        assert_eq!(
+            publish(1, chain_at(1)),
+            Err(DictionaryRefused::NoFrame { upto: Sequence(1), before: Sequence(0) }),
+            "within a frame"
+        );
+        assert_eq!(
+            publish(5, chain_at(4)),
+            Err(DictionaryRefused::NoFrame { upto: Sequence(5), before: Sequence(4) }),
+            "not queued"
+        );
         assert_eq!(publish(3, chain_at(1)), Err(DictionaryRefused::WrongChain { upto: Sequence(3) }));
         assert_eq!(publish(3, chain_at(3)), Ok(vec![Sequence(1), Sequence(3)]));
         assert!(matches!(publish(2, chain_at(1)), Err(DictionaryRefused::NotBeyond { .. })));
@@ -296,8 +307,16 @@ mod tests {
         let chain_at = |first: u64| entries[&Sequence(first)].chain;
         let at = |sequence| entries.get(&sequence).copied();
         let mut skip = |from: u64, upto: u64| dictionary.skip(Sequence(from), Sequence(upto), at);
-        assert_eq!(skip(1, 1), Err(DictionaryRefused::NoFrame { upto: Sequence(1) }), "within a frame");
-        assert_eq!(skip(1, 6), Err(DictionaryRefused::NoFrame { upto: Sequence(6) }), "not queued");
+        assert_eq!(
+            skip(1, 1),
+            Err(DictionaryRefused::NoFrame { upto: Sequence(1), before: Sequence(0) }),
+            "within a frame"
+        );
+        assert_eq!(
+            skip(1, 6),
+            Err(DictionaryRefused::NoFrame { upto: Sequence(6), before: Sequence(5) }),
+            "not queued"
+        );
         assert_eq!(skip(3, 3), Err(DictionaryRefused::NotFirst { from: Sequence(3), next: Sequence(1) }));
         assert_eq!(skip(1, 3), Ok((vec![Sequence(1), Sequence(3)], chain_at(3))));
         assert_eq!(skip(1, 3), Err(DictionaryRefused::NotFirst { from: Sequence(1), next: Sequence(4) }), "once");
