@@ -43,6 +43,9 @@ pub enum TestError {
     /// A seat that nobody came to hold.
     #[error("nobody holds seat {0}")]
     NotHeld(usize),
+    /// A seat whose members did not come into the in-sync set.
+    #[error("not all nodes of seat {0} came into its in-sync set")]
+    NotInSync(usize),
     /// A node.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -107,16 +110,30 @@ impl<S: Application> TestNetwork<S> {
         for index in 0..network.nodes.len() {
             network.start_node(index).await?;
         }
-        network.all_held().await?;
+        network.in_sync().await?;
         Ok(network)
     }
 
-    /// Waits until every seat has a holder.
-    async fn all_held(&self) -> Result<(), TestError> {
+    /// Waits until every seat has a holder with all of its cluster's nodes that run in its in-sync set: then any one of them may go, and another takes over. A
+    /// network that has just been started is so.
+    pub async fn in_sync(&self) -> Result<(), TestError> {
         for seat in 0..self.shape.seats {
-            self.held(seat).await?;
+            let begun = Instant::now();
+            while !self.is_in_sync(seat).await {
+                if begun.elapsed() > HELD_WITHIN {
+                    return Err(TestError::NotInSync(seat));
+                }
+                tokio::time::sleep(POLL).await;
+            }
         }
         Ok(())
+    }
+
+    async fn is_in_sync(&self, seat: usize) -> bool {
+        let Some(holder) = self.holder(seat).await.and_then(|holder| self.node(holder)) else { return false };
+        let members = seat * self.shape.members..(seat + 1) * self.shape.members;
+        let run = members.filter(|index| self.node(*index).is_some()).count();
+        holder.handle().cluster().await.is_ok_and(|status| status.view.active && status.view.in_sync.len() >= run)
     }
 
     /// Waits until a node holds a seat; gives its number. A chain goes on while nobody holds one of four, so that it goes on says nothing of that.

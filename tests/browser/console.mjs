@@ -167,8 +167,10 @@ try {
         const isGone = document.querySelector(`.node[data-node="${name}"]`)?.dataset.state === "unreachable";
         const over = [...document.querySelectorAll(".hand-over")].find((one) => !known.has(one.dataset.cluster + one.dataset.term));
         const steps = over ? [...over.querySelectorAll(".steps span")].map((step) => step.textContent) : [];
-        // Each node tells of its own steps: the last one may be told first.
-        if (isGone && all.every((step) => steps.includes(step))) globalThis.handedOver ??= { at: Date.now(), steps };
+        const ms = over ? [...over.querySelectorAll(".steps b")].map((step) => parseInt(step.textContent)) : [];
+        // Each node tells of its own steps: the last one may be told first. Told by whoever has the seat they stand on one line.
+        const isInOrder = ms.every((at, place) => place === 0 || ms[place - 1] <= at);
+        if (isGone && isInOrder && all.every((step) => steps.includes(step))) globalThis.handedOver ??= { at: Date.now(), steps };
       };
       new MutationObserver(look).observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
     }, [holder, STEPS]);

@@ -9,17 +9,10 @@ use std::time::{Duration, Instant};
 use standin::NodeConfig;
 use tempfile::TempDir;
 
-use crate::network::{TestNetwork, data, run, standin, told};
+use crate::network::{TestNetwork, data, edit, run, standin, told};
 
 fn run_node(network: &TestNetwork, seat: usize) -> (i32, String) {
     told(&run(&["run", "-c", network.config(seat).to_str().unwrap()]))
-}
-
-fn edit(network: &TestNetwork, seat: usize, from: &str, to: &str) {
-    let path = network.config(seat);
-    let text = fs::read_to_string(&path).unwrap();
-    assert!(text.contains(from), "{from}");
-    fs::write(path, text.replace(from, to)).unwrap();
 }
 
 #[test]
@@ -44,7 +37,7 @@ fn key_files_that_are_open_wrong_or_missing_end_with_78() {
 #[test]
 fn a_configuration_with_two_faults_tells_both() {
     let network = TestNetwork::files();
-    edit(&network, 1, "\nlevel = \"info\"", "\nlevle = \"info\"\nlevel = 7");
+    edit(&network.config(1), "\nlevel = \"info\"", "\nlevle = \"info\"\nlevel = 7");
     let (code, talk) = told(&run(&["config", "check", "-c", network.config(1).to_str().unwrap()]));
     assert_eq!(code, 78);
     assert!(talk.contains("did you mean `level`?") && talk.contains("found 7, a text in quotes is needed"), "{talk}");
@@ -325,7 +318,7 @@ fn a_node_that_is_not_there_ends_with_69() {
 #[actix_web::test]
 async fn an_address_has_so_many_requests_in_a_second() {
     let mut network = TestNetwork::files();
-    edit(&network, 1, "# requests_per_second = 5000", "requests_per_second = 30");
+    edit(&network.config(1), "# requests_per_second = 5000", "requests_per_second = 30");
     (1..=4).for_each(|seat| network.start_node(seat));
     network.wait_all_ready();
     let client = awc::Client::builder().timeout(Duration::from_secs(30)).finish();

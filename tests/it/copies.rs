@@ -12,7 +12,7 @@ use standin_ledger::transaction::TransactionBody;
 use standin_ledger::{Outcome, Transaction};
 use standin_stage::bridge::tls::make_certificate;
 
-use crate::network::{TestNetwork, refused, sound, told};
+use crate::network::{TestNetwork, edit, refused, sound, told};
 
 /// Longer than anything here takes.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -104,11 +104,6 @@ async fn a_node_is_made_of_a_backup_and_catches_up() {
 #[actix_web::test]
 async fn nodes_that_keep_few_blocks_serve_those_and_help_one_that_was_away_for_longer() {
     let mut network = TestNetwork::files();
-    let edit = |path: &Path, from: &str, to: &str| {
-        let before = std::fs::read_to_string(path).unwrap();
-        assert!(before.contains(from), "{from} is not in {before}");
-        std::fs::write(path, before.replace(from, to)).unwrap();
-    };
     let genesis = network.path("genesis.toml");
     edit(&genesis, "replay_window = 4096", "replay_window = 64");
     edit(&genesis, "window = 128", "window = 64");

@@ -276,3 +276,10 @@ impl Drop for Running {
         drop(self.0.wait());
     }
 }
+
+/// Changes what stands in a file.
+pub(crate) fn edit(path: &Path, from: &str, to: &str) {
+    let before = std::fs::read_to_string(path).unwrap();
+    assert!(before.contains(from), "{from} is not in {}", path.display());
+    std::fs::write(path, before.replace(from, to)).unwrap();
+}

@@ -8,7 +8,8 @@ const SHOWN = 8;
 const LISTED = 200;
 
 // The steps that tell one term belong together, with the suspicion and the request that ended the one before. What no suspicion
-// and no resignation began, as when a network starts, took nobody's place.
+// and no resignation began, as when a network starts, took nobody's place. Each node counts its ms from its own suspicion: those of whoever has taken
+// the seat stand on one line, and others tell of a step that it has not told.
 const handOvers = computed(() => {
   const found = new Map();
   for (const event of streams.events.value) {
@@ -16,14 +17,23 @@ const handOvers = computed(() => {
     const ends = event.kind === "suspected" || event.kind === "asked";
     const term = ends ? event.term + 1 : event.term;
     const key = `${event.cluster}/${term}`;
-    const handOver = found.get(key) ?? { key, cluster: event.cluster, term, at: event.at_ms, steps: {} };
-    const known = handOver.steps[event.kind];
-    if (STEPS.includes(event.kind) && (!known || event.at_ms < known.at_ms)) handOver.steps[event.kind] = event;
+    const handOver = found.get(key) ?? { key, cluster: event.cluster, term, at: event.at_ms, told: [] };
+    if (STEPS.includes(event.kind)) handOver.told.push(event);
     handOver.at = Math.min(handOver.at, event.at_ms);
     found.set(key, handOver);
   }
-  return [...found.values()].filter((one) => one.steps.active?.ms != null).sort((a, b) => b.at - a.at).slice(0, SHOWN);
+  return [...found.values()].map(({ told, ...one }) => ({ ...one, steps: stepsOf(told) }))
+    .filter((one) => one.steps.active?.ms != null).sort((a, b) => b.at - a.at).slice(0, SHOWN);
 });
+
+function stepsOf(told) {
+  const first = (events) => events.reduce((first, event) => (first && first.at_ms <= event.at_ms ? first : event), undefined);
+  const taker = first(told.filter((event) => event.kind === "active"))?.node;
+  return Object.fromEntries(STEPS.map((step) => {
+    const events = told.filter((event) => event.kind === step);
+    return [step, first(events.filter((event) => event.node === taker)) ?? first(events)];
+  }).filter(([, event]) => event));
+}
 
 const time = (ms) => new Date(ms).toLocaleTimeString("en-GB") + "." + String(ms % 1000).padStart(3, "0");
 
