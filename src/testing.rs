@@ -16,7 +16,7 @@ use crate::embed::{Application, AuthNode, Node, SubmitError};
 use crate::node::NodeError;
 use crate::ports::free_addresses;
 
-/// Every seat has a holder within this time.
+/// Every seat has a holder, and its members are in sync, within this time.
 const HELD_WITHIN: Duration = Duration::from_secs(30);
 /// How often that is looked at.
 const POLL: Duration = Duration::from_millis(10);

@@ -55,10 +55,9 @@ fn view_of(publication: &Publication, topic: Topic) -> Option<TopicView> {
 
 /// All topics.
 pub(super) async fn topics(_: MayRead, node: web::Data<NodeHandle>) -> HttpResponse {
-    if !node.publication.board.is_live() {
+    if !node.topics_current().await {
         return not_live();
     }
-    node.topics_current().await;
     let all = node.publication.board.all();
     let topics: Vec<_> = all.into_iter().filter_map(|(topic, _)| view_of(&node.publication, topic)).collect();
     let orders = read(&node, |ledger| Ok(record::register(ledger.chain.state()).orders)).await;
@@ -71,10 +70,9 @@ pub(super) async fn topic(_: MayRead, node: web::Data<NodeHandle>, name: web::Pa
         Ok(topic) => topic,
         Err(answer) => return *answer,
     };
-    if !node.publication.board.is_live() {
+    if !node.topics_current().await {
         return not_live();
     }
-    node.topics_current().await;
     respond(view_of(&node.publication, topic).ok_or_else(|| unknown(topic)))
 }
 
@@ -152,10 +150,9 @@ pub(super) async fn frame(
         Ok(which) => which,
         Err(error) => return bad(format!("{error}")),
     };
-    if !node.publication.board.is_live() {
+    if !node.topics_current().await {
         return not_live();
     }
-    node.topics_current().await;
     let journal = node.publication.journal.clone();
     // Files are read.
     let found = web::block(move || {

@@ -136,7 +136,8 @@ async fn skip(nodes: &ClientArguments, topic: Topic, upto: Option<Sequence>) -> 
             )
         })?;
         if !view.lacks {
-            let what = format!("{} has all data of topic {topic} that wait: nothing is to be given up", client.base());
+            let what =
+                format!("{} does not lack data of topic {topic} that wait: nothing is to be given up", client.base());
             return Err(Failure::new(6, what));
         }
         views.push(view);

@@ -125,20 +125,20 @@ impl NodeHandle {
     }
 
     /// Waits, for a second at most, until the publisher has come as far as the chain here, as it does a moment after whoever waits for an outcome in the newest block:
-    /// topics stand then as whoever has just pushed through this node left them.
-    pub async fn topics_current(&self) {
+    /// topics stand then as whoever has just pushed through this node left them. False if the node does not know how they stand.
+    pub async fn topics_current(&self) -> bool {
         let board = &self.publication.board;
         let (sender, head) = oneshot::channel();
-        // Whoever asks may have gone; and where a read is not taken, nothing is known.
-        if !board.is_live() || !self.reader.read(move |ledger| _ = sender.send(ledger.chain.height())) {
-            return;
-        }
         let current = async {
+            // A read that is not taken has no answer: then what is known is told.
             if let Ok(head) = head.await {
                 board.wait_for(head).await;
             }
         };
-        drop(tokio::time::timeout(CURRENT_WITHIN, current).await);
+        if board.is_live() && self.reader.read(move |ledger| _ = sender.send(ledger.chain.height())) {
+            drop(tokio::time::timeout(CURRENT_WITHIN, current).await);
+        }
+        board.is_live()
     }
 }
 

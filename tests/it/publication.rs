@@ -705,7 +705,7 @@ async fn what_no_node_has_any_more_is_given_up_by_operators() {
     let skip = ["topic", "skip", "--node", &nodes, "--key", key.to_str().unwrap()];
     refused(&[&skip[..], &["rates", "--upto", "4"]].concat(), 6, "a node has data of topic rates from 4 on");
     sound(&[&skip[..], &["rates"]].concat());
-    refused(&[&skip[..], &["rates"]].concat(), 6, "has all data of topic rates that wait");
+    refused(&[&skip[..], &["rates"]].concat(), 6, "does not lack data of topic rates that wait");
     // Of this one the newest are in blocks that are kept.
     sound(&[&skip[..], &["others"]].concat());
     let others: Topic = "others".parse().unwrap();

@@ -1,5 +1,8 @@
 //! What goes wrong, and when it is over.
 
+use std::collections::BTreeSet;
+
+use standin_publisher::machine::server::Input;
 use standin_publisher::machine::source::Source;
 use standin_publisher::machine::terminal::Terminal;
 
@@ -149,6 +152,26 @@ impl World {
                 self.hosts[server].wall += if self.rng.bool() { by } else { -by };
             }
         }
+    }
+
+    /// A server that starts again may have lost frames that wait, of some topics; it has them again after a while.
+    pub(super) fn lose_some(&mut self, server: usize) {
+        let host = &mut self.hosts[server];
+        host.life += 1;
+        host.lacks.clear();
+        if host.life > 1 && self.apart.bool() {
+            host.lacks = self.topics.iter().copied().filter(|_| self.apart.bool()).collect();
+            let (life, after) = (host.life, self.apart.u64(50..1_500));
+            self.at(self.now + after, Happening::Fetched { server, life });
+        }
+    }
+
+    pub(super) fn fetched(&mut self, server: usize, life: u64) -> Result<(), Violation> {
+        if self.hosts[server].life != life {
+            return Ok(());
+        }
+        self.hosts[server].lacks.clear();
+        self.step(server, Input::Lacks(BTreeSet::new()))
     }
 
     pub(super) fn cut_terminal(&mut self, terminal: usize) {

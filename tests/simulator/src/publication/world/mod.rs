@@ -613,26 +613,6 @@ impl World {
         Ok(())
     }
 
-    /// A server that starts again may have lost frames that wait, of some topics; it has them again after a while.
-    fn lose_some(&mut self, server: usize) {
-        let host = &mut self.hosts[server];
-        host.life += 1;
-        host.lacks.clear();
-        if host.life > 1 && self.apart.bool() {
-            host.lacks = self.topics.iter().copied().filter(|_| self.apart.bool()).collect();
-            let (life, after) = (host.life, self.apart.u64(50..1_500));
-            self.at(self.now + after, Happening::Fetched { server, life });
-        }
-    }
-
-    fn fetched(&mut self, server: usize, life: u64) -> Result<(), Violation> {
-        if self.hosts[server].life != life {
-            return Ok(());
-        }
-        self.hosts[server].lacks.clear();
-        self.step(server, Input::Lacks(BTreeSet::new()))
-    }
-
     /// A server's clock: it runs a little too fast or too slow, and began anywhere.
     fn clock(&self, server: usize) -> Millis {
         let host = &self.hosts[server];
